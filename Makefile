@@ -1,0 +1,57 @@
+# Two commands: `make run` sets up and does the main job, `make test` sets up and passes the tests.
+# Needs python3 (3.11 or later); the rest is installed into .venv, at the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP_INSTALL := $(BIN)/python -m pip install --quiet
+
+.PHONY: run test lint bench docs clean
+
+run: $(VENV)/.ready-run
+	$(BIN)/dpamt run
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready-run
+	$(BIN)/python benchmarks/bench_seamcall.py
+	$(BIN)/python benchmarks/bench_fault.py
+	$(BIN)/python benchmarks/bench_startup.py
+	$(BIN)/python benchmarks/bench_default_run.py
+
+docs: $(VENV)/.ready-docs
+	$(BIN)/python -m dpamt.run.schema > docs/scenario.md
+	$(BIN)/python docs/pictures/draw.py
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .hypothesis
+
+# Debian's python3 comes without venv; root can add it here, others are told how.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: $(PYTHON) is older than 3.11" >&2; exit 1; }
+	@rm -rf $(VENV); $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	  || { rm -rf $(VENV); [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null \
+	       && $(PYTHON) -m venv $(VENV); } \
+	  || { rm -rf $(VENV); echo "make: $(PYTHON) -m venv failed: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.ready-run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[test,lint]'
+	@touch $@ $(VENV)/.ready-run
+
+$(VENV)/.ready-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@ $(VENV)/.ready-run

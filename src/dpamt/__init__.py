@@ -1,0 +1,1 @@
+"""Intel TDX Dynamic PAMT without the hardware: run it, prove it, size it."""

@@ -1,0 +1,121 @@
+"""States that the module keeps: of the system, of a TD, of a KeyID, of an S-EPT entry.
+
+Source: Intel TDX module source (open release), 2.0.08 to 2.0.18: state enumerations and the
+look-up tables of which leaf is allowed in which state.
+"""
+
+from typing import Final
+
+from dpamt.abi import leaves as leaf
+
+# System state.
+SYSINIT_PENDING: Final = 0
+SYSINIT_DONE: Final = 1
+SYSCONFIG_DONE: Final = 2
+SYS_READY: Final = 3
+SYS_SHUTDOWN: Final = 4
+
+# TD life cycle (TDR).
+TD_HKID_ASSIGNED: Final = 0
+TD_KEYS_CONFIGURED: Final = 1
+TD_BLOCKED: Final = 2
+TD_TEARDOWN: Final = 3
+
+# KeyID ownership table (KOT) entry.
+HKID_FREE: Final = 0
+HKID_ASSIGNED: Final = 1
+HKID_FLUSHED: Final = 2
+HKID_RESERVED: Final = 3
+
+# TDCS.OP_STATE.
+OP_STATE_UNINITIALIZED: Final = 0
+OP_STATE_INITIALIZED: Final = 1
+OP_STATE_RUNNABLE: Final = 2
+OP_STATE_LIVE_EXPORT: Final = 3
+OP_STATE_PAUSED_EXPORT: Final = 4
+OP_STATE_POST_EXPORT: Final = 5
+OP_STATE_MEMORY_IMPORT: Final = 6
+OP_STATE_STATE_IMPORT: Final = 7
+OP_STATE_POST_IMPORT: Final = 8
+OP_STATE_LIVE_IMPORT: Final = 9
+OP_STATE_FAILED_IMPORT: Final = 10
+
+# S-EPT entry state, as MEM.SEPT.RD and failed walks report it in RDX 15:8.
+SEPT_FREE: Final = 0x0
+SEPT_BLOCKED: Final = 0x1
+SEPT_PENDING: Final = 0x2
+SEPT_PENDING_BLOCKED: Final = 0x3
+SEPT_MAPPED: Final = 0x4
+SEPT_REMOVED: Final = 0x5
+SEPT_BLOCKEDW: Final = 0x8
+SEPT_PENDING_BLOCKEDW: Final = 0x10
+SEPT_NL_BLOCKED: Final = 0x81
+SEPT_NL_MAPPED: Final = 0x84
+
+OP_STATE_ALLOWED: Final[dict[int, frozenset[int]]] = {
+    leaf.TDH_VP_ENTER: frozenset({2, 3, 9}),
+    leaf.TDH_MNG_ADDCX: frozenset({0}),
+    leaf.TDH_MNG_INIT: frozenset({0}),
+    leaf.TDH_MEM_PAGE_ADD: frozenset({1}),
+    leaf.TDH_MR_EXTEND: frozenset({1}),
+    leaf.TDH_MR_FINALIZE: frozenset({1}),
+    leaf.TDH_VP_INIT: frozenset({1}),
+    leaf.TDH_VP_CREATE: frozenset({1, 7}),
+    leaf.TDH_VP_ADDCX: frozenset({1, 7}),
+    leaf.TDH_MEM_SEPT_ADD: frozenset({1, 2, 3, 6, 7, 8, 9}),
+    leaf.TDH_MEM_PAGE_AUG: frozenset({1, 2, 3, 9}),
+    leaf.TDH_MEM_RANGE_BLOCK: frozenset({1, 2, 3, 4, 5, 8, 9}),
+    leaf.TDH_MEM_RANGE_UNBLOCK: frozenset({1, 2, 3, 4, 5, 8, 9}),
+    leaf.TDH_MEM_PAGE_DEMOTE: frozenset({1, 2, 3, 4, 5, 8, 9}),
+    leaf.TDH_MEM_PAGE_PROMOTE: frozenset({1, 2, 3, 4, 5, 8, 9}),
+    leaf.TDH_MEM_PAGE_RELOCATE: frozenset({1, 2, 3, 4, 5, 8, 9}),
+    leaf.TDH_MEM_PAGE_REMOVE: frozenset({1, 2, 3, 4, 5, 8, 9, 10}),
+    leaf.TDH_MEM_SEPT_REMOVE: frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}),
+    leaf.TDH_MEM_SEPT_RD: frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}),
+    leaf.TDH_MEM_TRACK: frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9}),
+}
+"""Leaf to the OP_STATEs it is allowed in; a leaf not listed is not tested."""
+
+OP_STATE_TLB_TRACKING_REQUIRED: Final = frozenset({2, 3, 9})
+"""OP_STATEs in which a page may be removed only after BLOCK and TRACK."""
+
+SEPT_STATE_ALLOWED: Final[dict[int, frozenset[int]]] = {
+    leaf.TDH_MEM_PAGE_ADD: frozenset({SEPT_FREE}),
+    leaf.TDH_MEM_SEPT_ADD: frozenset({SEPT_FREE, SEPT_NL_MAPPED}),
+    leaf.TDH_MEM_PAGE_AUG: frozenset({SEPT_FREE, SEPT_REMOVED}),
+    leaf.TDH_MEM_RANGE_BLOCK: frozenset(
+        {SEPT_NL_MAPPED, SEPT_MAPPED, SEPT_BLOCKEDW, SEPT_PENDING, SEPT_PENDING_BLOCKEDW}
+    ),
+    leaf.TDH_MEM_RANGE_UNBLOCK: frozenset({SEPT_NL_BLOCKED, SEPT_BLOCKED, SEPT_PENDING_BLOCKED}),
+    leaf.TDH_MEM_PAGE_REMOVE: frozenset(
+        {
+            SEPT_MAPPED,
+            SEPT_BLOCKED,
+            SEPT_BLOCKEDW,
+            SEPT_PENDING,
+            SEPT_PENDING_BLOCKED,
+            SEPT_PENDING_BLOCKEDW,
+        }
+    ),
+    leaf.TDH_MEM_SEPT_REMOVE: frozenset({SEPT_NL_MAPPED, SEPT_NL_BLOCKED}),
+    leaf.TDH_MEM_PAGE_PROMOTE: frozenset({SEPT_NL_MAPPED, SEPT_NL_BLOCKED}),
+    leaf.TDH_MEM_PAGE_DEMOTE: frozenset(
+        {SEPT_MAPPED, SEPT_BLOCKED, SEPT_PENDING, SEPT_PENDING_BLOCKED}
+    ),
+    leaf.TDH_MR_EXTEND: frozenset({SEPT_MAPPED}),
+}
+"""Leaf to the S-EPT entry states it accepts."""
+
+OP_STATE_NAMES: Final[dict[int, str]] = {
+    number: name.removeprefix("OP_STATE_")
+    for name, number in globals().items()
+    if name.startswith("OP_STATE_") and isinstance(number, int)
+}
+"""OP_STATE number to its name."""
+
+SEPT_STATE_NAMES: Final[dict[int, str]] = {
+    number: name.removeprefix("SEPT_")
+    for name, number in globals().items()
+    if name.startswith("SEPT_") and isinstance(number, int)
+}
+"""S-EPT entry state number to its name."""
