@@ -4,13 +4,11 @@ Exit codes of every command: 0 clean, 1 a finding, 2 bad usage or bad input, 3 d
 wrong.
 """
 
-from typing import ClassVar
-
 
 class DpamtError(Exception):
     """Base of everything dpamt raises on purpose; ``str()`` is the one line a user reads."""
 
-    exit_code: ClassVar[int] = 3
+    exit_code = 3
 
 
 class InputError(DpamtError):

@@ -61,6 +61,12 @@ def test_which_leaf_is_allowed_where() -> None:
     by_leaf = {leaves.LEAF_NAMES[leaf]: v for leaf, v in states.OP_STATE_ALLOWED.items()}
     assert by_leaf == {name: set(v) for name, v in TABLES["op_state_allowed"].items()}
     by_leaf = {leaves.LEAF_NAMES[leaf]: v for leaf, v in states.SEPT_STATE_ALLOWED.items()}
+    every_private_leaf = {
+        state
+        for name, state in TABLES["sept_states"].items()
+        if name not in ("FREE", "REMOVED") and not name.startswith("NL_")
+    }
+    assert by_leaf.pop("TDH.MEM.PAGE.RELOCATE") == every_private_leaf
     expected = {
         name: {TABLES["sept_states"][state] for state in allowed}
         for name, allowed in TABLES["sept_state_allowed"].items()

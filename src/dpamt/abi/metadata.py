@@ -10,6 +10,9 @@ What Linux reads: arch/x86/virt/vmx/tdx/tdx_global_metadata.c.
 
 from typing import Final, NamedTuple
 
+from dpamt.abi import td_params
+from dpamt.abi.td_params import ATTRIBUTES_MAY_BE_SET, XFAM_MAY_BE_SET, XFAM_MUST_BE_SET
+
 
 class MetadataField(NamedTuple):
     """A global metadata field: its id and its size in bytes."""
@@ -156,3 +159,36 @@ TDX_FEATURES0_ENHANCED_DEMOTE_INTERRUPTIBILITY: Final = (
 def lookup_key(field_id: int) -> tuple[int, int]:
     """(class, field code) of a field id: all that the module's look-up uses."""
     return field_id >> FIELD_CLASS_SHIFT & FIELD_CLASS_MASK, field_id & FIELD_CODE_MASK
+
+
+FIELD_RESERVED_MASK: Final = 0x40838000_FF000000
+"""Bits of a field id that must be zero: 31:24, 49:47, 55 and 62."""
+FIELD_LAST_MASK: Final = 0x00007FFC_00000000
+"""Last element and last field of a sequence; SYS.RD reads single elements only."""
+NO_FIELD: Final = 0xFFFF_FFFF_FFFF_FFFF
+"""As an input: name the first field; as an output: there is none after this one."""
+
+FIXED_VALUES: Final[dict[MetadataField, int]] = {
+    VENDOR_ID: 0x8086,
+    INTERNAL_VERSION: 0,
+    NO_DOWNGRADE: 1,
+    HANDOFF_DATA_VALID: 0,
+    SYS_ATTRIBUTES: 0,
+    NUM_TDX_FEATURES: 1,
+    ATTRIBUTES_FIXED0: ATTRIBUTES_MAY_BE_SET,
+    ATTRIBUTES_FIXED1: 0,
+    XFAM_FIXED0: XFAM_MAY_BE_SET,
+    XFAM_FIXED1: XFAM_MUST_BE_SET,
+    CONFIG_FLAGS_FIXED0: 0x1F,
+    CONFIG_FLAGS_FIXED1: 0,
+    MAX_VCPUS_PER_TD: td_params.MAX_VCPUS_PER_TD,
+    MAX_EVENT_FILTERS: 512,
+    GUEST_GPA_ATTR_MASK: 0,
+    MAX_MIGS: 512,
+    MAX_SERV_TDS: 1,
+}
+"""Fields whose value is the same everywhere, or the typical one.
+
+ATTRIBUTES_FIXED0 bits 27 and 62 and XFAM_FIXED0 depend on the processor; CONFIG_FLAGS_FIXED0 is
+that of a module without hardware sealing; MAX_VCPUS_PER_TD is that of 2.0.16.
+"""

@@ -27,6 +27,9 @@ HKID_ASSIGNED: Final = 1
 HKID_FLUSHED: Final = 2
 HKID_RESERVED: Final = 3
 
+MAX_HKIDS: Final = 2048
+"""KeyIDs, shared and private, that the module can handle."""
+
 # TDCS.OP_STATE.
 OP_STATE_UNINITIALIZED: Final = 0
 OP_STATE_INITIALIZED: Final = 1
@@ -39,6 +42,10 @@ OP_STATE_STATE_IMPORT: Final = 7
 OP_STATE_POST_IMPORT: Final = 8
 OP_STATE_LIVE_IMPORT: Final = 9
 OP_STATE_FAILED_IMPORT: Final = 10
+
+# VCPU state (TDVPS); READY is the number recorded from module 1.5.25.
+VCPU_UNINITIALIZED: Final = 0
+VCPU_READY: Final = 2
 
 # S-EPT entry state, as MEM.SEPT.RD and failed walks report it in RDX 15:8.
 SEPT_FREE: Final = 0x0
@@ -79,6 +86,35 @@ OP_STATE_ALLOWED: Final[dict[int, frozenset[int]]] = {
 OP_STATE_TLB_TRACKING_REQUIRED: Final = frozenset({2, 3, 9})
 """OP_STATEs in which a page may be removed only after BLOCK and TRACK."""
 
+OP_STATE_IMPORTING: Final = frozenset({6, 7, 8, 9})
+"""OP_STATEs of an import: a page that is removed leaves REMOVED behind, not FREE."""
+
+SEPT_BLOCK: Final[dict[int, int]] = {
+    SEPT_MAPPED: SEPT_BLOCKED,
+    SEPT_BLOCKEDW: SEPT_BLOCKED,
+    SEPT_PENDING: SEPT_PENDING_BLOCKED,
+    SEPT_PENDING_BLOCKEDW: SEPT_PENDING_BLOCKED,
+    SEPT_NL_MAPPED: SEPT_NL_BLOCKED,
+}
+"""What RANGE.BLOCK makes of each state that it accepts."""
+SEPT_UNBLOCK: Final[dict[int, int]] = {
+    SEPT_BLOCKED: SEPT_MAPPED,
+    SEPT_PENDING_BLOCKED: SEPT_PENDING,
+    SEPT_NL_BLOCKED: SEPT_NL_MAPPED,
+}
+"""What unblocking makes of each blocked state."""
+SEPT_PRIVATE_LEAF: Final = frozenset(
+    {
+        SEPT_BLOCKED,
+        SEPT_PENDING,
+        SEPT_PENDING_BLOCKED,
+        SEPT_MAPPED,
+        SEPT_BLOCKEDW,
+        SEPT_PENDING_BLOCKEDW,
+    }
+)
+"""States of an entry that maps a page of the TD."""
+
 SEPT_STATE_ALLOWED: Final[dict[int, frozenset[int]]] = {
     leaf.TDH_MEM_PAGE_ADD: frozenset({SEPT_FREE}),
     leaf.TDH_MEM_SEPT_ADD: frozenset({SEPT_FREE, SEPT_NL_MAPPED}),
@@ -102,6 +138,7 @@ SEPT_STATE_ALLOWED: Final[dict[int, frozenset[int]]] = {
     leaf.TDH_MEM_PAGE_DEMOTE: frozenset(
         {SEPT_MAPPED, SEPT_BLOCKED, SEPT_PENDING, SEPT_PENDING_BLOCKED}
     ),
+    leaf.TDH_MEM_PAGE_RELOCATE: SEPT_PRIVATE_LEAF,
     leaf.TDH_MR_EXTEND: frozenset({SEPT_MAPPED}),
 }
 """Leaf to the S-EPT entry states it accepts."""

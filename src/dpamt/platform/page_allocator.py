@@ -13,7 +13,7 @@ Source: Linux mm/page_alloc.c.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final
 
@@ -36,10 +36,6 @@ _REFILL_PAGES: Final = 64
 _REFILL_ORDER: Final = 6
 _FRONT_HIGH: Final = 1024
 _FRONT_DRAIN: Final = 512
-
-# State of a page held or waiting in the front list as a single page; 0 is any other.
-_HELD: Final = 1
-_IN_FRONT: Final = 2
 
 
 class BadFree(Finding):
@@ -68,7 +64,7 @@ class PageAllocator:
         "_contig",
         "_extents",
         "_front",
-        "_pages",
+        "_held",
         "_zone_lists",
         "_zone_of",
         "_zones",
@@ -95,7 +91,7 @@ class PageAllocator:
             (start, end, key) for key, extents in zone_extents.items() for start, end in extents
         )
         self._front: list[int] = []
-        self._pages: dict[int, bytearray] = {}
+        self._held: set[int] = set()
         self._chunks: dict[int, int] = {}
         self._contig: dict[int, int] = {}
         self.allocations = 0
@@ -108,9 +104,8 @@ class PageAllocator:
 
     def alloc_page(self, site: str) -> int | None:
         """One page, as the frame number; None when memory has run out."""
-        ordinal = self.allocations
-        self.allocations = ordinal + 1
-        if self.fail_when is not None and self.fail_when(site, ordinal):
+        self.allocations += 1
+        if self.fail_when is not None and self.fail_when(site, self.allocations - 1):
             return None
         front = self._front
         if not front:
@@ -118,19 +113,15 @@ class PageAllocator:
             if not front:
                 return None
         pfn = front.pop()
-        self._pages[pfn >> MAX_PAGE_ORDER][pfn & _SLOT_MASK] = _HELD
+        self._held.add(pfn)
         return pfn
 
     def free_page(self, pfn: int) -> None:
         """Give back a page of :meth:`alloc_page`.  Raises BadFree if it is not held as one."""
         try:
-            states = self._pages[pfn >> MAX_PAGE_ORDER]
+            self._held.remove(pfn)
         except KeyError:
             raise self._bad_free(pfn, "free_page") from None
-        slot = pfn & _SLOT_MASK
-        if states[slot] != _HELD:
-            raise self._bad_free(pfn, "free_page")
-        states[slot] = _IN_FRONT
         front = self._front
         front.append(pfn)
         if len(front) > _FRONT_HIGH:
@@ -159,7 +150,7 @@ class PageAllocator:
         if pfn is None:
             return None
         if order == 0:
-            self._states_of(pfn)[pfn & _SLOT_MASK] = _HELD
+            self._held.add(pfn)
         else:
             self._chunks[pfn] = order
         return pfn
@@ -221,9 +212,14 @@ class PageAllocator:
 
     def is_free(self, pfn: int) -> bool:
         """Whether the page is free; False for the kernel's pages and for what is not memory."""
-        states = self._pages.get(pfn >> MAX_PAGE_ORDER)
-        if states is not None and states[pfn & _SLOT_MASK] == _IN_FRONT:
-            return True
+        return bool(self.free_among((pfn,)))
+
+    def free_among(self, pfns: Iterable[int]) -> list[int]:
+        """Those of ``pfns`` that are free, in their order."""
+        waiting = set(self._front)
+        return [pfn for pfn in pfns if pfn in waiting or self._zone_holds(pfn)]
+
+    def _zone_holds(self, pfn: int) -> bool:
         zone = self._find_zone(pfn)
         return zone is not None and zone.holds(pfn)
 
@@ -264,13 +260,6 @@ class PageAllocator:
             raise ModelError(f"page {pfn:#x} was handed out but is in no zone")
         return zone
 
-    def _states_of(self, pfn: int) -> bytearray:
-        """State bytes of the block that holds the page, made on first use."""
-        states = self._pages.get(pfn >> MAX_PAGE_ORDER)
-        if states is None:
-            states = self._pages[pfn >> MAX_PAGE_ORDER] = bytearray(BLOCK_PAGES)
-        return states
-
     def _refill(self) -> None:
         """Bring about 64 pages into the empty front list, from the first zone that has any."""
         front = self._front
@@ -280,10 +269,7 @@ class PageAllocator:
                 if chunk is None:
                     break
                 pfn, order = chunk
-                size = 1 << order
-                slot = pfn & _SLOT_MASK
-                self._states_of(pfn)[slot : slot + size] = bytes((_IN_FRONT,)) * size
-                front.extend(range(pfn, pfn + size))
+                front.extend(range(pfn, pfn + (1 << order)))
             if front:
                 front.reverse()
                 return
@@ -301,8 +287,6 @@ class PageAllocator:
             size = 1
             while size < most and pages[begin + size] == start + size:
                 size += 1
-            slot = start & _SLOT_MASK
-            self._pages[start >> MAX_PAGE_ORDER][slot : slot + size] = bytes(size)
             self._zone_at(start).release(start, start + size)
             begin += size
 
@@ -315,8 +299,7 @@ class PageAllocator:
             return "it is not memory that the allocator hands out"
         if self.is_free(pfn):
             return "it is free already (double free)"
-        states = self._pages.get(pfn >> MAX_PAGE_ORDER)
-        if states is not None and states[pfn & _SLOT_MASK] == _HELD:
+        if pfn in self._held:
             return "it was allocated as a single page"
         for order in range(1, MAX_PAGE_ORDER + 1):
             head = pfn >> order << order

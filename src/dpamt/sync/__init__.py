@@ -15,7 +15,7 @@ from dpamt.sync.host_priority import (
     HostPriorityWords,
 )
 from dpamt.sync.kernel_locks import Deadlock, Mutex, RwLock, SpinLock
-from dpamt.sync.lock_set import DECLINED, EXCLUSIVE, SHARED, LockSet
+from dpamt.sync.lock_set import DECLINED, EXCLUSIVE, SHARED, LockSet, StepLockSet
 from dpamt.sync.shared import Shared, Snapshot
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
@@ -40,6 +40,7 @@ __all__ = [
     "SharedExclusiveLocks",
     "Snapshot",
     "SpinLock",
+    "StepLockSet",
     "Word",
     "Words",
 ]

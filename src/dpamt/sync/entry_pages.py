@@ -19,8 +19,8 @@ from dpamt.sync.host_priority import (
 )
 
 ENTRIES_PER_PAGE: Final = 512
-_ZEROS: Final = [0] * ENTRIES_PER_PAGE
-"""What every page without content shares; never written."""
+ZEROS: Final = [0] * ENTRIES_PER_PAGE
+"""What pages without content and pages never locked share; never written."""
 
 
 class EntryPage:
@@ -29,51 +29,65 @@ class EntryPage:
     __slots__ = ("_locks", "_payloads")
 
     def __init__(self) -> None:
-        self._payloads = _ZEROS
-        self._locks: dict[int, int] = {}
+        self._payloads = ZEROS
+        self._locks = ZEROS
 
     def fill(self, payload: int) -> None:
         """Write every payload and free every lock; for a page nobody else can reach."""
-        self._payloads = [payload] * ENTRIES_PER_PAGE if payload else _ZEROS
-        self._locks.clear()
+        self._payloads = [payload] * ENTRIES_PER_PAGE if payload else ZEROS
+        self._locks = ZEROS
+
+    def fill_run(self, first: int, stride: int) -> None:
+        """As :meth:`fill`, with payloads that rise by ``stride`` from ``first``."""
+        self._payloads = [first + index * stride for index in range(ENTRIES_PER_PAGE)]
+        self._locks = ZEROS
+
+    def zero(self) -> None:
+        """Write 0 into every payload; the locks stay as they are."""
+        self._payloads = ZEROS
+
+    def own_locks(self) -> list[int]:
+        """The lock words, in a list of the page's own; no step."""
+        if self._locks is ZEROS:
+            self._locks = [0] * ENTRIES_PER_PAGE
+        return self._locks
 
     def try_shared(self, index: int) -> int:
         """Host shared acquire: the payload, or BUSY."""
-        lock = self._locks.get(index, 0)
+        locks = self.own_locks()
+        lock = locks[index]
         if lock & EX:
-            self._locks[index] = (lock + READER) & LOCK_MASK | HP
+            locks[index] = (lock + READER) & LOCK_MASK | HP
             return BUSY
-        self._locks[index] = (lock & ~HP) + READER
+        locks[index] = (lock & ~HP) + READER
         return self._payloads[index]
 
     def try_exclusive(self, index: int) -> int:
         """Host exclusive acquire: the payload, or BUSY."""
-        locks = self._locks
-        if index in locks and locks[index] != HP:
-            locks[index] |= HP
+        locks = self.own_locks()
+        lock = locks[index]
+        if lock and lock != HP:
+            locks[index] = lock | HP
             return BUSY
         locks[index] = EX
         return self._payloads[index]
 
     def try_exclusive_guest(self, index: int) -> int:
         """Guest exclusive acquire: the payload, BUSY or BUSY_HOST_PRIORITY."""
-        lock = self._locks.get(index, 0)
+        locks = self.own_locks()
+        lock = locks[index]
         if lock:
             return BUSY_HOST_PRIORITY if lock & HP else BUSY
-        self._locks[index] = EX
+        locks[index] = EX
         return self._payloads[index]
 
     def release_shared(self, index: int) -> None:
         """Drop a shared hold."""
-        lock = self._locks.pop(index) - READER
-        if lock:
-            self._locks[index] = lock
+        self._locks[index] -= READER
 
     def release_exclusive(self, index: int) -> None:
         """Drop the exclusive hold; the host-priority bit stays."""
-        lock = self._locks.pop(index)
-        if lock & HP:
-            self._locks[index] = HP
+        self._locks[index] &= HP
 
     def load(self, index: int) -> int:
         """The payload, read without the lock."""
@@ -81,16 +95,18 @@ class EntryPage:
 
     def store(self, index: int, payload: int) -> None:
         """Write the payload; the lock stays as it is."""
-        if self._payloads is _ZEROS:
-            self._payloads = [0] * ENTRIES_PER_PAGE
-        self._payloads[index] = payload
+        payloads = self._payloads
+        if payloads is ZEROS:
+            if not payload:
+                return
+            self._payloads = payloads = [0] * ENTRIES_PER_PAGE
+        payloads[index] = payload
 
     def first_non_zero(self, start: int, end: int) -> int:
         """Lowest index in [start, end) whose payload is not 0, or -1; one scan, one step."""
-        for index in range(start, end):
-            if self._payloads[index]:
-                return index
-        return -1
+        if self._payloads is ZEROS or not any(self._payloads[start:end]):
+            return -1
+        return next(index for index in range(start, end) if self._payloads[index])
 
     def payloads(self) -> list[int]:
         """A copy of the 512 payloads; for audits and whole-page checks under a lock, no step."""
@@ -98,61 +114,52 @@ class EntryPage:
 
     def lock_word(self, index: int) -> int:
         """The lock bits, for audits; no step."""
-        return self._locks.get(index, 0)
+        return self._locks[index]
 
     def locked(self) -> dict[int, int]:
         """Index to lock bits of every entry whose lock is not 0; for audits, no step."""
-        return dict(self._locks)
-
-    def put_back(self, index: int, lock: int) -> None:
-        """Finish the release of a lock that others touched while it was held.
-
-        ``lock`` are the bits as they were at the release, taken out of the page by the caller.
-        """
-        if lock & EX:
-            lock &= HP
-        else:
-            lock -= READER
-        if lock:
-            self._locks[index] = lock
+        if self._locks is ZEROS:
+            return {}
+        return {index: lock for index, lock in enumerate(self._locks) if lock}
 
     def raise_host_priority(self, index: int) -> None:
         """Set HP alone, as a host whose acquire failed leaves it."""
-        self._locks[index] = self._locks.get(index, 0) | HP
+        self.own_locks()[index] |= HP
 
     def capture(self) -> tuple[int, ...]:
         """Lock and payload of the 512 entries: bits 15:0 and 16 up of each integer."""
         return tuple(
-            payload << PAYLOAD_SHIFT | self._locks.get(index, 0)
-            for index, payload in enumerate(self._payloads)
+            payload << PAYLOAD_SHIFT | lock
+            for payload, lock in zip(self._payloads, self._locks, strict=True)
         )
 
     def restore(self, captured: tuple[int, ...]) -> None:
         """Put back what :meth:`capture` returned."""
         self._payloads = [word >> PAYLOAD_SHIFT for word in captured]
-        self._locks = {
-            index: word & LOCK_MASK for index, word in enumerate(captured) if word & LOCK_MASK
-        }
+        self._locks = [word & LOCK_MASK for word in captured]
 
 
 class EntryPages:
     """A sparse set of entry pages, named by any integer.  An empty page costs next to nothing."""
 
-    __slots__ = ("_pages", "find")
+    __slots__ = ("_linked", "_pages", "find")
 
     find: Callable[[int], EntryPage]
     """``find(page)``: a page that was asked for before (else KeyError); finding it is no step."""
 
     def __init__(self) -> None:
         self._pages: dict[int, EntryPage] = {}
+        self._linked: dict[int, EntryPage] = {}
+        """The page that a payload links to, for payloads met; a page never goes, so it stays so."""
         self.find = self._pages.__getitem__
 
     def at(self, page: int) -> EntryPage:
         """The page, made empty when first asked for; finding it is no step."""
-        entries = self._pages.get(page)
-        if entries is None:
+        try:
+            return self._pages[page]
+        except KeyError:
             entries = self._pages[page] = EntryPage()
-        return entries
+            return entries
 
     def pages(self) -> list[int]:
         """The pages that were asked for, ascending; for audits, no step."""

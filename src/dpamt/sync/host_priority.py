@@ -101,6 +101,10 @@ class HostPriorityWord:
         """Drop the exclusive hold; the host-priority bit stays."""
         self._lock &= HP
 
+    def contended(self) -> bool:
+        """Whether a host's acquire has failed since the last successful one: HP."""
+        return self._lock & HP != 0
+
     def load(self) -> int:
         """The payload, read without the lock."""
         return self._payload
@@ -137,10 +141,11 @@ class HostPriorityWords:
 
     def at(self, index: int) -> HostPriorityWord:
         """The word at ``index``; finding it is no step."""
-        word = self._words.get(index)
-        if word is None:
+        try:
+            return self._words[index]
+        except KeyError:
             word = self._words[index] = HostPriorityWord()
-        return word
+            return word
 
     def non_zero(self) -> Iterator[tuple[int, HostPriorityWord]]:
         """(index, word) where lock or payload is not 0; for audits, no step."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 from dpamt.sync.entry_pages import EntryPages
 from dpamt.sync.host_priority import HostPriorityWords
 from dpamt.sync.kernel_locks import Mutex, RwLock, SpinLock
+from dpamt.sync.lock_set import LockSet
 from dpamt.sync.shared_exclusive import SharedExclusiveLocks
 from dpamt.sync.words import Words
 
@@ -65,6 +66,10 @@ class Shared:
     def rwlock(self, name: str) -> RwLock:
         """A new reader/writer lock."""
         return self._add(name, RwLock(name))
+
+    def lock_set(self) -> LockSet:
+        """What a logical processor takes its locks into; it has no name: it is empty at rest."""
+        return LockSet()
 
     def forget(self, name: str) -> None:
         """Drop an array whose owner is gone (a VM's lock), so that its name may be used again."""

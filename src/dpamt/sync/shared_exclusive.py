@@ -3,6 +3,8 @@
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdx_locks.h].
 """
 
+from typing import Final
+
 from dpamt.sync.host_priority import BUSY, EX, READER
 
 
@@ -14,6 +16,8 @@ class SharedExclusiveLock:
     """
 
     __slots__ = ("_lock",)
+
+    _payload: Final = 0
 
     def __init__(self) -> None:
         self._lock = 0
@@ -39,6 +43,10 @@ class SharedExclusiveLock:
     def release_exclusive(self) -> None:
         """Drop the exclusive hold."""
         self._lock = 0
+
+    def contended(self) -> bool:
+        """Never: without host priority the holder is not told."""
+        return False
 
     def lock_word(self) -> int:
         """0 when free; for audits, no step."""
