@@ -1,0 +1,122 @@
+"""TDH.MEM.PAGE.PROMOTE: merge 512 pages of a TD into one of the next size."""
+
+from typing import Final
+
+from dpamt.abi.leaves import TDH_MEM_PAGE_PROMOTE
+from dpamt.abi.operands import OPERAND_RAX, OPERAND_RCX, OPERAND_RDX
+from dpamt.abi.pages import (
+    LEVEL_1G,
+    LEVEL_2M,
+    LEVEL_4K,
+    LEVEL_PAGES,
+    NULL_PA,
+    PAGE_SHIFT,
+)
+from dpamt.abi.registers import TdxModuleArgs
+from dpamt.abi.sept import ENTRIES_PER_SEPT_PAGE
+from dpamt.abi.states import OP_STATE_ALLOWED, SEPT_MAPPED, SEPT_PENDING, SEPT_STATE_ALLOWED
+from dpamt.abi.status import (
+    TDX_EPT_INVALID_PROMOTE_CONDITIONS,
+    TDX_OPERAND_BUSY,
+    TDX_OPERAND_INVALID,
+)
+from dpamt.module.checks import (
+    check_state,
+    lock_in_use,
+    lock_tdr,
+)
+from dpamt.module.l2_sept import lock_l2_pages
+from dpamt.module.leaves.mem_sept import free_l2_pages
+from dpamt.module.processor import LogicalProcessor
+from dpamt.module.refused import Refused
+from dpamt.module.sept import FRAME_SHIFT, STATE_MASK, show_entry
+from dpamt.module.sept_checks import (
+    check_not_interrupted,
+    check_page_info,
+    check_sept_state,
+    check_tlb,
+    lock_sept_entry,
+)
+from dpamt.sync import EXCLUSIVE, SHARED, EntryPage
+
+_OP_STATES: Final = OP_STATE_ALLOWED[TDH_MEM_PAGE_PROMOTE]
+_SEPT_STATES: Final = SEPT_STATE_ALLOWED[TDH_MEM_PAGE_PROMOTE]
+
+
+def tdh_mem_page_promote(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
+    """RCX = GPA and level, RDX = TDR; RCX = the S-EPT page that is left, removal hint in bit 62.
+
+    R12, R13 = the pair that is left, for a 2M page in dynamic mode, in every version.  Version 1:
+    R9 to R11 = the L2 VMs' S-EPT pages with their hints, or NULL_PA.
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (h.2).
+    """
+    info = args.rcx
+    handle = args.rdx
+    args.rcx = args.rdx = 0
+    if lp.version:
+        args.r9 = args.r10 = args.r11 = NULL_PA
+    if lp.version > 1:
+        raise Refused(TDX_OPERAND_INVALID | OPERAND_RAX)
+    release = lp.module.release
+
+    td = lock_tdr(lp, handle, OPERAND_RDX, SHARED)
+    op_state = check_state(lp, td, _OP_STATES)
+    level = check_page_info(info, LEVEL_2M, LEVEL_1G)
+    gfn = info >> PAGE_SHIFT
+    tree = EXCLUSIVE if release.promote_tree_exclusive else SHARED
+    sept, index, word = lock_sept_entry(lp, args, td, level, gfn, tree)
+    check_sept_state(args, word, level, _SEPT_STATES)
+    frame = word >> FRAME_SHIFT
+    lock_in_use(lp, frame, LEVEL_4K)
+    check_tlb(lp, args, td, word, level, LEVEL_4K, op_state)
+    child = lp.tds.sept.find(frame)
+    if not release.promote_tree_exclusive:
+        _lock_entries(lp, child)
+    first = _check_mergeable(args, child, word, level)
+    aliases = lock_l2_pages(lp, td, level, gfn)
+    l2_vms = td.l2_vms.load()
+    if l2_vms or not release.interrupt_needs_l2_vms:
+        check_not_interrupted(lp, args, td, info, handle)
+    page = first >> FRAME_SHIFT
+    busy = lp.pamt.lock_found(page, level, EXCLUSIVE, lp.locks)
+    if busy < 0:
+        raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
+
+    entry = td.reg_entry
+    if level == LEVEL_1G:
+        lp.pamt.merge_1g(page >> 18, entry)
+    else:
+        page0, page1 = lp.pamt.merge_2m(page >> 9, entry)
+        if lp.pamt.dynamic:
+            args.r12 = page0 << PAGE_SHIFT
+            args.r13 = page1 << PAGE_SHIFT
+    sept.store(index, first)
+    free_l2_pages(lp, args, td, aliases)
+    td.children.add(-1)
+    child.zero()
+    hint = lp.pamt.free_4k(frame)
+    args.rcx = frame << PAGE_SHIFT | hint
+
+
+def _lock_entries(lp: LogicalProcessor, child: EntryPage) -> None:
+    """Lock the 512 entries, where the tree is only shared."""
+    for index in range(ENTRIES_PER_SEPT_PAGE):
+        busy = lp.locks.exclusive_entry(child, index)
+        if busy < 0:
+            raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
+
+
+def _check_mergeable(args: TdxModuleArgs, child: EntryPage, word: int, level: int) -> int:
+    """The 512 entries map one aligned large page, all MAPPED or all PENDING: the first of them."""
+    entries = child.payloads()
+    first = entries[0]
+    stride = LEVEL_PAGES[level - 1] << FRAME_SHIFT
+    wanted = list(range(first, first + stride * ENTRIES_PER_SEPT_PAGE, stride))
+    if (
+        first & STATE_MASK not in (SEPT_MAPPED, SEPT_PENDING)
+        or (first >> FRAME_SHIFT) % LEVEL_PAGES[level]
+        or entries != wanted
+    ):
+        show_entry(args, word, level)
+        raise Refused(TDX_EPT_INVALID_PROMOTE_CONDITIONS | OPERAND_RCX)
+    return first
