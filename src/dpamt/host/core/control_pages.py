@@ -1,0 +1,31 @@
+"""Pages that a TD is built of (TDR, TDCS, TDVPR, TDCX): allocated with their PAMT, freed with it.
+
+Source: `[PATCHv2 00/12] TDX: Enable Dynamic PAMT` (2025-06-09), patch 4; merged 86305da521d1
+"KVM/TDX: Allocate PAMT memory for TD and vCPU control structures" (2026-09-04).
+"""
+
+from dpamt.host.core.kernel import Cpu, Kernel
+
+
+def tdx_alloc_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
+    """A page that the module may use; None when memory or the module fails."""
+    pfn = kernel.allocator.alloc_page(site)
+    if pfn is None:
+        return None
+    error = kernel.tdx_pamt_get(kernel, cpu, pfn, None)
+    if error:
+        kernel.allocator.free_page(pfn)
+        return None
+    return pfn
+
+
+def tdx_free_page(kernel: Kernel, cpu: Cpu, pfn: int) -> None:
+    """Give back a page that the module has let go."""
+    kernel.tdx_pamt_put(kernel, cpu, pfn)
+    kernel.allocator.free_page(pfn)
+
+
+def tdx_quirk_reset_page(kernel: Kernel, pfn: int) -> None:
+    """Clear a page with MOVDIR64B where the partial-write erratum makes that necessary."""
+    if kernel.behaviour.partial_write_erratum:
+        kernel.memory.clear_page(pfn)

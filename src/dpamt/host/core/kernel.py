@@ -1,0 +1,187 @@
+"""The host kernel as one value: machine, CPUs, memory, shared state, log; no behaviour of its own.
+
+Functions of the host take the Kernel first and the CPU they run on second.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from dpamt.abi.registers import SeamCall
+from dpamt.abi.tdmr import TdmrInfo
+from dpamt.errors import Finding
+from dpamt.host.designs.base import Design, PamtState
+from dpamt.platform.machine import Machine, MemoryBlock
+from dpamt.platform.page_allocator import PageAllocator
+from dpamt.platform.physical_memory import Memory
+from dpamt.sync import Shared
+
+if TYPE_CHECKING:
+    from dpamt.host.core.metadata import TdxSysInfo
+    from dpamt.host.core.page_cache import PamtCache
+
+Progress = Callable[[str, int, int], None]
+"""Told of long steps: (step, done, total)."""
+
+LOG_PREFIX: Final = "virt/tdx: "
+
+
+class KernelOops(Finding):
+    """The kernel would have crashed here: a fault on memory that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelBehaviour:
+    """Where kernels differ besides the design, each named by what the kernel does.
+
+    ``tdmr_holes``: memory holes of a TDMR are the gaps between memory blocks (Linux 7.3.4) or
+    between CMRs (patch "x86/virt/tdx: Reduce TDMR's reserved areas by using CMRs to find memory
+    holes", 2024).
+
+    ``dynamic_pamt_check``: Dynamic PAMT is used when the module advertises it (merged 2026-09-04),
+    or only when physical addresses also fit its 48 bits (`[PATCH v6 00/11] Dynamic PAMT`,
+    2026-05-25).
+
+    ``demote_lock``: MEM.PAGE.DEMOTE and its counter step run under ``pamt_lock`` (the fix proposed
+    on 2026-06-11) or under no lock (`[PATCH v3 00/24] KVM: TDX huge page support for private
+    memory`, 2026-01-06).
+
+    ``partial_write_erratum``: the CPU has the partial-write machine-check erratum
+    (X86_BUG_TDX_PW_MCE: Sapphire Rapids, Emerald Rapids), so pages that TDX used are reset before
+    they are used again.
+    """
+
+    tdmr_holes: Literal["memory-blocks", "cmrs"] = "memory-blocks"
+    dynamic_pamt_check: Literal["feature-bit", "feature-bit-and-pa-width"] = "feature-bit"
+    demote_lock: Literal["pamt-lock", "none"] = "pamt-lock"
+    partial_write_erratum: bool = True
+
+
+class KernelLog:
+    """dmesg: lines without timestamps, oldest first.  Written by every CPU, read by nobody here."""
+
+    __slots__ = ("_warned", "lines", "warnings")
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        """The WARNs among them."""
+        self._warned: set[str] = set()
+
+    def info(self, text: str) -> None:
+        """pr_info() or pr_err() of the core, with its prefix."""
+        self.lines.append(LOG_PREFIX + text)
+
+    def kvm(self, text: str) -> None:
+        """pr_err() of KVM."""
+        self.lines.append("kvm_intel: " + text)
+
+    def warn(self, text: str) -> None:
+        """WARN()."""
+        self.lines.append("WARNING: " + text)
+        self.warnings.append(text)
+
+    def warn_once(self, place: str, text: str) -> None:
+        """WARN_ONCE() at ``place``: only the first is seen."""
+        if place not in self._warned:
+            self._warned.add(place)
+            self.warn(text)
+
+
+class RunningVcpu(Protocol):
+    """What the core and the fault path reach of the VCPU that a CPU runs."""
+
+    pamt_cache: "PamtCache"
+
+
+class Cpu:
+    """A logical processor of the host, with its way through the SEAMCALL wall."""
+
+    __slots__ = ("hkid_start_bit", "index", "package", "running_vcpu", "seamcall")
+
+    def __init__(self, index: int, package: int, seamcall: SeamCall, hkid_start_bit: int) -> None:
+        self.index = index
+        self.package = package
+        self.seamcall = seamcall
+        self.hkid_start_bit = hkid_start_bit
+        """Lowest address bit that carries a KeyID."""
+        self.running_vcpu: RunningVcpu | None = None
+        """The per-CPU variable behind kvm_get_running_vcpu()."""
+
+
+@dataclass(frozen=True, slots=True)
+class PamtArea:
+    """One contiguous PAMT allocation, that of a TDMR: first page, pages and bytes by level."""
+
+    pfn: int
+    pages: int
+    bytes_4k: int
+    bytes_2m: int
+    bytes_1g: int
+
+
+class Kernel:
+    """One booted host.
+
+    ``seamcalls`` is the wall, one entry for each logical processor; packages take CPUs in equal
+    runs.  ``dynamic_pamt`` is set by init_tdx_module when design and module agree on it.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        allocator: PageAllocator,
+        memory: Memory,
+        shared: Shared,
+        seamcalls: Sequence[SeamCall],
+        design: Design,
+        behaviour: KernelBehaviour | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.machine = machine
+        self.allocator = allocator
+        self.memory = memory
+        self.shared = shared
+        self.design = design
+        self.behaviour = behaviour if behaviour is not None else KernelBehaviour()
+        self.progress = progress
+        self.log = KernelLog()
+        count, packages = len(seamcalls), machine.topology.packages
+        self.cpus = tuple(
+            Cpu(index, index * packages // count, call, machine.hkid_start_bit)
+            for index, call in enumerate(seamcalls)
+        )
+        first, end = machine.private_keyids
+        self.global_keyid = first
+        self.guest_keyids = range(first + 1, end)
+        self.keyid_words = shared.words("host.guest_keyids")
+        """1 where a guest KeyID is in use."""
+        self.vm_ids = shared.words("host.vm_ids").at(0)
+        self.tdx_lock = shared.mutex("tdx_lock")
+        self.dynamic_pamt = False
+        self.pamt = PamtState(shared)
+        self.pamt_lock = self.pamt.lock
+        self.pamt_refcounts = self.pamt.refcounts
+        self.pamt_pairs = self.pamt.pair_count
+        self.tdx_pamt_get = design.tdx_pamt_get
+        self.tdx_pamt_put = design.tdx_pamt_put
+        self.refcount_pages: dict[int, int] = {}
+        """Pages behind the counters: index of the page of counters to page frame."""
+        self.sysinfo: TdxSysInfo | None = None
+        self.memory_list: tuple[MemoryBlock, ...] = ()
+        self.tdmrs: tuple[TdmrInfo, ...] = ()
+        self.pamt_areas: tuple[PamtArea, ...] = ()
+        self.tdmr_array: tuple[int, int] | None = None
+        """(first page, order) of the TDMR_INFO array."""
+
+    def package_cpus(self) -> list[Cpu]:
+        """The first CPU of each package."""
+        firsts: dict[int, Cpu] = {}
+        for cpu in self.cpus:
+            firsts.setdefault(cpu.package, cpu)
+        return list(firsts.values())
+
+    def report(self, step: str, done: int, total: int) -> None:
+        """Tell the progress callback, if any."""
+        if self.progress is not None:
+            self.progress(step, done, total)

@@ -1,0 +1,43 @@
+"""The memory behind the refcounts of a design that has no arrangement of its own.
+
+One 4-byte counter for each 2M region from 0 to max_pfn, zeroed vmalloc memory: whole pages.
+
+Source: merged 5386c5288001 "x86/virt/tdx: Allocate refcounts for Dynamic PAMT memory" (2026-09-04).
+"""
+
+from typing import Final
+
+from dpamt.abi.pages import PAGE_SIZE, PAGES_PER_2M
+from dpamt.host.core.kernel import Kernel
+from dpamt.host.core.tdx_errno import ENOMEM
+
+REFCOUNT_BYTES: Final = 4
+REFCOUNTS_PER_PAGE: Final = PAGE_SIZE // REFCOUNT_BYTES
+
+SITE_REFCOUNTS: Final = "PAMT refcounts (vmalloc)"
+
+
+def init_pamt_metadata(kernel: Kernel) -> int:
+    """vzalloc() of ceil(max_pfn / 512) counters; a no-op without Dynamic PAMT.  0 or -ENOMEM."""
+    if not kernel.dynamic_pamt:
+        return 0
+    counters = -(-kernel.machine.max_pfn // PAGES_PER_2M)
+    for index in range(-(-counters // REFCOUNTS_PER_PAGE)):
+        pfn = kernel.allocator.alloc_page(SITE_REFCOUNTS)
+        if pfn is None:
+            free_pamt_metadata(kernel)
+            return -ENOMEM
+        kernel.refcount_pages[index] = pfn
+    return 0
+
+
+def populate_pamt_metadata(kernel: Kernel, start_pfn: int, end_pfn: int) -> int:
+    """Nothing: all counters have memory already."""
+    return 0
+
+
+def free_pamt_metadata(kernel: Kernel) -> None:
+    """vfree()."""
+    while kernel.refcount_pages:
+        _index, pfn = kernel.refcount_pages.popitem()
+        kernel.allocator.free_page(pfn)

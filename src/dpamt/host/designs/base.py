@@ -1,0 +1,76 @@
+"""What a design is, and the shared state that every design may use.
+
+A design is the answer to one question: when is the page pair of a 2M region added, and when is it
+taken away?  It is one Python file.  The file's contract:
+
+========================================================  =======================================
+``DYNAMIC_PAMT = False``  (default True)                  never ask the module for Dynamic PAMT
+``MEMINFO = True``  (default False)                       show the ``TDX:`` line in /proc/meminfo
+``POOL_FOR_EVERY_VM = True``  (default False)             VMs that are no TDs keep a page pool too
+``tdx_pamt_get(kernel, cpu, pfn, cache) -> int``          required: before the module may use the 4K
+                                                          page ``pfn``; 0 or a negative errno.
+                                                          ``cache`` is the VCPU's page pool on the
+                                                          fault path, None where the allocator may
+                                                          be asked
+``tdx_pamt_put(kernel, cpu, pfn) -> None``                required: after the module let it go
+``init_pamt_metadata(kernel) -> int``                     optional: counters' memory at boot; 0 or
+                                                          a negative errno (default: one 4-byte
+                                                          counter per 2M region up to max_pfn)
+``populate_pamt_metadata(kernel, start_pfn, end_pfn)``    optional: called for each memory entry;
+                                                          returns 0 or a negative errno
+``free_pamt_metadata(kernel) -> None``                    optional: undo both when boot fails
+========================================================  =======================================
+
+Get and put are called for every 4K page that the module uses (control, S-EPT and guest pages), from
+any CPU, also inside ``mmu_lock``; for a 2M guest page they are not called.  They are called without
+Dynamic PAMT too (an older module) and then have nothing to do: test ``kernel.dynamic_pamt`` first.
+
+State that two CPUs share is :class:`PamtState`, nothing else; each operation on it stands alone in
+its statement.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dpamt.sync import Shared
+
+if TYPE_CHECKING:
+    from dpamt.host.core.kernel import Cpu, Kernel
+    from dpamt.host.core.page_cache import PamtCache
+
+    PamtGet = Callable[[Kernel, Cpu, int, PamtCache | None], int]
+    PamtPut = Callable[[Kernel, Cpu, int], None]
+    InitMetadata = Callable[[Kernel], int]
+    PopulateMetadata = Callable[[Kernel, int, int], int]
+    FreeMetadata = Callable[[Kernel], None]
+
+
+class PamtState:
+    """The words that get and put share between CPUs."""
+
+    __slots__ = ("lock", "pair_count", "refcounts")
+
+    def __init__(self, shared: Shared) -> None:
+        self.refcounts = shared.words("host.pamt_refcounts")
+        """Counter of each 2M region, at index pfn >> 9."""
+        self.lock = shared.spinlock("pamt_lock")
+        """One lock for the whole machine."""
+        self.pair_count = shared.words("host.pamt_pairs").at(0)
+        """Pairs installed in the module."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A design, ready to run: what its file defines, defaults filled in."""
+
+    name: str
+    source: str
+    dynamic_pamt: bool
+    meminfo: bool
+    pool_for_every_vm: bool
+    tdx_pamt_get: "PamtGet"
+    tdx_pamt_put: "PamtPut"
+    init_pamt_metadata: "InitMetadata"
+    populate_pamt_metadata: "PopulateMetadata"
+    free_pamt_metadata: "FreeMetadata"

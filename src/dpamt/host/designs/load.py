@@ -1,0 +1,118 @@
+"""Finding a design: one that comes with dpamt, by name, or a user's own file, by path."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from dpamt.errors import InputError
+from dpamt.host.core import refcounts
+from dpamt.host.designs.base import Design
+
+SHIPPED: Final = ("static", "v2", "merged")
+"""Names of the designs that come with dpamt."""
+
+_REQUIRED: Final = {
+    "tdx_pamt_get": ("kernel", "cpu", "pfn", "cache"),
+    "tdx_pamt_put": ("kernel", "cpu", "pfn"),
+}
+_OPTIONAL: Final = {
+    "init_pamt_metadata": ("kernel",),
+    "populate_pamt_metadata": ("kernel", "start_pfn", "end_pfn"),
+    "free_pamt_metadata": ("kernel",),
+}
+
+
+def load_design(name_or_path: str) -> Design:
+    """The design of that name, or in that Python file (contract: :mod:`dpamt.host.designs.base`).
+
+    Raises InputError for an unknown name, a missing or faulty file, a missing function, and a
+    function whose parameters are not the contract's.
+    """
+    if name_or_path in SHIPPED:
+        module = importlib.import_module(f"dpamt.host.designs.{name_or_path}")
+        return _design_of(module, name_or_path, name_or_path)
+    path = Path(name_or_path)
+    if path.suffix != ".py" and "/" not in name_or_path:
+        raise InputError(
+            f"design {name_or_path!r}: expected one of {', '.join(SHIPPED)}, or a Python file"
+        )
+    return _design_of(_import(path), path.stem, str(path))
+
+
+def _import(path: Path) -> ModuleType:
+    """Run the user's file as a module; what goes wrong in it is told with its line."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{path}: {reason}; expected a Python file with a design") from None
+    try:
+        code = compile(source, str(path), "exec")
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        reason = getattr(error, "msg", None) or str(error)
+        raise InputError(f"{path}:{line}: {reason}; expected a Python file with a design") from None
+    module = ModuleType(f"dpamt_user_design_{path.stem}")
+    module.__file__ = str(path)
+    try:
+        exec(code, module.__dict__)  # running it is what the user asked for
+    except Exception as error:
+        line = _line_in(path, error)
+        raise InputError(
+            f"{path}:{line}: {type(error).__name__}: {error}; expected a design that loads"
+        ) from None
+    return module
+
+
+def _line_in(path: Path, error: Exception) -> int:
+    """The last line of the user's file on the way to the error."""
+    line, trace = 1, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _design_of(module: ModuleType, name: str, source: str) -> Design:
+    functions = {
+        wanted: _function(module, source, wanted, parameters)
+        for wanted, parameters in _REQUIRED.items()
+    }
+    for wanted, parameters in _OPTIONAL.items():
+        here = module if hasattr(module, wanted) else refcounts
+        functions[wanted] = _function(here, source, wanted, parameters)
+    return Design(
+        name,
+        source,
+        _flag(module, source, "DYNAMIC_PAMT", True),
+        _flag(module, source, "MEMINFO", False),
+        _flag(module, source, "POOL_FOR_EVERY_VM", False),
+        **functions,
+    )
+
+
+def _function(
+    module: ModuleType, source: str, name: str, parameters: tuple[str, ...]
+) -> Callable[..., Any]:
+    expected = f"expected a function {name}({', '.join(parameters)})"
+    function = getattr(module, name, None)
+    if function is None:
+        raise InputError(f"{source}: {name} is missing; {expected}")
+    if not inspect.isfunction(function):
+        raise InputError(f"{source}: {name} is {type(function).__name__}; {expected}")
+    found = tuple(inspect.signature(function).parameters)
+    if found != parameters:
+        line = function.__code__.co_firstlineno
+        raise InputError(f"{source}:{line}: {name}({', '.join(found)}); {expected}")
+    return function
+
+
+def _flag(module: ModuleType, source: str, name: str, default: bool) -> bool:
+    value = getattr(module, name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{source}: {name} is {value!r}; expected True or False")
+    return value

@@ -1,0 +1,88 @@
+"""Building a TD before it runs: its first memory, its measurement, its finalisation.
+
+Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_init_mem_region, tdx_td_finalize).
+"""
+
+from typing import Final
+
+from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGE_SIZE
+from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY
+from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.seamcall import tdh_mr_extend, tdh_mr_finalize
+from dpamt.host.core.tdx_errno import EBUSY, EINTR, EINVAL, EIO, ENOMEM
+from dpamt.host.kvm.mmu import RET_PF_FIXED, RET_PF_RETRY, kvm_tdp_mmu_page_fault
+from dpamt.host.kvm.vm import Vcpu, Vm, tdx_bug
+
+SITE_SOURCE: Final = "INIT_MEM_REGION source page"
+
+_EXTEND_BYTES: Final = 256
+
+
+def tdx_init_mem_region(
+    vm: Vm, vcpu: Vcpu, cpu: Cpu, gpa: int, pages: int, measure: bool = False
+) -> int:
+    """KVM_TDX_INIT_MEM_REGION: PAGE.ADD of ``pages`` pages from ``gpa`` on; 0 or an error.
+
+    Pages added before an error stay.  The contents are zero: user space's buffer is one page here.
+    """
+    kernel = vm.kernel
+    runnable = vm.runnable.load()
+    if runnable or gpa % PAGE_SIZE or not vcpu.tdvpr:
+        return -EINVAL
+    source = kernel.allocator.alloc_page(SITE_SOURCE)
+    if source is None:
+        return -ENOMEM
+    vm.lock.lock()
+    before, cpu.running_vcpu = cpu.running_vcpu, vcpu
+    error = 0
+    for index in range(pages):
+        error = _add_page(vm, vcpu, cpu, gpa + index * PAGE_SIZE, source, measure)
+        if error:
+            break
+    cpu.running_vcpu = before
+    vm.lock.unlock()
+    kernel.allocator.free_page(source)
+    return error
+
+
+def _add_page(vm: Vm, vcpu: Vcpu, cpu: Cpu, gpa: int, source: int, measure: bool) -> int:
+    while True:
+        result = kvm_tdp_mmu_page_fault(vm, vcpu, cpu, gpa, LEVEL_4K, source)
+        if result != RET_PF_RETRY:
+            break
+        signal = vcpu.signal_pending.load()
+        if signal:
+            return -EINTR
+    if result != RET_PF_FIXED:
+        return result if result < 0 else -EIO
+    if measure:
+        return _measure(vm, cpu, gpa)
+    return 0
+
+
+def _measure(vm: Vm, cpu: Cpu, gpa: int) -> int:
+    """MR.EXTEND of a page in chunks; a failure bugs the VM and leaves the page mapped."""
+    for chunk in range(0, 1 << PAGE_SHIFT, _EXTEND_BYTES):
+        status = tdh_mr_extend(cpu, vm.tdr, gpa + chunk)
+        if status:
+            tdx_bug(vm, "TDH.MR.EXTEND", status)
+            return -EIO
+    return 0
+
+
+def tdx_td_finalize(vm: Vm, cpu: Cpu) -> int:
+    """KVM_TDX_FINALIZE_VM: the TD may run; 0, -EINVAL, -EBUSY or -EIO."""
+    runnable = vm.runnable.load()
+    if runnable or not vm.tdr:
+        return -EINVAL
+    vm.lock.lock()
+    status = tdh_mr_finalize(cpu, vm.tdr)
+    if not status:
+        vm.runnable.store(1)
+    vm.lock.unlock()
+    if not status:
+        return 0
+    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+        return -EBUSY
+    vm.kernel.log.kvm(f"TDH.MR.FINALIZE failed: {status:#018x}")
+    return -EIO

@@ -1,0 +1,110 @@
+"""KVM_RUN: entering the guest and handling what makes it leave.
+
+Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_load, tdx_vcpu_run, tdx_handle_exit); the level that
+a guest accepts at: `[PATCH v3 00/24] KVM: TDX huge page support for private memory` (2026-01-06).
+"""
+
+from typing import Final
+
+from dpamt.abi.exits import (
+    EXIT_REASON_EPT_VIOLATION,
+    EXIT_REASON_MASK,
+    EXIT_REASON_TDCALL,
+    EXTENDED_LEVEL_MASK,
+    EXTENDED_REQUESTED_LEVEL_SHIFT,
+    EXTENDED_TYPE_ACCEPT,
+    EXTENDED_TYPE_MASK,
+    EXTENDED_TYPE_PENDING,
+    TDVMCALL_MAP_GPA,
+)
+from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT
+from dpamt.abi.registers import TdxModuleArgs
+from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY
+from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.seamcall import tdh_vp_enter
+from dpamt.host.core.tdx_errno import EINTR, EINVAL, EIO
+from dpamt.host.kvm.attributes import kvm_convert
+from dpamt.host.kvm.mmu import RET_PF_SPURIOUS, tdx_handle_ept_violation
+from dpamt.host.kvm.split import kvm_split_huge_leaf
+from dpamt.host.kvm.teardown import tdx_flush_vp
+from dpamt.host.kvm.vm import IN_GUEST_MODE, OUTSIDE_GUEST_MODE, Vcpu, Vm, kvm_vm_bugged, tdx_bug
+
+GPA_SHARED: Final = 1 << 47
+"""The SHARED bit of a guest with 48-bit addresses."""
+
+_HANDLED: Final = 0
+
+
+def tdx_vcpu_run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
+    """KVM_RUN: until user space is needed.
+
+    Returns the exit reason (:mod:`dpamt.abi.exits`; ``vcpu.registers`` has the registers), or a
+    negative errno: -EINTR a signal, -EINVAL not yet runnable, -EIO the VM is bugged, -ENOMEM.
+    """
+    runnable = vm.runnable.load()
+    if not runnable or not vcpu.tdvpr:
+        return -EINVAL
+    if vcpu.cpu is not cpu:
+        tdx_flush_vp(vm, vcpu)
+        vcpu.cpu = cpu
+    before, cpu.running_vcpu = cpu.running_vcpu, vcpu
+    result = _run(vm, vcpu, cpu)
+    cpu.running_vcpu = before
+    return result
+
+
+def _run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
+    while True:
+        bugged = vm.bugged.load()
+        if bugged:
+            return -EIO
+        signal = vcpu.signal_pending.load()
+        if signal:
+            return -EINTR
+        waiting = vm.wait_for_sept_zap.load()
+        if waiting:
+            continue
+        vcpu.mode.store(IN_GUEST_MODE)
+        status = tdh_vp_enter(cpu, vcpu.tdvpr, vcpu.registers)
+        vcpu.mode.store(OUTSIDE_GUEST_MODE)
+        if status & STATUS_MASK:
+            if status & STATUS_MASK == TDX_OPERAND_BUSY:
+                continue
+            tdx_bug(vm, "TDH.VP.ENTER", status)
+            return -EIO
+        reason = status & EXIT_REASON_MASK
+        result = _handle_exit(vm, vcpu, cpu, reason)
+        if result != _HANDLED:
+            return result
+
+
+def _handle_exit(vm: Vm, vcpu: Vcpu, cpu: Cpu, reason: int) -> int:
+    """0 to enter again, else what KVM_RUN returns."""
+    registers = vcpu.registers
+    if reason == EXIT_REASON_EPT_VIOLATION and not registers.r8 & GPA_SHARED:
+        return _handle_ept_violation(vm, vcpu, cpu, registers.rdx, registers.r8)
+    if reason == EXIT_REASON_TDCALL and registers.r11 == TDVMCALL_MAP_GPA:
+        private = not registers.r12 & GPA_SHARED
+        gpa = registers.r12 & ~GPA_SHARED
+        error = kvm_convert(vm, cpu, gpa, registers.r13, private)
+        if error:
+            return error
+        vcpu.registers = TdxModuleArgs()
+        return _HANDLED
+    return reason
+
+
+def _handle_ept_violation(vm: Vm, vcpu: Vcpu, cpu: Cpu, extended: int, gpa: int) -> int:
+    """Map the page, at most at the level that the guest accepts; split what is mapped larger."""
+    level = LEVEL_2M
+    if extended & EXTENDED_TYPE_MASK == EXTENDED_TYPE_PENDING:
+        kvm_vm_bugged(vm, f"guest access before accepting {gpa:#x} on VCPU {vcpu.index}")
+        return -EIO
+    if extended & EXTENDED_TYPE_MASK == EXTENDED_TYPE_ACCEPT:
+        level = extended >> EXTENDED_REQUESTED_LEVEL_SHIFT & EXTENDED_LEVEL_MASK
+    if not vm.huge_pages:
+        level = LEVEL_4K
+    result = tdx_handle_ept_violation(vm, vcpu, cpu, gpa, level)
+    if result == RET_PF_SPURIOUS and level == LEVEL_4K:
+        result = kvm_split_huge_leaf(vm, cpu, gpa >> PAGE_SHIFT)
+    return result if result < 0 else _HANDLED

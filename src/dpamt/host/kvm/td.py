@@ -1,0 +1,152 @@
+"""Creating a TD: KeyID, TDR, TDCS, MNG.INIT, with every way to fail.
+
+Source: Linux arch/x86/kvm/vmx/tdx.c (__tdx_td_init); merged 86305da521d1 "KVM/TDX: Allocate PAMT
+memory for TD and vCPU control structures" (2026-09-04).
+"""
+
+from typing import Final
+
+from dpamt.abi.pages import PAGE_SHIFT
+from dpamt.abi.status import TDX_RND_NO_ENTROPY
+from dpamt.abi.td_params import TdParams
+from dpamt.host.core.control_pages import tdx_alloc_page, tdx_free_page
+from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.host.core.metadata import TdxSysInfo
+from dpamt.host.core.seamcall import (
+    tdh_mng_addcx,
+    tdh_mng_create,
+    tdh_mng_init,
+    tdh_mng_key_config,
+)
+from dpamt.host.core.tdx_errno import (
+    EAGAIN,
+    EINVAL,
+    EIO,
+    ENOMEM,
+    ENOSPC,
+    is_tdx_operand_invalid,
+    tdx_status,
+)
+from dpamt.host.kvm.teardown import (
+    tdx_hkid_free,
+    tdx_mmu_release_hkid,
+    tdx_reclaim_td_control_pages,
+)
+from dpamt.host.kvm.vm import Vm
+
+SITE_TDR: Final = "TDR"
+SITE_TDCS: Final = "TDCS"
+SITE_TD_PARAMS: Final = "TD_PARAMS"
+
+TSC_FREQUENCY_25MHZ: Final = 40
+"""1 GHz: the guest's time stamp counter matters to nothing here."""
+
+
+def tdx_guest_keyid_alloc(kernel: Kernel) -> int:
+    """A free guest KeyID, lowest first; -ENOSPC when all are in use."""
+    keyids = kernel.guest_keyids
+    for keyid in range(keyids.start, keyids.stop):
+        word = kernel.keyid_words.at(keyid)
+        won = word.compare_and_swap(0, 1)
+        if won:
+            return keyid
+    return -ENOSPC
+
+
+def tdx_td_init(vm: Vm, cpu: Cpu, max_vcpus: int = 4) -> int:
+    """KVM_TDX_INIT_VM: 0, or a negative errno with everything given back.
+
+    -ENOSPC no KeyID, -ENOMEM no memory (or no PAMT), -EAGAIN no entropy, -EINVAL parameters that
+    the module refuses, -EIO any other refusal.
+    """
+    kernel = vm.kernel
+    sysinfo = kernel.sysinfo
+    if sysinfo is None:
+        return -EINVAL
+    hkid = tdx_guest_keyid_alloc(kernel)
+    if hkid < 0:
+        return hkid
+    pages = _alloc_control_pages(kernel, cpu, sysinfo)
+    if not pages:
+        tdx_hkid_free(kernel, hkid)
+        return -ENOMEM
+    tdr, tdcs = pages[0], pages[1:]
+    kernel.tdx_lock.lock()
+    status = tdh_mng_create(cpu, tdr, hkid)
+    kernel.tdx_lock.unlock()
+    if status:
+        _free_control_pages(kernel, cpu, pages)
+        tdx_hkid_free(kernel, hkid)
+        return _seamcall_error(kernel, "TDH.MNG.CREATE", status)
+    vm.hkid = hkid
+    vm.tdr = tdr
+    error = _build_td(vm, cpu, tdcs, max_vcpus, sysinfo)
+    if error:
+        _free_control_pages(kernel, cpu, tdcs[len(vm.tdcs) :])
+        tdx_mmu_release_hkid(vm, cpu)
+        tdx_reclaim_td_control_pages(vm, cpu)
+    return error
+
+
+def _alloc_control_pages(kernel: Kernel, cpu: Cpu, sysinfo: TdxSysInfo) -> list[int]:
+    """TDR, then the TDCS pages; empty when one could not be had."""
+    pages: list[int] = []
+    for index in range(1 + sysinfo.tdcs_pages):
+        pfn = tdx_alloc_page(kernel, cpu, SITE_TDCS if index else SITE_TDR)
+        if pfn is None:
+            _free_control_pages(kernel, cpu, pages)
+            return []
+        pages.append(pfn)
+    return pages
+
+
+def _free_control_pages(kernel: Kernel, cpu: Cpu, pages: list[int]) -> None:
+    """Pages that the module never had; last first."""
+    for index in range(len(pages)):
+        tdx_free_page(kernel, cpu, pages[-1 - index])
+
+
+def _build_td(vm: Vm, cpu: Cpu, tdcs: list[int], max_vcpus: int, sysinfo: TdxSysInfo) -> int:
+    """From MNG.CREATE to MNG.INIT; ``vm.tdcs`` grows by each page that the module took."""
+    kernel = vm.kernel
+    package_cpus = kernel.package_cpus()
+    for index in range(len(package_cpus)):
+        status = tdh_mng_key_config(package_cpus[index], vm.tdr)
+        if status:
+            return _seamcall_error(kernel, "TDH.MNG.KEY.CONFIG", status)
+    for index in range(len(tdcs)):
+        status = tdh_mng_addcx(cpu, vm.tdr, tdcs[index])
+        if status:
+            return _seamcall_error(kernel, "TDH.MNG.ADDCX", status)
+        vm.tdcs.append(tdcs[index])
+    return _mng_init(vm, cpu, max_vcpus, sysinfo)
+
+
+def _mng_init(vm: Vm, cpu: Cpu, max_vcpus: int, sysinfo: TdxSysInfo) -> int:
+    kernel = vm.kernel
+    pfn = kernel.allocator.alloc_page(SITE_TD_PARAMS)
+    if pfn is None:
+        return -ENOMEM
+    params = TdParams(
+        sysinfo.attributes_fixed1,
+        sysinfo.xfam_fixed1,
+        max_vcpus,
+        tsc_frequency=TSC_FREQUENCY_25MHZ,
+    )
+    kernel.memory.write(pfn << PAGE_SHIFT, params.pack())
+    status, hint = tdh_mng_init(cpu, vm.tdr, pfn << PAGE_SHIFT)
+    kernel.memory.clear_page(pfn)
+    kernel.allocator.free_page(pfn)
+    if not status:
+        return 0
+    if is_tdx_operand_invalid(status):
+        kernel.log.kvm(f"TDH.MNG.INIT refused TD_PARAMS: {status:#018x}, hint {hint:#x}")
+        return -EINVAL
+    return _seamcall_error(kernel, "TDH.MNG.INIT", status)
+
+
+def _seamcall_error(kernel: Kernel, leaf: str, status: int) -> int:
+    if tdx_status(status) == TDX_RND_NO_ENTROPY:
+        return -EAGAIN
+    kernel.log.kvm(f"{leaf} failed: {status:#018x}")
+    return -EIO

@@ -1,0 +1,79 @@
+"""Creating and initialising a VCPU of a TD.
+
+Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_create, tdx_td_vcpu_init); merged 86305da521d1
+"KVM/TDX: Allocate PAMT memory for TD and vCPU control structures" (2026-09-04).
+"""
+
+from typing import Final
+
+from dpamt.host.core.control_pages import tdx_alloc_page, tdx_free_page
+from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.host.core.seamcall import tdh_vp_addcx, tdh_vp_create, tdh_vp_init
+from dpamt.host.core.tdx_errno import EINVAL, EIO, ENOMEM
+from dpamt.host.kvm.vm import Vcpu, Vm, tdx_bug
+
+SITE_TDVPR: Final = "TDVPR"
+SITE_TDCX: Final = "TDCX"
+
+
+def tdx_vcpu_create(vm: Vm) -> Vcpu | int:
+    """KVM_CREATE_VCPU: state only; -EIO without a TD."""
+    if not vm.tdr:
+        return -EIO
+    vcpu = Vcpu(vm, len(vm.vcpus))
+    vm.vcpus.append(vcpu)
+    return vcpu
+
+
+def tdx_vcpu_init(vm: Vm, vcpu: Vcpu, cpu: Cpu, initial_rcx: int = 0) -> int:
+    """KVM_TDX_INIT_VCPU; 0, -EINVAL, -ENOMEM, or -EIO with the VM bugged."""
+    kernel = vm.kernel
+    bugged = vm.bugged.load()
+    if bugged:
+        return -EIO
+    sysinfo = kernel.sysinfo
+    if sysinfo is None or vcpu.tdvpr:
+        return -EINVAL
+    vm.lock.lock()
+    error = _init(vm, vcpu, cpu, sysinfo.tdcx_pages_per_vcpu, initial_rcx)
+    vm.lock.unlock()
+    return error
+
+
+def _init(vm: Vm, vcpu: Vcpu, cpu: Cpu, tdcx_pages: int, initial_rcx: int) -> int:
+    kernel = vm.kernel
+    pages: list[int] = []
+    for index in range(1 + tdcx_pages):
+        pfn = tdx_alloc_page(kernel, cpu, SITE_TDCX if index else SITE_TDVPR)
+        if pfn is None:
+            _free_pages(kernel, cpu, pages)
+            return -ENOMEM
+        pages.append(pfn)
+    tdvpr, tdcx = pages[0], pages[1:]
+    status = tdh_vp_create(cpu, vm.tdr, tdvpr)
+    if status:
+        _free_pages(kernel, cpu, pages)
+        tdx_bug(vm, "TDH.VP.CREATE", status)
+        return -EIO
+    vcpu.tdvpr = tdvpr
+    for index in range(len(tdcx)):
+        status = tdh_vp_addcx(cpu, tdvpr, tdcx[index])
+        if status:
+            _free_pages(kernel, cpu, tdcx[index:])
+            tdx_bug(vm, "TDH.VP.ADDCX", status)
+            return -EIO
+        vcpu.tdcx.append(tdcx[index])
+    vm.mmu_lock.write_lock()
+    status = tdh_vp_init(cpu, tdvpr, initial_rcx, vcpu.index)
+    vm.mmu_lock.write_unlock()
+    if status:
+        tdx_bug(vm, "TDH.VP.INIT", status)
+        return -EIO
+    vcpu.cpu = cpu
+    return 0
+
+
+def _free_pages(kernel: Kernel, cpu: Cpu, pages: list[int]) -> None:
+    """Pages that the module never had."""
+    for index in range(len(pages)):
+        tdx_free_page(kernel, cpu, pages[index])

@@ -1,0 +1,121 @@
+"""guest_memfd: pages and folios, and another CPU that faults the same page at the same time."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGES_PER_2M
+from dpamt.host.kvm.gmem import NO_MEMORY, SITE_FOLIO, SITE_PAGE, GuestMemfd
+from tests.host.rig import Host, booted
+
+HOST = booted("merged", 48)
+
+
+def gmem_of(host: Host, huge: bool) -> GuestMemfd:
+    return GuestMemfd(host.kernel, host.kernel.vm_ids.add(1), huge)
+
+
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from("fpP"), st.integers(0, 3 * PAGES_PER_2M - 1)), max_size=50),
+    st.sets(st.integers(0, 30)),
+)
+@settings(max_examples=60, deadline=None)
+def test_pages_stay_until_punched(
+    huge: bool, moves: list[tuple[str, int]], failing: set[int]
+) -> None:
+    """Against a naive oracle: a GFN's page is its own, the same until punched; all goes back."""
+    gmem = gmem_of(HOST, huge)
+    before = HOST.allocator.snapshot()
+    first = HOST.allocator.allocations
+    HOST.allocator.fail_when = lambda _site, ordinal: ordinal - first in failing
+    known: dict[int, int] = {}
+    for move, gfn in moves:
+        if move == "f":
+            pfn, level = gmem.get_pfn(gfn)
+            if pfn == NO_MEMORY:
+                assert gfn not in known
+                continue
+            assert known.setdefault(gfn, pfn) == pfn
+            assert level == LEVEL_4K or (huge and (pfn - gfn) % PAGES_PER_2M == 0)
+            assert not HOST.allocator.is_free(pfn)
+        elif move == "p":
+            gmem.punch(gfn)
+            known.pop(gfn, None)
+        else:
+            gmem.punch_range(gfn & ~(PAGES_PER_2M - 1))
+            known = {k: v for k, v in known.items() if k // PAGES_PER_2M != gfn // PAGES_PER_2M}
+        assert len(set(known.values())) == len(known)
+    HOST.allocator.fail_when = None
+    for gfn in range(0, 3 * PAGES_PER_2M, PAGES_PER_2M):
+        gmem.punch_range(gfn)
+    assert HOST.allocator.snapshot() == before
+    assert dict(gmem.ranges.non_zero()) == dict(gmem.pages.non_zero()) == {}
+    assert dict(gmem.punched.non_zero()) == {}
+    gmem.forget()
+
+
+def meanwhile(host: Host, at: str, action: Callable[[], object]) -> None:
+    """Let another CPU act inside the next allocation at that site."""
+
+    def fail_when(site: str, _ordinal: int) -> bool:
+        if site == at:
+            host.allocator.fail_when = None
+            action()
+        return False
+
+    host.allocator.fail_when = fail_when
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_the_faster_cpu_wins(huge: bool) -> None:
+    host = booted("merged", 48)
+    before = host.allocator.snapshot()
+    gmem = gmem_of(host, huge)
+    other: list[tuple[int, int]] = []
+    meanwhile(host, SITE_FOLIO if huge else SITE_PAGE, lambda: other.append(gmem.get_pfn(77)))
+    assert gmem.get_pfn(77) == other[0]
+    assert other[0][1] == (LEVEL_2M if huge else LEVEL_4K)
+    gmem.punch_range(0)
+    assert host.allocator.snapshot() == before
+
+
+def test_a_folio_comes_while_a_page_is_allocated() -> None:
+    host = booted("merged", 48)
+    before = host.allocator.snapshot()
+    gmem = gmem_of(host, True)
+    # The first CPU finds no folio; while it takes a page, the second CPU finds one.
+    first_folio = host.allocator.allocations
+
+    def fail_when(site: str, ordinal: int) -> bool:
+        if site == SITE_PAGE:
+            host.allocator.fail_when = None
+            gmem.get_pfn(80)
+        return ordinal == first_folio
+
+    host.allocator.fail_when = fail_when
+    pfn, level = gmem.get_pfn(77)
+    base = gmem.get_pfn(0)[0]
+    assert (pfn, level) == (base + 77, LEVEL_4K)
+    assert gmem.get_pfn(77) == (base + 77, LEVEL_2M)
+    gmem.punch_range(0)
+    assert host.allocator.snapshot() == before
+
+
+def test_a_page_comes_while_a_folio_is_allocated() -> None:
+    host = booted("merged", 48)
+    before = host.allocator.snapshot()
+    gmem = gmem_of(host, True)
+
+    def other() -> None:
+        host.allocator.fail_when = lambda site, _ordinal: site == SITE_FOLIO
+        gmem.get_pfn(80)
+        host.allocator.fail_when = None
+
+    meanwhile(host, SITE_FOLIO, other)
+    assert gmem.get_pfn(77)[1] == LEVEL_4K
+    assert len(dict(gmem.pages.non_zero())) == 2
+    gmem.punch_range(0)
+    assert host.allocator.snapshot() == before

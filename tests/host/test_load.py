@@ -1,0 +1,94 @@
+"""Designs by name and from users' files: what loads, and how what does not is explained."""
+
+from pathlib import Path
+
+import pytest
+
+from dpamt.errors import InputError
+from dpamt.host.core import refcounts
+from dpamt.host.designs import load, merged
+from dpamt.host.designs.load import SHIPPED, load_design
+
+GOOD = """
+def tdx_pamt_get(kernel, cpu, pfn, cache):
+    return 0
+
+
+def tdx_pamt_put(kernel, cpu, pfn):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_designs_load_and_keep_their_name(name: str) -> None:
+    design = load_design(name)
+    assert design.name == name
+    assert design.dynamic_pamt == (name != "static")
+    assert design.meminfo == design.pool_for_every_vm == (name == "v2")
+
+
+def test_shipped_list_is_every_design_file() -> None:
+    folder = Path(load.__file__).parent
+    files = {file.stem for file in folder.glob("*.py")} - {"__init__", "base", "load"}
+    assert files == set(SHIPPED)
+
+
+def test_a_users_file_gets_the_common_refcounts(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD)
+    design = load_design(str(file))
+    assert (design.name, design.source, design.dynamic_pamt) == ("mine", str(file), True)
+    assert design.init_pamt_metadata is refcounts.init_pamt_metadata
+    assert design.free_pamt_metadata is refcounts.free_pamt_metadata
+
+
+def test_a_copy_of_a_shipped_design_is_a_users_design(tmp_path: Path) -> None:
+    file = tmp_path / "copy.py"
+    file.write_text(Path(merged.__file__).read_text())
+    assert load_design(str(file)).dynamic_pamt
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("def broken(:\n", ":1: ", "expected a Python file with a design"),
+        ("x = 1\ny = 1 / 0\n", ":2: ", "ZeroDivisionError"),
+        ("import no_such_module_here\n", ":1: ", "ModuleNotFoundError"),
+        (GOOD.replace("tdx_pamt_put", "other"), ": ", "tdx_pamt_put is missing"),
+        (GOOD.replace("pfn, cache", "pfn"), ":2: ", "tdx_pamt_get(kernel, cpu, pfn, cache)"),
+        (GOOD + "tdx_pamt_get = 3\n", ": ", "tdx_pamt_get is int"),
+        (GOOD + "MEMINFO = 'yes'\n", ": ", "MEMINFO is 'yes'; expected True or False"),
+        (
+            GOOD + "def free_pamt_metadata():\n    pass\n",
+            ":8: ",
+            "expected a function free_pamt_metadata(kernel)",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, text: str, line: str, expected: str
+) -> None:
+    file = tmp_path / "design.py"
+    file.write_text(text)
+    with pytest.raises(InputError) as raised:
+        load_design(str(file))
+    message = str(raised.value)
+    assert message.startswith(f"{file}{line}")
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["nothing", "no/such/design.py", "gone.py", "/"])
+def test_what_is_not_there_is_an_input_error(name: str) -> None:
+    with pytest.raises(InputError, match="expected"):
+        load_design(name)
+
+
+def test_a_binary_file_is_an_input_error(tmp_path: Path) -> None:
+    file = tmp_path / "binary.py"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_design(str(file))
+    file.write_bytes(b"x = 1\0")
+    with pytest.raises(InputError, match=":1: "):
+        load_design(str(file))
