@@ -21,11 +21,11 @@ lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready-run
-	$(BIN)/python benchmarks/bench_seamcall.py
-	$(BIN)/python benchmarks/bench_fault.py
-	$(BIN)/python benchmarks/bench_startup.py
-	$(BIN)/python benchmarks/bench_default_run.py
+bench: $(VENV)/.ready-test
+	$(BIN)/python -m benchmarks.bench_seamcall
+	$(BIN)/python -m benchmarks.bench_fault
+	$(BIN)/python -m benchmarks.bench_startup
+	$(BIN)/python -m benchmarks.bench_default_run
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m dpamt.run.schema > docs/scenario.md

@@ -1,0 +1,323 @@
+"""Draws the pictures of the documentation from runs of the model.
+
+    python docs/pictures/draw.py        (or `make docs`; needs the extra `docs`)
+
+Every number in a picture is read from the model: the module's PAMT, the kernel's counters, the
+page allocator.  The files are the same from run to run.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from dpamt.abi.leaves import TDH_MEM_PAGE_DEMOTE
+from dpamt.abi.pages import LEVEL_2M, PAGE_SIZE, PAGES_PER_2M, SIZE_2M
+from dpamt.abi.registers import SeamCall, TdxModuleArgs
+from dpamt.host.kvm.zap import kvm_gmem_punch_hole
+from dpamt.run.api import run_scenario
+from dpamt.run.machine_of import machine_of
+from dpamt.run.scenario import scenario_from_text
+from dpamt.run.td import Td
+from dpamt.run.world import World
+
+HERE: Final = Path(__file__).parent
+
+# Okabe and Ito's palette: told apart by the colour-blind too.
+FREE, STATIC, DYNAMIC = "#ececec", "#d55e00", "#0072b2"
+HUGE, GUEST = "#56b4e9", "#009e73"
+
+NO_PAIR: Final = -1
+FIRST_SHOWN: Final = (4 << 30) // SIZE_2M
+
+SMALL_HOST: Final = """
+[host]
+machine = "4GiB"
+[[side]]
+name = "{mode}"
+pamt = "{mode}"
+[[td]]
+name = "td"
+count = {tds}
+memory = "{memory}"
+vcpus = 2
+share_2m = {share_2m}
+image = "1MiB"
+"""
+
+
+def world(
+    mode: str, tds: int, memory: str, share_2m: float, fault: float = 1.0
+) -> tuple[World, list[Td]]:
+    """A booted 4 GiB host with TDs built and a share of their memory in use."""
+    text = SMALL_HOST.format(mode=mode, tds=tds, memory=memory, share_2m=share_2m)
+    scenario = scenario_from_text(text, "picture")
+    made = World(scenario, scenario.sides[0], machine_of(scenario))
+    made.boot()
+    alive = []
+    for number in range(tds):
+        td = Td(made, scenario.tds[0], number, f"picture-{number}")
+        td.build()
+        td.fault(fault, lambda _: None)
+        alive.append(td)
+    return made, alive
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write the figure beside this file, without a date."""
+    figure.savefig(HERE / f"{name}.svg", bbox_inches="tight", dpi=160, metadata={"Date": None})
+    plt.close(figure)
+
+
+def draw_cells(axes: Axes, classes: list[int], columns: int, colours: list[str]) -> None:
+    """Cells row by row, each in the colour of its class."""
+    rows = [classes[at : at + columns] for at in range(0, len(classes), columns)]
+    axes.pcolormesh(
+        rows,
+        cmap=ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(colours) - 0.5,
+        edgecolors="white",
+        linewidth=0.3,
+        rasterized=True,
+    )
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def memory_map() -> None:
+    """The idea: what of a host's memory PAMT takes, region by region."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.6, 2.9))
+    colours = [FREE, HUGE, GUEST, "#f0b48c", STATIC]
+    for axes, mode in zip(panels, ("static", "dynamic"), strict=True):
+        made, _ = world(mode, 3, "256MiB", 0.9)
+        view, kernel = made.view, made.kernel
+        pamt_pages = Counter(
+            page // PAGES_PER_2M
+            for area in kernel.pamt_areas
+            for page in range(area.pfn, area.pfn + area.pages)
+        )
+        for pair in view.pairs().values():
+            pamt_pages.update((pair.pfn0 // PAGES_PER_2M, pair.pfn1 // PAGES_PER_2M))
+        with_4k = {page // PAGES_PER_2M for page in view.used_pages()}
+        at_2m = {page // PAGES_PER_2M for page in view.large_pages(LEVEL_2M)}
+        classes = [
+            4
+            if pamt_pages[region] > PAGES_PER_2M // 2
+            else 3
+            if pamt_pages[region]
+            else 2
+            if region in with_4k
+            else 1
+            if region in at_2m
+            else 0
+            for region in range(FIRST_SHOWN, FIRST_SHOWN + 512)
+        ]
+        draw_cells(axes, classes, 32, colours)
+        axes.set_title(f"{mode}: PAMT takes {pamt_pages.total() * 4:,} KiB", fontsize=9)
+    labels = [
+        "not in TDX use",
+        "TD memory at 2M",
+        "4K pages in TD use",
+        "some PAMT pages",
+        "PAMT, most of the region",
+    ]
+    figure.legend(
+        handles=[Patch(color=c, label=t) for c, t in zip(colours, labels, strict=True)],
+        loc="lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+    )
+    figure.suptitle(
+        "1 GiB from 4 GiB up of a 4 GiB host with three TDs of 256 MiB; a cell is a 2 MiB region",
+        fontsize=9,
+    )
+    save(figure, "memory-map")
+
+
+def pamt_over_phases() -> None:
+    """The default run: all of PAMT, and the part of it that comes and goes."""
+    facts = run_scenario()
+    names = ["module init", *(phase.name for phase in facts.phases)]
+    names = names[-len(facts.sides[0].snapshots) :]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.8))
+    width = 0.4
+    for offset, side, colour in zip(
+        (-width / 2, width / 2), facts.sides, (STATIC, DYNAMIC), strict=True
+    ):
+        totals = [snapshot.pamt.total / 2**20 for snapshot in side.snapshots]
+        bars = left.bar(
+            [x + offset for x in range(len(totals))], totals, width, color=colour, label=side.name
+        )
+        left.bar_label(bars, [f"{total:,.0f}" for total in totals], fontsize=6.5, padding=1)
+    left.set_yscale("log")
+    left.set_ylim(10, 20000)
+    left.set_ylabel("PAMT, MiB (logarithmic)")
+    left.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+    pairs = [snapshot.pamt.pairs / 1024 for snapshot in facts.sides[1].snapshots]
+    bars = right.bar(range(len(pairs)), pairs, 0.6, color=DYNAMIC)
+    right.bar_label(bars, [f"{kib:,.0f}" for kib in pairs], fontsize=7, padding=1)
+    right.set_ylabel("page pairs, KiB")
+    for axes in (left, right):
+        axes.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
+    save(figure, "pamt-over-phases")
+
+
+def region_life() -> None:
+    """PAGE_COUNT of one region after each SEAMCALL, through a TD's life."""
+    scenario = scenario_from_text(
+        SMALL_HOST.format(mode="dynamic", tds=2, memory="4MiB", share_2m=0), "picture"
+    )
+    made = World(scenario, scenario.sides[0], machine_of(scenario))
+    made.boot()
+    history: list[dict[int, int]] = []
+    counts = made.module.pamt.count_2m
+
+    def sampling(wall: SeamCall) -> SeamCall:
+        def seamcall(rax: int, args: TdxModuleArgs) -> int:
+            status = wall(rax, args)
+            history.append({region: counts.at(region).load() for region in made.view.pairs()})
+            return status
+
+        return seamcall
+
+    for cpu in made.kernel.cpus:
+        cpu.seamcall = sampling(cpu.seamcall)
+    marks = []
+    tds = [Td(made, scenario.tds[0], number, "life") for number in range(2)]
+    for number, td in enumerate(tds, 1):
+        td.build()
+        td.fault(1.0, lambda _: None)
+        marks.append((f"TD {number} in use", len(history)))
+    for number in (2, 1):
+        tds[number - 1].destroy()
+        marks.append((f"TD {number} gone", len(history)))
+    moments = Counter(region for moment in history for region in moment)
+    peak = {region: max(moment.get(region, 0) for moment in history) for region in moments}
+    always = max(moments, key=lambda region: moments[region])
+    brief = max(
+        (region for region in moments if moments[region] < 0.8 * moments[always]),
+        key=lambda region: peak[region],
+    )
+    chosen = [always, brief]
+    figure, panels = plt.subplots(len(chosen), 1, figsize=(7.6, 3.6), sharex=True)
+    for axes, region in zip(panels, chosen, strict=True):
+        states = [moment.get(region, NO_PAIR) for moment in history]
+        turns = [
+            at
+            for at in range(len(states))
+            if at in (0, len(states) - 1) or states[at] != states[at - 1]
+        ]
+        axes.fill_between(
+            turns,
+            0,
+            512,
+            where=[states[at] != NO_PAIR for at in turns],
+            color=HUGE,
+            alpha=0.35,
+            linewidth=0,
+            step="post",
+            label="pair installed (8 KiB)",
+        )
+        axes.step(
+            turns,
+            [max(states[at], 0) for at in turns],
+            where="post",
+            color=DYNAMIC,
+            linewidth=1,
+            label="4K pages in TDX use",
+        )
+        axes.set_ylim(0, 530)
+        axes.set_yticks([0, 256, 512])
+        axes.set_ylabel(f"region\n{region * 2:,} MiB", fontsize=8)
+        for text, at in marks:
+            axes.axvline(at, color="#888888", linewidth=0.6, linestyle=":")
+            if axes is panels[0]:
+                axes.text(at, 545, text, fontsize=7, ha="center", color="#555555")
+    panels[-1].legend(frameon=False, fontsize=7, loc="upper left")
+    panels[-1].set_xlabel("SEAMCALLs")
+    save(figure, "region-life")
+
+
+def demote() -> None:
+    """The 512 pages of a 2M region: mapped whole, split, and after 64 of them were taken back."""
+    made, (td,) = world("dynamic", 1, "8MiB", 1.0)
+    region = next(iter(made.view.large_pages(LEVEL_2M))) // PAGES_PER_2M
+    gpa = next(gpa for gpa in range(SIZE_2M, 4 * SIZE_2M, SIZE_2M) if backing(td, gpa) == region)
+
+    def pages() -> list[int]:
+        if region not in made.view.pairs():
+            return [1] * PAGES_PER_2M
+        used = made.view.used_pages()
+        first = region * PAGES_PER_2M
+        return [2 if page in used else 0 for page in range(first, first + PAGES_PER_2M)]
+
+    stages = [("one 2M page: no pair", pages())]
+
+    def watching(wall: SeamCall) -> SeamCall:
+        def seamcall(rax: int, args: TdxModuleArgs) -> int:
+            status = wall(rax, args)
+            if rax == TDH_MEM_PAGE_DEMOTE and not status:
+                stages.append(("after DEMOTE: a pair, count 512", pages()))
+            return status
+
+        return seamcall
+
+    for cpu in made.kernel.cpus:
+        cpu.seamcall = watching(cpu.seamcall)
+    kvm_gmem_punch_hole(td.vm, made.kernel.cpus[0], gpa, 64 * PAGE_SIZE)
+    count = made.view.pairs()[region].page_count
+    stages.append((f"64 pages taken back: count {count}", pages()))
+    figure, panels = plt.subplots(1, 3, figsize=(7.6, 2.1))
+    for axes, (title, classes) in zip(panels, stages, strict=True):
+        draw_cells(axes, classes, 32, [FREE, HUGE, GUEST])
+        axes.set_title(title, fontsize=8)
+    figure.legend(
+        handles=[
+            Patch(color=HUGE, label="part of a 2M page"),
+            Patch(color=GUEST, label="4K page in TDX use"),
+            Patch(color=FREE, label="free"),
+        ],
+        loc="lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
+    save(figure, "demote")
+
+
+def backing(td: Td, gpa: int) -> int:
+    """The 2M region that backs a guest address."""
+    return td.vm.gmem.get_pfn(gpa // PAGE_SIZE)[0] // PAGES_PER_2M
+
+
+def main() -> None:
+    """Draw them all."""
+    mpl.rcParams.update(
+        {
+            "svg.hashsalt": "dpamt",
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+        }
+    )
+    memory_map()
+    pamt_over_phases()
+    region_life()
+    demote()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`python -m dpamt`."""
+
+import sys
+
+from dpamt.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,91 @@
+"""`dpamt VERB ...`: finds the verb's file, and turns what goes wrong into one line and a code.
+
+Exit codes: 0 clean, 1 a finding, 2 bad usage or input, 3 dpamt itself is wrong; 130 interrupted.
+Nothing heavy is imported here: help and version come at the price of an interpreter's start.
+"""
+
+import os
+import sys
+
+from dpamt.errors import DpamtError
+
+VERBS = {
+    "run": "run a host and its TDs: static against Dynamic PAMT, phase by phase",
+}
+"""Verb to its line in the help; its code is ``dpamt.cli.<verb>.main(arguments)``."""
+
+_HELP = """\
+usage: dpamt VERB [OPTIONS]
+
+Intel TDX Dynamic PAMT without the hardware.
+
+{verbs}
+
+  dpamt VERB --help    what a verb takes
+  dpamt --version      which dpamt this is
+
+Exit codes: 0 clean, 1 a finding, 2 bad usage or input, 3 dpamt itself is wrong.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    try:
+        code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except DpamtError as error:
+        return _failed(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read us has gone; nothing may complain when the interpreter flushes again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("DPAMT_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        return _failed(f"internal error: {what} (DPAMT_TRACEBACK=1 shows where)", 3)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    verb = arguments[0] if arguments else ""
+    if verb in ("-h", "--help", "help"):
+        sys.stdout.write(_help())
+        return 0
+    if verb in ("-V", "--version"):
+        from dpamt import __version__
+
+        sys.stdout.write(f"dpamt {__version__}\n")
+        return 0
+    if verb not in VERBS:
+        return _unknown(verb)
+    from importlib import import_module
+
+    code: int = import_module(f"dpamt.cli.{verb}").main(arguments[1:])
+    return code
+
+
+def _help() -> str:
+    return _HELP.format(verbs="\n".join(f"  {verb:8} {about}" for verb, about in VERBS.items()))
+
+
+def _unknown(verb: str) -> int:
+    what = f"no verb {verb!r}" if verb else "no verb given"
+    return _failed(f"{what}; expected one of {', '.join(VERBS)} (dpamt --help)", 2)
+
+
+def _failed(message: str, code: int) -> int:
+    """One line, whatever the message has in it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    line = " ".join(message.split())
+    sys.stderr.write(f"dpamt: {line}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""`dpamt run`: a scenario on a host, side by side."""
+
+import argparse
+
+from dpamt.cli.parser import Parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run and print; 0 when every audit is clean, else 1."""
+    options = _parser().parse_args(arguments)
+    # The model is imported when the command line is known to be good: help comes at once.
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import json
+
+    from dpamt.cli.output import write_text
+    from dpamt.report.progress import watching
+    from dpamt.report.run_text import run_text
+    from dpamt.run.api import default_scenario
+    from dpamt.run.failures import KernelFailed
+    from dpamt.run.scenario import load_scenario
+    from dpamt.run.story import run
+
+    path = options.scenario
+    scenario = default_scenario() if path is None else load_scenario(path)
+    scenario = scenario.with_options(options.host, options.design, options.pamt, options.seed)
+    try:
+        with watching() as watch:
+            facts = run(scenario, watch)
+    except KernelFailed as failed:
+        if not options.json:
+            write_text("".join(line + "\n" for line in failed.log))
+        raise
+    write_text(json.dumps(facts.to_json(), indent=2) + "\n" if options.json else run_text(facts))
+    return 0 if facts.clean else 1
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="dpamt run",
+        description="Boot a TDX host, run TDs on it, and give every page back: all sides of a "
+        "scenario next to each other, phase by phase, audited.  Without a scenario: static PAMT "
+        "against Dynamic PAMT on a 1 TiB host.",
+    )
+    parser.add_argument("scenario", nargs="?", metavar="SCENARIO.toml", help="docs/scenario.md")
+    parser.add_argument(
+        "--host",
+        "--memory",
+        metavar="FILE|SIZE",
+        help="the machine: dmesg, /proc/iomem or e820 text, a size such as 64GiB, or the name of "
+        "a packaged host",
+    )
+    parser.add_argument(
+        "--design",
+        metavar="NAME|FILE",
+        help="design of the dynamic sides: merged, v2, static, or a Python file",
+    )
+    parser.add_argument("--pamt", choices=("static", "dynamic"), help="run only this side")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random")
+    parser.add_argument("--json", action="store_true", help="facts as JSON (docs/json-run.md)")
+    return parser
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 1 << 63:
+        raise ValueError(text)
+    return seed
+
+
+_seed.__name__ = "seed (a whole number from 0)"

@@ -1,0 +1,44 @@
+"""The handful of calls behind the names at the top of the package."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from dpamt.run.facts import RunFacts
+from dpamt.run.scenario import Scenario, load_scenario, scenario_from_text
+from dpamt.run.story import Watch, run
+
+
+def default_scenario() -> Scenario:
+    """The scenario that comes with dpamt: a 1 TiB host, static against Dynamic PAMT."""
+    resource = files("dpamt.run") / "scenarios" / "default.toml"
+    return scenario_from_text(resource.read_text(encoding="utf-8"), "default.toml")
+
+
+def run_scenario(
+    scenario: str | Path | Scenario | None = None,
+    *,
+    host: str | None = None,
+    design: str | None = None,
+    pamt: Literal["static", "dynamic"] | None = None,
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> RunFacts:
+    """Run a scenario and return what it found out.
+
+    ``scenario`` is a path, the text of one (anything with a line break in it), a Scenario, or None
+    for the default.  ``host``, ``design``, ``pamt`` and ``seed`` stand in for what it says, as the
+    options of ``dpamt run`` do.  ``watch(phase, side, what, done, total)`` is told of progress.
+
+    Raises what :func:`dpamt.run.story.run` raises; audits that find something raise nothing, see
+    ``facts.clean``.
+    """
+    if scenario is None:
+        chosen = default_scenario()
+    elif isinstance(scenario, Scenario):
+        chosen = scenario
+    elif isinstance(scenario, str) and "\n" in scenario:
+        chosen = scenario_from_text(scenario, "scenario")
+    else:
+        chosen = load_scenario(str(scenario))
+    return run(chosen.with_options(host, design, pamt, seed), watch)

@@ -1,0 +1,227 @@
+"""One side's world: a machine with its module and its kernel, booted; and taking stock of it."""
+
+from dataclasses import replace
+from typing import Final
+
+from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
+from dpamt.abi.pages import (
+    LEVEL_2M,
+    PAGE_SIZE,
+    PAGES_PER_2M,
+    PAMT_BITMAP_ENTRY_BITS,
+    PAMT_PAIR_PAGES,
+    PT_EPT,
+    PT_REG,
+)
+from dpamt.abi.status import (
+    TDX_HPA_RANGE_NOT_FREE,
+    TDX_MISSING_PAMT_PAGE_PAIR,
+    TDX_OPERAND_BUSY,
+    status_name,
+)
+from dpamt.errors import Finding, InputError
+from dpamt.host.core.audit import audit
+from dpamt.host.core.init import tdx_enable
+from dpamt.host.core.kernel import Kernel, Progress
+from dpamt.host.core.meminfo import meminfo_line, pamt_account
+from dpamt.host.core.pamt_areas import pamt_bytes
+from dpamt.host.core.refcounts import REFCOUNT_BYTES
+from dpamt.host.core.tdx_errno import ENOMEM
+from dpamt.host.designs.load import load_design
+from dpamt.module.module import TdxModule
+from dpamt.module.view import ModuleView
+from dpamt.platform.machine import Machine
+from dpamt.platform.page_allocator import PageAllocator
+from dpamt.platform.page_allocator import Snapshot as AllocatorSnapshot
+from dpamt.platform.physical_memory import PhysicalMemory
+from dpamt.run.counter import SeamcallCounter
+from dpamt.run.facts import PamtFacts, SeamcallCount, Snapshot, TdFacts
+from dpamt.run.failures import HostTooSmall, KernelFailed, errno_text
+from dpamt.run.machine_of import behaviour_of, release_of
+from dpamt.run.scenario import Scenario, Side
+from dpamt.sync import Shared
+
+SURPRISES: Final = tuple(
+    status_name(status)
+    for status in (TDX_MISSING_PAMT_PAGE_PAIR, TDX_OPERAND_BUSY, TDX_HPA_RANGE_NOT_FREE)
+)
+"""Names of statuses that are findings: nothing runs at the same time in a run."""
+
+
+class World:
+    """A side of a scenario, powered on but not booted.
+
+    ``kernel``, ``module`` and ``allocator`` are the real parts, to look at or to drive by hand.
+    """
+
+    def __init__(
+        self, scenario: Scenario, side: Side, machine: Machine, progress: Progress | None = None
+    ) -> None:
+        spec = scenario.host
+        self.side = side
+        self.machine = machine
+        design = load_design(side.design)
+        if side.pamt == "dynamic" and not design.dynamic_pamt:
+            raise InputError(
+                f"design {side.design} never asks for Dynamic PAMT; expected another for the side "
+                f'"{side.name}"'
+            )
+        if side.pamt == "static" and design.dynamic_pamt:
+            design = replace(design, dynamic_pamt=False)
+        shared, memory = Shared(), PhysicalMemory()
+        seed = scenario.seed if spec.seed is None else spec.seed
+        self.allocator = PageAllocator(machine, seed, spec.fragmentation)
+        self.module = TdxModule(memory, machine, release_of(spec), shared)
+        self.seamcalls = SeamcallCounter()
+        walls = [self.seamcalls.wrap(lp.seamcall) for lp in self.module.processors]
+        self.kernel = Kernel(
+            machine,
+            self.allocator,
+            memory,
+            shared,
+            walls,
+            design,
+            behaviour_of(spec),
+            progress,
+        )
+        self.view = ModuleView(self.module)
+        self.tds_alive = 0
+        self.after_boot: AllocatorSnapshot | None = None
+        """Which pages were free when the module was up."""
+        self.free_at_boot = 0
+        self._lines_told = self._warnings_told = 0
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """The kernel log so far."""
+        return tuple(self.kernel.log.lines)
+
+    def boot(self) -> None:
+        """Bring the module up.
+
+        Raises HostTooSmall when memory for PAMT runs out, InputError when Dynamic PAMT was asked
+        for and cannot be had, KernelFailed for any other failure.
+        """
+        error = tdx_enable(self.kernel)
+        name = self.side.name
+        if error == -ENOMEM:
+            raise HostTooSmall(
+                f'{self.machine.source}: too small: the kernel of side "{name}" got no memory '
+                f"for PAMT or its bookkeeping ({errno_text(error)}); expected a larger host or a "
+                "less fragmented one",
+                self.log,
+            )
+        if error:
+            raise KernelFailed(
+                f'{self.machine.source}: side "{name}": {_last_words(self.log)}', self.log
+            )
+        if self.side.pamt == "dynamic" and not self.kernel.dynamic_pamt:
+            raise InputError(
+                f'{self.machine.source}: side "{name}" asks for Dynamic PAMT, but '
+                f'{self._why_static()}; expected a host that offers it, or pamt = "auto"'
+            )
+        self.after_boot = self.allocator.snapshot()
+        self.free_at_boot = self.allocator.free_count
+
+    def _why_static(self) -> str:
+        release = self.module.release
+        if not release.features0 & TDX_FEATURES0_DYNAMIC_PAMT:
+            return f"TDX module {release.name} does not offer it (TDX_FEATURES0 bit 36 is 0)"
+        return (
+            f"the kernel refuses it: KeyIDs start at address bit {self.machine.hkid_start_bit}, "
+            "above the 48 bits of Dynamic PAMT"
+        )
+
+    def audit(self) -> tuple[str, ...]:
+        """Everything that is not as it has to be, host and module both."""
+        return (*audit(self.kernel, self.view, self.after_boot), *self.view.check())
+
+    def surprises(self) -> str:
+        """The statuses since the last snapshot that explain a failure, as a clause; or nothing."""
+        return "".join(f"; {text}" for text in _surprises(self.seamcalls.take()))
+
+    def snapshot(self) -> Snapshot:
+        """The side as it is now; SEAMCALLs and log lines are those since the last one."""
+        kernel, view = self.kernel, self.view
+        used = view.used_pages()
+        types = [use.type for use in used.values()]
+        guest, sept = types.count(PT_REG), types.count(PT_EPT)
+        pairs = len(view.pairs())
+        regions = len({page // PAGES_PER_2M for page in used})
+        seamcalls = self.seamcalls.take()
+        lines, warnings = kernel.log.lines, kernel.log.warnings
+        new_lines, new_warnings = lines[self._lines_told :], warnings[self._warnings_told :]
+        self._lines_told, self._warnings_told = len(lines), len(warnings)
+        return Snapshot(
+            seamcalls=seamcalls,
+            pairs=pairs,
+            pamt=self.pamt(kernel.dynamic_pamt, pairs),
+            other_pamt=self.pamt(not kernel.dynamic_pamt, regions),
+            tds=TdFacts(
+                alive=self.tds_alive,
+                guest_4k=guest,
+                guest_2m=len(view.large_pages(LEVEL_2M)),
+                sept=sept,
+                control=len(types) - guest - sept,
+            ),
+            meminfo=meminfo_line(kernel),
+            tdx_kib=pairs * PAMT_PAIR_PAGES * PAGE_SIZE >> 10,
+            free_pages=self.allocator.free_count,
+            log=tuple(new_lines),
+            findings=(
+                *(f"the kernel warned: {text}" for text in new_warnings),
+                *_surprises(seamcalls),
+                *self.audit(),
+            ),
+        )
+
+    def pamt(self, dynamic: bool, pairs: int) -> PamtFacts:
+        """PAMT in this mode: what the kernel has where it is its mode, else what it would have."""
+        kernel = self.kernel
+        if dynamic == kernel.dynamic_pamt:
+            account = pamt_account(kernel)
+            return PamtFacts(
+                level_1g=account.level_1g,
+                level_2m=account.level_2m,
+                level_4k=0 if dynamic else account.level_4k,
+                bitmap=account.level_4k if dynamic else 0,
+                pairs=account.pairs,
+                refcounts=account.refcounts,
+            )
+        return pamt_of_mode(kernel, dynamic, pairs)
+
+
+def pamt_of_mode(kernel: Kernel, dynamic: bool, pairs: int) -> PamtFacts:
+    """Arithmetic: PAMT of this machine's TDMRs in a mode, with so many pairs."""
+    if kernel.sysinfo is None:
+        raise Finding("the module is not initialised")
+    sysinfo = replace(kernel.sysinfo, pamt_page_bitmap_entry_bits=PAMT_BITMAP_ENTRY_BITS)
+    level_4k = level_2m = level_1g = 0
+    for tdmr in kernel.tdmrs:
+        sizes = pamt_bytes(tdmr.size, sysinfo, dynamic)
+        level_4k, level_2m, level_1g = (
+            level_4k + sizes[0],
+            level_2m + sizes[1],
+            level_1g + sizes[2],
+        )
+    if not dynamic:
+        return PamtFacts(level_1g, level_2m, level_4k, 0, 0, 0)
+    counters = -(-kernel.machine.max_pfn // PAGES_PER_2M) * REFCOUNT_BYTES
+    refcounts = -(-counters // PAGE_SIZE) * PAGE_SIZE
+    pair_bytes = pairs * PAMT_PAIR_PAGES * PAGE_SIZE
+    return PamtFacts(level_1g, level_2m, 0, level_4k, pair_bytes, refcounts)
+
+
+def _last_words(log: tuple[str, ...]) -> str:
+    """Why initialisation failed, as the log tells it: its last line, and the one before."""
+    return "; ".join(line.removeprefix("virt/tdx: ").rstrip(".") for line in log[-2:])
+
+
+def _surprises(seamcalls: tuple[SeamcallCount, ...]) -> tuple[str, ...]:
+    """Statuses that no host meets that does everything in its order, one CPU at a time."""
+    return tuple(
+        f"{row.leaf} returned {row.status}, {row.count} times: a host with a sound design never "
+        "sees it here"
+        for row in seamcalls
+        if row.status in SURPRISES
+    )

@@ -1,0 +1,42 @@
+"""The documents that say what code does: run them, and hold their keys against the facts."""
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import dpamt
+from dpamt.run.api import run_scenario
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_examples_of_the_api_page_run() -> None:
+    results = doctest.testfile(str(DOCS / "api.md"), module_relative=False)
+    assert results.attempted > 20
+    assert results.failed == 0
+
+
+def test_the_api_page_names_every_public_name() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name in dpamt.__all__:
+        assert name == "__version__" or f"`{name}(" in page
+        assert getattr(dpamt, name) is not None
+    assert set(dpamt.__all__) <= set(dir(dpamt))
+
+
+def keys_of(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*(keys_of(inner) for inner in value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*(keys_of(inner) for inner in value)) if value else set()
+    return set()
+
+
+def test_the_json_page_names_exactly_the_keys_there_are() -> None:
+    text = '[host]\nmachine = "1GiB"\n[[td]]\nname = "a"\nmemory = "2MiB"\nimage = "4KiB"\n'
+    facts = run_scenario(text + '[[phase]]\nname = "p"\nsteps = [{ do = "build" }]\n')
+    page = (DOCS / "json-run.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in page.splitlines() if line.startswith("| `"))
+    named = set(re.findall(r"`([a-z][a-z0-9_]*)`", rows)) - {"static", "dynamic"}
+    assert named | {"static", "dynamic"} == keys_of(facts.to_json())
