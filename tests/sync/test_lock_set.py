@@ -9,6 +9,7 @@ from dpamt.sync import (
     EXCLUSIVE,
     SHARED,
     EntryPage,
+    EntryPath,
     HostPriorityWord,
     LockSet,
     SharedExclusiveLock,
@@ -27,6 +28,7 @@ class Path:
         words = [0] * 512
         words[3] = payloads[2] << 16 | entry
         self.page.restore(tuple(words))
+        self.path = EntryPath(self.top, self.middle, KIND, self.page)
 
     def state(self) -> tuple[object, ...]:
         return self.top.capture(), self.middle.capture(), self.page.capture()
@@ -37,7 +39,7 @@ class Path:
         if top:
             return BUSY if top < 0 else DECLINED
         middle = locks.shared(self.middle)
-        if middle < 0 or middle & 0xFF != KIND:
+        if middle < 0 or middle != KIND:
             return BUSY if middle < 0 else DECLINED
         if how == EXCLUSIVE:
             return locks.exclusive_entry(self.page, 3)
@@ -47,7 +49,7 @@ class Path:
 LOCK = st.sampled_from([0, 1, 2, 3, 4, 6, 8, 12])
 PAYLOADS = st.tuples(
     st.sampled_from([0, 3]),
-    st.sampled_from([KIND, 5 << 8 | KIND, 0, 3]),
+    st.sampled_from([KIND, KIND, 5 << 8 | KIND, 0]),
     st.sampled_from([0, 4, 77 << 8 | 3]),
 )
 
@@ -59,7 +61,7 @@ def test_the_short_cut_equals_the_steps_or_declines_untouched(
     quick, slow = Path(top, middle, entry, payloads), Path(top, middle, entry, payloads)
     quick_locks, slow_locks = LockSet(), LockSet()
     before = quick.state()
-    answer = quick_locks.path(quick.top, quick.middle, KIND, quick.page, 3, how)
+    answer = quick_locks.path(quick.path, 3, how)
     if answer == DECLINED:
         assert quick.state() == before
         return
@@ -72,7 +74,7 @@ def test_the_short_cut_equals_the_steps_or_declines_untouched(
 
 def test_an_uncontended_path_takes_the_short_cut() -> None:
     path = Path(0, 0, 0, (0, KIND, 42 << 8))
-    assert LockSet().path(path.top, path.middle, KIND, path.page, 3, EXCLUSIVE) == 42 << 8
+    assert LockSet().path(path.path, 3, EXCLUSIVE) == 42 << 8
 
 
 def test_promotion_and_mixed_locks_are_all_released() -> None:

@@ -10,6 +10,7 @@ from dpamt.sync import (
     LockSet,
     SharedExclusiveLock,
     StepLockSet,
+    way_down,
 )
 
 KIND = 0x84
@@ -48,7 +49,7 @@ class Tree:
 
 def walk(locks: LockSet, tree: Tree, target: int) -> tuple[EntryPage, int, int] | None:
     key = 5 << 18 | 5 << 9 | 5 if target == 0 else 5 << 18 | 5 << 9
-    return locks.tree_walk(tree.lock, tree.pages, 1, key, 2, target, KIND)
+    return locks.tree_walk(tree.lock, tree.pages, 1, key, way_down(2, target), KIND)
 
 
 locks = st.sampled_from([0, 1, 4, 8])

@@ -54,6 +54,7 @@ from dpamt.sync import BUSY, DECLINED, EXCLUSIVE, SHARED
 
 _LIVE: Final = TD_KEYS_CONFIGURED << HEADER_LIFECYCLE_SHIFT
 _LIVE_MASK: Final = HEADER_FATAL | HEADER_LIFECYCLE_MASK
+_STATE_MASK: Final = _LIVE_MASK | HEADER_TDCX_MASK
 _PAGE_OFFSET: Final = PAGE_SIZE - 1
 # TDs and VCPUs.
 
@@ -67,7 +68,7 @@ def lock_tdr(lp: LogicalProcessor, hpa: int, operand: int, how: int) -> Td:
     else:
         region, index, td = place
     locks = lp.locks
-    entry = locks.path(region.top, region.first, region.node, region.entries, index, how)
+    entry = locks.path(region, index, how)
     if entry == DECLINED:
         entry = lp.pamt.walk_4k(region, index, how, locks)
     if entry != PT_TDR:
@@ -139,9 +140,8 @@ def _check_header(header: int, min_tdcx: int) -> None:
 def check_state(lp: LogicalProcessor, td: Td, allowed: frozenset[int]) -> int:
     """STATE(sh): the TD is usable and its OP_STATE allowed; OP_STATE stays locked shared."""
     header = td.header.load()
-    min_tdcx = lp.module.header_min_tdcx
-    if header & _LIVE_MASK != _LIVE or header & HEADER_TDCX_MASK < min_tdcx:
-        _check_header(header, min_tdcx)
+    if header & _STATE_MASK not in lp.live_headers:
+        _check_header(header, lp.module.header_min_tdcx)
     op_state = lp.locks.shared(td.op_state)
     if op_state not in allowed:
         if op_state < 0:
@@ -173,13 +173,18 @@ def check_tdvps(vcpu: Vcpu, td: Td) -> None:
 
 def lock_new_page(lp: LogicalProcessor, hpa: int, operand: int) -> int:
     """NEWPAGE(operand): a free 4K page, its PAMT entry locked exclusively."""
+    region, index = lock_new_entry(lp, hpa, operand)
+    return region.base | index
+
+
+def lock_new_entry(lp: LogicalProcessor, hpa: int, operand: int) -> tuple[PamtRegion, int]:
+    """As :func:`lock_new_page`: the page as its region and its index there."""
     region = lp.regions.get(hpa >> 21)
     if region is None or hpa & _PAGE_OFFSET:
         region = _region_of(lp, hpa, operand)
-    page = hpa >> PAGE_SHIFT
-    index = page & 511
+    index = hpa >> PAGE_SHIFT & 511
     locks = lp.locks
-    entry = locks.path(region.top, region.first, region.node, region.entries, index, EXCLUSIVE)
+    entry = locks.path(region, index, EXCLUSIVE)
     if entry == DECLINED:
         entry = lp.pamt.walk_4k(region, index, EXCLUSIVE, locks)
     if entry:
@@ -191,7 +196,7 @@ def lock_new_page(lp: LogicalProcessor, hpa: int, operand: int) -> int:
     bits = region.bitmap.load()
     if (bits or region.reserved) and (bits | region.reserved) >> index & 1:
         raise Refused(TDX_PAGE_METADATA_INCORRECT | operand)
-    return page
+    return region, index
 
 
 def lock_new_2m_page(lp: LogicalProcessor, hpa: int, operand: int) -> int:

@@ -11,7 +11,7 @@ from dpamt.abi.leaves import (
 from dpamt.abi.operands import OPERAND_RAX
 from dpamt.abi.pages import MAX_PA_LIMIT, PAGE_SHIFT, PAGE_SIZE, SIZE_2M
 from dpamt.abi.registers import U64_MASK
-from dpamt.abi.states import SYS_READY, SYS_SHUTDOWN
+from dpamt.abi.states import SYS_READY, SYS_SHUTDOWN, TD_KEYS_CONFIGURED
 from dpamt.abi.status import TDX_OPERAND_INVALID, TDX_SYS_NOT_READY, TDX_SYS_SHUTDOWN
 from dpamt.module.keys import Keys
 from dpamt.module.leaves.table import BEFORE_READY, HANDLERS, Handler
@@ -20,7 +20,7 @@ from dpamt.module.pamt import Pamt
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
 from dpamt.module.releases import Release, release_named
-from dpamt.module.td import HEADER_TDCX_SHIFT, Tds
+from dpamt.module.td import HEADER_LIFECYCLE_SHIFT, HEADER_TDCX_SHIFT, Tds
 from dpamt.module.tdmrs import Tdmrs
 from dpamt.platform.guest import GuestProgram
 from dpamt.platform.machine import Machine
@@ -80,6 +80,11 @@ class TdxModule:
         self.not_private_4k = self.not_private | PAGE_SIZE - 1
         self.not_private_2m = self.not_private | SIZE_2M - 1
         self.header_min_tdcx = self.release.min_tdcs_pages << HEADER_TDCX_SHIFT
+        self.live_headers = frozenset(
+            TD_KEYS_CONFIGURED << HEADER_LIFECYCLE_SHIFT | pages << HEADER_TDCX_SHIFT
+            for pages in range(self.release.min_tdcs_pages, self.release.max_tdcs_pages + 1)
+        )
+        """Low bits of headers that pass STATE: not FATAL, keys configured, TDCS complete."""
         self.ready_handlers: dict[int, Handler] = dict(HANDLERS)
         """Version 0 of every leaf, by RAX; anything else goes through :meth:`admit`."""
         self.metadata = global_metadata(self)

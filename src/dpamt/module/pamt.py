@@ -29,7 +29,7 @@ from dpamt.abi.pages import (
     REMOVAL_HINT,
 )
 from dpamt.module.fatal import ModuleFatal
-from dpamt.sync import BUSY, DECLINED, EXCLUSIVE, HostPriorityWord, LockSet, Shared, Word
+from dpamt.sync import BUSY, DECLINED, EXCLUSIVE, EntryPath, HostPriorityWord, LockSet, Shared, Word
 
 AT_2M: Final = -2
 AT_1G: Final = -3
@@ -38,7 +38,7 @@ OUT_OF_RANGE: Final = -4
 
 OWNER_SHIFT: Final = 8
 TYPE_MASK: Final = 0xFF
-"""Payload of an entry: frame number of the owning TDR (of HPA0 for a node) << 8 | page type."""
+"""Payload of an entry: frame number of the owning TDR (of a node: 0) << 8 | page type."""
 
 _INDEX_MASK: Final = PAGES_PER_2M - 1
 
@@ -53,36 +53,34 @@ class PamtBlock:
         self.bepoch = bepoch
 
 
-class PamtRegion:
-    """A 2M entry: ``count`` is PAGE_COUNT, ``pair1`` HPA1's page, ``bitmap`` its 512 page bits.
+class PamtRegion(EntryPath):
+    """A 2M entry: ``count`` is PAGE_COUNT, ``pair0`` and ``pair1`` the pages of HPA0 and HPA1.
 
     ``top`` is the 1G entry above it, ``entries`` the 4K entries below it (with a pair, or static),
     ``bepochs`` their BEPOCH, ``node`` the type of this entry with which they are reached.
-    ``reserved`` are the reserved pages in static mode, one bit each.
+    ``bitmap`` are its 512 page bits, ``reserved`` the reserved pages in static mode, a bit each.
     """
 
     __slots__ = (
+        "base",
         "bepoch",
         "bepochs",
         "bitmap",
         "count",
-        "entries",
-        "first",
-        "node",
+        "pair0",
         "pair1",
         "reserved",
-        "top",
     )
 
     def __init__(self, index: int, top: HostPriorityWord, pamt: "Pamt") -> None:
-        self.top = top
-        self.node = pamt.node_type
-        self.first = pamt.first_2m.at(index)
+        self.base = index << 9
+        """Frame number of its first page."""
+        super().__init__(top, pamt.first_2m.at(index), pamt.node_type, pamt.entries_4k.at(index))
         self.count = pamt.count_2m.at(index)
+        self.pair0 = pamt.pair0_2m.at(index)
         self.pair1 = pamt.pair1_2m.at(index)
         self.bepoch = pamt.bepoch_2m.at(index)
         self.bitmap = pamt.bitmap.at(index)
-        self.entries = pamt.entries_4k.at(index)
         self.bepochs = pamt.bepochs_4k.at(index)
         self.reserved = pamt.reserved_static.get(index, 0)
 
@@ -95,6 +93,7 @@ class Pamt:
         self.bepoch_1g = shared.words("module.pamt.1g.bepoch")
         self.first_2m = shared.host_priority_words("module.pamt.2m")
         self.count_2m = shared.words("module.pamt.2m.count")
+        self.pair0_2m = shared.words("module.pamt.2m.hpa0")
         self.pair1_2m = shared.words("module.pamt.2m.hpa1")
         self.bepoch_2m = shared.words("module.pamt.2m.bepoch")
         self.entries_4k = shared.entry_pages("module.pamt.4k")
@@ -157,7 +156,7 @@ class Pamt:
         if target != LEVEL_4K:
             return self._walk_by_steps(region, page, how, target, locks)
         index = page & _INDEX_MASK
-        leaf = locks.path(region.top, region.first, region.node, region.entries, index, how)
+        leaf = locks.path(region, index, how)
         if leaf == DECLINED:
             leaf = self.walk_4k(region, index, how, locks)
         if not leaf and region.reserved >> (page & _INDEX_MASK) & 1:
@@ -183,7 +182,7 @@ class Pamt:
         entry = locks.shared(region.first)
         if entry < 0:
             return BUSY
-        if target == LEVEL_2M or entry & TYPE_MASK != self.node_type:
+        if target == LEVEL_2M or entry != self.node_type:
             if how == EXCLUSIVE:
                 promoted = locks.promote(region.first)
                 if not promoted:
@@ -216,7 +215,7 @@ class Pamt:
             return LEVEL_1G, entry
         region = self.region(page >> 9)
         entry = region.first.load()
-        if entry & TYPE_MASK != self.node_type:
+        if entry != self.node_type:
             if not entry:
                 raise ModuleFatal("a page in use has no PAMT page pair", hpa=page << PAGE_SHIFT)
             return LEVEL_2M, entry
@@ -256,14 +255,16 @@ class Pamt:
 
     def use_tracked_4k(self, page: int, entry: int) -> None:
         """As :meth:`use_4k` for a page that the S-EPT will point to: BEPOCH begins at 0."""
-        region = self.regions[page >> 9]
-        index = page & _INDEX_MASK
-        region.bepochs.store(index, 0)
+        self.use_tracked_entry(self.regions[page >> 9], page & _INDEX_MASK, entry)
+
+    def use_tracked_entry(self, region: PamtRegion, index: int, entry: int) -> None:
+        """As :meth:`use_tracked_4k`, the page named by its region and index."""
+        region.bepochs.clear(index)
         region.entries.store(index, entry)
         if self.dynamic:
             count = region.count.add(1)
             if count > PAMT_PAGE_COUNT_MAX:
-                _refuse_count(page, count)
+                _refuse_count(region.base | index, count)
 
     def free_4k(self, page: int) -> int:
         """Make a 4K page free, its BEPOCH left as it is; returns the removal hint (bit 62) or 0.
@@ -386,20 +387,21 @@ class Pamt:
         words.entries.fill(entry)
         words.bepochs.fill(0)
         words.count.store(count)
+        words.pair0.store(pair[0])
         words.pair1.store(pair[1])
         words.bepoch.store(0)
-        words.first.store(pair[0] << OWNER_SHIFT | PT_PAMT)
+        words.first.store(PT_PAMT)
 
     def remove_pair(self, region: int, entry: int) -> tuple[int, int]:
         """Make a node the leaf ``entry`` (0: free); returns the pair, its bitmap bits cleared."""
         words = self.region(region)
-        node = words.first.load()
-        page0 = node >> OWNER_SHIFT
+        page0 = words.pair0.load()
         page1 = words.pair1.load()
         self.return_pair_page(page0)
         self.return_pair_page(page1)
         words.first.store(entry)
         words.count.store(0)
+        words.pair0.store(0)
         words.pair1.store(0)
         words.entries.fill(0)
         words.bepochs.fill(0)

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 class LogicalProcessor:
     """One logical processor; ``version`` is that of the SEAMCALL it is in (RAX bits 23:16)."""
 
-    __slots__ = ("index", "locks", "module", "package", "pamt", "regions", "tds", "version")
+    __slots__ = (
+        "index",
+        "live_headers",
+        "locks",
+        "module",
+        "package",
+        "pamt",
+        "ready_handlers",
+        "regions",
+        "sys_state",
+        "tds",
+        "version",
+    )
 
     def __init__(self, module: "TdxModule", index: int, package: int) -> None:
         self.module = module
@@ -27,17 +39,19 @@ class LogicalProcessor:
         self.pamt = module.pamt
         self.regions = module.pamt.regions
         self.tds = module.tds
+        self.live_headers = module.live_headers
         self.locks: LockSet = module.shared.lock_set()
         self.version = 0
+        self.ready_handlers = module.ready_handlers
+        self.sys_state = module.sys_state
 
     def seamcall(self, rax: int, args: TdxModuleArgs) -> int:
         """Answer one SEAMCALL: the status; outputs go into ``args``.
 
         Raises ModuleFatal where the real module would shut down.
         """
-        module = self.module
-        handler = module.ready_handlers.get(rax)
-        state = module.sys_state.load()
+        handler = self.ready_handlers.get(rax)
+        state = self.sys_state.load()
         try:
             if handler is None or state != SYS_READY:
                 self._call_admitted(rax, args)

@@ -5,7 +5,7 @@ As in :mod:`dpamt.module.checks`: checks in the module's order, locks into ``lp.
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [helpers.c, sept_manager.c].
 """
 
-from typing import Final
+from typing import Final, NoReturn
 
 from dpamt.abi.operands import (
     OPERAND_RCX,
@@ -49,7 +49,7 @@ _INFO_MUST_BE_ZERO: Final = tuple(
 def check_page_info(info: int, lowest: int, highest: int) -> int:
     """PAGEINFO: the level of a page info operand; its GPA is ``info`` without the level."""
     level = info & INFO_LEVEL_MASK
-    if not lowest <= level <= highest or info & _INFO_MUST_BE_ZERO[level]:
+    if level < lowest or level > highest or info & _INFO_MUST_BE_ZERO[level]:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RCX)
     return level
 
@@ -114,11 +114,11 @@ def lock_sept_entry(
     """
     tds = lp.tds
     eptp = td.eptp.load()
-    root, highest, limit = tds.shapes.get(eptp) or tds.shape(eptp)
+    root, limit, ways = tds.shapes.get(eptp) or tds.shape(eptp)
     if gfn >= limit:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RCX)
     if tree == SHARED:
-        found = lp.locks.tree_walk(td.tree, tds.sept, root, gfn, highest, level, SEPT_NL_MAPPED)
+        found = lp.locks.tree_walk(td.tree, tds.sept, root, gfn, ways[level], SEPT_NL_MAPPED)
         if found is not None:
             return found
     return _lock_sept_entry_by_steps(lp, args, td, level, gfn, tree, eptp)
@@ -148,8 +148,13 @@ def _lock_sept_entry_by_steps(
 def check_sept_state(args: TdxModuleArgs, word: int, level: int, allowed: frozenset[int]) -> None:
     """WALK step 5: the entry's state is allowed."""
     if word & STATE_MASK not in allowed:
-        show_entry(args, word, level)
-        raise Refused(TDX_EPT_ENTRY_STATE_INCORRECT | OPERAND_RCX)
+        refuse_sept_state(args, word, level)
+
+
+def refuse_sept_state(args: TdxModuleArgs, word: int, level: int) -> NoReturn:
+    """WALK step 5 has failed: show the entry."""
+    show_entry(args, word, level)
+    raise Refused(TDX_EPT_ENTRY_STATE_INCORRECT | OPERAND_RCX)
 
 
 def is_tracked(td: Td, bepoch: int) -> bool:

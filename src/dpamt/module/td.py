@@ -9,12 +9,12 @@
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18: TDR, TDCS and TDVPS structures.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from dpamt.abi.pages import PT_REG
+from dpamt.abi.pages import LEVEL_PML5E, PT_REG
 from dpamt.abi.td_params import MAX_L2_VMS
 from dpamt.module.pamt import OWNER_SHIFT, PamtRegion
-from dpamt.sync import HostPriorityWord, Shared, SharedExclusiveLock, Word
+from dpamt.sync import HostPriorityWord, Shared, SharedExclusiveLock, Way, Word, way_down
 
 HEADER_FATAL: Final = 1
 HEADER_LIFECYCLE_SHIFT: Final = 1
@@ -41,6 +41,17 @@ def eptp_shape(eptp: int) -> tuple[int, int, int]:
     """(root S-EPT page, level of its entries, first guest frame that is not private)."""
     levels = (eptp & EPTP_LEVELS_MASK) >> EPTP_LEVELS_SHIFT
     return eptp >> EPTP_ROOT_SHIFT, levels - 1, 1 << (39 if eptp & EPTP_GPAW else 35)
+
+
+class Shape(NamedTuple):
+    """What a secure EPT pointer says, made ready for walks."""
+
+    root: int
+    """Root S-EPT page."""
+    limit: int
+    """First guest frame that is not private."""
+    ways: tuple[Way, ...]
+    """By level wanted: the way down from the root."""
 
 
 class Td:
@@ -161,15 +172,17 @@ class Tds:
         self.sept = shared.entry_pages("module.td.sept")
         """S-EPT pages by frame number; an entry's word: :mod:`dpamt.module.sept`."""
         self._known: dict[int, Td] = {}
-        self.shapes: dict[int, tuple[int, int, int]] = {}
-        """:func:`eptp_shape` of each secure EPT pointer met."""
+        self.shapes: dict[int, Shape] = {}
+        """By secure EPT pointer, for those met."""
         self.places: dict[int, tuple[PamtRegion, int, Td]] = {}
         """By TDR HPA: where its PAMT entry is, and the words of the TD; never changes."""
         self._vcpus: dict[int, Vcpu] = {}
 
-    def shape(self, eptp: int) -> tuple[int, int, int]:
-        """As :func:`eptp_shape`, kept for the next time."""
-        shape = self.shapes[eptp] = eptp_shape(eptp)
+    def shape(self, eptp: int) -> Shape:
+        """What ``eptp`` says, kept for the next time."""
+        root, highest, limit = eptp_shape(eptp)
+        ways = tuple(way_down(highest, target) for target in range(LEVEL_PML5E + 1))
+        shape = self.shapes[eptp] = Shape(root, limit, ways)
         return shape
 
     def at(self, page: int) -> Td:

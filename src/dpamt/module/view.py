@@ -64,7 +64,7 @@ class ModuleView:
             node = word.load()
             if node & TYPE_MASK == PT_PAMT:
                 found[region] = Pair(
-                    node >> OWNER_SHIFT,
+                    pamt.pair0_2m.at(region).load(),
                     pamt.pair1_2m.at(region).load(),
                     pamt.count_2m.at(region).load(),
                 )

@@ -15,7 +15,16 @@ from dpamt.sync.host_priority import (
     HostPriorityWords,
 )
 from dpamt.sync.kernel_locks import Deadlock, Mutex, RwLock, SpinLock
-from dpamt.sync.lock_set import DECLINED, EXCLUSIVE, SHARED, LockSet, StepLockSet
+from dpamt.sync.lock_set import (
+    DECLINED,
+    EXCLUSIVE,
+    SHARED,
+    EntryPath,
+    LockSet,
+    StepLockSet,
+    Way,
+    way_down,
+)
 from dpamt.sync.shared import Shared, Snapshot
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
@@ -30,6 +39,7 @@ __all__ = [
     "Deadlock",
     "EntryPage",
     "EntryPages",
+    "EntryPath",
     "HostPriorityWord",
     "HostPriorityWords",
     "LockSet",
@@ -41,6 +51,8 @@ __all__ = [
     "Snapshot",
     "SpinLock",
     "StepLockSet",
+    "Way",
     "Word",
     "Words",
+    "way_down",
 ]

@@ -27,6 +27,7 @@ STEPS: Final = frozenset(
         "inc_not_zero",
         "compare_and_swap",
         "set_bits",
+        "clear",
         "clear_bits",
         "try_shared",
         "try_exclusive",

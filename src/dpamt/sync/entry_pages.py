@@ -102,6 +102,11 @@ class EntryPage:
             self._payloads = payloads = [0] * ENTRIES_PER_PAGE
         payloads[index] = payload
 
+    def clear(self, index: int) -> None:
+        """Write 0; the lock stays as it is."""
+        if self._payloads is not ZEROS:
+            self._payloads[index] = 0
+
     def first_non_zero(self, start: int, end: int) -> int:
         """Lowest index in [start, end) whose payload is not 0, or -1; one scan, one step."""
         if self._payloads is ZEROS or not any(self._payloads[start:end]):
@@ -142,15 +147,13 @@ class EntryPage:
 class EntryPages:
     """A sparse set of entry pages, named by any integer.  An empty page costs next to nothing."""
 
-    __slots__ = ("_linked", "_pages", "find")
+    __slots__ = ("_pages", "find")
 
     find: Callable[[int], EntryPage]
     """``find(page)``: a page that was asked for before (else KeyError); finding it is no step."""
 
     def __init__(self) -> None:
         self._pages: dict[int, EntryPage] = {}
-        self._linked: dict[int, EntryPage] = {}
-        """The page that a payload links to, for payloads met; a page never goes, so it stays so."""
         self.find = self._pages.__getitem__
 
     def at(self, page: int) -> EntryPage:

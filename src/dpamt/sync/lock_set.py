@@ -24,25 +24,72 @@ _KIND_MASK: Final = 0xFF
 _LINK_SHIFT: Final = 8
 """A payload that links to another: kind in 7:0, the name of the page of entries above it."""
 
-_WAYS: Final = tuple(
-    tuple((tuple(range(9 * level, 9 * target, -9)), 9 * target) for target in range(5))
-    for level in range(5)
-)
-"""By the level of the root and the level wanted: shifts of the indices on the way, of the last."""
+Way = tuple[int, int, tuple[int, ...]]
+"""A way down a tree of pages, as bits of a key: where its last index begins, where the part above
+that begins, and where each index before the last begins.  An index is nine bits."""
+
+
+def way_down(level: int, target: int) -> Way:
+    """From a page whose entries are of ``level`` to an entry of ``target``."""
+    return 9 * target, 9 * target + 9, tuple(range(9 * level, 9 * target, -9))
+
+
+_WayGone = tuple[
+    Way | None, EntryPages | None, int, int, tuple[tuple[EntryPage, int, int], ...], EntryPage
+]
+"""A way that was gone, in which pages, from which root, for which upper part of the key; the links
+met (page, index, payload); and the page at its end."""
+
+
+def _go_down(pages: EntryPages, root: int, key: int, way: Way, kind: int) -> _WayGone | None:
+    """Follow links of ``kind``; None where something else is met."""
+    _, above, shifts = way
+    page = pages._pages[root]
+    links = []
+    for shift in shifts:
+        index = key >> shift & 511
+        word = page._payloads[index]
+        if word & _KIND_MASK != kind:
+            return None
+        links.append((page, index, word))
+        page = pages._pages[word >> _LINK_SHIFT]
+    return way, pages, root, key >> above, tuple(links), page
+
+
+_NO_WAY: Final[_WayGone] = (None, None, 0, 0, (), EntryPage())
+
 
 _Lock = HostPriorityWord | SharedExclusiveLock
+
+
+class EntryPath:
+    """The way down to a page of entries: ``top`` and ``first`` shared, then an entry.
+
+    It is open while the payload of ``top`` is 0 and that of ``first`` is ``node``.
+    """
+
+    __slots__ = ("entries", "first", "node", "top")
+
+    def __init__(
+        self, top: HostPriorityWord, first: HostPriorityWord, node: int, entries: EntryPage
+    ) -> None:
+        self.top = top
+        self.first = first
+        self.node = node
+        self.entries = entries
 
 
 class LockSet:
     """What one logical processor holds.  Acquires return a payload (0 or more) or BUSY."""
 
-    __slots__ = ("_entries", "_exclusive", "_paths", "_shared", "_walks")
+    __slots__ = ("_entries", "_exclusive", "_last_way", "_paths", "_shared", "_walks")
 
     def __init__(self) -> None:
         self._shared: list[_Lock] = []
         self._exclusive: list[_Lock] = []
         self._entries: list[tuple[EntryPage, int]] = []
         self._paths: list[tuple[HostPriorityWord, HostPriorityWord, list[int], int, int]] = []
+        self._last_way = _NO_WAY
         self._walks: list[tuple[_Lock, list[int], int]] = []
 
     def shared(self, lock: _Lock) -> int:
@@ -85,33 +132,28 @@ class LockSet:
             self._entries.append((page, index))
         return payload
 
-    def path(
-        self,
-        top: HostPriorityWord,
-        middle: HostPriorityWord,
-        kind: int,
-        page: EntryPage,
-        index: int,
-        lock: int,
-    ) -> int:
-        """``top`` (payload 0) and ``middle`` (of ``kind``) shared, and one entry of ``page``.
+    def path(self, path: EntryPath, index: int, how: int) -> int:
+        """Both words of an open path shared, and its entry ``index`` as ``how`` says.
 
-        ``lock`` is SHARED or EXCLUSIVE: how the entry is taken.  Returns its payload, or DECLINED.
+        Returns the entry's payload, or DECLINED.
         """
+        top = path.top
+        first = path.first
+        page = path.entries
         locks = page._locks
         if locks is ZEROS:
             locks = page.own_locks()
         if (
-            (top._lock | middle._lock) & 3
+            (top._lock | first._lock) & 3
             or locks[index]
+            or first._payload != path.node
             or top._payload
-            or middle._payload & _KIND_MASK != kind
         ):
             return DECLINED
         top._lock += READER
-        middle._lock += READER
-        locks[index] = lock
-        self._paths.append((top, middle, locks, index, lock))
+        first._lock += READER
+        locks[index] = how
+        self._paths.append((top, first, locks, index, how))
         return page._payloads[index]
 
     def tree_walk(
@@ -120,30 +162,37 @@ class LockSet:
         pages: EntryPages,
         root: int,
         key: int,
-        level: int,
-        target: int,
+        way: Way,
         kind: int,
     ) -> tuple[EntryPage, int, int] | None:
-        """``tree`` shared, and exclusively the entry of ``key`` at level ``target`` below it.
+        """``tree`` shared, and exclusively the entry of ``key`` at the end of the way.
 
-        The way from page ``root``, of ``level``, goes over payloads of ``kind`` that link to the
-        next page (its name above bit 8), nine bits of ``key`` a level; ``kind`` is always the same
-        for the same ``pages``.  Returns (page, index,
-        payload) of the entry, or None: declined.
+        The way from page ``root`` goes over payloads of ``kind`` that link to the next page (its
+        name above bit 8), by the indices that ``way`` takes out of ``key``; ``kind`` is always the
+        same for the same ``pages``.  Returns (page, index, payload) of the entry, or None:
+        declined.
         """
         if tree._lock & 3:
             return None
-        page = pages._pages[root]
-        shifts, end = _WAYS[level][target]
-        linked = pages._linked
-        for shift in shifts:
-            word = page._payloads[key >> shift & 511]
-            below = linked.get(word)
-            if below is None:
-                if word & _KIND_MASK != kind:
+        end, above, _ = way
+        last_way, last_pages, last_root, last_key, links, page = self._last_way
+        if (
+            last_way is way
+            and last_root == root
+            and last_key == key >> above
+            and last_pages is pages
+        ):
+            # The way of the last walk: its links are read again, only the arithmetic is spared.
+            for upper, at, word in links:
+                if upper._payloads[at] != word:
+                    self._last_way = _NO_WAY
                     return None
-                below = linked[word] = pages._pages[word >> _LINK_SHIFT]
-            page = below
+        else:
+            found = _go_down(pages, root, key, way, kind)
+            if found is None:
+                return None
+            self._last_way = found
+            page = found[5]
         index = key >> end & 511
         locks = page._locks
         if locks is ZEROS:
@@ -156,34 +205,36 @@ class LockSet:
         return page, index, page._payloads[index]
 
     def release_all(self) -> None:
-        """Release everything, last taken first within each kind of lock."""
-        entries = self._entries
-        while entries:
-            page, index = entries.pop()
-            locks = page._locks
-            locks[index] = locks[index] & HP if locks[index] & EX else locks[index] - READER
-        walks = self._walks
-        while walks:
-            tree, locks, index = walks.pop()
-            lock = locks[index]
-            locks[index] = 0 if lock == EX else lock & HP
-            tree._lock -= READER
-        shared = self._shared
-        while shared:
-            shared.pop()._lock -= READER
-        paths = self._paths
-        while paths:
-            top, middle, locks, index, how = paths.pop()
-            lock = locks[index]
-            if lock == how:
-                locks[index] = 0
-            else:
-                locks[index] = lock & HP if how == EX else lock - READER
-            middle._lock -= READER
-            top._lock -= READER
-        exclusive = self._exclusive
-        while exclusive:
-            exclusive.pop().release_exclusive()
+        """Release everything; in a plain run nobody sees in which order."""
+        if self._paths:
+            for top, first, locks, index, how in self._paths:
+                lock = locks[index]
+                if lock == how:
+                    locks[index] = 0
+                else:
+                    locks[index] = lock & HP if how == EX else lock - READER
+                first._lock -= READER
+                top._lock -= READER
+            self._paths.clear()
+        if self._shared:
+            for word in self._shared:
+                word._lock -= READER
+            self._shared.clear()
+        if self._walks:
+            for tree, locks, index in self._walks:
+                lock = locks[index]
+                locks[index] = 0 if lock == EX else lock & HP
+                tree._lock -= READER
+            self._walks.clear()
+        if self._entries:
+            for page, index in self._entries:
+                locks = page._locks
+                locks[index] = locks[index] & HP if locks[index] & EX else locks[index] - READER
+            self._entries.clear()
+        if self._exclusive:
+            for word in self._exclusive:
+                word.release_exclusive()
+            self._exclusive.clear()
 
 
 class StepLockSet(LockSet):
@@ -219,15 +270,7 @@ class StepLockSet(LockSet):
             self._exclusive_entries.append(True)
         return payload
 
-    def path(
-        self,
-        top: HostPriorityWord,
-        middle: HostPriorityWord,
-        kind: int,
-        page: EntryPage,
-        index: int,
-        lock: int,
-    ) -> int:
+    def path(self, path: EntryPath, index: int, how: int) -> int:
         """Declined."""
         return DECLINED
 
@@ -237,8 +280,7 @@ class StepLockSet(LockSet):
         pages: EntryPages,
         root: int,
         key: int,
-        level: int,
-        target: int,
+        way: Way,
         kind: int,
     ) -> tuple[EntryPage, int, int] | None:
         """Declined."""

@@ -127,7 +127,7 @@ def _fields(module: TdxModule, page: int, level: int, entry: int, lock: int) -> 
     fields: Entry = {"type": PAGE_TYPE_NAMES[kind]}
     if kind == PT_PAMT:
         region = module.pamt.region(page >> 9)
-        fields["hpa0"] = entry >> OWNER_SHIFT << PAGE_SHIFT
+        fields["hpa0"] = region.pair0.load() << PAGE_SHIFT
         fields["hpa1"] = region.pair1.load() << PAGE_SHIFT
         fields["count"] = region.count.load()
     elif entry >> OWNER_SHIFT:

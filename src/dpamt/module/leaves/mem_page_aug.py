@@ -10,15 +10,15 @@ from dpamt.abi.states import OP_STATE_ALLOWED, SEPT_PENDING, SEPT_STATE_ALLOWED
 from dpamt.module.checks import (
     check_state,
     lock_new_2m_page,
-    lock_new_page,
+    lock_new_entry,
     lock_tdr,
 )
 from dpamt.module.processor import LogicalProcessor
-from dpamt.module.sept import FRAME_SHIFT
+from dpamt.module.sept import FRAME_SHIFT, STATE_MASK
 from dpamt.module.sept_checks import (
     check_page_info,
-    check_sept_state,
     lock_sept_entry,
+    refuse_sept_state,
 )
 from dpamt.sync import SHARED
 
@@ -39,11 +39,13 @@ def tdh_mem_page_aug(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     check_state(lp, td, _OP_STATES)
     level = check_page_info(info, LEVEL_4K, LEVEL_2M)
     sept, index, word = lock_sept_entry(lp, args, td, level, info >> PAGE_SHIFT, SHARED)
-    check_sept_state(args, word, level, _SEPT_STATES)
+    if word & STATE_MASK not in _SEPT_STATES:
+        refuse_sept_state(args, word, level)
     if level == LEVEL_4K:
-        page = lock_new_page(lp, args.r8, OPERAND_R8)
-        lp.pamt.use_tracked_4k(page, td.reg_entry)
+        region, entry = lock_new_entry(lp, args.r8, OPERAND_R8)
+        lp.pamt.use_tracked_entry(region, entry, td.reg_entry)
         td.children.add(1)
+        page = region.base | entry
     else:
         page = lock_new_2m_page(lp, args.r8, OPERAND_R8)
         lp.pamt.set_large(page, LEVEL_2M, td.reg_entry)

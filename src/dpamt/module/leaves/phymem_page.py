@@ -65,8 +65,10 @@ def tdh_phymem_page_rdmd(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     if kind == PT_PAMT:
         args.rcx = PT_PAMT | RDMD_NON_LEAF
         args.r8 = level
-        args.r10 = entry >> OWNER_SHIFT << PAGE_SHIFT
-        pair1 = pamt.region(page >> 9).pair1.load()
+        region = pamt.region(page >> 9)
+        pair0 = region.pair0.load()
+        args.r10 = pair0 << PAGE_SHIFT
+        pair1 = region.pair1.load()
         args.r11 = pair1 << PAGE_SHIFT
         return
     if not kind and info & INFO_LEVEL_MASK == LEVEL_4K and level != LEVEL_1G:
