@@ -13,12 +13,12 @@ from typing import Final
 from dpamt.abi.pages import LEVEL_4K
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.sept import DETAILS_VM_SHIFT
-from dpamt.abi.states import SEPT_NL_MAPPED
 from dpamt.module.checks import lock_in_use
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
-from dpamt.module.sept import FRAME_SHIFT, STATE_MASK, show_entry
-from dpamt.module.td import Td, eptp_shape
+from dpamt.module.sept import FRAME_SHIFT, show_entry
+from dpamt.module.sept_checks import follow, highest_level
+from dpamt.module.td import Td
 from dpamt.sync import EntryPage
 
 L2_STATUS_VM_SHIFT: Final = 16
@@ -29,19 +29,9 @@ def l2_walk(
     lp: LogicalProcessor, td: Td, vm: int, level: int, gfn: int
 ) -> tuple[EntryPage, int, int]:
     """(L2 S-EPT page, index, level) of the entry of ``gfn`` reached on the way to ``level``."""
-    find = lp.tds.sept.find
-    eptp = td.eptp.load()
+    highest = highest_level(td)
     root = td.l2_roots[vm].load()
-    page = find(root)
-    _, reached, _ = eptp_shape(eptp)
-    while reached > level:
-        index = gfn >> 9 * reached & 511
-        word = page.load(index)
-        if word & STATE_MASK != SEPT_NL_MAPPED:
-            return page, index, reached
-        page = find(word >> FRAME_SHIFT)
-        reached -= 1
-    return page, gfn >> 9 * reached & 511, reached
+    return follow(lp, root, highest, level, gfn)
 
 
 def refuse_l2(

@@ -81,13 +81,22 @@ def lock_tree(lp: LogicalProcessor, td: Td, how: int) -> None:
 
 
 def descend(lp: LogicalProcessor, eptp: int, level: int, gfn: int) -> tuple[EntryPage, int, int]:
-    """Follow the S-EPT towards ``level``: (S-EPT page, index, level) of the entry reached.
+    """As :func:`follow`, in the TD's own S-EPT."""
+    root, highest, _ = eptp_shape(eptp)
+    return follow(lp, root, highest, level, gfn)
 
-    It is higher than ``level`` where the entry there is not a mapped S-EPT page.
+
+def follow(
+    lp: LogicalProcessor, root: int, highest: int, level: int, gfn: int
+) -> tuple[EntryPage, int, int]:
+    """Follow an S-EPT from its ``root`` page, of level ``highest``, towards ``level``.
+
+    Returns (S-EPT page, index, level) of the entry reached: a level above ``level`` where the entry
+    there is not a mapped S-EPT page.
     """
     find = lp.tds.sept.find
-    root, reached, _ = eptp_shape(eptp)
     page = find(root)
+    reached = highest
     while reached > level:
         index = gfn >> 9 * reached & 511
         word = page.load(index)
