@@ -49,7 +49,7 @@ class Tree:
 
 def walk(locks: LockSet, tree: Tree, target: int) -> tuple[EntryPage, int, int] | None:
     key = 5 << 18 | 5 << 9 | 5 if target == 0 else 5 << 18 | 5 << 9
-    return locks.tree_walk(tree.lock, tree.pages, 1, key, way_down(2, target), KIND)
+    return locks.tree_walk(tree.lock, key, way_down(tree.pages, 1, 2, target), KIND)
 
 
 locks = st.sampled_from([0, 1, 4, 8])
@@ -99,3 +99,38 @@ def test_host_priority_raised_meanwhile_stays_after_the_release() -> None:
 
 def test_a_step_by_step_set_always_declines() -> None:
     assert walk(StepLockSet(), Tree(False, 0, (KIND, KIND), 0), 0) is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.sampled_from([KIND, KIND, OTHER, 0]),
+            st.integers(0, 1),
+            st.sampled_from([5, 5, 6]),
+        ),
+        max_size=12,
+    )
+)
+def test_a_way_gone_before_is_read_again(changes: list[tuple[int, int, int, int]]) -> None:
+    tree, locks = Tree(False, 0, (KIND, KIND), 0), LockSet()
+    way = way_down(tree.pages, 1, 2, 0)
+    tree.pages.at(4).store(5, 88)
+    for depth, kind, child, slot in changes:
+        below = ((2, 4), (3, 4))[depth][child]
+        tree.pages.at(depth + 1).store(5, below << 8 | kind if kind else 0)
+        key = 5 << 18 | 5 << 9 | slot
+        page, open_way = 1, True
+        for _ in range(2):
+            word = tree.pages.at(page).load(5)
+            open_way = open_way and word & 0xFF == KIND
+            page = word >> 8 if open_way else page
+        found = locks.tree_walk(tree.lock, key, way, KIND)
+        locks.release_all()
+        if found is None:
+            # Declining is always right, but it does not last once the way stands.
+            found = locks.tree_walk(tree.lock, key, way, KIND)
+            locks.release_all()
+        assert (found is not None) == open_way
+        if found is not None:
+            assert found == (tree.pages.at(page), slot, tree.pages.at(page).load(slot))

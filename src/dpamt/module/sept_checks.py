@@ -123,11 +123,11 @@ def lock_sept_entry(
     """
     tds = lp.tds
     eptp = td.eptp.load()
-    root, limit, ways = tds.shapes.get(eptp) or tds.shape(eptp)
+    limit, ways = tds.shapes.get(eptp) or tds.shape(eptp)
     if gfn >= limit:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RCX)
     if tree == SHARED:
-        found = lp.locks.tree_walk(td.tree, tds.sept, root, gfn, ways[level], SEPT_NL_MAPPED)
+        found = lp.locks.tree_walk(td.tree, gfn, ways[level], SEPT_NL_MAPPED)
         if found is not None:
             return found
     return _lock_sept_entry_by_steps(lp, args, td, level, gfn, tree, eptp)

@@ -46,8 +46,6 @@ def eptp_shape(eptp: int) -> tuple[int, int, int]:
 class Shape(NamedTuple):
     """What a secure EPT pointer says, made ready for walks."""
 
-    root: int
-    """Root S-EPT page."""
     limit: int
     """First guest frame that is not private."""
     ways: tuple[Way, ...]
@@ -181,8 +179,9 @@ class Tds:
     def shape(self, eptp: int) -> Shape:
         """What ``eptp`` says, kept for the next time."""
         root, highest, limit = eptp_shape(eptp)
-        ways = tuple(way_down(highest, target) for target in range(LEVEL_PML5E + 1))
-        shape = self.shapes[eptp] = Shape(root, limit, ways)
+        levels = range(LEVEL_PML5E + 1)
+        ways = tuple(way_down(self.sept, root, highest, level) for level in levels)
+        shape = self.shapes[eptp] = Shape(limit, ways)
         return shape
 
     def at(self, page: int) -> Td:

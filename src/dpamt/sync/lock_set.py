@@ -24,27 +24,26 @@ _KIND_MASK: Final = 0xFF
 _LINK_SHIFT: Final = 8
 """A payload that links to another: kind in 7:0, the name of the page of entries above it."""
 
-Way = tuple[int, int, tuple[int, ...]]
-"""A way down a tree of pages, as bits of a key: where its last index begins, where the part above
-that begins, and where each index before the last begins.  An index is nine bits."""
+Way = tuple[int, int, EntryPages, int, tuple[int, ...]]
+"""A way down a tree of pages: bit of a key where its last index begins, and where the part above
+that does; the pages and the root among them; and where each index before the last begins.  An
+index is nine bits.  Made by :func:`way_down`; the same object always means the same way."""
 
 
-def way_down(level: int, target: int) -> Way:
-    """From a page whose entries are of ``level`` to an entry of ``target``."""
-    return 9 * target, 9 * target + 9, tuple(range(9 * level, 9 * target, -9))
+def way_down(pages: EntryPages, root: int, level: int, target: int) -> Way:
+    """From page ``root``, whose entries are of ``level``, to an entry of ``target``."""
+    return 9 * target, 9 * target + 9, pages, root, tuple(range(9 * level, 9 * target, -9))
 
 
-_WayGone = tuple[
-    Way | None, EntryPages | None, int, int, tuple[tuple[EntryPage, int, int], ...], EntryPage
-]
-"""A way that was gone, in which pages, from which root, for which upper part of the key; the links
-met (page, index, payload); and the page at its end."""
+_WayGone = tuple[Way | None, int, tuple[tuple[EntryPage, int, int], ...], EntryPage]
+"""A way that was gone, for which upper part of the key; the links met (page, index, payload); and
+the page at its end."""
 
 
-def _go_down(pages: EntryPages, root: int, key: int, way: Way, kind: int) -> _WayGone | None:
+def _go_down(key: int, way: Way, kind: int) -> _WayGone | None:
     """Follow links of ``kind``; None where something else is met."""
-    _, above, shifts = way
-    page = pages._pages[root]
+    _, above, pages, root, shifts = way
+    page = pages.find(root)
     links = []
     for shift in shifts:
         index = key >> shift & 511
@@ -52,12 +51,11 @@ def _go_down(pages: EntryPages, root: int, key: int, way: Way, kind: int) -> _Wa
         if word & _KIND_MASK != kind:
             return None
         links.append((page, index, word))
-        page = pages._pages[word >> _LINK_SHIFT]
-    return way, pages, root, key >> above, tuple(links), page
+        page = pages.find(word >> _LINK_SHIFT)
+    return way, key >> above, tuple(links), page
 
 
-_NO_WAY: Final[_WayGone] = (None, None, 0, 0, (), EntryPage())
-
+_NO_WAY: Final[_WayGone] = (None, 0, (), EntryPage())
 
 _Lock = HostPriorityWord | SharedExclusiveLock
 
@@ -159,41 +157,32 @@ class LockSet:
     def tree_walk(
         self,
         tree: _Lock,
-        pages: EntryPages,
-        root: int,
         key: int,
         way: Way,
         kind: int,
     ) -> tuple[EntryPage, int, int] | None:
         """``tree`` shared, and exclusively the entry of ``key`` at the end of the way.
 
-        The way from page ``root`` goes over payloads of ``kind`` that link to the next page (its
-        name above bit 8), by the indices that ``way`` takes out of ``key``; ``kind`` is always the
-        same for the same ``pages``.  Returns (page, index, payload) of the entry, or None:
-        declined.
+        It goes over payloads of ``kind`` that link to the next page (its name above bit 8), by the
+        indices that ``way`` takes out of ``key``.  Returns (page, index, payload) of the entry, or
+        None: declined.
         """
         if tree._lock & 3:
             return None
-        end, above, _ = way
-        last_way, last_pages, last_root, last_key, links, page = self._last_way
-        if (
-            last_way is way
-            and last_root == root
-            and last_key == key >> above
-            and last_pages is pages
-        ):
+        last_way, last_key, links, page = self._last_way
+        if last_way is way and last_key == key >> way[1]:
             # The way of the last walk: its links are read again, only the arithmetic is spared.
             for upper, at, word in links:
                 if upper._payloads[at] != word:
                     self._last_way = _NO_WAY
                     return None
         else:
-            found = _go_down(pages, root, key, way, kind)
+            found = _go_down(key, way, kind)
             if found is None:
                 return None
             self._last_way = found
-            page = found[5]
-        index = key >> end & 511
+            page = found[3]
+        index = key >> way[0] & 511
         locks = page._locks
         if locks is ZEROS:
             locks = page.own_locks()
@@ -277,8 +266,6 @@ class StepLockSet(LockSet):
     def tree_walk(
         self,
         tree: _Lock,
-        pages: EntryPages,
-        root: int,
         key: int,
         way: Way,
         kind: int,
