@@ -1,10 +1,15 @@
-"""The real command in a process of its own."""
+"""The real command: called in this process, or started in one of its own where that matters."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
+
+from dpamt.cli.main import main
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,31 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONIOENCODING": "utf-8"}
 
 
-def dpamt(*arguments: str, cwd: Path | None = None) -> Ended:
+def dpamt(*arguments: str, cwd: Path | None = None, encoding: str = "utf-8") -> Ended:
+    """Everything but an interpreter of its own: arguments in, streams and exit code out."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    with (
+        mock.patch.dict(os.environ, environment(), clear=True),
+        contextlib.chdir(cwd if cwd is not None else Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            code = main(list(arguments))
+        except SystemExit as leaving:  # argparse, after its help
+            code = int(leaving.code or 0)
+    return Ended(code, written(out, encoding), written(err, encoding))
+
+
+def written(stream: io.TextIOWrapper, encoding: str) -> str:
+    stream.flush()
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode(encoding)
+
+
+def dpamt_process(*arguments: str, cwd: Path | None = None) -> Ended:
+    """`python -m dpamt` as a process."""
     done = subprocess.run(
         [sys.executable, "-m", "dpamt", *arguments],
         capture_output=True,

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ import dpamt as package
 from dpamt.cli.main import VERBS, main
 from dpamt.errors import Finding, InputError, ModelError
 
-from .command import dpamt, environment, refused
+from .command import dpamt, dpamt_process, environment, refused
 
 
 def test_help_names_every_verb_on_standard_output() -> None:
@@ -41,8 +42,8 @@ def test_help_imports_nothing_that_takes_time() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_version() -> None:
-    assert dpamt("--version").out == f"dpamt {package.__version__}\n"
+def test_version_from_a_process_of_its_own() -> None:
+    assert dpamt_process("--version").out == f"dpamt {package.__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("fly",), ("--fly",)])
@@ -97,7 +98,7 @@ def test_control_c_is_one_line_and_130() -> None:
         text=True,
         env=environment(),
     )
-    time.sleep(1.5)
+    time.sleep(0.8)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
     assert (running.returncode, out, err) == (130, "", "dpamt: interrupted\n")
@@ -117,3 +118,31 @@ def test_a_closed_pipe_is_quiet() -> None:
     running.wait(timeout=30)
     assert err == b""
     assert running.returncode in (0, 141)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "boot.toml"]])
+def test_a_full_disk_is_one_line_and_2(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "boot.toml").write_text('[host]\nmachine = "64MiB"\n')
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dpamt", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=tmp_path,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "dpamt: output: No space left on device; expected somewhere to write to\n"
+    )
+
+
+def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    codes = main(["--help"]), main(["fly"])
+    sys.stdout.close()
+    sys.stderr.close()
+    assert codes == (0, 2)

@@ -5,9 +5,15 @@ from dataclasses import replace
 import pytest
 
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_CONFIG, TDH_SYS_INIT, TDH_SYS_RD
-from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT, TDX_FEATURES0_NO_RBP_MOD
+from dpamt.abi.metadata import (
+    MODULE_HV,
+    PAMT_PAGE_BITMAP_ENTRY_BITS,
+    TDX_FEATURES0_DYNAMIC_PAMT,
+    TDX_FEATURES0_NO_RBP_MOD,
+    TDX_FEATURES0_TD_PRESERVING,
+)
 from dpamt.abi.pages import PAGES_PER_1G, SIZE_1G
-from dpamt.abi.registers import TdxModuleArgs
+from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.abi.status import TDX_OPERAND_BUSY, TDX_RND_NO_ENTROPY
 from dpamt.host.core.kernel import KernelBehaviour, KernelOops
 from dpamt.host.core.meminfo import pamt_account
@@ -102,6 +108,33 @@ def test_a_module_that_clobbers_rbp_is_refused() -> None:
     host = Host(small_machine(), release=release)
     assert host.boot() == -22
     assert "frame pointer (RBP) clobber bug present, upgrade TDX module" in host.log[-2]
+
+
+def test_fields_that_only_some_modules_have_are_read_only_there() -> None:
+    updatable = replace(NEWEST, features0=NEWEST.features0 | TDX_FEATURES0_TD_PRESERVING)
+    for design, release, fields in (
+        ("static", NEWEST, []),
+        ("merged", NEWEST, [PAMT_PAGE_BITMAP_ENTRY_BITS.id]),
+        ("merged", OLDER, []),
+        ("static", updatable, [MODULE_HV.id]),
+    ):
+        host = Host(small_machine(), design, release=release)
+        call: SeamCall = host.cpu.seamcall
+        read: list[int] = []
+
+        def seamcall(
+            rax: int, args: TdxModuleArgs, call: SeamCall = call, read: list[int] = read
+        ) -> int:
+            if rax == TDH_SYS_RD:
+                read.append(args.rdx)
+            return call(rax, args)
+
+        host.cpu.seamcall = seamcall
+        assert host.boot() == 0
+        assert len(read) == len(set(read)) == 18 + len(fields)
+        assert set(read) & {MODULE_HV.id, PAMT_PAGE_BITMAP_ENTRY_BITS.id} == set(fields)
+        assert host.kernel.sysinfo is not None
+        assert host.kernel.sysinfo.module_hv == (release.module_hv if release is updatable else 0)
 
 
 def test_wide_physical_addresses() -> None:

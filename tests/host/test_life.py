@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from pkgutil import walk_packages
 
 import pytest
 
+import dpamt.host
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGES_PER_2M, SIZE_2M
 from dpamt.host.core.meminfo import meminfo_line, pamt_account
 from dpamt.host.core.tdx_errno import EFAULT, EINVAL, EIO, ENOMEM, ENOSPC
@@ -93,9 +96,9 @@ def test_a_life_leaves_nothing(design: str, huge: bool, fragmentation: float) ->
 @EVERY_DESIGN
 @BOTH_SIZES
 def test_every_allocation_of_a_life_may_fail(design: str, huge: bool) -> None:
-    host = booted(design)
+    host = booted(design, seed=7, fragmentation=0.3)
     boot = host.allocator.allocations
-    assert live_a_life(host, huge) == 0
+    sites = sites_of(host, lambda: live_a_life(host, huge))
     count = host.allocator.allocations - boot
     failed_sites = set()
     # One host lives on: what a failure left behind would show in all later lives too.
@@ -113,23 +116,37 @@ def test_every_allocation_of_a_life_may_fail(design: str, huge: bool) -> None:
         assert host.audit() == []
         assert result in (0, -ENOMEM)
         assert not any("bugged" in line for line in host.log)
-    expected = {
-        "TDR",
-        "TDCS",
-        "TD_PARAMS",
-        "TDVPR",
-        "TDCX",
-        "INIT_MEM_REGION source page",
-        "S-EPT page cache top-up",
-        "guest_memfd 2M folio" if huge else "guest_memfd page",
-    }
-    if design != "static":
-        expected |= {
-            "PAMT page cache top-up",
-            "tdx_pamt_get, first page",
-            "tdx_pamt_get, second page",
-        }
-    assert expected <= failed_sites
+    assert failed_sites == sites
+
+
+def sites_of(host: Host, action: Callable[[], int]) -> set[str]:
+    """Where an action, which has to succeed, allocates."""
+    sites = set()
+
+    def note(site: str, _ordinal: int) -> bool:
+        sites.add(site)
+        return False
+
+    host.allocator.fail_when = note
+    assert action() == 0
+    host.allocator.fail_when = None
+    return sites
+
+
+def test_boots_and_lives_reach_every_allocation_site() -> None:
+    """So the exhaustive failures here and of a boot (test_init.py) leave no site out."""
+    reached = set()
+    for design in ALL_DESIGNS:
+        host = Host(small_machine(), design)
+        reached |= sites_of(host, host.boot)
+        for huge in (False, True):
+            reached |= sites_of(host, partial(live_a_life, host, huge))
+    named = set()
+    for found in walk_packages(dpamt.host.__path__, "dpamt.host."):
+        for name, value in vars(import_module(found.name)).items():
+            if name.startswith("SITE_"):
+                named |= {value} if isinstance(value, str) else set(value)
+    assert reached == named
 
 
 @EVERY_DESIGN
@@ -261,19 +278,26 @@ def test_what_user_space_gets_wrong() -> None:
     vm = Vm(host.kernel, 16 << 20)
     assert tdx_vcpu_create(vm) == -EIO
     assert tdx_td_finalize(vm, host.cpu) == -EINVAL
-    assert tdx_td_init(vm, host.cpu) == 0
-    assert tdx_td_finalize(vm, host.cpu) == -EIO  # TDX_NO_VCPUS
+    assert tdx_td_init(vm, host.cpu, max_vcpus=2) == 0
+    assert tdx_td_init(vm, host.cpu) == -EINVAL
     vcpu = tdx_vcpu_create(vm)
+    late = tdx_vcpu_create(vm)
     assert isinstance(vcpu, Vcpu)
+    assert isinstance(late, Vcpu)
+    assert tdx_vcpu_create(vm) == -EINVAL
     assert tdx_init_mem_region(vm, vcpu, host.cpu, 0, 1) == -EINVAL
     assert tdx_vcpu_init(vm, vcpu, host.cpu) == 0
     assert tdx_vcpu_init(vm, vcpu, host.cpu) == -EINVAL
     assert tdx_init_mem_region(vm, vcpu, host.cpu, 12, 1) == -EINVAL
+    assert tdx_init_mem_region(vm, vcpu, host.cpu, 0, 0) == -EINVAL
     assert tdx_init_mem_region(vm, vcpu, host.cpu, 0, 2) == 0
     assert tdx_init_mem_region(vm, vcpu, host.cpu, 0, 1) == -EIO  # twice
     assert tdx_td_finalize(vm, host.cpu) == 0
     assert tdx_td_finalize(vm, host.cpu) == -EINVAL
     assert tdx_init_mem_region(vm, vcpu, host.cpu, 0x10000, 1) == -EINVAL
+    assert tdx_vcpu_init(vm, late, host.cpu) == -EINVAL
+    assert tdx_vcpu_create(vm) == -EIO
+    assert tdx_vcpu_run(vm, late, host.cpu) == -EINVAL
     for gpa, size in ((1, 4096), (0, 0), (0, 100), (0, (16 << 20) + 4096)):
         assert kvm_convert(vm, host.cpu, gpa, size, False) == -EINVAL
     assert kvm_gmem_punch_hole(vm, host.cpu, 0, (16 << 20) + 4096) == -EINVAL
@@ -289,5 +313,27 @@ def test_a_vcpu_freed_before_its_init() -> None:
     vm = Vm(host.kernel)
     assert tdx_td_init(vm, host.cpu) == 0
     tdx_vcpu_create(vm)
+    kvm_destroy_vm(vm, host.cpu)
+    assert host.audit() == []
+
+
+def test_a_td_without_vcpus_cannot_be_finalised_and_a_dead_vm_does_nothing_more() -> None:
+    host = booted()
+    vm = Vm(host.kernel, 16 << 20)
+    assert tdx_td_init(vm, host.cpu) == 0
+    vcpu = tdx_vcpu_create(vm)
+    assert isinstance(vcpu, Vcpu)
+    assert tdx_td_finalize(vm, host.cpu) == -EIO  # TDX_NO_VCPUS
+    assert vm.bugged.load() == 1
+    assert host.log[-1] == "kvm_intel: SEAMCALL TDH_MR_FINALIZE failed: 0xc000060900000000"
+    for result in (
+        tdx_td_init(vm, host.cpu),
+        tdx_vcpu_create(vm),
+        tdx_vcpu_init(vm, vcpu, host.cpu),
+        tdx_init_mem_region(vm, vcpu, host.cpu, 0, 1),
+        tdx_td_finalize(vm, host.cpu),
+        kvm_convert(vm, host.cpu, 0, 4096, False),
+    ):
+        assert result == -EIO
     kvm_destroy_vm(vm, host.cpu)
     assert host.audit() == []

@@ -1,6 +1,7 @@
 """Designs by name and from users' files: what loads, and how what does not is explained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,9 @@ def test_a_copy_of_a_shipped_design_is_a_users_design(tmp_path: Path) -> None:
         ("def broken(:\n", ":1: ", "expected a Python file with a design"),
         ("x = 1\ny = 1 / 0\n", ":2: ", "ZeroDivisionError"),
         ("import no_such_module_here\n", ":1: ", "ModuleNotFoundError"),
+        ("import sys\nsys.exit()\n", ":2: ", "SystemExit; expected a design that loads"),
+        (GOOD.replace("return", "yield"), ":2: ", "tdx_pamt_get awaits or yields"),
+        (GOOD.replace("def tdx_pamt_get", "async def tdx_pamt_get"), ":2: ", "awaits or yields"),
         (GOOD.replace("tdx_pamt_put", "other"), ": ", "tdx_pamt_put is missing"),
         (GOOD.replace("pfn, cache", "pfn"), ":2: ", "tdx_pamt_get(kernel, cpu, pfn, cache)"),
         (GOOD + "tdx_pamt_get = 3\n", ": ", "tdx_pamt_get is int"),
@@ -92,3 +96,13 @@ def test_a_binary_file_is_an_input_error(tmp_path: Path) -> None:
     file.write_bytes(b"x = 1\0")
     with pytest.raises(InputError, match=":1: "):
         load_design(str(file))
+
+
+@pytest.mark.parametrize("returned", ["None", "True", "0.0", "'x'", "5", "[]"])
+def test_a_get_that_returns_no_errno_is_refused_when_it_does(tmp_path: Path, returned: str) -> None:
+    file = tmp_path / "design.py"
+    file.write_text(GOOD.replace("return 0", f"return {returned} if pfn else -12"))
+    get: Any = load_design(str(file)).tdx_pamt_get
+    assert get(None, None, 0, None) == -12
+    with pytest.raises(InputError, match=r"design\.py:2: tdx_pamt_get returned .*expected 0 or"):
+        get(None, None, 1, None)

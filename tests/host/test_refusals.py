@@ -17,12 +17,16 @@ from dpamt.abi.leaves import (
     TDH_MNG_ADDCX,
     TDH_MNG_CREATE,
     TDH_MNG_INIT,
+    TDH_MNG_KEY_CONFIG,
+    TDH_MNG_VPFLUSHDONE,
     TDH_MR_EXTEND,
     TDH_MR_FINALIZE,
+    TDH_PHYMEM_CACHE_WB,
     TDH_PHYMEM_PAGE_WBINVD,
     TDH_PHYMEM_PAMT_ADD,
     TDH_PHYMEM_PAMT_REMOVE,
     TDH_SYS_TDMR_INIT,
+    TDH_VP_FLUSH,
 )
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGES_PER_2M, SIZE_2M
 from dpamt.abi.registers import TdxModuleArgs
@@ -202,6 +206,7 @@ def test_a_failed_remove_keeps_count_and_pair(design: str) -> None:
 def test_errors_of_td_creation() -> None:
     for leaf, status, error in (
         (TDH_MNG_CREATE, TDX_OPERAND_BUSY, -EIO),
+        (TDH_MNG_KEY_CONFIG, TDX_OPERAND_BUSY, -EIO),
         (TDH_MNG_ADDCX, TDX_OPERAND_BUSY, -EIO),
         (TDH_MNG_INIT, TDX_OPERAND_INVALID, -EINVAL),
         (TDH_MNG_INIT, TDX_OPERAND_BUSY, -EIO),
@@ -210,9 +215,56 @@ def test_errors_of_td_creation() -> None:
         refuse(host, leaf, 1, status)
         vm = Vm(host.kernel)
         assert tdx_td_init(vm, host.cpu) == error
+        name = LEAF_NAMES[leaf].replace(".", "_")
+        told = any(f"kvm_intel: SEAMCALL {name} failed: {status:#x}" in line for line in host.log)
+        assert told == (error == -EIO)
+        assert vm.bugged.load() == (leaf == TDH_MNG_KEY_CONFIG)
         assert host.audit() == []
         kvm_destroy_vm(vm, host.cpu)
         assert host.audit() == []
+
+
+@pytest.mark.parametrize(
+    ("leaf", "lines"),
+    [
+        (
+            TDH_VP_FLUSH,
+            [
+                "WARNING: KVM_BUG_ON, VM 1 bugged: TDH.VP.FLUSH",
+                "kvm_intel: SEAMCALL TDH_VP_FLUSH failed: 0x8000020000000000",
+            ],
+        ),
+        (
+            TDH_MNG_VPFLUSHDONE,
+            [
+                "WARNING: KVM_BUG_ON, VM 1 bugged: TDH.MNG.VPFLUSHDONE",
+                "kvm_intel: SEAMCALL TDH_MNG_VPFLUSHDONE failed: 0x8000020000000000",
+                "kvm_intel: tdh_mng_vpflushdone() failed. HKID 33 is leaked.",
+            ],
+        ),
+        (
+            TDH_PHYMEM_CACHE_WB,
+            [
+                "WARNING: caches of a package are not written back",
+                "kvm_intel: SEAMCALL TDH_PHYMEM_CACHE_WB failed: 0x8000020000000000",
+                "WARNING: KVM_BUG_ON, VM 1 bugged: TDH.MNG.KEY.FREEID",
+                "kvm_intel: SEAMCALL TDH_MNG_KEY_FREEID failed: 0x8000081700000000",
+                "kvm_intel: tdh_mng_key_freeid() failed. HKID 33 is leaked.",
+            ],
+        ),
+    ],
+)
+def test_a_keyid_that_stays_is_told_and_all_under_it_is_lost(leaf: int, lines: list[str]) -> None:
+    host = booted()
+    vm = make_td(host)
+    assert fault(host, vm, 0x5000) == 0
+    boot = len(host.log)
+    refuse(host, leaf)
+    kvm_destroy_vm(vm, host.cpu)
+    assert host.log[boot:] == lines
+    assert host.kernel.keyid_words.at(33).load() == 1
+    assert host.audit(idle=False) == []
+    assert host.allocator.snapshot() != host.after_boot
 
 
 @pytest.mark.parametrize("leaf", [TDH_MNG_CREATE, TDH_MNG_ADDCX])

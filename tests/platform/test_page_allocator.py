@@ -96,8 +96,10 @@ class AllocatorMachine(RuleBasedStateMachine):
     def alloc_page(self, count: int) -> tuple[str, int, int]:
         first: int | None = None
         for _ in range(count):
+            shortages = self.allocator.shortages
             pfn = self.allocator.alloc_page("single")
             self.calls += 1
+            assert self.allocator.shortages - shortages == (pfn is None)
             if pfn is None:
                 assert not self.free
                 break

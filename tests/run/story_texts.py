@@ -19,13 +19,13 @@ CHURN = (
 title = "churn"
 seed = 3
 [host]
-machine = "4GiB"
+machine = "2GiB"
 """
     + SIDES
     + """
 [[td]]
 name = "big"
-memory = "12MiB"
+memory = "8MiB"
 vcpus = 3
 share_2m = 0.7
 image = "40KiB"
@@ -62,6 +62,7 @@ def scenarios(draw: st.DrawFn) -> str:
         "[host]",
         f'machine = "{draw(st.sampled_from(["512MiB", "3GiB", "1GiB,nodes=2"]))}"',
         f"fragmentation = {draw(st.sampled_from([0.0, 0.3]))}",
+        f'fragmented = "{draw(st.sampled_from(["after-boot", "at-boot"]))}"',
         f'module = "{draw(st.sampled_from(["1.5.25", "2.0.08", "2.0.18"]))}"',
         f'tdmr_holes = "{draw(st.sampled_from(["memory-blocks", "cmrs"]))}"',
         SIDES,
@@ -72,11 +73,11 @@ def scenarios(draw: st.DrawFn) -> str:
             "[[td]]",
             f'name = "g{group}"',
             f"count = {draw(st.integers(1, 2))}",
-            f"memory = {draw(st.integers(1, 3)) * (2 << 20)}",
+            f"memory = {draw(st.integers(1, 2)) * (2 << 20)}",
             f"vcpus = {draw(st.integers(1, 3))}",
             f"share_2m = {draw(st.sampled_from([0.0, 0.5, 1.0]))}",
             f"faulted = {draw(st.sampled_from([0.3, 1.0]))}",
-            f"image = {draw(st.sampled_from([4096, 12288, 1 << 20]))}",
+            f"image = {draw(st.sampled_from([4096, 12288, 1 << 18]))}",
         ]
     alive = False
     for phase in range(draw(st.integers(1, 3))):

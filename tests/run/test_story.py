@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -126,10 +127,8 @@ def test_only_v2_prints_the_meminfo_line(churn: RunFacts) -> None:
 
 
 def test_the_same_seed_gives_the_same_facts(churn: RunFacts) -> None:
-    again = run_scenario(CHURN, pamt="dynamic")
-    assert [side.snapshots for side in again.sides] == [
-        side.snapshots for side in churn.sides if side.pamt == "dynamic"
-    ]
+    again = run_scenario(CHURN.replace(SIDES, '[[side]]\nname = "merged"\n'))
+    assert again.sides == (side_of(churn, "merged"),)
 
 
 def test_the_json_document_has_every_fact(churn: RunFacts) -> None:
@@ -154,10 +153,23 @@ def test_any_small_scenario_ends_as_it_began_in_every_design(text: str) -> None:
 
 def test_without_2m_blocks_everything_is_4k() -> None:
     text = CHURN.replace("[host]\n", "[host]\nfragmentation = 1.0\n")
-    text = text.replace(SIDES, '[[side]]\nname = "merged"\n')
+    text = text.replace(SIDES, '[[side]]\nname = "merged"\n').replace("8MiB", "4MiB")
     facts = run_scenario(text)
     assert not any(snapshot.tds.guest_2m for side in facts.sides for snapshot in side.snapshots)
     check_laws(facts)
+
+
+def test_memory_is_fragmented_after_boot_unless_at_boot_is_asked_for() -> None:
+    spoiled = "fragmentation = 1.0\n"
+    facts = run_scenario(one_td("1GiB", "4MiB", 1, spoiled))
+    static, _dynamic = facts.sides
+    assert static.pamt_kib == 4096 + 8 + 4
+    for side in facts.sides:
+        assert side.snapshots[1].tds.guest_2m == 0
+        assert side.free_pages_at_boot == side.snapshots[0].free_pages
+    check_laws(facts)
+    with pytest.raises(HostTooSmall, match='side "static" got no memory for PAMT'):
+        run_scenario(one_td("1GiB", "4MiB", 1, spoiled + 'fragmented = "at-boot"'))
 
 
 def test_what_is_left_is_shut_down_in_a_phase_of_its_own() -> None:
@@ -207,8 +219,39 @@ def test_more_tds_than_keyids() -> None:
 
 
 def test_memory_that_runs_out_on_the_way() -> None:
-    with pytest.raises(HostTooSmall, match=r"fault of a \(TD 1\).*-ENOMEM \(-12\); 0 pages"):
+    with pytest.raises(HostTooSmall, match=r"fault of a \(TD 1\).*-ENOMEM \(-12\); not one page"):
         run_scenario(one_td("64MiB", "62MiB"), pamt="static")
+
+
+DESIGN = """
+from dpamt.host.designs import merged
+from dpamt.host.designs.merged import tdx_pamt_put
+
+
+def tdx_pamt_get(kernel, cpu, pfn, cache):
+    error = merged.tdx_pamt_get(kernel, cpu, pfn, cache)
+    return {instead}
+"""
+
+
+@pytest.mark.parametrize(
+    ("instead", "raised", "message"),
+    [
+        ("error or -5", KernelFailed, "creation failed: -ENOMEM .* although memory is free"),
+        ("error or cache and tdx_pamt_get(kernel, cpu, pfn, cache) or 0", KernelFailed, "-ENOMEM"),
+        ("exit(3)", InputError, r"mine.py:8: SystemExit: 3; expected a design that runs"),
+        ("tdx_pamt_get(kernel, cpu, pfn, cache)", InputError, "mine.py:7: RecursionError"),
+        ("None", InputError, "mine.py:6: tdx_pamt_get returned None; expected 0 or a negative"),
+    ],
+)
+def test_a_faulty_design_is_not_taken_for_a_small_host(
+    instead: str, raised: type[Exception], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(DESIGN.format(instead=instead))
+    with pytest.raises(raised, match=message) as caught:
+        run_scenario(one_td("1GiB", "2MiB"), design=str(file), pamt="dynamic")
+    assert not isinstance(caught.value, HostTooSmall)
 
 
 def test_a_module_without_dynamic_pamt() -> None:

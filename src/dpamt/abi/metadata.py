@@ -87,6 +87,15 @@ MAX_MIGS: Final = MetadataField(0xA0000001_00000010, 2)
 MAX_SERV_TDS: Final = MetadataField(0xA1000001_00000000, 2)
 TDX_CONNECT_FEATURES: Final = MetadataField(0x30000003_00000000, 8)
 
+FIELD_ARRAYS: Final[dict[MetadataField, int]] = {
+    PKG_FMS: 8,
+    CMR_BASE: 32,
+    CMR_SIZE: 32,
+    CPUID_CONFIG_LEAVES: 32,
+    CPUID_CONFIG_VALUES: 64,
+}
+"""Fields that stand for a run of ids: the first one, and how many there are at most."""
+
 FIELD_CODE_MASK: Final = 0xFFFFFF
 FIELD_CLASS_SHIFT: Final = 56
 FIELD_CLASS_MASK: Final = 0x3F
@@ -149,6 +158,7 @@ TDX_FEATURES0_BITS: Final[dict[str, int]] = {
 }
 """Name of each TDX_FEATURES0 bit."""
 
+TDX_FEATURES0_TD_PRESERVING: Final = 1 << TDX_FEATURES0_BITS["TD_PRESERVING"]
 TDX_FEATURES0_NO_RBP_MOD: Final = 1 << TDX_FEATURES0_BITS["NO_RBP_MOD"]
 TDX_FEATURES0_DYNAMIC_PAMT: Final = 1 << TDX_FEATURES0_BITS["DYNAMIC_PAMT"]
 TDX_FEATURES0_ENHANCED_DEMOTE_INTERRUPTIBILITY: Final = (

@@ -29,6 +29,7 @@ LEVEL_PML4E: Final = 3
 LEVEL_PML5E: Final = 4
 LEVEL_SHIFTS: Final = (12, 21, 30, 39, 48)
 """Address bits below an entry of each level: 4K, 2M, 1G, PML4E, PML5E."""
+LEVEL_NAMES: Final = ("4K", "2M", "1G", "PML4E", "PML5E")
 
 SIZE_4K: Final = 1 << 12
 SIZE_2M: Final = 1 << 21

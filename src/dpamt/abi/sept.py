@@ -18,5 +18,6 @@ ENTRY_RWX: Final = 0x7
 ENTRY_LEAF: Final = 0xF0
 """Page size, ignore-PAT and write-back memory type of a leaf."""
 
+DETAILS_LEVEL_MASK: Final = 0x7
 DETAILS_STATE_SHIFT: Final = 8
 DETAILS_VM_SHIFT: Final = 16

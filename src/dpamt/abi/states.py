@@ -156,3 +156,10 @@ SEPT_STATE_NAMES: Final[dict[int, str]] = {
     if name.startswith("SEPT_") and isinstance(number, int)
 }
 """S-EPT entry state number to its name."""
+
+VCPU_STATE_NAMES: Final[dict[int, str]] = {
+    number: name.removeprefix("VCPU_")
+    for name, number in globals().items()
+    if name.startswith("VCPU_") and isinstance(number, int)
+}
+"""VCPU state number to its name."""

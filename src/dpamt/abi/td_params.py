@@ -41,6 +41,8 @@ MAX_VCPUS_PER_TD: Final = 1376
 """As of 2.0.16."""
 
 CONFIG_FLAGS_GPAW: Final = 1
+PRIVATE_GPA_BITS: Final = (47, 51)
+"""Bits of a private GPA, by CONFIG_FLAGS.GPAW; the next one is the SHARED bit."""
 CONFIG_FLAGS_MAY_BE_SET: Final = 0x9F
 """CONFIG_FLAGS_FIXED0 of 2.0.18 with hardware sealing."""
 
@@ -51,6 +53,8 @@ EPTP_LEVELS_MASK: Final = 7 << EPTP_LEVELS_SHIFT
 """EPTP_CONTROLS 5:3: number of EPT levels less one, 3 or 4."""
 EPTP_4_LEVELS: Final = EPTP_MEMORY_TYPE_WB | 3 << EPTP_LEVELS_SHIFT
 EPTP_5_LEVELS: Final = EPTP_MEMORY_TYPE_WB | 4 << EPTP_LEVELS_SHIFT
+
+MSR_CONFIG_CTLS_MAY_BE_SET: Final = 1
 
 TSC_FREQUENCY_MIN: Final = 4
 TSC_FREQUENCY_MAX: Final = 400

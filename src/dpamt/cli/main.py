@@ -11,6 +11,8 @@ from dpamt.errors import DpamtError
 
 VERBS = {
     "run": "run a host and its TDs: static against Dynamic PAMT, phase by phase",
+    "conform": "replay recorded SEAMCALLs against the model and judge its answers",
+    "decode": "explain a status, a leaf, an operand, a field or a whole kernel log",
 }
 """Verb to its line in the help; its code is ``dpamt.cli.<verb>.main(arguments)``."""
 
@@ -30,6 +32,7 @@ Exit codes: 0 clean, 1 a finding, 2 bad usage or input, 3 dpamt itself is wrong.
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
+    _open_closed_streams()
     try:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -40,9 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _failed("interrupted", 130)
     except BrokenPipeError:
         # Whoever read us has gone; nothing may complain when the interpreter flushes again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:  # of a stream, not of a file
+            return _failed(f"output: {error.strerror}; expected somewhere to write to", 2)
         if os.environ.get("DPAMT_TRACEBACK"):
             raise
         what = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -80,11 +85,24 @@ def _failed(message: str, code: int) -> int:
     """One line, whatever the message has in it."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        _drop_output()
     line = " ".join(message.split())
     sys.stderr.write(f"dpamt: {line}\n")
     return code
+
+
+def _open_closed_streams() -> None:
+    """Python has None for a stream that the caller closed; what goes there is not wanted."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for good)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """Whatever is still to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ class PageAllocator:
         "allocations",
         "fail_when",
         "kernel_pages",
+        "shortages",
     )
 
     def __init__(self, machine: Machine, seed: int = 0, fragmentation: float = 0.0) -> None:
@@ -95,6 +96,8 @@ class PageAllocator:
         self._chunks: dict[int, int] = {}
         self._contig: dict[int, int] = {}
         self.allocations = 0
+        self.shortages = 0
+        """Times that not one page was free when one was wanted."""
         self.fail_when: FailWhen | None = None
 
     @property
@@ -111,6 +114,7 @@ class PageAllocator:
         if not front:
             self._refill()
             if not front:
+                self.shortages += 1
                 return None
         pfn = front.pop()
         self._held.add(pfn)

@@ -68,7 +68,7 @@ def _host(host: HostFacts) -> Iterator[str]:
         f"Host {host.source}: {amount(host.memory_bytes)} of RAM, {amount(host.tdx_bytes)} of it "
         f"above 1 MiB where TDs may be, {_some(nodes, 'NUMA node')}, "
         f"{_some(host.packages, 'package')}, {host.cpus} CPUs, {host.guest_keyids} guest KeyIDs, "
-        f"fragmentation {host.fragmentation:g}."
+        f"{_fragmentation(host)}."
     )
     yield from _ranges("CMR", [(start, end, "") for start, end in host.cmrs])
     yield from _ranges(
@@ -76,6 +76,13 @@ def _host(host: HostFacts) -> Iterator[str]:
     )
     for note in host.notes:
         yield from paragraph(f"Note: {note}.")
+
+
+def _fragmentation(host: HostFacts) -> str:
+    if not host.fragmentation:
+        return "memory not fragmented"
+    when = "when it boots" if host.fragmented == "at-boot" else "after boot"
+    return f"{100 * host.fragmentation:g} % of its 2M blocks spoiled {when}"
 
 
 def _ranges(what: str, ranges: Sequence[tuple[int, int, str]]) -> Iterator[str]:

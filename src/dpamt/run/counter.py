@@ -1,18 +1,10 @@
 """Counting SEAMCALLs by leaf and status, at the wall, for the price of one dictionary step."""
 
-from typing import Final
-
-from dpamt.abi import exits
+from dpamt.abi.exits import EXIT_REASON_NAMES
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_VP_ENTER
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.abi.status import STATUS_MASK, status_name
 from dpamt.run.facts import SeamcallCount
-
-_EXIT_REASONS: Final = {
-    value: name.removeprefix("EXIT_REASON_")
-    for name, value in vars(exits).items()
-    if name.startswith("EXIT_REASON_") and not name.endswith("_MASK")
-}
 
 
 class SeamcallCounter:
@@ -61,6 +53,6 @@ def _add(counts: dict[tuple[str, str], int], rax: int, status: int, count: int) 
     leaf = rax & RAX_LEAF_MASK
     name = status_name(status)
     if leaf == TDH_VP_ENTER and not status & STATUS_MASK:
-        name = f"{name}, {_EXIT_REASONS.get(status, f'exit {status}')}"
+        name = f"{name}, {EXIT_REASON_NAMES.get(status, f'exit {status}')}"
     key = LEAF_NAMES.get(leaf, f"leaf {leaf}"), name
     counts[key] = counts.get(key, 0) + count

@@ -20,6 +20,8 @@ class HostFacts:
     packages: int
     cpus: int
     fragmentation: float
+    fragmented: str
+    """When: ``after-boot`` or ``at-boot``."""
     cmrs: tuple[tuple[int, int], ...]
     memory: tuple[tuple[int, int, int], ...]
     guest_keyids: int

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from errno import errorcode
 
 from dpamt.errors import Finding, InputError
+from dpamt.host.designs.load import error_text
 
 
 class HostTooSmall(InputError):  # noqa: N818  (named for what is wrong, as its base is)
@@ -27,7 +28,7 @@ def errno_text(error: int) -> str:
     return f"-{errorcode.get(-error, 'E?')} ({error})"
 
 
-def blame_design(error: Exception, sources: Iterable[str]) -> InputError | None:
+def blame_design(error: BaseException, sources: Iterable[str]) -> InputError | None:
     """The error as the user's own: where a design file it went through raised it; else None."""
     named = set(sources)
     blamed: InputError | None = None
@@ -36,8 +37,7 @@ def blame_design(error: Exception, sources: Iterable[str]) -> InputError | None:
         file = trace.tb_frame.f_code.co_filename
         if file in named:
             blamed = InputError(
-                f"{file}:{trace.tb_lineno}: {type(error).__name__}: {error}; expected a design "
-                "that runs"
+                f"{file}:{trace.tb_lineno}: {error_text(error)}; expected a design that runs"
             )
         trace = trace.tb_next
     return blamed

@@ -29,6 +29,7 @@ class HostSpec:
     packages: int | None
     cpus: int | None
     fragmentation: float
+    fragmented: Literal["after-boot", "at-boot"]
     seed: int | None
     module: str
     module_dynamic_pamt: bool | None

@@ -105,6 +105,16 @@ FIELDS: Final = (
     ),
     Field(
         "host",
+        "fragmented",
+        "choice",
+        "after-boot",
+        "When `fragmentation` happens: once the module is up, as on a host that has run for a "
+        "while (Linux initialises TDX at boot, on fresh memory), or before, so that PAMT may find "
+        "no contiguous memory.",
+        choices=("after-boot", "at-boot"),
+    ),
+    Field(
+        "host",
         "seed",
         "integer",
         None,

@@ -18,6 +18,7 @@ from dpamt.run.scenario import (
     END_PHASE,
     ENDING_STEPS,
     INIT_PHASE,
+    HostSpec,
     Phase,
     Scenario,
     Side,
@@ -47,7 +48,7 @@ def run(scenario: Scenario, watch: Watch | None = None) -> RunFacts:
         return _run(scenario, machine, watch)
     except DpamtError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         blamed = blame_design(error, (side.design for side in scenario.sides))
         if blamed is None:
             raise
@@ -70,14 +71,14 @@ def _run(scenario: Scenario, machine: Machine, watch: Watch | None) -> RunFacts:
     return RunFacts(
         title=scenario.title,
         seed=scenario.seed,
-        host=host_facts(machine, scenario.host.fragmentation),
+        host=host_facts(machine, scenario.host),
         phases=tuple(phases),
         sides=tuple(teller.facts() for teller in tellers),
         full_host=_full_host(tellers[0].world, machine),
     )
 
 
-def host_facts(machine: Machine, fragmentation: float) -> HostFacts:
+def host_facts(machine: Machine, spec: HostSpec) -> HostFacts:
     """The machine in plain numbers."""
     first, end = machine.private_keyids
     return HostFacts(
@@ -87,7 +88,8 @@ def host_facts(machine: Machine, fragmentation: float) -> HostFacts:
         max_pfn=machine.max_pfn,
         packages=machine.topology.packages,
         cpus=machine.topology.cpus,
-        fragmentation=fragmentation,
+        fragmentation=spec.fragmentation,
+        fragmented=spec.fragmented,
         cmrs=tuple((cmr.base, cmr.end) for cmr in machine.cmrs),
         memory=tuple(
             (block.start_pfn << PAGE_SHIFT, block.end_pfn << PAGE_SHIFT, block.nid)
@@ -254,12 +256,13 @@ class _SideStory:
                 f'{where}: side "{self.side.name}": {do} of {td.name}: {failed.what} failed: '
                 f"{errno_text(failed.error)}"
             )
-            if failed.error == -ENOMEM:
-                free = self.world.allocator.free_count
+            if failed.error == -ENOMEM and self.world.allocator.shortages:
                 raise HostTooSmall(
-                    f"{message}; {free} pages are free; expected a larger host", log
+                    f"{message}; not one page was free; expected a larger host", log
                 ) from None
             if failed.error == -ENOSPC:
                 raise HostTooSmall(f"{message}; no guest KeyID is free", log) from None
+            if failed.error == -ENOMEM:
+                message += ", although memory is free: the design got no PAMT for a page"
             last = f"; kernel log: {log[-1]}" if len(log) > len(self._snapshots[0].log) else ""
             raise KernelFailed(message + last + self.world.surprises(), log) from None

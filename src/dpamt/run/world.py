@@ -69,8 +69,10 @@ class World:
         if side.pamt == "static" and design.dynamic_pamt:
             design = replace(design, dynamic_pamt=False)
         shared, memory = Shared(), PhysicalMemory()
-        seed = scenario.seed if spec.seed is None else spec.seed
-        self.allocator = PageAllocator(machine, seed, spec.fragmentation)
+        self._seed = scenario.seed if spec.seed is None else spec.seed
+        at_boot = spec.fragmented == "at-boot"
+        self._fragment_later = 0.0 if at_boot else spec.fragmentation
+        self.allocator = PageAllocator(machine, self._seed, spec.fragmentation if at_boot else 0.0)
         self.module = TdxModule(memory, machine, release_of(spec), shared)
         self.seamcalls = SeamcallCounter()
         walls = [self.seamcalls.wrap(lp.seamcall) for lp in self.module.processors]
@@ -87,7 +89,7 @@ class World:
         self.view = ModuleView(self.module)
         self.tds_alive = 0
         self.after_boot: AllocatorSnapshot | None = None
-        """Which pages were free when the module was up."""
+        """Which pages were free when the module was up and memory was fragmented as asked."""
         self.free_at_boot = 0
         self._lines_told = self._warnings_told = 0
 
@@ -97,7 +99,7 @@ class World:
         return tuple(self.kernel.log.lines)
 
     def boot(self) -> None:
-        """Bring the module up.
+        """Bring the module up, then fragment memory if the scenario says so.
 
         Raises HostTooSmall when memory for PAMT runs out, InputError when Dynamic PAMT was asked
         for and cannot be had, KernelFailed for any other failure.
@@ -120,6 +122,8 @@ class World:
                 f'{self.machine.source}: side "{name}" asks for Dynamic PAMT, but '
                 f'{self._why_static()}; expected a host that offers it, or pamt = "auto"'
             )
+        if self._fragment_later:
+            self.allocator.fragment(self._fragment_later, self._seed)
         self.after_boot = self.allocator.snapshot()
         self.free_at_boot = self.allocator.free_count
 

@@ -40,6 +40,8 @@ class TdxSysInfo:
     num_cpuid_config: int
     pamt_page_bitmap_entry_bits: int
     """0 without Dynamic PAMT."""
+    module_hv: int
+    """Version of the handoff data; 0 for a module that cannot be updated at run time."""
     cpuid_config: tuple[tuple[int, int, int], ...]
     """(leaf and subleaf, EAX and EBX, ECX and EDX) of each configurable CPUID leaf."""
     cmrs: tuple[Cmr, ...]
@@ -99,13 +101,20 @@ def get_tdx_sys_info(kernel: Kernel, cpu: Cpu) -> int:
         if kernel.design.dynamic_pamt and values["features0"] & field.TDX_FEATURES0_DYNAMIC_PAMT:
             bits = _read(kernel, cpu, field.PAMT_PAGE_BITMAP_ENTRY_BITS, 0)
         cpuid = _read_cpuid_config(kernel, cpu, values["num_cpuid_config"])
+        module_hv = 0
+        if values["features0"] & field.TDX_FEATURES0_TD_PRESERVING:
+            module_hv = _read(kernel, cpu, field.MODULE_HV, 0)
         cmrs: tuple[Cmr, ...] = ()
         if kernel.behaviour.tdmr_holes == "cmrs":
             cmrs = _read_cmrs(kernel, cpu)
     except _ReadFailed:
         return -EIO
     kernel.sysinfo = TdxSysInfo(
-        **values, pamt_page_bitmap_entry_bits=bits, cpuid_config=cpuid, cmrs=cmrs
+        **values,
+        pamt_page_bitmap_entry_bits=bits,
+        module_hv=module_hv,
+        cpuid_config=cpuid,
+        cmrs=cmrs,
     )
     return 0
 

@@ -75,7 +75,10 @@ def _node_of(kernel: Kernel, tdmr: TdmrInfo) -> int:
     for entry in kernel.memory_list:
         if entry.end_pfn > tdmr.base >> PAGE_SHIFT:
             return entry.nid
-    kernel.log.info(f"TDMR [{tdmr.base:#x}, {tdmr.end:#x}): unable to find local NUMA node")
+    kernel.log.info(
+        f"TDMR [{tdmr.base:#x}, {tdmr.end:#x}): unable to find local NUMA node for PAMT "
+        "allocation, fallback to use node 0."
+    )
     return 0
 
 

@@ -16,6 +16,7 @@ from dpamt.abi.status import (
     TDX_RND_NO_ENTROPY,
     TDX_SUCCESS,
 )
+from dpamt.abi.status_details import SOFTWARE_ERROR
 
 EINTR: Final = 4
 EIO: Final = 5
@@ -33,7 +34,7 @@ ERRNO_NAMES: Final[dict[int, str]] = {
 }
 """Errno number (positive) to its name."""
 
-TDX_SW_ERROR: Final = 1 << 63 | 0xFF << 40
+TDX_SW_ERROR: Final = SOFTWARE_ERROR
 """Bits of a status that software made up (the SEAMCALL itself failed), not the module."""
 
 

@@ -25,6 +25,10 @@ Get and put are called for every 4K page that the module uses (control, S-EPT an
 any CPU, also inside ``mmu_lock``; for a 2M guest page they are not called.  They are called without
 Dynamic PAMT too (an older module) and then have nothing to do: test ``kernel.dynamic_pamt`` first.
 
+When nothing runs, a region's count in ``kernel.pamt_refcounts`` is the number of its 4K pages that
+the module uses, and its pair is installed exactly while that is not 0: the audit after each phase
+of a run holds every design to it.
+
 State that two CPUs share is :class:`PamtState`, nothing else; each operation on it stands alone in
 its statement.
 """

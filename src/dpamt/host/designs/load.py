@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -39,7 +40,13 @@ def load_design(name_or_path: str) -> Design:
         raise InputError(
             f"design {name_or_path!r}: expected one of {', '.join(SHIPPED)}, or a Python file"
         )
-    return _design_of(_import(path), path.stem, str(path))
+    design = _design_of(_import(path), path.stem, str(path))
+    return replace(
+        design,
+        tdx_pamt_get=_returning_errno(design.tdx_pamt_get, design.source),
+        init_pamt_metadata=_returning_errno(design.init_pamt_metadata, design.source),
+        populate_pamt_metadata=_returning_errno(design.populate_pamt_metadata, design.source),
+    )
 
 
 def _import(path: Path) -> ModuleType:
@@ -59,15 +66,20 @@ def _import(path: Path) -> ModuleType:
     module.__file__ = str(path)
     try:
         exec(code, module.__dict__)  # running it is what the user asked for
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _line_in(path, error)
         raise InputError(
-            f"{path}:{line}: {type(error).__name__}: {error}; expected a design that loads"
+            f"{path}:{line}: {error_text(error)}; expected a design that loads"
         ) from None
     return module
 
 
-def _line_in(path: Path, error: Exception) -> int:
+def error_text(error: BaseException) -> str:
+    """Type and message of an exception, if it has one."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _line_in(path: Path, error: BaseException) -> int:
     """The last line of the user's file on the way to the error."""
     line, trace = 1, error.__traceback__
     while trace is not None:
@@ -105,10 +117,32 @@ def _function(
     if not inspect.isfunction(function):
         raise InputError(f"{source}: {name} is {type(function).__name__}; {expected}")
     found = tuple(inspect.signature(function).parameters)
+    line = function.__code__.co_firstlineno
     if found != parameters:
-        line = function.__code__.co_firstlineno
         raise InputError(f"{source}:{line}: {name}({', '.join(found)}); {expected}")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise InputError(f"{source}:{line}: {name} awaits or yields; {expected} that returns")
     return function
+
+
+def _returning_errno(function: Callable[..., Any], source: str) -> Callable[..., int]:
+    """The user's function, refused when it returns anything but 0 or a negative errno.
+
+    What comes with dpamt is typed, and goes without the extra call.
+    """
+    if function.__module__.startswith("dpamt."):
+        return function
+    name, line = function.__name__, function.__code__.co_firstlineno
+
+    def checked(*arguments: Any) -> int:
+        error = function(*arguments)
+        if type(error) is not int or error > 0:
+            raise InputError(
+                f"{source}:{line}: {name} returned {error!r}; expected 0 or a negative errno"
+            )
+        return error
+
+    return checked
 
 
 def _flag(module: ModuleType, source: str, name: str, default: bool) -> bool:

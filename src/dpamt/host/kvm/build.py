@@ -21,13 +21,17 @@ _EXTEND_BYTES: Final = 256
 def tdx_init_mem_region(
     vm: Vm, vcpu: Vcpu, cpu: Cpu, gpa: int, pages: int, measure: bool = False
 ) -> int:
-    """KVM_TDX_INIT_MEM_REGION: PAGE.ADD of ``pages`` pages from ``gpa`` on; 0 or an error.
+    """KVM_TDX_INIT_MEM_REGION: PAGE.ADD of ``pages`` pages from ``gpa`` on.
 
+    0, -EIO for a dead VM or a refusal, -EINVAL, -ENOMEM, -EFAULT beyond the VM's memory, -EINTR.
     Pages added before an error stay.  The contents are zero: user space's buffer is one page here.
     """
     kernel = vm.kernel
+    bugged = vm.bugged.load()
+    if bugged:
+        return -EIO
     runnable = vm.runnable.load()
-    if runnable or gpa % PAGE_SIZE or not vcpu.tdvpr:
+    if runnable or gpa % PAGE_SIZE or pages <= 0 or not vcpu.tdvpr:
         return -EINVAL
     source = kernel.allocator.alloc_page(SITE_SOURCE)
     if source is None:
@@ -71,7 +75,10 @@ def _measure(vm: Vm, cpu: Cpu, gpa: int) -> int:
 
 
 def tdx_td_finalize(vm: Vm, cpu: Cpu) -> int:
-    """KVM_TDX_FINALIZE_VM: the TD may run; 0, -EINVAL, -EBUSY or -EIO."""
+    """KVM_TDX_FINALIZE_VM: the TD may run; 0, -EINVAL, -EBUSY, or -EIO with the VM bugged."""
+    bugged = vm.bugged.load()
+    if bugged:
+        return -EIO
     runnable = vm.runnable.load()
     if runnable or not vm.tdr:
         return -EINVAL
@@ -84,5 +91,5 @@ def tdx_td_finalize(vm: Vm, cpu: Cpu) -> int:
         return 0
     if status & STATUS_MASK == TDX_OPERAND_BUSY:
         return -EBUSY
-    vm.kernel.log.kvm(f"TDH.MR.FINALIZE failed: {status:#018x}")
+    tdx_bug(vm, "TDH.MR.FINALIZE", status)
     return -EIO

@@ -27,7 +27,7 @@ from dpamt.host.kvm.attributes import kvm_convert
 from dpamt.host.kvm.mmu import RET_PF_SPURIOUS, tdx_handle_ept_violation
 from dpamt.host.kvm.split import kvm_split_huge_leaf
 from dpamt.host.kvm.teardown import tdx_flush_vp
-from dpamt.host.kvm.vm import IN_GUEST_MODE, OUTSIDE_GUEST_MODE, Vcpu, Vm, kvm_vm_bugged, tdx_bug
+from dpamt.host.kvm.vm import IN_GUEST_MODE, OUTSIDE_GUEST_MODE, Vcpu, Vm, kvm_vm_dead, tdx_bug
 
 GPA_SHARED: Final = 1 << 47
 """The SHARED bit of a guest with 48-bit addresses."""
@@ -98,7 +98,8 @@ def _handle_ept_violation(vm: Vm, vcpu: Vcpu, cpu: Cpu, extended: int, gpa: int)
     """Map the page, at most at the level that the guest accepts; split what is mapped larger."""
     level = LEVEL_2M
     if extended & EXTENDED_TYPE_MASK == EXTENDED_TYPE_PENDING:
-        kvm_vm_bugged(vm, f"guest access before accepting {gpa:#x} on VCPU {vcpu.index}")
+        vm.kernel.log.kvm(f"Guest access before accepting {gpa:#x} on vCPU {vcpu.index}")
+        kvm_vm_dead(vm)
         return -EIO
     if extended & EXTENDED_TYPE_MASK == EXTENDED_TYPE_ACCEPT:
         level = extended >> EXTENDED_REQUESTED_LEVEL_SHIFT & EXTENDED_LEVEL_MASK

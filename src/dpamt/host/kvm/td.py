@@ -32,7 +32,7 @@ from dpamt.host.kvm.teardown import (
     tdx_mmu_release_hkid,
     tdx_reclaim_td_control_pages,
 )
-from dpamt.host.kvm.vm import Vm
+from dpamt.host.kvm.vm import Vm, pr_tdx_error, tdx_bug
 
 SITE_TDR: Final = "TDR"
 SITE_TDCS: Final = "TDCS"
@@ -57,11 +57,14 @@ def tdx_td_init(vm: Vm, cpu: Cpu, max_vcpus: int = 4) -> int:
     """KVM_TDX_INIT_VM: 0, or a negative errno with everything given back.
 
     -ENOSPC no KeyID, -ENOMEM no memory (or no PAMT), -EAGAIN no entropy, -EINVAL parameters that
-    the module refuses, -EIO any other refusal.
+    the module refuses or a TD that exists already, -EIO any other refusal.
     """
     kernel = vm.kernel
+    bugged = vm.bugged.load()
+    if bugged:
+        return -EIO
     sysinfo = kernel.sysinfo
-    if sysinfo is None:
+    if sysinfo is None or vm.tdr:
         return -EINVAL
     hkid = tdx_guest_keyid_alloc(kernel)
     if hkid < 0:
@@ -80,7 +83,8 @@ def tdx_td_init(vm: Vm, cpu: Cpu, max_vcpus: int = 4) -> int:
         return _seamcall_error(kernel, "TDH.MNG.CREATE", status)
     vm.hkid = hkid
     vm.tdr = tdr
-    error = _build_td(vm, cpu, tdcs, max_vcpus, sysinfo)
+    vm.max_vcpus = max_vcpus
+    error = _build_td(vm, cpu, tdcs, sysinfo)
     if error:
         _free_control_pages(kernel, cpu, tdcs[len(vm.tdcs) :])
         tdx_mmu_release_hkid(vm, cpu)
@@ -106,23 +110,24 @@ def _free_control_pages(kernel: Kernel, cpu: Cpu, pages: list[int]) -> None:
         tdx_free_page(kernel, cpu, pages[-1 - index])
 
 
-def _build_td(vm: Vm, cpu: Cpu, tdcs: list[int], max_vcpus: int, sysinfo: TdxSysInfo) -> int:
+def _build_td(vm: Vm, cpu: Cpu, tdcs: list[int], sysinfo: TdxSysInfo) -> int:
     """From MNG.CREATE to MNG.INIT; ``vm.tdcs`` grows by each page that the module took."""
     kernel = vm.kernel
     package_cpus = kernel.package_cpus()
     for index in range(len(package_cpus)):
         status = tdh_mng_key_config(package_cpus[index], vm.tdr)
         if status:
-            return _seamcall_error(kernel, "TDH.MNG.KEY.CONFIG", status)
+            tdx_bug(vm, "TDH.MNG.KEY.CONFIG", status)
+            return -EIO
     for index in range(len(tdcs)):
         status = tdh_mng_addcx(cpu, vm.tdr, tdcs[index])
         if status:
             return _seamcall_error(kernel, "TDH.MNG.ADDCX", status)
         vm.tdcs.append(tdcs[index])
-    return _mng_init(vm, cpu, max_vcpus, sysinfo)
+    return _mng_init(vm, cpu, sysinfo)
 
 
-def _mng_init(vm: Vm, cpu: Cpu, max_vcpus: int, sysinfo: TdxSysInfo) -> int:
+def _mng_init(vm: Vm, cpu: Cpu, sysinfo: TdxSysInfo) -> int:
     kernel = vm.kernel
     pfn = kernel.allocator.alloc_page(SITE_TD_PARAMS)
     if pfn is None:
@@ -130,23 +135,23 @@ def _mng_init(vm: Vm, cpu: Cpu, max_vcpus: int, sysinfo: TdxSysInfo) -> int:
     params = TdParams(
         sysinfo.attributes_fixed1,
         sysinfo.xfam_fixed1,
-        max_vcpus,
+        vm.max_vcpus,
         tsc_frequency=TSC_FREQUENCY_25MHZ,
     )
     kernel.memory.write(pfn << PAGE_SHIFT, params.pack())
-    status, hint = tdh_mng_init(cpu, vm.tdr, pfn << PAGE_SHIFT)
+    status, rcx = tdh_mng_init(cpu, vm.tdr, pfn << PAGE_SHIFT)
     kernel.memory.clear_page(pfn)
     kernel.allocator.free_page(pfn)
     if not status:
         return 0
     if is_tdx_operand_invalid(status):
-        kernel.log.kvm(f"TDH.MNG.INIT refused TD_PARAMS: {status:#018x}, hint {hint:#x}")
-        return -EINVAL
-    return _seamcall_error(kernel, "TDH.MNG.INIT", status)
+        return -EINVAL  # user space chose the operands: it is told, not the log
+    kernel.log.kvm(f"SEAMCALL TDH_MNG_INIT failed: {status:#x}, rcx {rcx:#x}")
+    return -EIO
 
 
 def _seamcall_error(kernel: Kernel, leaf: str, status: int) -> int:
     if tdx_status(status) == TDX_RND_NO_ENTROPY:
         return -EAGAIN
-    kernel.log.kvm(f"{leaf} failed: {status:#018x}")
+    pr_tdx_error(kernel, leaf, status)
     return -EIO

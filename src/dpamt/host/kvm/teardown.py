@@ -11,6 +11,7 @@ from typing import Final
 from dpamt.abi.pages import LEVEL_2M, LEVEL_SHIFTS, PAGE_SHIFT
 from dpamt.abi.status import (
     STATUS_MASK,
+    TDX_FLUSHVP_NOT_DONE,
     TDX_INTERRUPTED_RESUMABLE,
     TDX_NO_HKID_READY_TO_WBCACHE,
     TDX_VCPU_NOT_ASSOCIATED,
@@ -28,7 +29,7 @@ from dpamt.host.core.seamcall import (
 )
 from dpamt.host.kvm.mirror import LEAF, PFN_SHIFT, PRESENT, TOP_LEVEL
 from dpamt.host.kvm.mmu import free_sept_cache
-from dpamt.host.kvm.vm import Vcpu, Vm
+from dpamt.host.kvm.vm import Vcpu, Vm, pr_tdx_error, tdx_bug
 from dpamt.host.kvm.zap import kvm_gmem_release
 
 CACHE_WB_RESUMES: Final = 10000
@@ -54,15 +55,14 @@ def tdx_hkid_free(kernel: Kernel, hkid: int) -> None:
 
 
 def tdx_flush_vp(vm: Vm, vcpu: Vcpu) -> None:
-    """VP.FLUSH on the CPU where the VCPU was last; a failure shows at VPFLUSHDONE."""
+    """VP.FLUSH on the CPU where the VCPU was last; after a failure VPFLUSHDONE fails too."""
     cpu = vcpu.cpu
     if cpu is None:
         return
     status = tdh_vp_flush(cpu, vcpu.tdvpr)
-    if status and status & STATUS_MASK != TDX_VCPU_NOT_ASSOCIATED:
-        vm.kernel.log.kvm(f"TDH.VP.FLUSH failed: {status:#018x}")
-        return
     vcpu.cpu = None
+    if status and status & STATUS_MASK != TDX_VCPU_NOT_ASSOCIATED:
+        tdx_bug(vm, "TDH.VP.FLUSH", status)
 
 
 def tdx_mmu_release_hkid(vm: Vm, cpu: Cpu) -> None:
@@ -73,21 +73,24 @@ def tdx_mmu_release_hkid(vm: Vm, cpu: Cpu) -> None:
     for index in range(len(vm.vcpus)):
         tdx_flush_vp(vm, vm.vcpus[index])
     kernel.tdx_lock.lock()
+    leaf = "TDH.MNG.VPFLUSHDONE"
     status = tdh_mng_vpflushdone(cpu, vm.tdr)
     if not status:
-        status = _write_back_caches(kernel)
-    if not status:
+        _write_back_caches(kernel)
+        leaf = "TDH.MNG.KEY.FREEID"
         status = tdh_mng_key_freeid(cpu, vm.tdr)
     kernel.tdx_lock.unlock()
-    if status:
-        kernel.log.kvm(f"KeyID {vm.hkid} leaked: {status:#018x}")
-        return
-    tdx_hkid_free(kernel, vm.hkid)
-    vm.hkid = -1
+    if not status:
+        tdx_hkid_free(kernel, vm.hkid)
+        vm.hkid = -1
+    elif status & STATUS_MASK != TDX_FLUSHVP_NOT_DONE:  # its cause has been told at VP.FLUSH
+        tdx_bug(vm, leaf, status)
+        name = leaf.lower().replace(".", "_")
+        kernel.log.kvm(f"{name}() failed. HKID {vm.hkid} is leaked.")
 
 
-def _write_back_caches(kernel: Kernel) -> int:
-    """PHYMEM.CACHE.WB on one CPU of each package, resumed while interrupted."""
+def _write_back_caches(kernel: Kernel) -> None:
+    """PHYMEM.CACHE.WB on one CPU of each package; when it fails, so will KEY.FREEID."""
     package_cpus = kernel.package_cpus()
     for index in range(len(package_cpus)):
         status = tdh_phymem_cache_wb(package_cpus[index], False)
@@ -96,18 +99,23 @@ def _write_back_caches(kernel: Kernel) -> int:
                 break
             status = tdh_phymem_cache_wb(package_cpus[index], True)
         if status and status & STATUS_MASK != TDX_NO_HKID_READY_TO_WBCACHE:
-            return status
-    return 0
+            kernel.log.warn("caches of a package are not written back")
+            pr_tdx_error(kernel, "TDH.PHYMEM.CACHE.WB", status)
 
 
 def tdx_reclaim_page(vm: Vm, cpu: Cpu, pfn: int) -> bool:
     """PAGE.RECLAIM and reset; False, and the page is lost, when the module refuses."""
     status = tdh_phymem_page_reclaim(cpu, pfn)
     if status:
-        vm.kernel.log.kvm(f"TDH.PHYMEM.PAGE.RECLAIM of {pfn:#x} failed: {status:#018x}")
+        _reclaim_failed(vm.kernel, pfn, status)
         return False
     tdx_quirk_reset_page(vm.kernel, pfn)
     return True
+
+
+def _reclaim_failed(kernel: Kernel, pfn: int, status: int) -> None:
+    kernel.log.warn(f"page {pfn:#x} is lost")
+    pr_tdx_error(kernel, "TDH.PHYMEM.PAGE.RECLAIM", status)
 
 
 def tdx_reclaim_control_page(vm: Vm, cpu: Cpu, pfn: int) -> None:
@@ -156,11 +164,11 @@ def tdx_reclaim_td_control_pages(vm: Vm, cpu: Cpu) -> None:
     vm.tdcs.clear()
     status = tdh_phymem_page_reclaim(cpu, vm.tdr)
     if status:
-        kernel.log.kvm(f"TDH.PHYMEM.PAGE.RECLAIM of the TDR failed: {status:#018x}")
+        _reclaim_failed(kernel, vm.tdr, status)
         return
     status = tdh_phymem_page_wbinvd(cpu, vm.tdr, kernel.global_keyid)
     if status:
-        kernel.log.kvm(f"TDH.PHYMEM.PAGE.WBINVD of the TDR failed: {status:#018x}")
+        tdx_bug(vm, "TDH.PHYMEM.PAGE.WBINVD", status)
         return
     tdx_quirk_reset_page(kernel, vm.tdr)
     tdx_free_page(kernel, cpu, vm.tdr)

@@ -17,9 +17,13 @@ SITE_TDCX: Final = "TDCX"
 
 
 def tdx_vcpu_create(vm: Vm) -> Vcpu | int:
-    """KVM_CREATE_VCPU: state only; -EIO without a TD."""
-    if not vm.tdr:
+    """KVM_CREATE_VCPU: state only; -EIO unless the TD is being built, -EINVAL for one too many."""
+    bugged = vm.bugged.load()
+    runnable = vm.runnable.load()
+    if bugged or runnable or not vm.tdr:
         return -EIO
+    if len(vm.vcpus) >= vm.max_vcpus:
+        return -EINVAL
     vcpu = Vcpu(vm, len(vm.vcpus))
     vm.vcpus.append(vcpu)
     return vcpu
@@ -32,7 +36,8 @@ def tdx_vcpu_init(vm: Vm, vcpu: Vcpu, cpu: Cpu, initial_rcx: int = 0) -> int:
     if bugged:
         return -EIO
     sysinfo = kernel.sysinfo
-    if sysinfo is None or vcpu.tdvpr:
+    runnable = vm.runnable.load()
+    if sysinfo is None or runnable or vcpu.tdvpr:
         return -EINVAL
     vm.lock.lock()
     error = _init(vm, vcpu, cpu, sysinfo.tdcx_pages_per_vcpu, initial_rcx)

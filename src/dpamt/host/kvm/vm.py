@@ -96,6 +96,8 @@ class Vm:
         self.mirror = make_mirror(shared, self.vm_id)
         self.gmem = GuestMemfd(kernel, self.vm_id, self.huge_pages)
         self.vcpus: list[Vcpu] = []
+        self.max_vcpus = 0
+        """VCPUs that the TD may have; set when it is created."""
         self.hkid = -1
         """-1 while no KeyID is assigned."""
         self.tdr = 0
@@ -119,12 +121,23 @@ class Vm:
         self.gmem.forget()
 
 
-def kvm_vm_bugged(vm: Vm, what: str) -> None:
-    """KVM_BUG_ON(): the VM is dead for every later ioctl; its resources wait for its end."""
-    vm.kernel.log.kvm(f"VM {vm.vm_id} bugged: {what}")
+def kvm_vm_dead(vm: Vm) -> None:
+    """The VM is dead for every later ioctl (-EIO); its resources wait for its end."""
     vm.bugged.store(1)
+
+
+def kvm_vm_bugged(vm: Vm, what: str) -> None:
+    """KVM_BUG_ON(): a WARN, and the VM is dead."""
+    vm.kernel.log.warn(f"KVM_BUG_ON, VM {vm.vm_id} bugged: {what}")
+    kvm_vm_dead(vm)
 
 
 def tdx_bug(vm: Vm, leaf: str, status: int) -> None:
     """TDX_BUG_ON(): as above, after a SEAMCALL that had no right to fail."""
-    kvm_vm_bugged(vm, f"{leaf} failed: {status:#018x}")
+    kvm_vm_bugged(vm, leaf)
+    pr_tdx_error(vm.kernel, leaf, status)
+
+
+def pr_tdx_error(kernel: Kernel, leaf: str, status: int) -> None:
+    """The line about a SEAMCALL that failed; ``leaf`` as Intel writes it (TDH.MNG.CREATE)."""
+    kernel.log.kvm(f"SEAMCALL {leaf.replace('.', '_')} failed: {status:#x}")
