@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
 
-.PHONY: run test lint bench docs clean
+.PHONY: run test lint bench fuzz docs clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
@@ -27,8 +27,13 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.bench_startup
 	$(BIN)/python -m benchmarks.bench_default_run
 
+# Random hosts against the module until something is found: make fuzz, make fuzz N=1000000 SEED=17.
+fuzz: $(VENV)/.ready-test
+	$(BIN)/python -m tests.module.fuzz $(if $(N),--calls $(N)) $(if $(SEED),--seed $(SEED))
+
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m dpamt.run.schema > docs/scenario.md
+	$(BIN)/python -m dpamt.report.leaf_pages docs/leaves
 	$(BIN)/python docs/pictures/draw.py
 
 clean:

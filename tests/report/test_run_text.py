@@ -16,7 +16,7 @@ machine = "2GiB"
 {sides}
 [[td]]
 name = "a-name-of-24-characters."
-memory = "6MiB"
+memory = "4MiB"
 vcpus = 2
 image = "12KiB"
 share_2m = 0.5

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dpamt.errors import InputError
+from dpamt.errors import InputError, ModelError
 from dpamt.module.releases import RELEASES
-from dpamt.trace.vector_file import Json, Scenario, read_vectors
-from dpamt.trace.vectors import replay, replay_file
+from dpamt.trace.vector_file import Json, Scenario, VectorFile, read_vectors
+from dpamt.trace.vectors import SHUTDOWN, replay, replay_all, replay_file
 
 VECTORS = Path(__file__).parent.parent / "data" / "module-vectors.jsonl"
 SCENARIOS = {scenario.id: scenario for scenario in read_vectors(VECTORS)}
@@ -96,7 +96,8 @@ def test_a_missing_shutdown_and_a_surprising_one_are_told() -> None:
 
     result = replay(altered(scenario, survived))
     assert result.difference is not None
-    assert result.difference.given.status is None
+    assert result.difference.given.event == SHUTDOWN
+    assert "fatal error" in result.difference.shutdown
     assert "shutdown" in str(result)
 
     def expected(setup: Json, calls: list[Json], final: Json) -> None:
@@ -162,38 +163,82 @@ def minimal(calls: list[Json]) -> Scenario:
 @pytest.mark.parametrize(
     ("calls", "message"),
     [
-        ([{"leaf": "@NAP"}], "@NAP"),
-        ([{"leaf": "TDH.NAP", "expect": {"status": "0x0"}}], "TDH.NAP"),
-        ([{"leaf": "TDH.MEM.TRACK"}], "expect"),
-        ([{"leaf": "TDH.MEM.TRACK", "rcx": "zero", "expect": {"status": "0x0"}}], "zero"),
-        ([{"leaf": "TDH.MEM.TRACK", "rcx": -1, "expect": {"status": "0x0"}}], "rcx"),
         ([{"leaf": "@RELEASE", "lock": "KOT", "mode": "shared"}], "not held"),
         ([{"leaf": "@HOLD", "lock": "KOT", "mode": "exclusive"}] * 2, "not free"),
-        ([{"leaf": "@HOLD", "lock": "KOT", "mode": "host_priority"}], "mode"),
-        ([{"leaf": "@HOLD", "lock": "NAP", "mode": "shared"}], "NAP"),
-        ([{"leaf": "@HOLD", "level": "2M", "hpa": "0x0", "mode": "shared"}], "KeyError"),
+        ([{"leaf": "@HOLD", "lock": "KOT", "mode": "host_priority"}], r"calls\[0\].mode"),
+        ([{"leaf": "@HOLD", "lock": "TDMR", "index": 9, "mode": "shared"}], r"calls\[0\].index: 9"),
+        (
+            [{"leaf": "@HOLD", "level": "2M", "hpa": "0x0", "mode": "shared"}],
+            r"calls\[0\].hpa: 0x0; expected an address in a TDMR",
+        ),
+        (
+            [{"leaf": "TDG.MEM.PAGE.ACCEPT", "tdr": "0x5000", "expect": {"status": "0x0"}}],
+            r"calls\[0\].tdr: 0x5000; expected a TD",
+        ),
     ],
 )
-def test_what_cannot_be_understood_is_one_clear_line(calls: list[Json], message: str) -> None:
+def test_a_step_that_cannot_be_done_is_one_clear_line(calls: list[Json], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         replay(minimal(calls))
-    assert "module-vectors.jsonl:1" in str(caught.value)
+    assert "module-vectors.jsonl:1: calls[" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_state_of_the_module_must_be_known() -> None:
-    def change(setup: Json, calls: list[Json], final: Json) -> None:
-        setup["sys_state"] = "ASLEEP"
+def test_an_sept_entry_to_hold_must_be_there() -> None:
+    scenario = next(
+        scenario
+        for scenario in SCENARIOS.values()
+        if any(call.get("lock") == "SEPT_ENTRY" for call in scenario.calls)
+    )
+    index = next(i for i, c in enumerate(scenario.calls) if c.get("lock") == "SEPT_ENTRY")
 
-    with pytest.raises(InputError, match="ASLEEP"):
-        replay(altered(DEMOTE, change))
+    def elsewhere(setup: Json, calls: list[Json], final: Json) -> None:
+        calls[index]["gpa"] = "0x7f0000000000"
+
+    with pytest.raises(InputError, match=rf"calls\[{index}\]: 0x7f0000000000 has no S-EPT entry"):
+        replay(altered(scenario, elsewhere))
+
+
+def test_a_set_up_that_the_model_refuses_is_a_disagreement() -> None:
+    def change(setup: Json, calls: list[Json], final: Json) -> None:
+        setup["tdmrs"][0]["size"] = "0x1000"
+
+    result = replay(altered(DEMOTE, change))
+    assert not result.agrees
+    assert result.calls == 0
+    assert "TDX_INVALID_TDMR" in str(result)
+
+
+def test_a_guest_that_leaves_is_told() -> None:
+    """ACCEPT of a page that the TD does not have: a TD exit, whatever was recorded."""
+    index, call = next(
+        (i, call)
+        for i, call in enumerate(SCENARIOS["D083"].calls)
+        if call["leaf"] == "TDG.MEM.PAGE.ACCEPT"
+    )
+
+    def change(setup: Json, calls: list[Json], final: Json) -> None:
+        calls[index] = {**call, "rcx": "0x7fffc0000000"}
+
+    result = replay(altered(SCENARIOS["D083"], change))
+    assert result.difference is not None
+    assert result.difference.given.event.startswith("TD exit")
+
+
+def test_what_breaks_the_model_names_the_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_scenario: Scenario, _release: str) -> None:
+        raise KeyError(5)
+
+    monkeypatch.setattr("dpamt.trace.vectors.build_module", broken)
+    with pytest.raises(ModelError, match=r"jsonl:\d+: D085: KeyError: 5"):
+        replay_all(VectorFile(VECTORS, (DEMOTE,), ()), "1.5.25")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "no scenario"),
-        ("[1]\n", ":1: list; expected a JSON object"),
+        ("[1]\n", r":1: \[1\]; expected a JSON object"),
         ('{"id": 1}\n', "no 'title'"),
         ('\n{"id": \n', ":2: "),
     ],

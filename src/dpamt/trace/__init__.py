@@ -1,1 +1,1 @@
-"""Recordings of SEAMCALLs: read, write, judge."""
+"""Recordings and logs of SEAMCALLs: read, replay, judge, explain."""

@@ -1,8 +1,9 @@
 """Vector files: SEAMCALL sequences with a real module's answers, as JSON lines, read and checked.
 
 One scenario a line: ``id``, ``title``, ``setup`` (machine and module state), ``calls`` (leaf,
-registers and the recorded answer) and ``final`` (metadata after the last call).  Numbers written as
-strings are hexadecimal.
+registers and the recorded answer) and ``final`` (metadata after the last call); docs/vectors.md.
+A scenario of ``kind`` "concurrent" has two calls at once and all their outcomes instead; such ones
+are counted here and replayed elsewhere.
 """
 
 import json
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dpamt.errors import InputError
+from dpamt.trace.vector_shape import Json, check_scenario, number, refuse
 
-Json = dict[str, Any]
+__all__ = ["Json", "Scenario", "VectorFile", "number", "read_vector_file", "read_vectors"]
 
 _REQUIRED: Final = ("id", "title", "setup", "calls", "final")
+_CONCURRENT: Final = "concurrent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,45 +32,65 @@ class Scenario:
     final: Json
 
 
-def read_vectors(path: Path) -> list[Scenario]:
-    """Every scenario of a file.
+@dataclass(frozen=True, slots=True)
+class VectorFile:
+    """A file's scenarios in order; ``concurrent`` are the ids of those of that kind."""
 
-    Raises InputError for a file that cannot be read, a line that is not a JSON object, or one
-    without a required key.
+    path: Path
+    scenarios: tuple[Scenario, ...]
+    concurrent: tuple[str, ...]
+
+
+def read_vectors(path: Path) -> list[Scenario]:
+    """Every scenario of a file that is not a concurrent one; raises as :func:`read_vector_file`."""
+    return list(read_vector_file(path).scenarios)
+
+
+def read_vector_file(path: Path) -> VectorFile:
+    """A vector file.
+
+    Raises InputError, with file, line and field, for a file that cannot be read, a line that is not
+    a JSON object, and a scenario that is not written as it must be.
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}; expected a vector file (JSON lines)") from error
-    scenarios = []
-    for number, line in enumerate(text.splitlines(), 1):
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a vector file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text; expected a vector file (JSON lines)") from error
+    scenarios: list[Scenario] = []
+    concurrent: list[str] = []
+    for index, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            scenarios.append(_scenario(f"{path}:{number}", line))
-    if not scenarios:
+            place = f"{path}:{index}"
+            data = _object(place, line)
+            if data.get("kind") == _CONCURRENT:
+                check_scenario(data, place, judged=False)
+                concurrent.append(data["id"])
+            else:
+                scenarios.append(_scenario(place, data))
+    if not scenarios and not concurrent:
         raise InputError(f"{path}: no scenario; expected one JSON object a line")
-    return scenarios
+    return VectorFile(path, tuple(scenarios), tuple(concurrent))
 
 
-def _scenario(place: str, line: str) -> Scenario:
+def _object(place: str, line: str) -> dict[str, Any]:
     try:
         data = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{place}: {error}; expected a JSON object") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{place}: column {error.colno}: {error.msg}; expected a JSON object"
+        ) from error
+    except RecursionError as error:
+        raise InputError(f"{place}: nested too deeply; expected a JSON object") from error
     if not isinstance(data, dict):
-        raise InputError(f"{place}: {type(data).__name__}; expected a JSON object")
+        raise refuse(data, place, "a JSON object")
+    return data
+
+
+def _scenario(place: str, data: Json) -> Scenario:
     missing = [key for key in _REQUIRED if key not in data]
     if missing:
         raise InputError(f"{place}: no {missing[0]!r}; expected {', '.join(_REQUIRED)}")
+    check_scenario(data, place)
     return Scenario(place, data["id"], data["title"], data["setup"], data["calls"], data["final"])
-
-
-def number(value: Any, place: str) -> int:
-    """A number of a vector file: an integer, or a string in hexadecimal; else InputError."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        try:
-            return int(value, 16)
-        except ValueError:
-            pass
-    raise InputError(f"{place}: {value!r}; expected a number or a hexadecimal string")

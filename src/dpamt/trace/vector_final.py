@@ -142,7 +142,9 @@ def _fields(module: TdxModule, page: int, level: int, entry: int, lock: int) -> 
 def _recorded_tds(records: list[Json]) -> dict[int, Entry]:
     return {
         number(record["tdr"], "tds"): {
-            name: value for name, value in record.items() if name != "tdr"
+            name: value if name == "lifecycle" else number(value, "tds")
+            for name, value in record.items()
+            if name != "tdr"
         }
         for record in records
     }

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from dpamt.abi.pages import LEVEL_SHIFTS, PAGE_SHIFT, PAGE_TYPE_NAMES
+from dpamt.abi.pages import PAGE_SHIFT, PAGE_TYPE_NAMES
 from dpamt.abi.sept import SEPT_INDEX_BITS
+from dpamt.abi.states import SEPT_NL_MAPPED
 from dpamt.errors import InputError
 from dpamt.module.module import TdxModule
-from dpamt.module.sept import FRAME_SHIFT
+from dpamt.module.pamt import PamtRegion
+from dpamt.module.sept import FRAME_SHIFT, STATE_MASK
 from dpamt.module.td import EPTP_LEVELS_MASK, EPTP_LEVELS_SHIFT, EPTP_ROOT_SHIFT, Td
 from dpamt.sync import BUSY, EntryPage, HostPriorityWord, SharedExclusiveLock, StepLockSet
 from dpamt.trace.vector_file import Json, number
@@ -67,44 +69,42 @@ _Lock = HostPriorityWord | SharedExclusiveLock | _EntryLock
 class OtherCpu:
     """Another CPU inside the module; ``step`` makes it do what an ``@`` call says."""
 
-    def __init__(self, module: TdxModule, place: str) -> None:
+    def __init__(self, module: TdxModule) -> None:
         self._module = module
-        self._place = place
         self._held: list[tuple[Json, _Lock]] = []
         self._contend_next = False
 
-    def step(self, call: Json) -> None:
-        """Do one ``@`` call.  Raises InputError for one that is not known."""
+    def step(self, call: Json, place: str) -> None:
+        """Do one ``@`` call.  Raises InputError for one that cannot be done now."""
         name = call["leaf"]
         if name == "@HOLD":
-            self.hold(call)
+            self.hold(call, place)
         elif name == "@RELEASE":
-            self._release(call)
+            self._release(call, place)
         elif name == "@EPOCH_REFCOUNT":
-            self._td(call).epoch_readers[call["index"]].store(call["value"])
+            value = number(call["value"], place)
+            self._td(call, place).epoch_readers[call["index"]].store(value)
         elif name == "@INTERRUPT_PENDING":
             self._module.interrupt_pending = bool(call["value"])
         elif name == "@TREE_LOCK_CONTENDED_NEXT":
             self._contend_next = True
-        elif name == "@SET_4K_TYPE":
-            page = self._number(call, "hpa") >> PAGE_SHIFT
-            entries = self._module.pamt.region(page >> 9).entries
-            entries.store(page & _INDEX_MASK, _TYPES[call["type"]])
         else:
-            raise InputError(f"{self._place}: leaf {name!r}; expected a known step of another CPU")
+            page = number(call["hpa"], place) >> PAGE_SHIFT
+            entries = self._region(page, place).entries
+            entries.store(page & _INDEX_MASK, _TYPES[call["type"]])
 
-    def hold(self, call: Json) -> None:
+    def hold(self, call: Json, place: str) -> None:
         """Take the lock that ``call`` names, which must be free for it."""
-        lock = self._lock(call)
+        lock = self._lock(call, place)
         mode = call["mode"]
-        if mode == "host_priority" and not isinstance(lock, SharedExclusiveLock):
+        if mode == "host_priority":
+            if isinstance(lock, SharedExclusiveLock):
+                raise InputError(f"{place}.mode: {mode!r}; this lock has no host priority")
             lock.raise_host_priority()
             return
-        if mode not in ("shared", "exclusive"):
-            raise InputError(f"{self._place}: mode {mode!r}; not one of this lock")
         taken = lock.try_shared() if mode == "shared" else lock.try_exclusive()
         if taken == BUSY:
-            raise InputError(f"{self._place}: @HOLD of a lock that is not free")
+            raise InputError(f"{place}: @HOLD of a lock that is not free")
         self._held.append((_named(call), lock))
 
     def release_all(self) -> None:
@@ -114,7 +114,7 @@ class OtherCpu:
             _drop(lock, named["mode"])
 
     @contextmanager
-    def beside(self, tdr: int) -> Iterator[None]:
+    def beside(self, tdr: int, place: str) -> Iterator[None]:
         """While a call on the TD at ``tdr`` runs: the contention asked for, if any."""
         if not self._contend_next:
             yield
@@ -123,7 +123,7 @@ class OtherCpu:
         td = self._module.tds.at(tdr >> PAGE_SHIFT)
         tree = td.tree
         if not isinstance(tree, HostPriorityWord):
-            raise InputError(f"{self._place}: this release's S-EPT tree lock has no host priority")
+            raise InputError(f"{place}: this release's S-EPT tree lock has no host priority")
         contended = _ContendedTree()
         contended.restore(tree.capture())
         lp = self._module.processor(0)
@@ -137,58 +137,74 @@ class OtherCpu:
             td.tree = tree
             lp.locks = locks
 
-    def _release(self, call: Json) -> None:
+    def running_td(self, call: Json, place: str) -> Td:
+        """The TD of a guest's call: one that MNG.INIT has made."""
+        td = self._td(call, place)
+        if not td.op_state.load():
+            raise InputError(f"{place}.tdr: {call['tdr']}; expected a TD after MNG.INIT")
+        return td
+
+    def _release(self, call: Json, place: str) -> None:
         wanted = _named(call)
         for index, (named, lock) in enumerate(self._held):
             if named == wanted:
                 _drop(lock, named["mode"])
                 del self._held[index]
                 return
-        raise InputError(f"{self._place}: @RELEASE of a lock that is not held")
+        raise InputError(f"{place}: @RELEASE of a lock that is not held")
 
-    def _lock(self, call: Json) -> _Lock:
+    def _lock(self, call: Json, place: str) -> _Lock:
         module = self._module
         if "level" in call:
-            hpa = self._number(call, "hpa")
+            page = number(call["hpa"], place) >> PAGE_SHIFT
+            region = self._region(page, place)
             if call["level"] == "1G":
-                return module.pamt.block(hpa >> LEVEL_SHIFTS[2]).first
-            region = module.pamt.region(hpa >> LEVEL_SHIFTS[1])
+                return module.pamt.block(page >> 2 * SEPT_INDEX_BITS).first
             if call["level"] == "2M":
                 return region.first
-            return _EntryLock(region.entries, hpa >> PAGE_SHIFT & _INDEX_MASK)
+            return _EntryLock(region.entries, page & _INDEX_MASK)
         name = call["lock"]
         if name == "KOT":
             return module.keys.kot_lock
         if name == "TDMR":
+            if call["index"] >= len(module.tdmrs.all):
+                raise InputError(f"{place}.index: {call['index']}; there is no such TDMR")
             return module.tdmrs.all[call["index"]].lock
         if name == "OP_STATE":
-            return self._td(call).op_state
+            return self._td(call, place).op_state
         if name == "SEPT_TREE":
-            return self._td(call).tree
+            return self._td(call, place).tree
         if name == "TD_EPOCH":
-            return self._td(call).epoch_lock
-        if name == "SEPT_ENTRY":
-            return self._sept_entry(call)
-        raise InputError(f"{self._place}: lock {name!r}; not known")
+            return self._td(call, place).epoch_lock
+        return self._sept_entry(call, place)
 
-    def _sept_entry(self, call: Json) -> _EntryLock:
-        eptp = self._td(call).eptp.load()
+    def _region(self, page: int, place: str) -> PamtRegion:
+        region = self._module.pamt.find_region(page >> SEPT_INDEX_BITS)
+        if region is None:
+            raise InputError(
+                f"{place}.hpa: {page << PAGE_SHIFT:#x}; expected an address in a TDMR that is "
+                "initialised so far"
+            )
+        return region
+
+    def _sept_entry(self, call: Json, place: str) -> _EntryLock:
+        eptp = self.running_td(call, place).eptp.load()
         frame = eptp >> EPTP_ROOT_SHIFT
         level = ((eptp & EPTP_LEVELS_MASK) >> EPTP_LEVELS_SHIFT) - 1
-        gfn = self._number(call, "gpa") >> PAGE_SHIFT
+        gfn = number(call["gpa"], place) >> PAGE_SHIFT
         while True:
             index = gfn >> SEPT_INDEX_BITS * level & _INDEX_MASK
             table = self._module.tds.sept.find(frame)
             if level == call["septlevel"]:
                 return _EntryLock(table, index)
-            frame = table.load(index) >> FRAME_SHIFT
+            word = table.load(index)
+            if level < call["septlevel"] or word & STATE_MASK != SEPT_NL_MAPPED:
+                raise InputError(f"{place}: {call['gpa']} has no S-EPT entry at this septlevel")
+            frame = word >> FRAME_SHIFT
             level -= 1
 
-    def _td(self, call: Json) -> Td:
-        return self._module.tds.at(self._number(call, "tdr") >> PAGE_SHIFT)
-
-    def _number(self, call: Json, key: str) -> int:
-        return number(call[key], f"{self._place}: {call.get('leaf', 'held')}")
+    def _td(self, call: Json, place: str) -> Td:
+        return self._module.tds.at(number(call["tdr"], place) >> PAGE_SHIFT)
 
 
 def _named(call: Json) -> Json:

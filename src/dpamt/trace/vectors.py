@@ -5,42 +5,52 @@ does not list keep their input), a recorded shutdown happens, and the metadata l
 recorded one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from dpamt.abi.exits import TDG_MEM_PAGE_ACCEPT
 from dpamt.abi.leaves import LEAF_NAMES, RAX_VERSION_SHIFT
-from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.abi.registers import REGISTER_NAMES, U64_MASK, TdxModuleArgs
 from dpamt.abi.status import status_name
-from dpamt.errors import InputError
+from dpamt.errors import DpamtError, Finding, ModelError
 from dpamt.module.fatal import ModuleFatal
-from dpamt.module.guest import Guest
+from dpamt.module.guest import Guest, TdExit
 from dpamt.module.module import TdxModule
 from dpamt.sync import StepLockSet
-from dpamt.trace.vector_file import Json, Scenario, number, read_vectors
+from dpamt.trace.vector_file import Json, Scenario, VectorFile, number, read_vectors
 from dpamt.trace.vector_final import compare_metadata, compare_rdmd
 from dpamt.trace.vector_locks import OtherCpu
 from dpamt.trace.vector_machine import build_module
+from dpamt.trace.vector_shape import ACCEPT
+from dpamt.trace.why import Why, watching
 
 RECORDED_RELEASE: Final = "1.5.25"
 """The release that module-vectors.jsonl was recorded from."""
 
+SHUTDOWN: Final = "shutdown of the module"
+
 _LEAVES: Final = {name: leaf for leaf, name in LEAF_NAMES.items()}
-_ACCEPT: Final = "TDG.MEM.PAGE.ACCEPT"
+
+Watch = Callable[[Scenario, int, int], None]
+"""Told before each scenario: the scenario, its index from 0, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call gave: RAX (None: the module shut down) and the registers afterwards."""
+    """What a call gave: RAX and the registers afterwards; or ``event``, when there was no answer.
+
+    ``event`` is :data:`SHUTDOWN`, or how the guest left its TD in the middle of a TDCALL.
+    """
 
     status: int | None
     registers: dict[str, int]
+    event: str = ""
 
     def __str__(self) -> str:
         if self.status is None:
-            return "shutdown of the module"
+            return self.event
         shown = [f"{self.status:#x} ({status_name(self.status)})"]
         shown += [f"{name}={value:#x}" for name, value in self.registers.items()]
         return " ".join(shown)
@@ -50,7 +60,8 @@ class Answer:
 class CallDifference:
     """The first call that differs: its index from 0, its repetition, and both answers.
 
-    Registers that agree are left out of both.
+    Registers that agree are left out of both.  ``why`` is the check that refused the model's call,
+    None where none did; ``shutdown`` what shut the model down.
     """
 
     index: int
@@ -58,11 +69,15 @@ class CallDifference:
     call: str
     recorded: Answer
     given: Answer
+    why: Why | None = None
+    shutdown: str = ""
 
     def __str__(self) -> str:
         again = f", repetition {self.repetition}" if self.repetition else ""
+        because = f", because {self.why}" if self.why else ""
         return (
-            f"call {self.index}{again}: {self.call}: recorded {self.recorded}, given {self.given}"
+            f"call {self.index}{again}: {self.call}: recorded {self.recorded}, "
+            f"given {self.given}{because}"
         )
 
 
@@ -70,7 +85,8 @@ class CallDifference:
 class Replay:
     """The result of one scenario: ``calls`` made, the first that differs, and what else differs.
 
-    ``final`` is empty where a call differs: what follows from it means nothing.
+    ``setup`` says why the model does not accept the set-up; then nothing was called.  ``final`` is
+    empty where a call differs: what follows from it means nothing.
     """
 
     id: str
@@ -78,16 +94,17 @@ class Replay:
     calls: int
     difference: CallDifference | None
     final: tuple[str, ...]
+    setup: str = ""
 
     @property
     def agrees(self) -> bool:
         """Whether everything was as recorded."""
-        return self.difference is None and not self.final
+        return self.difference is None and not self.final and not self.setup
 
     def __str__(self) -> str:
         if self.agrees:
             return f"{self.id} agrees ({self.calls} calls): {self.title}"
-        what = str(self.difference) if self.difference else "; ".join(self.final)
+        what = str(self.difference) if self.difference else self.setup or "; ".join(self.final)
         return f"{self.id} differs: {self.title}: {what}"
 
 
@@ -96,40 +113,66 @@ def replay_file(path: Path, release: str = RECORDED_RELEASE) -> list[Replay]:
     return [replay(scenario, release) for scenario in read_vectors(path)]
 
 
+def replay_all(file: VectorFile, release: str, watch: Watch | None = None) -> list[Replay]:
+    """Replay every scenario of a file that has been read.
+
+    Raises as :func:`replay`, and ModelError, naming the scenario, where the model breaks down.
+    """
+    results = []
+    for index, scenario in enumerate(file.scenarios):
+        if watch is not None:
+            watch(scenario, index, len(file.scenarios))
+        try:
+            results.append(replay(scenario, release))
+        except DpamtError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ModelError(f"{scenario.place}: {scenario.id}: {what}") from error
+    return results
+
+
 def replay(
     scenario: Scenario, release: str = RECORDED_RELEASE, step_by_step: bool = False
 ) -> Replay:
     """Replay one scenario; ``step_by_step`` takes every lock by itself, as under observation.
 
-    Raises InputError where the scenario cannot be understood.
+    Raises InputError for an unknown release, and where a step of another CPU cannot be done.
     """
     try:
         module = build_module(scenario, release)
-        if step_by_step:
-            module.processor(0).locks = StepLockSet()
-        return _Player(scenario, module).play()
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{scenario.place}: {type(error).__name__} {error}; expected a scenario as described"
-        ) from error
+    except Finding as refused:
+        return Replay(scenario.id, scenario.title, 0, None, (), str(refused))
+    if step_by_step:
+        module.processor(0).locks = StepLockSet()
+    result = _Player(scenario, module).play()
+    if result.difference is None:
+        return result
+    # Why is asked of the same call in a second replay: to watch a call makes it slow.
+    asked = result.difference.index, result.difference.repetition
+    return _Player(scenario, build_module(scenario, release), asked).play()
 
 
 class _Player:
-    """One scenario under way."""
+    """One scenario under way; the call ``asked`` (index, repetition) is watched."""
 
-    def __init__(self, scenario: Scenario, module: TdxModule) -> None:
+    def __init__(
+        self, scenario: Scenario, module: TdxModule, asked: tuple[int, int] | None = None
+    ) -> None:
         self._scenario = scenario
         self._module = module
-        self._other = OtherCpu(module, scenario.place)
+        self._other = OtherCpu(module)
+        self._asked = asked
         self._calls = 0
-        for lock in scenario.setup.get("held", []):
-            self._other.hold(lock)
+        self._shutdown = ""
+        for index, lock in enumerate(scenario.setup.get("held", [])):
+            self._other.hold(lock, f"{scenario.place}: setup.held[{index}]")
 
     def play(self) -> Replay:
         scenario = self._scenario
         for index, call in enumerate(scenario.calls):
             if call["leaf"].startswith("@"):
-                self._other.step(call)
+                self._other.step(call, f"{scenario.place}: calls[{index}]")
                 continue
             difference = self._play_call(index, call)
             if difference is not None:
@@ -140,60 +183,59 @@ class _Player:
         return Replay(scenario.id, scenario.title, self._calls, None, tuple(final))
 
     def _play_call(self, index: int, call: Json) -> CallDifference | None:
-        place = f"{self._scenario.place}: call {index}"
+        place = f"{self._scenario.place}: calls[{index}]"
         repeat = call.get("repeat", {"count": 1, "step": {}})
         inputs = {name: number(call.get(name, 0), place) for name in REGISTER_NAMES}
         expected = dict(call["expect"])
         for repetition in range(repeat["count"]):
-            args = _args(inputs, place)
             recorded = _recorded(expected, inputs, place)
-            given = self._call(call, args, place)
+            whys: list[Why] = []
+            if self._asked == (index, repetition):
+                with watching() as whys:
+                    given = self._call(call, inputs, place)
+            else:
+                given = self._call(call, inputs, place)
             self._calls += 1
             ignored = frozenset(expected.get("stale", ()))
             if not _same(recorded, given, ignored):
                 shown = _shown_call(call, inputs)
                 recorded, given = _only_differences(recorded, given, ignored)
-                return CallDifference(index, repetition, shown, recorded, given)
+                why = whys[-1] if whys else None
+                return CallDifference(
+                    index, repetition, shown, recorded, given, why, self._shutdown
+                )
             _advance(inputs, repeat["step"], place)
             _advance(expected, repeat.get("expect_step", {}), place)
         return None
 
-    def _call(self, call: Json, args: TdxModuleArgs, place: str) -> Answer:
+    def _call(self, call: Json, inputs: dict[str, int], place: str) -> Answer:
         lp = self._module.processor(0)
+        args = TdxModuleArgs.of(**inputs)
         try:
-            with self._other.beside(args.rdx):
-                if call["leaf"] == _ACCEPT:
-                    td = self._module.tds.at(number(call["tdr"], place) >> PAGE_SHIFT)
-                    status = Guest(lp, td).tdcall(TDG_MEM_PAGE_ACCEPT, args)
+            with self._other.beside(args.rdx, place):
+                if call["leaf"] == ACCEPT:
+                    guest = Guest(lp, self._other.running_td(call, place))
+                    status = guest.tdcall(TDG_MEM_PAGE_ACCEPT, args)
                 else:
-                    status = lp.seamcall(_rax(call, place), args)
-        except ModuleFatal:
-            return Answer(None, {})
+                    status = lp.seamcall(_rax(call), args)
+        except ModuleFatal as fatal:
+            self._shutdown = str(fatal)
+            return Answer(None, {}, SHUTDOWN)
+        except TdExit as left:
+            return Answer(None, {}, f"TD exit: {left}")
         return Answer(status, dict(zip(REGISTER_NAMES, args.as_tuple(), strict=True)))
 
 
-def _args(inputs: dict[str, int], place: str) -> TdxModuleArgs:
-    try:
-        return TdxModuleArgs.of(**inputs)
-    except ValueError as error:
-        raise InputError(f"{place}: {error}") from error
-
-
-def _rax(call: Json, place: str) -> int:
+def _rax(call: Json) -> int:
     name = call["leaf"]
-    if name.startswith("#"):
-        leaf = int(name[1:])
-    elif name in _LEAVES:
-        leaf = _LEAVES[name]
-    else:
-        raise InputError(f"{place}: leaf {name!r}; expected a leaf's name or #number")
+    leaf = int(name[1:]) if name.startswith("#") else _LEAVES[name]
     version: int = call.get("version", 0)
     return leaf | version << RAX_VERSION_SHIFT
 
 
 def _recorded(expected: Json, inputs: dict[str, int], place: str) -> Answer:
     if expected.get("fatal"):
-        return Answer(None, {})
+        return Answer(None, {}, SHUTDOWN)
     registers = {
         name: number(expected[name], place) if name in expected else value
         for name, value in inputs.items()
@@ -215,9 +257,13 @@ def _only_differences(
         if recorded.registers[name] != given.registers[name] and name not in ignored
     ]
     return (
-        Answer(recorded.status, {name: recorded.registers[name] for name in sorted(names)}),
-        Answer(given.status, {name: given.registers[name] for name in sorted(names)}),
+        _with_registers(recorded, names),
+        _with_registers(given, names),
     )
+
+
+def _with_registers(answer: Answer, names: list[str]) -> Answer:
+    return replace(answer, registers={name: answer.registers[name] for name in sorted(names)})
 
 
 def _advance(registers: dict[str, int] | Json, step: Json, place: str) -> None:

@@ -1,0 +1,58 @@
+"""`dpamt conform`: vector files replayed against the model."""
+
+import argparse
+from pathlib import Path
+
+from dpamt.cli.parser import Parser
+
+
+def main(arguments: list[str]) -> int:
+    """Replay and print; 0 when everything agrees, else 1."""
+    options = _parser().parse_args(arguments)
+    return _conform(options)
+
+
+def _conform(options: argparse.Namespace) -> int:
+    import json
+
+    from dpamt.cli.output import write_text
+    from dpamt.module.releases import release_named
+    from dpamt.report.conform_text import FileResult, conform_json, conform_text
+    from dpamt.report.progress import watching
+    from dpamt.trace.vector_file import Scenario, read_vector_file
+    from dpamt.trace.vectors import RECORDED_RELEASE, replay_all
+
+    release = release_named(options.release or RECORDED_RELEASE).name
+    # All files are read before any is replayed: what is wrong with one is told at once.
+    files = [read_vector_file(Path(name)) for name in options.files]
+    results = []
+    with watching() as shown:
+        for file in files:
+            name = file.path.name
+
+            def watch(scenario: Scenario, index: int, total: int, name: str = name) -> None:
+                if shown is not None:
+                    shown(name, "scenario", scenario.id, index, total)
+
+            results.append(FileResult(file, replay_all(file, release, watch)))
+    write_text(
+        json.dumps(conform_json(results, release), indent=2) + "\n"
+        if options.json
+        else conform_text(results, release)
+    )
+    return 0 if all(result.clean for result in results) else 1
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="dpamt conform",
+        description="Replay SEAMCALL sequences with recorded answers against the model, and tell "
+        "the first call of each that differs, with both answers and the model's reason.  "
+        "Exit code 1 when anything differs.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE.jsonl", help="docs/vectors.md")
+    parser.add_argument(
+        "--release", metavar="NAME", help="the module to replay against (1.5.25, 2.0.08, 2.0.18)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document (docs/vectors.md)")
+    return parser
