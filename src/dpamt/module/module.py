@@ -6,7 +6,6 @@ from dpamt.abi.leaves import (
     RAX_VERSION_MASK,
     RAX_VERSION_SHIFT,
     TDH_SYS_LP_SHUTDOWN,
-    TDX_CONNECT_LEAVES,
 )
 from dpamt.abi.operands import OPERAND_RAX
 from dpamt.abi.pages import MAX_PA_LIMIT, PAGE_SHIFT, PAGE_SIZE, SIZE_2M
@@ -120,7 +119,7 @@ class TdxModule:
         version = rax >> RAX_VERSION_SHIFT & RAX_VERSION_MASK
         if rax & RAX_RESERVED_MASK:
             raise Refused(TDX_OPERAND_INVALID | OPERAND_RAX)
-        if leaf in TDX_CONNECT_LEAVES:
+        if leaf in self.release.tdx_connect_leaves:
             raise Refused(TDX_OPERAND_INVALID | OPERAND_RAX)
         if version and leaf not in self.release.versioned_leaves:
             raise Refused(TDX_OPERAND_INVALID | OPERAND_RAX)

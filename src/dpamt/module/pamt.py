@@ -271,11 +271,18 @@ class Pamt:
 
         The type goes first and the count second: a PAMT.REMOVE between the two is fatal.
         """
-        region = self.regions[page >> 9]
-        region.entries.store(page & _INDEX_MASK, 0)
+        self.clear_4k(page)
+        return self.uncount_4k(page)
+
+    def clear_4k(self, page: int) -> None:
+        """The first half of :meth:`free_4k`: the type."""
+        self.regions[page >> 9].entries.store(page & _INDEX_MASK, 0)
+
+    def uncount_4k(self, page: int) -> int:
+        """The second half of :meth:`free_4k`: the count, and the removal hint or 0."""
         if not self.dynamic:
             return 0
-        count = region.count.add(-1)
+        count = self.regions[page >> 9].count.add(-1)
         if count < 0:
             raise ModuleFatal("PAGE_COUNT below 0", region=page >> 9 << 21)
         return 0 if count else REMOVAL_HINT

@@ -59,6 +59,8 @@ class Release:
     """PROMOTE takes the S-EPT tree exclusively instead of the 512 entries' locks."""
     interrupt_needs_l2_vms: bool
     """DEMOTE and PROMOTE look for a pending interrupt only where the TD has L2 VMs."""
+    tdx_connect_leaves: range
+    """Leaves that the dispatcher refuses before it looks at the system's state."""
     late_addcx_shows_op_state: bool
     """ADDCX of an optional TDCX page after MNG.INIT names the OP_STATE in the status."""
     module_hv: int = 1
@@ -91,6 +93,7 @@ RELEASES: Final[dict[str, Release]] = {
             host_priority_sept_tree=True,
             promote_tree_exclusive=True,
             interrupt_needs_l2_vms=False,
+            tdx_connect_leaves=range(0),
             late_addcx_shows_op_state=True,
         ),
         Release(
@@ -110,6 +113,7 @@ RELEASES: Final[dict[str, Release]] = {
             host_priority_sept_tree=False,
             promote_tree_exclusive=False,
             interrupt_needs_l2_vms=False,
+            tdx_connect_leaves=leaf.TDX_CONNECT_LEAVES,
             late_addcx_shows_op_state=False,
         ),
         Release(
@@ -139,6 +143,7 @@ RELEASES: Final[dict[str, Release]] = {
             host_priority_sept_tree=True,
             promote_tree_exclusive=True,
             interrupt_needs_l2_vms=True,
+            tdx_connect_leaves=leaf.TDX_CONNECT_LEAVES,
             late_addcx_shows_op_state=False,
         ),
     )

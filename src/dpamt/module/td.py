@@ -11,8 +11,8 @@ Source: Intel TDX module source (open release), 2.0.08 to 2.0.18: TDR, TDCS and 
 
 from typing import Final, NamedTuple
 
-from dpamt.abi.pages import LEVEL_PML5E, PT_REG
-from dpamt.abi.td_params import MAX_L2_VMS
+from dpamt.abi.pages import LEVEL_PML5E, PAGE_SHIFT, PT_REG
+from dpamt.abi.td_params import MAX_L2_VMS, PRIVATE_GPA_BITS
 from dpamt.module.pamt import OWNER_SHIFT, PamtRegion
 from dpamt.sync import HostPriorityWord, Shared, SharedExclusiveLock, Way, Word, way_down
 
@@ -40,7 +40,7 @@ _X2APIC_ID_SHIFT: Final = 16
 def eptp_shape(eptp: int) -> tuple[int, int, int]:
     """(root S-EPT page, level of its entries, first guest frame that is not private)."""
     levels = (eptp & EPTP_LEVELS_MASK) >> EPTP_LEVELS_SHIFT
-    return eptp >> EPTP_ROOT_SHIFT, levels - 1, 1 << (39 if eptp & EPTP_GPAW else 35)
+    return eptp >> EPTP_ROOT_SHIFT, levels - 1, 1 << PRIVATE_GPA_BITS[eptp & EPTP_GPAW] - PAGE_SHIFT
 
 
 class Shape(NamedTuple):

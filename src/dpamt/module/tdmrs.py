@@ -1,5 +1,6 @@
 """The TDMRs that SYS.CONFIG accepted, and how far SYS.TDMR.INIT has come in each."""
 
+from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.abi.tdmr import TdmrInfo
 from dpamt.sync import Shared, SharedExclusiveLock, Word
 
@@ -14,10 +15,12 @@ class Tdmr:
 
     def __init__(self, info: TdmrInfo, done: Word, lock: SharedExclusiveLock) -> None:
         self.info = info
-        self.first = info.base >> 12
-        self.pages = info.size >> 12
+        self.first = info.base >> PAGE_SHIFT
+        self.pages = info.size >> PAGE_SHIFT
         self.reserved = tuple(
-            (info.base + offset >> 12, size >> 12) for offset, size in info.reserved if size
+            (info.base + offset >> PAGE_SHIFT, size >> PAGE_SHIFT)
+            for offset, size in info.reserved
+            if size
         )
         self.done = done
         self.lock = lock

@@ -134,9 +134,7 @@ class ModuleView:
     def tds(self) -> dict[int, int]:
         """TDR page of each TD to its CHLDCNT; ascending."""
         return {
-            page: self._module.tds.at(page).children.load()
-            for page, use in self.used_pages().items()
-            if use.type == PT_TDR
+            page: self._module.tds.at(page).children.load() for page in _tdrs(self.used_pages())
         }
 
     def lock_words(self) -> list[LockedEntry]:
@@ -181,10 +179,11 @@ class ModuleView:
         found = [f"{lock.where} is locked ({lock.word:#x})" for lock in self.held_locks()]
         found += self._check_counts(used)
         found += self._check_bitmap(used)
-        found += self._check_large(used)
-        found += self._check_owners(used)
-        for page in sorted(page for page, use in used.items() if use.type == PT_TDR):
-            found += check_td(self._module, page, used, self.large_pages(LEVEL_2M))
+        large = self.large_pages(LEVEL_2M)
+        found += self._check_large(used, large)
+        found += self._check_owners(used, large)
+        for page in _tdrs(used):
+            found += check_td(self._module, page, used, large)
         return found
 
     def _check_counts(self, used: dict[int, Use]) -> list[str]:
@@ -235,18 +234,18 @@ class ModuleView:
             f"bitmap bit of page {page << PAGE_SHIFT:#x} is set and no pair holds it"
             for page in sorted(marked - users.keys())
         ]
+        reserved = {region: self._reserved_bits(region) for region in {page >> 9 for page in used}}
         found += [
             f"reserved page {page << PAGE_SHIFT:#x} is used as {PAGE_TYPE_NAMES[use.type]}"
             for page, use in used.items()
-            if self._reserved_bits(page >> 9) >> (page & _REGION_MASK) & 1
+            if reserved[page >> 9] >> (page & _REGION_MASK) & 1
         ]
         return found
 
-    def _check_large(self, used: dict[int, Use]) -> list[str]:
+    def _check_large(self, used: dict[int, Use], large: dict[int, Use]) -> list[str]:
         found = []
         taken = set(used) | set(self.pamt_pages())
         regions = {page >> 9 for page in taken}
-        large = self.large_pages(LEVEL_2M)
         for page in large:
             if page >> 9 in regions or self._reserved_bits(page >> 9):
                 found.append(f"2M page {page << PAGE_SHIFT:#x} has 4K pages in other use")
@@ -258,12 +257,12 @@ class ModuleView:
         ]
         return found
 
-    def _check_owners(self, used: dict[int, Use]) -> list[str]:
+    def _check_owners(self, used: dict[int, Use], large: dict[int, Use]) -> list[str]:
         found = []
         owned: dict[int, int] = {}
         for level, uses in (
             (LEVEL_4K, used),
-            (LEVEL_2M, self.large_pages(LEVEL_2M)),
+            (LEVEL_2M, large),
             (LEVEL_1G, self.large_pages(LEVEL_1G)),
         ):
             for page, use in uses.items():
@@ -274,13 +273,19 @@ class ModuleView:
                             f"page {page << PAGE_SHIFT:#x} ({PAGE_TYPE_NAMES[use.type]}) belongs "
                             f"to {use.owner << PAGE_SHIFT:#x}, which is no TDR"
                         )
-        for page, children in self.tds().items():
+        for page in _tdrs(used):
+            children = self._module.tds.at(page).children.load()
             if children != owned.get(page, 0):
                 found.append(
                     f"TD at {page << PAGE_SHIFT:#x}: CHLDCNT {children}, owns "
                     f"{owned.get(page, 0)} pages"
                 )
         return found
+
+
+def _tdrs(used: dict[int, Use]) -> list[int]:
+    """Those of the pages in use that are TDRs, ascending as these are."""
+    return [page for page, use in used.items() if use.type == PT_TDR]
 
 
 def _use(entry: int) -> Use:

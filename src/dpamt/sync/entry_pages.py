@@ -123,7 +123,7 @@ class EntryPage:
 
     def locked(self) -> dict[int, int]:
         """Index to lock bits of every entry whose lock is not 0; for audits, no step."""
-        if self._locks is ZEROS:
+        if self._locks is ZEROS or not any(self._locks):
             return {}
         return {index: lock for index, lock in enumerate(self._locks) if lock}
 

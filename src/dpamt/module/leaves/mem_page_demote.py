@@ -90,16 +90,26 @@ def tdh_mem_page_demote(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     first = page << FRAME_SHIFT | SEPT_UNBLOCK.get(state, state)
     lp.tds.sept.at(child).fill_run(first, LEVEL_PAGES[level - 1] << FRAME_SHIFT)
     _link(lp, td, sept, index, child)
-    for at in range(len(l2_pages)):
-        _, l2_child = l2_pages[at]
-        l2_sept, l2_index = l2_entries[at]
-        lp.tds.sept.at(l2_child).fill(0)
-        _link(lp, td, l2_sept, l2_index, l2_child)
+    _link_l2(lp, td, l2_pages, l2_entries)
     if handle & HANDLE_FLAG:
         operands = [args.r9, args.r10, args.r11]
         args.r9, args.r10, args.r11 = (
             hpa | NOT_USED if vm < l2_vms else hpa for vm, hpa in enumerate(operands)
         )
+
+
+def _link_l2(
+    lp: LogicalProcessor,
+    td: Td,
+    pages: list[tuple[int, int]],
+    entries: list[tuple[EntryPage, int]],
+) -> None:
+    """Point the L2 VMs' entries to their new, empty S-EPT pages."""
+    for at in range(len(pages)):
+        _, child = pages[at]
+        sept, index = entries[at]
+        lp.tds.sept.at(child).fill(0)
+        _link(lp, td, sept, index, child)
 
 
 def _link(lp: LogicalProcessor, td: Td, sept: EntryPage, index: int, child: int) -> None:

@@ -70,26 +70,14 @@ def tdh_mem_page_promote(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     lock_in_use(lp, frame, LEVEL_4K)
     check_tlb(lp, args, td, word, level, LEVEL_4K, op_state)
     child = lp.tds.sept.find(frame)
-    if not release.promote_tree_exclusive:
-        _lock_entries(lp, child)
-    first = _check_mergeable(args, child, word, level)
+    check = _check_mergeable if release.promote_tree_exclusive else _lock_mergeable
+    first = check(lp, args, child, word, level)
     aliases = lock_l2_pages(lp, td, level, gfn)
     l2_vms = td.l2_vms.load()
     if l2_vms or not release.interrupt_needs_l2_vms:
         check_not_interrupted(lp, args, td, info, handle)
-    page = first >> FRAME_SHIFT
-    busy = lp.pamt.lock_found(page, level, EXCLUSIVE, lp.locks)
-    if busy < 0:
-        raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
+    _merge_pamt(lp, args, first >> FRAME_SHIFT, level, td.reg_entry)
 
-    entry = td.reg_entry
-    if level == LEVEL_1G:
-        lp.pamt.merge_1g(page >> 18, entry)
-    else:
-        page0, page1 = lp.pamt.merge_2m(page >> 9, entry)
-        if lp.pamt.dynamic:
-            args.r12 = page0 << PAGE_SHIFT
-            args.r13 = page1 << PAGE_SHIFT
     sept.store(index, first)
     free_l2_pages(lp, args, td, aliases)
     td.children.add(-1)
@@ -98,25 +86,59 @@ def tdh_mem_page_promote(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     args.rcx = frame << PAGE_SHIFT | hint
 
 
-def _lock_entries(lp: LogicalProcessor, child: EntryPage) -> None:
-    """Lock the 512 entries, where the tree is only shared."""
-    for index in range(ENTRIES_PER_SEPT_PAGE):
-        busy = lp.locks.exclusive_entry(child, index)
-        if busy < 0:
-            raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
-
-
-def _check_mergeable(args: TdxModuleArgs, child: EntryPage, word: int, level: int) -> int:
+def _check_mergeable(
+    lp: LogicalProcessor, args: TdxModuleArgs, child: EntryPage, word: int, level: int
+) -> int:
     """The 512 entries map one aligned large page, all MAPPED or all PENDING: the first of them."""
     entries = child.payloads()
     first = entries[0]
     stride = LEVEL_PAGES[level - 1] << FRAME_SHIFT
     wanted = list(range(first, first + stride * ENTRIES_PER_SEPT_PAGE, stride))
-    if (
-        first & STATE_MASK not in (SEPT_MAPPED, SEPT_PENDING)
-        or (first >> FRAME_SHIFT) % LEVEL_PAGES[level]
-        or entries != wanted
-    ):
+    if not _may_be_first(first, level) or entries != wanted:
         show_entry(args, word, level)
         raise Refused(TDX_EPT_INVALID_PROMOTE_CONDITIONS | OPERAND_RCX)
     return first
+
+
+def _lock_mergeable(
+    lp: LogicalProcessor, args: TdxModuleArgs, child: EntryPage, word: int, level: int
+) -> int:
+    """As :func:`_check_mergeable` where the tree is only shared: entry after entry is locked."""
+    stride = LEVEL_PAGES[level - 1] << FRAME_SHIFT
+    wanted = first = -1
+    for index in range(ENTRIES_PER_SEPT_PAGE):
+        entry = lp.locks.exclusive_entry(child, index)
+        if entry < 0:
+            show_entry(args, word, level)
+            raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
+        if not index and _may_be_first(entry, level):
+            wanted = first = entry
+        if entry != wanted:
+            show_entry(args, word, level)
+            raise Refused(TDX_EPT_INVALID_PROMOTE_CONDITIONS | OPERAND_RCX)
+        wanted += stride
+    return first
+
+
+def _may_be_first(entry: int, level: int) -> bool:
+    """Whether a large page of ``level`` may begin with this entry."""
+    if entry & STATE_MASK not in (SEPT_MAPPED, SEPT_PENDING):
+        return False
+    return (entry >> FRAME_SHIFT) % LEVEL_PAGES[level] == 0
+
+
+def _merge_pamt(
+    lp: LogicalProcessor, args: TdxModuleArgs, page: int, level: int, entry: int
+) -> None:
+    """Step 11 and its effect: the PAMT entry of the large page; the pair goes to R12 and R13."""
+    pamt = lp.pamt
+    busy = pamt.lock_found(page, level, EXCLUSIVE, lp.locks)
+    if busy < 0:
+        raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
+    if level == LEVEL_1G:
+        return pamt.merge_1g(page >> 18, entry)
+    page0, page1 = pamt.merge_2m(page >> 9, entry)
+    if pamt.dynamic:
+        args.r12 = page0 << PAGE_SHIFT
+        args.r13 = page1 << PAGE_SHIFT
+    return None

@@ -37,7 +37,8 @@ _SEPT_STATES: Final = SEPT_STATE_ALLOWED[TDH_MEM_PAGE_RELOCATE]
 def tdh_mem_page_relocate(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = GPA (4K), RDX = TDR, R8 = new page; RCX = the old page, removal hint in bit 62.
 
-    The new page's region is counted before the old one's.
+    The old page is free first, and last of all its region's count goes down, so that a move within
+    a region leaves no hint.
     Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (h.3).
     """
     info = args.rcx
@@ -60,7 +61,8 @@ def tdh_mem_page_relocate(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     if state != SEPT_PENDING:
         memory = lp.module.memory
         memory.write(page << PAGE_SHIFT, memory.read(old << PAGE_SHIFT, PAGE_SIZE))
+    lp.pamt.clear_4k(old)
     lp.pamt.use_tracked_4k(page, td.reg_entry)
-    hint = lp.pamt.free_4k(old)
     sept.store(index, page << FRAME_SHIFT | state)
+    hint = lp.pamt.uncount_4k(old)
     args.rcx = old << PAGE_SHIFT | hint

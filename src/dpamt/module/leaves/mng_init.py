@@ -34,6 +34,7 @@ from dpamt.abi.td_params import (
     EPTP_5_LEVELS,
     MAX_L2_VMS,
     MAX_VCPUS_PER_TD,
+    MSR_CONFIG_CTLS_MAY_BE_SET,
     TD_PARAMS_ALIGN,
     TD_PARAMS_BYTES,
     TSC_FREQUENCY_MAX,
@@ -128,7 +129,8 @@ def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
 def _check_params(lp: LogicalProcessor, params: TdParams, tdcx: int) -> None:
     """Every field of TD_PARAMS, in the module's order.
 
-    Of CPUID and IA32_ARCH_CAPABILITIES no bit is configurable here, so each must be 0.
+    Of CPUID and IA32_ARCH_CAPABILITIES no bit is configurable here, so each must be 0; there is no
+    configurable CPUID leaf that RCX could name.
     """
     if params.attributes & ~ATTRIBUTES_MAY_BE_SET:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_ATTRIBUTES)
@@ -149,7 +151,8 @@ def _check_params(lp: LogicalProcessor, params: TdParams, tdcx: int) -> None:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_EPTP_CONTROLS)
     if not TSC_FREQUENCY_MIN <= params.tsc_frequency <= TSC_FREQUENCY_MAX:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_TSC_FREQUENCY)
-    if any(params.reserved1) or params.msr_config_ctls & ~1 or any(params.reserved2):
+    msr_config = params.msr_config_ctls & ~MSR_CONFIG_CTLS_MAY_BE_SET
+    if any(params.reserved1) or msr_config or any(params.reserved2):
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RDX)
     if any(params.cpuid):
         raise Refused(TDX_OPERAND_INVALID | OPERAND_CPUID_CONFIG)

@@ -6,10 +6,16 @@ from dpamt.abi.leaves import TDH_VP_ADDCX, TDH_VP_CREATE, TDH_VP_INIT
 from dpamt.abi.operands import OPERAND_R8, OPERAND_RAX, OPERAND_RCX, OPERAND_RDX
 from dpamt.abi.pages import PT_TDCX, PT_TDVPR
 from dpamt.abi.registers import TdxModuleArgs
-from dpamt.abi.states import OP_STATE_ALLOWED, VCPU_READY, VCPU_UNINITIALIZED
+from dpamt.abi.states import (
+    OP_STATE_ALLOWED,
+    TD_KEYS_CONFIGURED,
+    VCPU_READY,
+    VCPU_UNINITIALIZED,
+)
 from dpamt.abi.status import (
     TDX_MAX_VCPUS_EXCEEDED,
     TDX_OPERAND_INVALID,
+    TDX_TD_KEYS_NOT_CONFIGURED,
     TDX_TDCX_NUM_INCORRECT,
     TDX_VCPU_NOT_ASSOCIATED,
     TDX_VCPU_STATE_INCORRECT,
@@ -17,7 +23,6 @@ from dpamt.abi.status import (
 )
 from dpamt.abi.td_params import TDVPS_MAX_PAGES
 from dpamt.module.checks import (
-    check_keys,
     check_state,
     check_tdvps,
     lock_new_page,
@@ -28,12 +33,13 @@ from dpamt.module.checks import (
 from dpamt.module.pamt import OWNER_SHIFT
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
-from dpamt.module.td import NO_LP, Td
+from dpamt.module.td import HEADER_LIFECYCLE_MASK, HEADER_LIFECYCLE_SHIFT, NO_LP, Td
 from dpamt.sync import EXCLUSIVE, SHARED
 
 _CREATE_OP_STATES: Final = OP_STATE_ALLOWED[TDH_VP_CREATE]
 _ADDCX_OP_STATES: Final = OP_STATE_ALLOWED[TDH_VP_ADDCX]
 _INIT_OP_STATES: Final = OP_STATE_ALLOWED[TDH_VP_INIT]
+_KEYS_CONFIGURED: Final = TD_KEYS_CONFIGURED << HEADER_LIFECYCLE_SHIFT
 _X2APIC_ID_BITS: Final = 32
 
 
@@ -121,13 +127,15 @@ def _check_x2apic_id(lp: LogicalProcessor, td: Td, index: int, wanted: int) -> N
 
 
 def tdh_vp_flush(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
-    """RCX = TDVPR.
+    """RCX = TDVPR.  Neither FATAL nor OP_STATE is looked at.
 
     Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.7).
     """
     vcpu, entry = lock_tdvpr(lp, args.rcx, OPERAND_RCX, EXCLUSIVE)
     td = lock_owner(lp, entry, SHARED)
-    check_keys(td)
+    header = td.header.load()
+    if header & HEADER_LIFECYCLE_MASK != _KEYS_CONFIGURED:
+        raise Refused(TDX_TD_KEYS_NOT_CONFIGURED)
     check_tdvps(vcpu, td)
     associated = vcpu.lp.load()
     if associated != lp.index + 1:

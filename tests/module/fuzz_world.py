@@ -1,0 +1,377 @@
+"""What the fuzzer plays on: a module, the other CPUs that hold its locks, and the checks of both.
+
+An operation is a plain value, so that a list of them can be replayed, cut and printed.
+"""
+
+import random
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from dpamt.abi import leaves as leaf
+from dpamt.abi import status as s
+from dpamt.abi.exits import EXIT_REASON_HLT, TDG_MEM_PAGE_ACCEPT
+from dpamt.abi.pages import (
+    LEVEL_1G,
+    LEVEL_2M,
+    LEVEL_4K,
+    PAGE_SHIFT,
+    PAGES_PER_1G,
+    PT_EPT,
+    PT_PAMT,
+    PT_REG,
+    PT_RSVD,
+    PT_TDR,
+    PT_TDVPR,
+    RDMD_NON_LEAF,
+)
+from dpamt.abi.registers import REGISTER_NAMES, TdxModuleArgs
+from dpamt.abi.states import OP_STATE_INITIALIZED, SYS_READY, TD_KEYS_CONFIGURED
+from dpamt.module.sept_checks import descend
+from dpamt.module.td import HEADER_LIFECYCLE_MASK, HEADER_LIFECYCLE_SHIFT
+from dpamt.module.view import ModuleView, Pair, Use
+from dpamt.sync import EXCLUSIVE, SHARED, LockSet
+from dpamt.sync.entry_pages import EntryPages
+from dpamt.sync.host_priority import EX, HostPriorityWords
+from dpamt.sync.shared_exclusive import SharedExclusiveLocks
+from tests.module.answer_laws import broken_laws
+from tests.module.rig import Rig
+
+Registers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A SEAMCALL on a logical processor."""
+
+    number: int
+    registers: Registers
+    version: int = 0
+    cpu: int = 0
+
+    def __str__(self) -> str:
+        name = leaf.LEAF_NAMES.get(self.number, f"leaf {self.number}")
+        version = f" v{self.version}" if self.version else ""
+        given = zip(REGISTER_NAMES, self.registers, strict=True)
+        shown = " ".join(f"{register}={value:#x}" for register, value in given if value)
+        return f"cpu {self.cpu}: {name}{version} {shown}".rstrip()
+
+
+@dataclass(frozen=True)
+class Enter:
+    """TDH.VP.ENTER of a VCPU; inside it, one after another, what its guest and others do."""
+
+    cpu: int
+    tdvpr: int
+    steps: tuple["tuple[str, int] | Call", ...]
+
+    def __str__(self) -> str:
+        steps = ", ".join(
+            f"[{step}]" if isinstance(step, Call) else f"{step[0]} {step[1]:#x}"
+            for step in self.steps
+        )
+        return f"cpu {self.cpu}: TDH.VP.ENTER rcx={self.tdvpr:#x}; inside: {steps}"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Another CPU, number ``who``, takes locks as some call of its own would, or none of them."""
+
+    who: int
+    what: str
+    where: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Release:
+    """That CPU lets go of all it holds."""
+
+    who: int
+
+
+@dataclass(frozen=True)
+class Knob:
+    """An input of the platform changes."""
+
+    name: str
+    value: bool
+
+
+@dataclass(frozen=True)
+class OpState:
+    """A migration leaf, which is not modelled, moves the OP_STATE of a TD that is initialized."""
+
+    tdr: int
+    state: int
+
+
+Operation = Call | Enter | Hold | Release | Knob | OpState
+Answer = tuple[int, Registers]
+_NO_ANSWER: Answer = (0, (0,) * len(REGISTER_NAMES))
+
+_REFUSED_WITH_EFFECT = frozenset(
+    {leaf.TDH_VP_ENTER, leaf.TDH_SYS_CONFIG, leaf.TDH_PHYMEM_CACHE_WB, leaf.TDH_MEM_SEPT_ADD}
+)
+"""Leaves that may keep something of a refused call: an association, a KeyID, the way come."""
+
+
+class World:
+    """A module under fire.  ``broken`` collects what is wrong; empty as long as all is well."""
+
+    def __init__(self, dynamic: bool, release: str, started: bool = True) -> None:
+        self.rig = Rig(dynamic, release, cpus=4, packages=2, started=started)
+        self.module = self.rig.module
+        self.view = ModuleView(self.module)
+        self.broken: list[str] = []
+        self.calls = 0
+        self.answers: dict[tuple[int, int], int] = {}
+        """(leaf, status code) to how often."""
+        self.tdrs: dict[int, int] = {}
+        """TDR to KeyID of each TD that still has its TDR."""
+        self.tdvprs: dict[int, int] = {}
+        """TDVPR to TDR of each VCPU."""
+        self._others: dict[int, LockSet] = {}
+        self._locks: dict[str, int] = {}
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether nobody else holds a lock."""
+        return not self._others
+
+    def play(self, operation: Operation, watched: bool = False) -> Answer:
+        """Do it; ``watched``: a refusal must change nothing."""
+        if isinstance(operation, Call):
+            return self._watched(operation) if watched else self._call(operation)
+        if isinstance(operation, Enter):
+            return self._enter(operation)
+        if isinstance(operation, Hold):
+            self._hold(operation)
+        elif isinstance(operation, Release):
+            self._release(operation.who)
+        elif isinstance(operation, Knob):
+            setattr(self.module, operation.name, operation.value)
+        else:
+            td = self.module.tds.at(operation.tdr >> PAGE_SHIFT)
+            if operation.tdr in self.tdrs and td.op_state.load() > OP_STATE_INITIALIZED:
+                td.op_state.store(operation.state)
+        return _NO_ANSWER
+
+    # Calls.
+
+    def _call(self, call: Call) -> Answer:
+        args = TdxModuleArgs()
+        for name, value in zip(REGISTER_NAMES, call.registers, strict=True):
+            if value:
+                setattr(args, name, value)
+        rax = call.number | call.version << leaf.RAX_VERSION_SHIFT
+        status = self.module.processor(call.cpu).seamcall(rax, args)
+        answer = status, args.as_tuple()
+        self.calls += 1
+        key = call.number, status & s.STATUS_MASK
+        self.answers[key] = self.answers.get(key, 0) + 1
+        for law in broken_laws(
+            call.number, call.version, call.registers, *answer, self.module.pamt.dynamic
+        ):
+            self.broken.append(f"{call} -> {status:#x} {s.status_name(status)}: {law}")
+        if not status:
+            self._remember(call, answer[1])
+        return answer
+
+    def _remember(self, call: Call, outputs: Registers) -> None:
+        rcx, rdx = call.registers[:2]
+        if call.number == leaf.TDH_MNG_CREATE:
+            self.tdrs[rcx] = rdx
+        elif call.number == leaf.TDH_VP_CREATE:
+            self.tdvprs[rcx] = rdx
+        elif call.number == leaf.TDH_PHYMEM_PAGE_RECLAIM:
+            if outputs[0] == PT_TDR:
+                del self.tdrs[rcx]
+            elif outputs[0] == PT_TDVPR:
+                del self.tdvprs[rcx]
+
+    def _watched(self, call: Call) -> Answer:
+        before = self.payloads()
+        status, outputs = self._call(call)
+        if (
+            status & s.ERROR_BIT
+            and call.number not in _REFUSED_WITH_EFFECT
+            and before != self.payloads()
+        ):
+            self.broken.append(f"{call} -> {s.status_name(status)}: refused, and changed something")
+        return status, outputs
+
+    def payloads(self) -> dict[str, Hashable]:
+        """All state of the module without its locks."""
+        found: dict[str, Hashable] = {}
+        for name, array in self.module.shared._arrays.items():
+            if isinstance(array, EntryPages):
+                pages = ((page, tuple(array.find(page).payloads())) for page in array.pages())
+                found[name] = tuple((page, words) for page, words in pages if any(words))
+            elif isinstance(array, HostPriorityWords):
+                words = ((index, word.load()) for index, word in array.non_zero())
+                found[name] = tuple(sorted((index, word) for index, word in words if word))
+            elif not isinstance(array, SharedExclusiveLocks):
+                found[name] = array.capture()
+        return found
+
+    def _enter(self, enter: Enter) -> Answer:
+        self.module.attach_guest(enter.tdvpr, _Guest(self, enter.steps))
+        registers = (enter.tdvpr, *_NO_ANSWER[1][1:])
+        return self._call(Call(leaf.TDH_VP_ENTER, registers, cpu=enter.cpu))
+
+    # Other CPUs.
+
+    def _hold(self, hold: Hold) -> None:
+        self.check_locks()
+        self._release(hold.who)
+        locks = LockSet()
+        if self._take(locks, hold.what, *hold.where):
+            self._others[hold.who] = locks
+        else:
+            locks.release_all()
+        self._locks = self._lock_words()
+
+    def _release(self, who: int) -> None:
+        if who in self._others:
+            self.check_locks()
+            self._others.pop(who).release_all()
+            self._locks = self._lock_words()
+
+    def release_others(self) -> None:
+        """Every other CPU lets go."""
+        for who in list(self._others):
+            self._release(who)
+
+    def _take(self, locks: LockSet, what: str, *where: int) -> bool:
+        """Take the locks of a call in progress; False: not to be had."""
+        module = self.module
+        if what == "page":
+            page, how, level = where
+            return module.pamt.walk(page >> PAGE_SHIFT, how, level, locks) not in (-1, -4)
+        if what == "td":
+            return self._take_td(locks, *where)
+        if what == "kot":
+            lock = module.keys.kot_lock
+        elif what == "ket":
+            lock = module.keys.key_engines.at(where[1])
+        elif what == "wbcache":
+            lock = module.keys.write_back_lock.at(where[1])
+        elif what == "tdmr":
+            lock = module.tdmrs.all[0].lock
+        else:
+            lock = module.global_lock
+        taken = locks.shared(lock) if where[0] == SHARED else locks.exclusive(lock)
+        return taken >= 0
+
+    def _take_td(self, locks: LockSet, tdr: int, how: int, tree: int, info: int) -> bool:
+        """TDR as ``how``; shared also OP_STATE, and by ``tree``: -1 the epoch, else tree, entry."""
+        module = self.module
+        if module.pamt.walk(tdr >> PAGE_SHIFT, how, LEVEL_4K, locks) != PT_TDR:
+            return False
+        td = module.tds.at(tdr >> PAGE_SHIFT)
+        lifecycle = td.header.load() & HEADER_LIFECYCLE_MASK
+        running = lifecycle == TD_KEYS_CONFIGURED << HEADER_LIFECYCLE_SHIFT
+        if how == EXCLUSIVE or not running or td.op_state.load() < OP_STATE_INITIALIZED:
+            return True
+        if locks.shared(td.op_state) < 0:
+            return False
+        if tree < 0:
+            return locks.exclusive(td.epoch_lock) >= 0
+        if (locks.shared(td.tree) if tree == SHARED else locks.exclusive(td.tree)) < 0:
+            return False
+        level, gfn = info & 7, info >> PAGE_SHIFT
+        lp = module.processor(0)
+        sept, index, _ = descend(lp, td.eptp.load(), level, gfn)
+        return locks.exclusive_entry(sept, index) >= 0
+
+    # Checks.
+
+    def _lock_words(self) -> dict[str, int]:
+        return {lock.where: lock.word for lock in self.view.lock_words()}
+
+    def check_locks(self) -> None:
+        """Exactly what other CPUs hold is locked; a failed reader's stray count aside."""
+        words = self._lock_words()
+        for where in words.keys() | self._locks.keys():
+            held, word = self._locks.get(where, 0), words.get(where, 0)
+            same = word & EX if held & EX else word >> 2 == held >> 2 and not word & EX
+            if not same:
+                self.broken.append(f"{where}: lock word {word:#x}, others hold {held:#x}")
+
+    def check(self, seed: int = 0) -> None:
+        """The whole tree; with nobody else at work, also what RDMD says of some pages."""
+        self.check_locks()
+        self.broken += [line for line in self.view.check() if " is locked " not in line]
+        ready = self.module.sys_state.load() == SYS_READY
+        if self.undisturbed and ready and self.module.pamt.regions:
+            self._check_rdmd(random.Random(seed))
+
+    def _check_rdmd(self, pick: random.Random) -> None:
+        """RDMD of some pages and their regions says what the view says."""
+        view, pamt = self.view, self.module.pamt
+        pairs, used, bitmap = view.pairs(), view.used_pages(), view.bitmap()
+        large, huge = view.large_pages(LEVEL_2M), view.large_pages(LEVEL_1G)
+        regions = list(pamt.regions)
+        for _ in range(12):
+            region = pick.choice(regions)
+            page = region << 9 | pick.choice((0, 1, 2, 255, 256, 511, pick.randrange(512)))
+            block = page & ~(PAGES_PER_1G - 1)
+            pair = pairs.get(region)
+            shown: tuple[int, ...] = (0, 0, LEVEL_4K if pair or not pamt.dynamic else LEVEL_2M)
+            if block in huge:
+                shown = _shown(huge[block], LEVEL_1G)
+            elif region << 9 in large:
+                shown = _shown(large[region << 9], LEVEL_2M)
+            elif page in used:
+                shown = _shown(used[page], LEVEL_4K)
+            elif bitmap.get(region, 0) >> (page & 511) & 1:
+                shown = (PT_PAMT, 0, LEVEL_4K)
+            elif not pamt.dynamic and page in view.reserved_pages(region):
+                shown = (PT_RSVD, 0, LEVEL_4K)
+            self._rdmd(page << PAGE_SHIFT, shown, None)
+            if pamt.dynamic:
+                if block not in huge and region << 9 not in large:
+                    shown = (PT_PAMT | RDMD_NON_LEAF if pair else 0, 0, LEVEL_2M)
+                self._rdmd(region << 21 | LEVEL_2M, shown, pair)
+
+    def _rdmd(self, info: int, shown: Registers, pair: Pair | None) -> None:
+        """RCX, RDX and R8 as ``shown``; R9 only of pages with a BEPOCH; R10, R11 the pair."""
+        status, outputs = self._read(info)
+        frames = (pair.pfn0 << PAGE_SHIFT, pair.pfn1 << PAGE_SHIFT) if pair else (0, 0)
+        wanted = (*shown, outputs[3] if shown[0] in (PT_REG, PT_EPT) else 0, *frames)
+        if status or outputs[:6] != wanted:
+            self.broken.append(f"RDMD of {info:#x}: {status:#x} {outputs}, expected {wanted}")
+
+    def _read(self, info: int) -> Answer:
+        args = TdxModuleArgs.of(rcx=info)
+        status = self.module.processor(0).seamcall(leaf.TDH_PHYMEM_PAGE_RDMD, args)
+        return status, args.as_tuple()
+
+
+class _Guest:
+    """A guest's program, with what other CPUs call while it is inside."""
+
+    def __init__(self, world: World, steps: tuple[tuple[str, int] | Call, ...]) -> None:
+        self._world = world
+        self._steps = steps
+
+    def run(
+        self,
+        tdcall: Callable[[int, TdxModuleArgs], int],
+        access: Callable[[int], None],
+        exits: TdxModuleArgs,
+    ) -> int:
+        for step in self._steps:
+            if isinstance(step, Call):
+                self._world._call(step)
+            elif step[0] == "accept":
+                status = tdcall(TDG_MEM_PAGE_ACCEPT, TdxModuleArgs.of(rcx=step[1]))
+                if status & s.STATUS_MASK not in s.STATUS_NAMES:
+                    self._world.broken.append(f"accept of {step[1]:#x}: {status:#x}")
+            else:
+                access(step[1])
+        return EXIT_REASON_HLT
+
+
+def _shown(use: Use, level: int) -> tuple[int, int, int]:
+    """RCX, RDX and R8 of RDMD of a page in use."""
+    return use.type, use.owner << PAGE_SHIFT, level
