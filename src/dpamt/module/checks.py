@@ -64,19 +64,27 @@ def lock_tdr(lp: LogicalProcessor, hpa: int, operand: int, how: int) -> Td:
     place = lp.tds.places.get(hpa)
     if place is None:
         region = _region_of(lp, hpa, operand)
-        index = hpa >> PAGE_SHIFT & 511
-    else:
-        region, index, td = place
-    locks = lp.locks
-    entry = locks.path(region, index, how)
-    if entry == DECLINED:
-        entry = lp.pamt.walk_4k(region, index, how, locks)
+        page = hpa >> PAGE_SHIFT
+        _lock_tdr_entry(lp, region, page & 511, operand, how)
+        td = lp.tds.at(page)
+        lp.tds.places[hpa] = region, page & 511, td
+        return td
+    region, index, td = place
+    entry = lp.locks.path(region, index, how)
+    if entry != PT_TDR:
+        if entry != DECLINED:
+            raise Refused(TDX_PAGE_METADATA_INCORRECT | operand)
+        _lock_tdr_entry(lp, region, index, operand, how)
+    return td
+
+
+def _lock_tdr_entry(
+    lp: LogicalProcessor, region: PamtRegion, index: int, operand: int, how: int
+) -> None:
+    """Lock the path to a PAMT entry, step by step: it is a TDR's."""
+    entry = lp.pamt.walk_4k(region, index, how, lp.locks)
     if entry != PT_TDR:
         raise Refused(_not_the_type(entry) | operand)
-    if place is None:
-        td = lp.tds.at(hpa >> PAGE_SHIFT)
-        lp.tds.places[hpa] = region, index, td
-    return td
 
 
 def _region_of(lp: LogicalProcessor, hpa: int, operand: int) -> PamtRegion:

@@ -14,6 +14,7 @@ from dpamt.abi.operands import (
 from dpamt.abi.pages import (
     INFO_LEVEL_MASK,
     INFO_RESERVED_MASK,
+    LEVEL_4K,
     LEVEL_SHIFTS,
 )
 from dpamt.abi.registers import TdxModuleArgs
@@ -44,10 +45,14 @@ from dpamt.sync import EXCLUSIVE, SHARED, EntryPage
 _INFO_MUST_BE_ZERO: Final = tuple(
     INFO_RESERVED_MASK | (((1 << shift) - 1) & ~INFO_LEVEL_MASK) for shift in LEVEL_SHIFTS
 )
+_NOT_4K: Final = INFO_RESERVED_MASK | INFO_LEVEL_MASK
+"""Bits that are clear in every page info of a 4K page."""
 
 
 def check_page_info(info: int, lowest: int, highest: int) -> int:
     """PAGEINFO: the level of a page info operand; its GPA is ``info`` without the level."""
+    if not info & _NOT_4K and lowest == LEVEL_4K:
+        return LEVEL_4K
     level = info & INFO_LEVEL_MASK
     if level < lowest or level > highest or info & _INFO_MUST_BE_ZERO[level]:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RCX)
@@ -121,15 +126,11 @@ def lock_sept_entry(
 
     The tree is locked as ``tree`` says and the entry exclusively.
     """
-    tds = lp.tds
-    eptp = td.eptp.load()
-    limit, ways = tds.shapes.get(eptp) or tds.shape(eptp)
-    if gfn >= limit:
-        raise Refused(TDX_OPERAND_INVALID | OPERAND_RCX)
-    if tree == SHARED:
-        found = lp.locks.tree_walk(td.tree, gfn, ways[level], SEPT_NL_MAPPED)
+    if tree == SHARED and gfn < td.limit:
+        found = lp.locks.tree_walk(td.tree, gfn, td.ways[level], SEPT_NL_MAPPED)
         if found is not None:
             return found
+    eptp = private_eptp(td, gfn)
     return _lock_sept_entry_by_steps(lp, args, td, level, gfn, tree, eptp)
 
 

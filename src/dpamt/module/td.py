@@ -9,12 +9,20 @@
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18: TDR, TDCS and TDVPS structures.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from dpamt.abi.pages import LEVEL_PML5E, PAGE_SHIFT, PT_REG
 from dpamt.abi.td_params import MAX_L2_VMS, PRIVATE_GPA_BITS
 from dpamt.module.pamt import OWNER_SHIFT, PamtRegion
-from dpamt.sync import HostPriorityWord, Shared, SharedExclusiveLock, Way, Word, way_down
+from dpamt.sync import (
+    EntryPages,
+    HostPriorityWord,
+    Shared,
+    SharedExclusiveLock,
+    Way,
+    Word,
+    way_down,
+)
 
 HEADER_FATAL: Final = 1
 HEADER_LIFECYCLE_SHIFT: Final = 1
@@ -43,15 +51,6 @@ def eptp_shape(eptp: int) -> tuple[int, int, int]:
     return eptp >> EPTP_ROOT_SHIFT, levels - 1, 1 << PRIVATE_GPA_BITS[eptp & EPTP_GPAW] - PAGE_SHIFT
 
 
-class Shape(NamedTuple):
-    """What a secure EPT pointer says, made ready for walks."""
-
-    limit: int
-    """First guest frame that is not private."""
-    ways: tuple[Way, ...]
-    """By level wanted: the way down from the root."""
-
-
 class Td:
     """The words of one TD; ``page`` is its TDR's frame number."""
 
@@ -66,12 +65,14 @@ class Td:
         "header",
         "l2_roots",
         "l2_vms",
+        "limit",
         "max_vcpus",
         "op_state",
         "page",
         "reg_entry",
         "tree",
         "vcpus",
+        "ways",
     )
 
     def __init__(self, page: int, tds: "Tds") -> None:
@@ -84,6 +85,10 @@ class Td:
         self.op_state = tds.op_state.at(page)
         """OP_STATE is the payload of its own lock."""
         self.eptp = tds.eptp.at(page)
+        self.limit = 0
+        """First guest frame that is not private; 0 until :meth:`know_ways`."""
+        self.ways: tuple[Way, ...] = ()
+        """By level wanted: the way down the S-EPT."""
         self.tree: HostPriorityWord | SharedExclusiveLock = tds.tree.at(page)
         self.epoch = tds.epoch.at(page)
         self.epoch_readers = (tds.epoch_readers.at(2 * page), tds.epoch_readers.at(2 * page + 1))
@@ -99,12 +104,23 @@ class Td:
         self.l2_roots = tuple(tds.l2_roots.at(4 * page + vm) for vm in range(MAX_L2_VMS + 1))
         """Frame number of the root L2 S-EPT page of each L2 VM; 0 of VM 0 is not used."""
 
+    def know_ways(self, septs: EntryPages) -> None:
+        """Derive from the secure EPT pointer, once it is set for good, what walks need.
+
+        It spares a short cut the arithmetic; walks by steps go by the pointer itself.
+        """
+        eptp = self.eptp.load()
+        root, highest, self.limit = eptp_shape(eptp)
+        levels = range(LEVEL_PML5E + 1)
+        self.ways = tuple(way_down(septs, root, highest, level) for level in levels)
+
     def clear(self) -> None:
         """Everything 0, as in a zeroed TDR and before its TDCS; the locks stay as they are."""
         self.header.store(0)
         self.children.store(0)
         self.op_state.store(0)
         self.eptp.store(0)
+        self.limit = 0
         self.epoch.store(0)
         self.epoch_readers[0].store(0)
         self.epoch_readers[1].store(0)
@@ -170,19 +186,9 @@ class Tds:
         self.sept = shared.entry_pages("module.td.sept")
         """S-EPT pages by frame number; an entry's word: :mod:`dpamt.module.sept`."""
         self._known: dict[int, Td] = {}
-        self.shapes: dict[int, Shape] = {}
-        """By secure EPT pointer, for those met."""
         self.places: dict[int, tuple[PamtRegion, int, Td]] = {}
         """By TDR HPA: where its PAMT entry is, and the words of the TD; never changes."""
         self._vcpus: dict[int, Vcpu] = {}
-
-    def shape(self, eptp: int) -> Shape:
-        """What ``eptp`` says, kept for the next time."""
-        root, highest, limit = eptp_shape(eptp)
-        levels = range(LEVEL_PML5E + 1)
-        ways = tuple(way_down(self.sept, root, highest, level) for level in levels)
-        shape = self.shapes[eptp] = Shape(limit, ways)
-        return shape
 
     def at(self, page: int) -> Td:
         """The words of the TD whose TDR is ``page``; finding them is no step."""

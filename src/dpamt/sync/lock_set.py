@@ -60,6 +60,10 @@ _NO_WAY: Final[_WayGone] = (None, 0, (), EntryPage())
 _Lock = HostPriorityWord | SharedExclusiveLock
 
 
+_NO_LOCK: Final = HostPriorityWord()
+"""Stands where a path has one word only; what it counts means nothing."""
+
+
 class EntryPath:
     """The way down to a page of entries: ``top`` and ``first`` shared, then an entry.
 
@@ -80,15 +84,15 @@ class EntryPath:
 class LockSet:
     """What one logical processor holds.  Acquires return a payload (0 or more) or BUSY."""
 
-    __slots__ = ("_entries", "_exclusive", "_last_way", "_paths", "_shared", "_walks")
+    __slots__ = ("_entries", "_exclusive", "_last_way", "_paths", "_shared")
 
     def __init__(self) -> None:
         self._shared: list[_Lock] = []
         self._exclusive: list[_Lock] = []
         self._entries: list[tuple[EntryPage, int]] = []
-        self._paths: list[tuple[HostPriorityWord, HostPriorityWord, list[int], int, int]] = []
+        self._paths: list[tuple[_Lock, HostPriorityWord, list[int], int, int]] = []
+        """Two words held shared, and a lock of a list, held as the last item says."""
         self._last_way = _NO_WAY
-        self._walks: list[tuple[_Lock, list[int], int]] = []
 
     def shared(self, lock: _Lock) -> int:
         """Host shared acquire."""
@@ -190,7 +194,7 @@ class LockSet:
             return None
         tree._lock += READER
         locks[index] = EX
-        self._walks.append((tree, locks, index))
+        self._paths.append((tree, _NO_LOCK, locks, index, EX))
         return page, index, page._payloads[index]
 
     def release_all(self) -> None:
@@ -209,12 +213,6 @@ class LockSet:
             for word in self._shared:
                 word._lock -= READER
             self._shared.clear()
-        if self._walks:
-            for tree, locks, index in self._walks:
-                lock = locks[index]
-                locks[index] = 0 if lock == EX else lock & HP
-                tree._lock -= READER
-            self._walks.clear()
         if self._entries:
             for page, index in self._entries:
                 locks = page._locks

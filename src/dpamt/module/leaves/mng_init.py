@@ -115,6 +115,7 @@ def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     gpaw = params.config_flags & CONFIG_FLAGS_GPAW
     eptp = td.eptp.load()
     td.eptp.store(eptp | levels << EPTP_LEVELS_SHIFT | gpaw)
+    td.know_ways(lp.tds.sept)
     td.attributes.store(params.attributes)
     td.max_vcpus.store(params.max_vcpus)
     td.l2_vms.store(params.num_l2_vms)
