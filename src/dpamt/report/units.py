@@ -25,11 +25,6 @@ def amount(size: int) -> str:
     return f"{text} {_UNITS[unit]}"
 
 
-def kib(size: int) -> str:
-    """Bytes in KiB, for what the kernel counts so."""
-    return f"{size / 1024:,.0f} KiB" if size % 1024 else f"{size // 1024:,} KiB"
-
-
 def count(number: int) -> str:
     """``262,144``."""
     return f"{number:,}"

@@ -48,8 +48,8 @@ from dpamt.abi.pages import (
     PAGES_PER_2M,
 )
 from dpamt.abi.registers import TdxModuleArgs
-from dpamt.abi.status import STATUS_MASK, TDX_RND_NO_ENTROPY
 from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.tdx_errno import is_tdx_rnd_no_entropy
 
 RDRAND_RETRY_LOOPS: Final = 10
 """Attempts of a SEAMCALL that reports no entropy (Linux arch/x86/include/asm/archrandom.h)."""
@@ -62,11 +62,11 @@ def seamcall(cpu: Cpu, rax: int, args: TdxModuleArgs) -> int:
     """A SEAMCALL on ``cpu``, again while the module has no entropy, at most ten times in all."""
     call = cpu.seamcall
     status = call(rax, args)
-    if not status or status & STATUS_MASK != TDX_RND_NO_ENTROPY:
+    if not status or not is_tdx_rnd_no_entropy(status):
         return status
     for _attempt in range(RDRAND_RETRY_LOOPS - 1):
         status = call(rax, args)
-        if status & STATUS_MASK != TDX_RND_NO_ENTROPY:
+        if not is_tdx_rnd_no_entropy(status):
             return status
     return status
 

@@ -13,12 +13,11 @@ module, where the area was never reserved, it crashes.  A counter without memory
 from typing import Final
 
 from dpamt.abi.pages import PAGES_PER_2M
-from dpamt.abi.status import STATUS_MASK, TDX_HPA_RANGE_NOT_FREE
 from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import PamtCache, alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove
 from dpamt.host.core.refcounts import REFCOUNTS_PER_PAGE, SITE_REFCOUNTS
-from dpamt.host.core.tdx_errno import EIO, ENOMEM
+from dpamt.host.core.tdx_errno import EIO, ENOMEM, is_tdx_hpa_range_not_free
 from dpamt.sync import Word
 
 DYNAMIC_PAMT: Final = True
@@ -59,12 +58,12 @@ def tdx_pamt_get(kernel: Kernel, cpu: Cpu, pfn: int, cache: PamtCache | None) ->
     else:
         status = tdx_pamt_add(kernel, cpu, pfn, pages[0], pages[1])
         # A put that has not reached its lock yet left the pair in place: it is ours now.
-        if not status or status & STATUS_MASK == TDX_HPA_RANGE_NOT_FREE:
+        if not status or is_tdx_hpa_range_not_free(status):
             refcount.store(1)
     lock.unlock()
     if count or status:
         free_pamt_pages(kernel, pages[0], pages[1])
-    if status and status & STATUS_MASK != TDX_HPA_RANGE_NOT_FREE:
+    if status and not is_tdx_hpa_range_not_free(status):
         kernel.log.info(f"PAMT.ADD failed: {status:#x}")
         return -EIO
     return 0

@@ -6,10 +6,9 @@ Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_init_mem_region, tdx_td_finalize)
 from typing import Final
 
 from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGE_SIZE
-from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.seamcall import tdh_mr_extend, tdh_mr_finalize
-from dpamt.host.core.tdx_errno import EBUSY, EINTR, EINVAL, EIO, ENOMEM
+from dpamt.host.core.tdx_errno import EBUSY, EINTR, EINVAL, EIO, ENOMEM, is_tdx_operand_busy
 from dpamt.host.kvm.mmu import RET_PF_FIXED, RET_PF_RETRY, kvm_tdp_mmu_page_fault
 from dpamt.host.kvm.vm import Vcpu, Vm, tdx_bug
 
@@ -89,7 +88,7 @@ def tdx_td_finalize(vm: Vm, cpu: Cpu) -> int:
     vm.lock.unlock()
     if not status:
         return 0
-    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+    if is_tdx_operand_busy(status):
         return -EBUSY
     tdx_bug(vm, "TDH.MR.FINALIZE", status)
     return -EIO

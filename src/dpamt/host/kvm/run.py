@@ -19,10 +19,10 @@ from dpamt.abi.exits import (
 )
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT
 from dpamt.abi.registers import TdxModuleArgs
-from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY
+from dpamt.abi.status import STATUS_MASK
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.seamcall import tdh_vp_enter
-from dpamt.host.core.tdx_errno import EINTR, EINVAL, EIO
+from dpamt.host.core.tdx_errno import EINTR, EINVAL, EIO, is_tdx_operand_busy
 from dpamt.host.kvm.attributes import kvm_convert
 from dpamt.host.kvm.mmu import RET_PF_SPURIOUS, tdx_handle_ept_violation
 from dpamt.host.kvm.split import kvm_split_huge_leaf
@@ -68,7 +68,7 @@ def _run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
         status = tdh_vp_enter(cpu, vcpu.tdvpr, vcpu.registers)
         vcpu.mode.store(OUTSIDE_GUEST_MODE)
         if status & STATUS_MASK:
-            if status & STATUS_MASK == TDX_OPERAND_BUSY:
+            if is_tdx_operand_busy(status):
                 continue
             tdx_bug(vm, "TDH.VP.ENTER", status)
             return -EIO

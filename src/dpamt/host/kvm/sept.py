@@ -9,7 +9,6 @@ private memory` (2026-01-06).
 """
 
 from dpamt.abi.pages import LEVEL_4K, LEVEL_PAGES
-from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY
 from dpamt.host.core.control_pages import tdx_quirk_reset_page
 from dpamt.host.core.demote import tdx_mem_page_demote
 from dpamt.host.core.kernel import Cpu
@@ -22,7 +21,7 @@ from dpamt.host.core.seamcall import (
     tdh_mem_track,
     tdh_phymem_page_wbinvd,
 )
-from dpamt.host.core.tdx_errno import EBUSY, EIO
+from dpamt.host.core.tdx_errno import EBUSY, EIO, is_tdx_operand_busy
 from dpamt.host.kvm.vm import IN_GUEST_MODE, Vm, kvm_vm_bugged, tdx_bug
 
 
@@ -40,7 +39,7 @@ def tdx_sept_link_private_spt(vm: Vm, cpu: Cpu, gpa: int, level: int, sept: int)
     if not status:
         return 0
     kernel.tdx_pamt_put(kernel, cpu, sept)
-    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+    if is_tdx_operand_busy(status):
         return -EBUSY
     tdx_bug(vm, "TDH.MEM.SEPT.ADD", status)
     return -EIO
@@ -68,7 +67,7 @@ def tdx_sept_set_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, 
         return 0
     if level == LEVEL_4K:
         kernel.tdx_pamt_put(kernel, cpu, pfn)
-    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+    if is_tdx_operand_busy(status):
         return -EBUSY
     tdx_bug(vm, "TDH.MEM.PAGE.ADD" if source else "TDH.MEM.PAGE.AUG", status)
     return -EIO
@@ -84,7 +83,7 @@ def tdx_sept_remove_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: in
     if error:
         return error
     status = tdh_mem_page_remove(cpu, vm.tdr, gpa, level)
-    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+    if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
         status = tdh_mem_page_remove(cpu, vm.tdr, gpa, level)
         tdx_no_vcpus_enter_stop(vm)
@@ -106,7 +105,7 @@ def tdx_sept_remove_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: in
 def tdx_sept_zap_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int) -> int:
     """BLOCK, and TRACK once the TD runs; 0, or -EIO with the VM bugged."""
     status = tdh_mem_range_block(cpu, vm.tdr, gpa, level)
-    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+    if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
         status = tdh_mem_range_block(cpu, vm.tdr, gpa, level)
         tdx_no_vcpus_enter_stop(vm)
@@ -122,7 +121,7 @@ def tdx_track(vm: Vm, cpu: Cpu) -> int:
     if not runnable:
         return 0
     status = tdh_mem_track(cpu, vm.tdr)
-    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+    if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
         status = tdh_mem_track(cpu, vm.tdr)
         tdx_no_vcpus_enter_stop(vm)
@@ -146,7 +145,7 @@ def tdx_sept_split_private_spte(
     if error:
         return error
     status = tdx_mem_page_demote(kernel, cpu, vm.tdr, gpa, pfn, sept, pages)
-    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+    if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
         status = tdx_mem_page_demote(kernel, cpu, vm.tdr, gpa, pfn, sept, pages)
         tdx_no_vcpus_enter_stop(vm)
