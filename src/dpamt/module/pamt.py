@@ -320,8 +320,8 @@ class Pamt:
         if self.dynamic:
             bits = words.bitmap.load()
             return bits != 0
-        used = words.entries.first_non_zero(0, PAGES_PER_2M)
-        return used >= 0 or words.reserved != 0
+        used = words.entries.any_non_zero(0, PAGES_PER_2M)
+        return used or words.reserved != 0
 
     def split_2m(self, region: int, pair: tuple[int, int]) -> None:
         """Make a 2M leaf 512 4K entries of the same type and owner, BEPOCH 0."""

@@ -40,7 +40,7 @@ STEPS: Final = frozenset(
         "fill",
         "fill_run",
         "zero",
-        "first_non_zero",
+        "any_non_zero",
         "shared",
         "exclusive",
         "shared_entry",

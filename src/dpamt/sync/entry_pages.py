@@ -107,11 +107,9 @@ class EntryPage:
         if self._payloads is not ZEROS:
             self._payloads[index] = 0
 
-    def first_non_zero(self, start: int, end: int) -> int:
-        """Lowest index in [start, end) whose payload is not 0, or -1; one scan, one step."""
-        if self._payloads is ZEROS or not any(self._payloads[start:end]):
-            return -1
-        return next(index for index in range(start, end) if self._payloads[index])
+    def any_non_zero(self, start: int, end: int) -> bool:
+        """Whether any payload in [start, end) is not 0; one scan, one step."""
+        return self._payloads is not ZEROS and any(self._payloads[start:end])
 
     def payloads(self) -> list[int]:
         """A copy of the 512 payloads; for audits and whole-page checks under a lock, no step."""

@@ -211,8 +211,8 @@ def tdh_mem_sept_remove(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     lock_in_use(lp, frame, LEVEL_4K)
     check_tlb(lp, args, td, word, level, LEVEL_4K, op_state)
     child = lp.tds.sept.at(frame)
-    used = child.first_non_zero(0, ENTRIES_PER_SEPT_PAGE)
-    if used >= 0:
+    used = child.any_non_zero(0, ENTRIES_PER_SEPT_PAGE)
+    if used:
         show_entry(args, word, level)
         raise Refused(TDX_EPT_PAGE_NOT_FREE | OPERAND_RCX)
     aliases = lock_l2_pages(lp, td, level, gfn)

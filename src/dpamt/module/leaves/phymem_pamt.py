@@ -78,11 +78,11 @@ def tdh_phymem_pamt_remove(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     if entry < 0 or entry & TYPE_MASK != PT_PAMT:
         raise Refused(TDX_NO_PAMT_PAGE_PAIR | OPERAND_RCX)
     words = pamt.region(region)
-    used = words.entries.first_non_zero(0, PAMT_ENTRIES_PER_PAIR_PAGE)
-    if used >= 0:
+    used = words.entries.any_non_zero(0, PAMT_ENTRIES_PER_PAIR_PAGE)
+    if used:
         raise Refused(TDX_PAMT_PAGE_NOT_EMPTY | 0)
-    used = words.entries.first_non_zero(PAMT_ENTRIES_PER_PAIR_PAGE, PAGES_PER_2M)
-    if used >= 0:
+    used = words.entries.any_non_zero(PAMT_ENTRIES_PER_PAIR_PAGE, PAGES_PER_2M)
+    if used:
         raise Refused(TDX_PAMT_PAGE_NOT_EMPTY | 1)
     count = words.count.load()
     if count:
