@@ -33,6 +33,9 @@ class Memory(Protocol):
     def clear_page(self, pfn: int) -> None:
         """Fill the 4 KiB page with zeros."""
 
+    def clear_pages(self, first: int, pages: int) -> None:
+        """Fill as many 4 KiB pages with zeros."""
+
 
 class PhysicalMemory:
     """Sparse memory of 2^52 bytes: a page costs nothing until it is written, and reads zero.
@@ -96,6 +99,16 @@ class PhysicalMemory:
         """Fill the 4 KiB page with zeros, giving up its storage."""
         self._check(pfn << PAGE_SHIFT, PAGE_SIZE)
         self._pages.pop(pfn, None)
+
+    def clear_pages(self, first: int, pages: int) -> None:
+        """Fill as many 4 KiB pages with zeros, giving up their storage."""
+        self._check(first << PAGE_SHIFT, pages * PAGE_SIZE)
+        if len(self._pages) < pages:
+            for pfn in [pfn for pfn in self._pages if first <= pfn < first + pages]:
+                del self._pages[pfn]
+        else:
+            for pfn in range(first, first + pages):
+                self._pages.pop(pfn, None)
 
     def _page(self, pfn: int) -> bytearray:
         page = self._pages.get(pfn)

@@ -3,9 +3,11 @@
 The lock is that of :mod:`dpamt.sync.host_priority`, bit for bit; only the storage is compact.  The
 4K entries of PAMT are such (a pair holds 512), and so are S-EPT pages: an S-EPT entry's lock (bit
 11, and bit 52 for host priority) is the same lock without readers.
+
+Payloads that are alike, or rise evenly, take next to no storage: see :mod:`dpamt.sync.runs`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dpamt.sync.host_priority import (
@@ -17,10 +19,13 @@ from dpamt.sync.host_priority import (
     PAYLOAD_SHIFT,
     READER,
 )
+from dpamt.sync.runs import uniform, with_run
 
 ENTRIES_PER_PAGE: Final = 512
 ZEROS: Final = [0] * ENTRIES_PER_PAGE
-"""What pages without content and pages never locked share; never written."""
+"""The locks that pages never locked share; never written."""
+EMPTY: Final = uniform(0, ENTRIES_PER_PAGE)
+"""The payloads that pages without content share."""
 
 
 class EntryPage:
@@ -28,23 +33,26 @@ class EntryPage:
 
     __slots__ = ("_locks", "_payloads")
 
+    _payloads: Sequence[int]
+    """A list of the page's own, or a tuple or range that cannot be written."""
+
     def __init__(self) -> None:
-        self._payloads = ZEROS
+        self._payloads = EMPTY
         self._locks = ZEROS
 
     def fill(self, payload: int) -> None:
         """Write every payload and free every lock; for a page nobody else can reach."""
-        self._payloads = [payload] * ENTRIES_PER_PAGE if payload else ZEROS
+        self._payloads = uniform(payload, ENTRIES_PER_PAGE) if payload else EMPTY
         self._locks = ZEROS
 
     def fill_run(self, first: int, stride: int) -> None:
         """As :meth:`fill`, with payloads that rise by ``stride`` from ``first``."""
-        self._payloads = [first + index * stride for index in range(ENTRIES_PER_PAGE)]
+        self._payloads = range(first, first + ENTRIES_PER_PAGE * stride, stride)
         self._locks = ZEROS
 
     def zero(self) -> None:
         """Write 0 into every payload; the locks stay as they are."""
-        self._payloads = ZEROS
+        self._payloads = EMPTY
 
     def own_locks(self) -> list[int]:
         """The lock words, in a list of the page's own; no step."""
@@ -95,21 +103,41 @@ class EntryPage:
 
     def store(self, index: int, payload: int) -> None:
         """Write the payload; the lock stays as it is."""
-        payloads = self._payloads
-        if payloads is ZEROS:
-            if not payload:
-                return
-            self._payloads = payloads = [0] * ENTRIES_PER_PAGE
-        payloads[index] = payload
+        try:
+            self._payloads[index] = payload  # type: ignore[index]  # most pages have a list
+        except TypeError:
+            if self._payloads[index] != payload:
+                self._payloads = own = list(self._payloads)
+                own[index] = payload
 
     def clear(self, index: int) -> None:
         """Write 0; the lock stays as it is."""
-        if self._payloads is not ZEROS:
-            self._payloads[index] = 0
+        if self._payloads is not EMPTY:
+            self.store(index, 0)
 
     def any_non_zero(self, start: int, end: int) -> bool:
         """Whether any payload in [start, end) is not 0; one scan, one step."""
-        return self._payloads is not ZEROS and any(self._payloads[start:end])
+        return self._payloads is not EMPTY and any(self._payloads[start:end])
+
+    def load_run(self, start: int, end: int) -> Sequence[int]:
+        """The payloads of [start, end), read without their locks; never written again."""
+        return self._payloads[start:end]
+
+    def store_run(self, start: int, payloads: Sequence[int]) -> None:
+        """Write payloads from ``start`` on; the locks stay as they are."""
+        self._payloads = with_run(self._payloads, start, payloads)
+
+    def unlocked(self, start: int, end: int) -> bool:
+        """Whether every lock word in [start, end) is 0, host priority included.
+
+        Where the page has no lock word left at all it gives up their storage.
+        """
+        if self._locks is ZEROS:
+            return True
+        if not any(self._locks):
+            self._locks = ZEROS
+            return True
+        return not any(self._locks[start:end])
 
     def payloads(self) -> list[int]:
         """A copy of the 512 payloads; for audits and whole-page checks under a lock, no step."""

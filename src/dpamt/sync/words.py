@@ -1,6 +1,15 @@
 """Atomic integers: one word, and sparse arrays of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from dpamt.sync.runs import is_uniform, uniform, with_run
+
+RUN_WORDS: Final = 512
+"""A run of words never reaches over a multiple of this."""
+_CHUNK_SHIFT: Final = 9
+_SLOT_MASK: Final = RUN_WORDS - 1
+_NOTHING: Final = uniform(0, RUN_WORDS)
 
 
 class Word:
@@ -34,6 +43,13 @@ class Word:
         self._value += 1
         return True
 
+    def add_unless(self, delta: int, unless: int) -> bool:
+        """Add ``delta`` unless the word is ``unless``; True when added (atomic_add_unless)."""
+        if self._value == unless:
+            return False
+        self._value += delta
+        return True
+
     def compare_and_swap(self, expected: int, value: int) -> bool:
         """Write ``value`` if the word is ``expected``; True when written (try_cmpxchg)."""
         if self._value != expected:
@@ -55,30 +71,81 @@ class Word:
 
 
 class Words:
-    """A sparse array of words: ``words.at(index)`` is the word, made when first asked for."""
+    """A sparse array of words: ``words.at(index)`` is the word, made when first asked for.
 
-    __slots__ = ("_words",)
+    What was written as a run has no word yet: it is kept as the run, chunk by chunk, and a word
+    that exists goes before it.
+    """
+
+    __slots__ = ("_made", "_runs", "_words")
 
     def __init__(self) -> None:
         self._words: dict[int, Word] = {}
+        self._runs: dict[int, Sequence[int]] = {}
+        self._made: dict[int, list[int]] = {}
+        """By chunk: the indices of which a word was made."""
 
     def at(self, index: int) -> Word:
         """The word at ``index``; finding it is no step."""
         word = self._words.get(index)
         if word is None:
             word = self._words[index] = Word()
+            chunk = index >> _CHUNK_SHIFT
+            if chunk in self._runs:
+                word.store(self._runs[chunk][index & _SLOT_MASK])
+            try:
+                self._made[chunk].append(index)
+            except KeyError:
+                self._made[chunk] = [index]
         return word
 
     def clear(self, index: int) -> None:
-        """Store 0; one step.  A word that nobody keeps costs nothing any more."""
-        self._words.pop(index, None)
+        """Store 0; one step.  It makes no word where there is none."""
+        word = self._words.get(index)
+        if word is not None:
+            word.store(0)
+        elif index >> _CHUNK_SHIFT in self._runs:
+            self.at(index).store(0)
+
+    def load_run(self, start: int, end: int) -> Sequence[int]:
+        """The words of [start, end), which lie in one chunk; never written again."""
+        chunk = start >> _CHUNK_SHIFT
+        run = self._runs.get(chunk, _NOTHING)[start & _SLOT_MASK : (end - 1 & _SLOT_MASK) + 1]
+        made = self._made.get(chunk)
+        if made is None:
+            return run
+        own = list(run)
+        for index in made:
+            if start <= index < end:
+                own[index - start] = self._words[index].load()
+        return own
+
+    def store_run(self, start: int, values: Sequence[int]) -> None:
+        """Write words from ``start`` on, all in one chunk; words already handed out stay valid."""
+        chunk = start >> _CHUNK_SHIFT
+        end = start + len(values)
+        base = chunk << _CHUNK_SHIFT
+        run = with_run(self.load_run(base, base + RUN_WORDS), start - base, values)
+        for index in self._made.get(chunk, ()):
+            if start <= index < end:
+                self._words[index].store(values[index - start])
+        if is_uniform(run, 0):
+            self._runs.pop(chunk, None)
+        else:
+            self._runs[chunk] = run
 
     def non_zero(self) -> Iterator[tuple[int, int]]:
         """(index, value) of every word that is not 0; for audits, no step."""
-        for index, word in self._words.items():
+        words = self._words
+        for index, word in words.items():
             value = word.load()
             if value:
                 yield index, value
+        for chunk, run in self._runs.items():
+            base = chunk << _CHUNK_SHIFT
+            for slot, value in enumerate(run):
+                if value and base + slot not in words:
+                    yield base + slot, value
 
     def capture(self) -> tuple[tuple[int, int], ...]:
         """The whole array as a comparable, hashable value."""
@@ -86,6 +153,7 @@ class Words:
 
     def restore(self, captured: tuple[tuple[int, int], ...]) -> None:
         """Put back what :meth:`capture` returned; words already handed out stay valid."""
+        self._runs.clear()
         for word in self._words.values():
             word.store(0)
         for index, value in captured:
