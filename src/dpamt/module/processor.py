@@ -48,20 +48,20 @@ class LogicalProcessor:
     def seamcall(self, rax: int, args: TdxModuleArgs) -> int:
         """Answer one SEAMCALL: the status; outputs go into ``args``.
 
-        Raises ModuleFatal where the real module would shut down.
+        Raises ModuleFatal where the real module would shut down: what it had locked stays locked.
         """
         handler = self.ready_handlers.get(rax)
         state = self.sys_state.load()
+        status = TDX_SUCCESS
         try:
             if handler is None or state != SYS_READY:
                 self._call_admitted(rax, args)
             else:
                 handler(self, args)
         except Refused as refused:
-            return refused.status
-        finally:
-            self.locks.release_all()
-        return TDX_SUCCESS
+            status = refused.status
+        self.locks.release_all()
+        return status
 
     def _call_admitted(self, rax: int, args: TdxModuleArgs) -> None:
         """A SEAMCALL that needs all of the dispatcher's checks; ``version`` is 0 again after it."""

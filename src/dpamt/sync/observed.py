@@ -1,0 +1,336 @@
+"""Words whose operations are told to an observer: the same state, run step by step.
+
+An observed word holds its state as the plain word does, in the same class.  While nobody observes,
+each operation is the plain one; so a machine is set up, audited and restored as always.  While
+somebody does (:class:`Watch`), an operation does nothing but ask the observer for its result.  The
+observer may answer, or raise what stops the thread.
+
+A step is (address, method, arguments).  An address names one word: its array and its index in it;
+an entry of a page has index ``page << 9 | entry``, a step on a whole page has index ``page``.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+from dpamt.sync.entry_pages import EntryPage, EntryPages
+from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
+from dpamt.sync.kernel_locks import Mutex, RwLock, SpinLock
+from dpamt.sync.lock_set import LockSet, StepLockSet
+from dpamt.sync.shared import Shared
+from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
+from dpamt.sync.words import Word, Words
+
+
+class Address(NamedTuple):
+    """The name of one word: its array, and its index there (0 of a lock that stands alone)."""
+
+    array: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.array}[{self.number:#x}]"
+
+
+class Observer(Protocol):
+    """Answers steps."""
+
+    def step(self, address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
+        """The result of the step; may raise to stop the thread."""
+
+
+class Watch:
+    """Who observes an :class:`ObservedShared` now; None: the operations are plain."""
+
+    __slots__ = ("observer",)
+
+    def __init__(self) -> None:
+        self.observer: Observer | None = None
+
+
+READS: Final = frozenset({"load", "contended"})
+"""Steps that change nothing."""
+SHARES: Final = frozenset({"try_shared", "release_shared", "read_lock", "read_unlock"})
+"""Steps that only those notice who want the word for themselves."""
+WAITS: Final = frozenset({"lock", "read_lock", "write_lock"})
+"""Steps that wait."""
+ACQUIRES: Final[dict[str, bool | None]] = {
+    "lock": True,
+    "write_lock": True,
+    "read_lock": False,
+    "promote": True,
+    "try_shared": None,
+    "try_exclusive": None,
+    "try_shared_guest": None,
+    "try_exclusive_guest": None,
+}
+"""Steps that take a lock: exclusively, shared, or (None) as their name says and if they succeed."""
+UNLOCKS: Final = frozenset({"unlock", "read_unlock", "write_unlock"})
+RELEASES: Final = UNLOCKS | {"release_shared", "release_exclusive"}
+"""Steps that drop a lock; UNLOCKS are of locks that others wait for."""
+PAGE_READS: Final = frozenset({"any_non_zero", "payloads"})
+PAGE_WRITES: Final = frozenset({"fill", "fill_run", "zero"})
+"""Steps on a whole page of entries."""
+
+_WORD_STEPS: Final = (
+    "load",
+    "store",
+    "add",
+    "add_unless",
+    "inc_not_zero",
+    "compare_and_swap",
+    "set_bits",
+    "clear_bits",
+)
+_HOST_PRIORITY_STEPS: Final = (
+    "try_shared",
+    "try_exclusive",
+    "promote",
+    "try_shared_guest",
+    "try_exclusive_guest",
+    "release_shared",
+    "release_exclusive",
+    "contended",
+    "load",
+    "store",
+)
+_SHARED_EXCLUSIVE_STEPS: Final = (
+    "try_shared",
+    "try_exclusive",
+    "release_shared",
+    "release_exclusive",
+)
+_ENTRY_STEPS: Final = (
+    "try_shared",
+    "try_exclusive",
+    "try_exclusive_guest",
+    "release_shared",
+    "release_exclusive",
+    "load",
+    "store",
+    "clear",
+)
+
+
+def _watched(plain: type, method: str) -> Callable[..., Any]:
+    """A method of a word: a step while observed."""
+    operation = getattr(plain, method)
+
+    def step(self: Any, *arguments: Any) -> Any:
+        observer = self.watch.observer
+        if observer is None:
+            return operation(self, *arguments)
+        return observer.step(self.address, method, arguments)
+
+    step.__name__ = method
+    step.__doc__ = operation.__doc__
+    return step
+
+
+def _watched_entry(method: str) -> Callable[..., Any]:
+    """A method of a page that names one entry: a step on the word of that entry."""
+    operation = getattr(EntryPage, method)
+
+    def step(self: Any, index: int, *arguments: Any) -> Any:
+        observer = self.watch.observer
+        if observer is None:
+            return operation(self, index, *arguments)
+        array, page = self.address
+        return observer.step(Address(array, page << 9 | index), method, arguments)
+
+    step.__name__ = method
+    step.__doc__ = operation.__doc__
+    return step
+
+
+def _observe(plain: type, methods: tuple[str, ...]) -> dict[str, Any]:
+    return {name: _watched(plain, name) for name in methods if hasattr(plain, name)}
+
+
+class _Observed:
+    """What every observed word has beside its state."""
+
+    __slots__ = ()
+
+    def __init__(self: Any, watch: Watch, address: Address, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.watch = watch
+        self.address = address
+
+
+def _observed(plain: type, methods: dict[str, Any]) -> Any:
+    """The subclass of a word whose ``methods`` are steps."""
+    body = {"__slots__": ("address", "watch"), "__doc__": plain.__doc__, **methods}
+    return type(f"Observed{plain.__name__}", (_Observed, plain), body)
+
+
+ObservedWord: Final = _observed(Word, _observe(Word, _WORD_STEPS))
+ObservedHostPriorityWord: Final = _observed(
+    HostPriorityWord, _observe(HostPriorityWord, _HOST_PRIORITY_STEPS)
+)
+ObservedSharedExclusiveLock: Final = _observed(
+    SharedExclusiveLock, _observe(SharedExclusiveLock, _SHARED_EXCLUSIVE_STEPS)
+)
+ObservedEntryPage: Final = _observed(
+    EntryPage,
+    {name: _watched_entry(name) for name in _ENTRY_STEPS}
+    | _observe(EntryPage, tuple(sorted(PAGE_READS | PAGE_WRITES))),
+)
+_SPIN_STEPS: Final = ("lock", "unlock")
+_RW_STEPS: Final = ("read_lock", "read_unlock", "write_lock", "write_unlock")
+ObservedSpinLock: Final = _observed(SpinLock, _observe(SpinLock, _SPIN_STEPS))
+ObservedMutex: Final = _observed(Mutex, _observe(Mutex, _SPIN_STEPS))
+ObservedRwLock: Final = _observed(RwLock, _observe(RwLock, _RW_STEPS))
+
+
+class ObservedWords(Words):
+    """A sparse array of observed words."""
+
+    __slots__ = ("_name", "_observed", "_watch")
+
+    def __init__(self, watch: Watch, name: str) -> None:
+        super().__init__()
+        self._watch = watch
+        self._name = name
+        self._observed: dict[int, Word] = {}
+
+    def at(self, index: int) -> Word:
+        """The word at ``index``; finding it is no step."""
+        word = self._observed.get(index)
+        if word is None:
+            word = ObservedWord(self._watch, Address(self._name, index))
+            self._observed[index] = word
+        return word
+
+    def clear(self, index: int) -> None:
+        """Store 0; one step."""
+        self.at(index).store(0)
+
+    def non_zero(self) -> Iterator[tuple[int, int]]:
+        """(index, value) of every word that is not 0; for audits, no step."""
+        for index, word in list(self._observed.items()):
+            if word._value:
+                yield index, word._value
+
+    def restore(self, captured: tuple[tuple[int, int], ...]) -> None:
+        """Put back what :meth:`capture` returned; words already handed out stay valid."""
+        for word in self._observed.values():
+            word.store(0)
+        for index, value in captured:
+            self.at(index).store(value)
+
+
+class ObservedHostPriorityWords(HostPriorityWords):
+    """A sparse array of observed payloads under host-priority locks."""
+
+    __slots__ = ("_name", "_watch")
+
+    def __init__(self, watch: Watch, name: str) -> None:
+        super().__init__()
+        self._watch = watch
+        self._name = name
+
+    def at(self, index: int) -> HostPriorityWord:
+        """The word at ``index``; finding it is no step."""
+        word = self._words.get(index)
+        if word is None:
+            word = ObservedHostPriorityWord(self._watch, Address(self._name, index))
+            self._words[index] = word
+        return word
+
+
+class ObservedEntryPages(EntryPages):
+    """A sparse set of observed pages of entries; every page can be found."""
+
+    __slots__ = ("_name", "_watch")
+
+    def __init__(self, watch: Watch, name: str) -> None:
+        super().__init__()
+        self._watch = watch
+        self._name = name
+        self.find = self.at
+
+    def at(self, page: int) -> EntryPage:
+        """The page, made empty when first asked for; finding it is no step."""
+        entries = self._pages.get(page)
+        if entries is None:
+            entries = ObservedEntryPage(self._watch, Address(self._name, page))
+            self._pages[page] = entries
+        return entries
+
+
+class ObservedSharedExclusiveLocks(SharedExclusiveLocks):
+    """A sparse array of observed plain shared/exclusive locks."""
+
+    __slots__ = ("_name", "_watch")
+
+    def __init__(self, watch: Watch, name: str) -> None:
+        super().__init__()
+        self._watch = watch
+        self._name = name
+
+    def at(self, index: int) -> SharedExclusiveLock:
+        """The lock at ``index``; finding it is no step."""
+        lock = self._locks.get(index)
+        if lock is None:
+            lock = ObservedSharedExclusiveLock(self._watch, Address(self._name, index))
+            self._locks[index] = lock
+        return lock
+
+
+class ObservedShared(Shared):
+    """Makes observed arrays in place of plain ones; ``watch`` says who observes them.
+
+    While observed, a name may be asked for again: a thread that is run again from its start makes
+    its arrays again, and finds them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch = Watch()
+
+    def _again(self, name: str) -> Any:
+        return self._arrays.get(name) if self.watch.observer is not None else None
+
+    def words(self, name: str) -> Words:
+        """A new sparse array of atomic integers."""
+        return cast(Words, self._again(name)) or self._add(name, ObservedWords(self.watch, name))
+
+    def host_priority_words(self, name: str) -> HostPriorityWords:
+        """A new sparse array of payloads under host-priority shared/exclusive locks."""
+        return self._again(name) or self._add(name, ObservedHostPriorityWords(self.watch, name))
+
+    def entry_pages(self, name: str) -> EntryPages:
+        """A new sparse set of pages of 512 payloads under host-priority locks."""
+        return self._again(name) or self._add(name, ObservedEntryPages(self.watch, name))
+
+    def shared_exclusive_locks(self, name: str) -> SharedExclusiveLocks:
+        """A new sparse array of plain shared/exclusive try-locks."""
+        return self._again(name) or self._add(name, ObservedSharedExclusiveLocks(self.watch, name))
+
+    def spinlock(self, name: str) -> SpinLock:
+        """A new spinlock."""
+        made: SpinLock = self._again(name)
+        return made or self._add(name, ObservedSpinLock(self.watch, Address(name, 0), name))
+
+    def mutex(self, name: str) -> Mutex:
+        """A new mutex."""
+        made: Mutex = self._again(name)
+        return made or self._add(name, ObservedMutex(self.watch, Address(name, 0), name))
+
+    def rwlock(self, name: str) -> RwLock:
+        """A new reader/writer lock."""
+        made: RwLock = self._again(name)
+        return made or self._add(name, ObservedRwLock(self.watch, Address(name, 0), name))
+
+    def lock_set(self) -> LockSet:
+        """What a logical processor takes its locks into: one lock at a time, each a step."""
+        return StepLockSet()
+
+    def forget(self, name: str) -> None:
+        """Drop an array whose owner is gone; while observed it stays, for the next run."""
+        if self.watch.observer is None:
+            super().forget(name)
+
+    def array(self, name: str) -> Any:
+        """The array of that name."""
+        return self._arrays[name]

@@ -1,0 +1,174 @@
+"""Which locals of a function may still be read after a given instruction: from its bytecode.
+
+Two histories that leave a thread at the same place with the same *live* locals go on alike, so what
+is dead must not tell them apart.  The bytecode does not show one thing: a ``for`` over a range
+keeps its position on the stack.  The discipline of ``sync`` allows such loops, so there the loop's
+variable and the names in its range count as live in its body (read from the source).
+
+Source: CPython's ``dis`` documentation and Objects/exception_handling_notes.txt (the exception
+table), 3.11 to 3.14.
+"""
+
+import ast
+import dis
+import linecache
+from collections.abc import Iterator
+from functools import cache
+from types import CodeType
+from typing import Final, NamedTuple
+
+_NO_FALL_THROUGH: Final = frozenset(
+    {
+        "RETURN_VALUE",
+        "RETURN_CONST",
+        "RAISE_VARARGS",
+        "RERAISE",
+        "JUMP_FORWARD",
+        "JUMP_BACKWARD",
+        "JUMP_BACKWARD_NO_INTERRUPT",
+        "JUMP_ABSOLUTE",
+    }
+)
+
+
+class Handler(NamedTuple):
+    """A row of a code object's exception table: [start, end) is covered; offsets in bytes."""
+
+    start: int
+    end: int
+    target: int
+
+
+def exception_handlers(code: CodeType) -> list[Handler]:
+    """The code's exception table."""
+    table = iter(code.co_exceptiontable)
+    rows: list[Handler] = []
+    while True:
+        try:
+            start = _varint(table)
+        except StopIteration:
+            return rows
+        length, target = _varint(table), _varint(table)
+        _varint(table)  # stack depth and the flag for the last instruction
+        rows.append(Handler(2 * start, 2 * (start + length), 2 * target))
+
+
+def _varint(table: Iterator[int]) -> int:
+    byte = next(table)
+    value = byte & 63
+    while byte & 64:
+        byte = next(table)
+        value = value << 6 | byte & 63
+    return value
+
+
+def _uses(name: str, argument: object) -> tuple[frozenset[str], frozenset[str]]:
+    """(locals that an instruction reads before it writes them, locals that it writes)."""
+    if "_FAST" not in name:
+        return frozenset(), frozenset()
+    names = argument if isinstance(argument, tuple) else (argument,)
+    if name == "STORE_FAST_LOAD_FAST":
+        written, read = names
+        return frozenset({read} - {written}), frozenset({written})
+    if name.startswith(("STORE_FAST", "DELETE_FAST")):
+        return frozenset(), frozenset(names)
+    return frozenset(names), frozenset()
+
+
+class Liveness:
+    """The live locals of one code object, by instruction."""
+
+    def __init__(self, code: CodeType) -> None:
+        self._after: dict[int, frozenset[str]] = {}
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._loops = _range_loops(code)
+        self._lines = {
+            offset: line or 0
+            for start, end, line in code.co_lines()
+            for offset in range(start, end, 2)
+        }
+        self._always = frozenset(code.co_cellvars) | frozenset(code.co_freevars)
+        self._solve(code)
+
+    def _solve(self, code: CodeType) -> None:
+        instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+        handlers = exception_handlers(code)
+        place = {instruction.offset: n for n, instruction in enumerate(instructions)}
+        successors: list[list[int]] = []
+        for n, instruction in enumerate(instructions):
+            after = []
+            if instruction.opname not in _NO_FALL_THROUGH and n + 1 < len(instructions):
+                after.append(n + 1)
+            if instruction.opcode in dis.hasjrel or instruction.opcode in dis.hasjabs:
+                after.append(place[instruction.argval])
+            after += [
+                place[handler.target]
+                for handler in handlers
+                if handler.start <= instruction.offset < handler.end
+            ]
+            successors.append(after)
+        uses = [_uses(i.opname, i.argval) for i in instructions]
+        before: list[frozenset[str]] = [frozenset()] * len(instructions)
+        changed = True
+        while changed:
+            changed = False
+            for n in range(len(instructions) - 1, -1, -1):
+                after_n = frozenset().union(*(before[s] for s in successors[n]))
+                read, written = uses[n]
+                now = read | (after_n - written)
+                if now != before[n]:
+                    before[n] = now
+                    changed = True
+        for n, instruction in enumerate(instructions):
+            self._after[instruction.offset] = frozenset().union(*(before[s] for s in successors[n]))
+
+    def after(self, offset: int) -> tuple[str, ...]:
+        """Names that may be read once the instruction at ``offset`` (f_lasti) is done; sorted."""
+        while offset not in self._after:
+            offset -= 2  # an inline cache entry: its instruction lies before it
+        known = self._names.get(offset)
+        if known is None:
+            known = self._names[offset] = self._named(offset)
+        return known
+
+    def _named(self, offset: int) -> tuple[str, ...]:
+        line = self._lines.get(offset, 0)
+        names = set(self._after[offset] | self._always)
+        for first, last, kept in self._loops:
+            if first <= line <= last:
+                names |= kept
+        return tuple(sorted(names))
+
+
+@cache
+def liveness_of(code: CodeType) -> Liveness:
+    """The liveness of a code object, worked out once."""
+    return Liveness(code)
+
+
+def _range_loops(code: CodeType) -> list[tuple[int, int, frozenset[str]]]:
+    """(first line, last line, names) of the body of each loop over a range in the function."""
+    function = _functions(code.co_filename).get((code.co_name, code.co_firstlineno))
+    if function is None:
+        return []
+    own = set(code.co_varnames)
+    loops = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.For):
+            names = {part.id for part in ast.walk(node.iter) if isinstance(part, ast.Name)}
+            names |= {part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)}
+            last = max(statement.end_lineno or 0 for statement in node.body)
+            loops.append((node.body[0].lineno, last, frozenset(names & own)))
+    return loops
+
+
+@cache
+def _functions(filename: str) -> dict[tuple[str, int], ast.FunctionDef]:
+    """The functions of a source file, by name and first line."""
+    source = "".join(linecache.getlines(filename))
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            found[node.name, first] = node
+    return found

@@ -1,0 +1,141 @@
+"""Where a thread stands: the stack of code positions with their live locals, as one hashable value.
+
+What a local shows is its value.  Objects that are the machine itself (the kernel, the module, their
+words) are the same for every run and show as themselves; everything else shows what it holds, so
+that private pools, register files and lock lists tell places apart by content.
+"""
+
+from collections.abc import Hashable
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from typing import Any, Final, NamedTuple
+
+from dpamt.errors import ModelError
+from dpamt.sync.entry_pages import EntryPage, EntryPages
+from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
+from dpamt.sync.kernel_locks import RwLock, SpinLock
+from dpamt.sync.shared import Shared
+from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
+from dpamt.sync.words import Word, Words
+from dpamt.verify.liveness import liveness_of
+
+_PLAIN: Final = (int, str, bytes, bool, float, type(None), range)
+_SHARED_STATE: Final = (
+    Word,
+    Words,
+    HostPriorityWord,
+    HostPriorityWords,
+    EntryPage,
+    EntryPages,
+    SharedExclusiveLock,
+    SharedExclusiveLocks,
+    SpinLock,
+    RwLock,
+    Shared,
+    ModuleType,
+    BuiltinFunctionType,
+    type,
+    CodeType,
+)
+_DEPTH: Final = 12
+
+
+class CallSite(NamedTuple):
+    """A frame of a thread's stack: the function and the line it is at, for people."""
+
+    function: str
+    file: str
+    line: int
+
+
+class Places:
+    """Turns stopped threads into places.
+
+    ``machine`` are the objects that are one and the same in every run; ``fixed_types`` are types
+    all of whose instances are.
+    """
+
+    def __init__(self, machine: tuple[object, ...], fixed_types: tuple[type, ...]) -> None:
+        self._machine = {id(item): n for n, item in enumerate(machine)}
+        self._kept: list[object] = list(machine)
+        self._fixed_types = (*_SHARED_STATE, *fixed_types)
+
+    def of(self, frame: FrameType, stop: CodeType) -> tuple[Hashable, tuple[CallSite, ...]]:
+        """(key, call sites) of the stack from ``frame`` outwards, up to the frame of ``stop``.
+
+        The innermost comes last.  Call sites are for people and not part of the key.
+        """
+        keys: list[Hashable] = []
+        sites: list[CallSite] = []
+        current: FrameType | None = frame
+        while current is not None and current.f_code is not stop:
+            code = current.f_code
+            names = liveness_of(code).after(current.f_lasti)
+            here = current.f_locals
+            shown = tuple(self.show(here[name], 0) if name in here else None for name in names)
+            keys.append((code, current.f_lasti, shown))
+            line = current.f_lineno or 0
+            sites.append(CallSite(code.co_qualname, code.co_filename, line))
+            current = current.f_back
+        return tuple(reversed(keys)), tuple(reversed(sites))
+
+    def show(self, value: Any, depth: int = 0) -> Hashable:
+        """A value as something hashable that is equal where the value would act alike.
+
+        Raises ModelError for something that cannot be shown (an iterator, a generator).
+        """
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, tuple):
+            return ("tuple", *(self.show(item, depth + 1) for item in value))
+        if isinstance(value, list):
+            return ("list", *(self.show(item, depth + 1) for item in value))
+        known = self._machine.get(id(value))
+        if known is not None:
+            return ("machine", known)
+        if isinstance(value, self._fixed_types):
+            return self._fixed(value)
+        if depth > _DEPTH:
+            raise ModelError(f"a thread holds a {type(value).__name__} too deep to be shown")
+        if isinstance(value, FunctionType):
+            cells = value.__closure__ or ()
+            return (value.__code__, *(self.show(cell.cell_contents, depth + 1) for cell in cells))
+        if isinstance(value, MethodType):
+            return ("method", value.__func__, self.show(value.__self__, depth + 1))
+        if isinstance(value, dict):
+            return (
+                "dict",
+                *((self.show(k, depth + 1), self.show(v, depth + 1)) for k, v in value.items()),
+            )
+        if isinstance(value, (set, frozenset)):
+            return ("set", *sorted(map(repr, value)))
+        return self._content(value, depth)
+
+    def _fixed(self, value: Any) -> Hashable:
+        address = getattr(value, "address", None)
+        if address is not None:
+            return ("word", address)
+        number = self._machine.setdefault(id(value), len(self._kept))
+        if number == len(self._kept):
+            self._kept.append(value)  # keeps it alive, so that its id stays its own
+        return ("machine", number)
+
+    def _content(self, value: Any, depth: int) -> Hashable:
+        kind = type(value)
+        fields: list[tuple[str, Hashable]] = []
+        for base in kind.__mro__:
+            for name in getattr(base, "__slots__", ()):
+                if hasattr(value, name):
+                    fields.append((name, self.show(getattr(value, name), depth + 1)))
+        held = getattr(value, "__dict__", None)
+        if held is not None:
+            fields += [(name, self.show(item, depth + 1)) for name, item in sorted(held.items())]
+        elif not fields and not _is_simple(kind):
+            raise ModelError(
+                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
+            )
+        return (kind, *fields)
+
+
+def _is_simple(kind: type) -> bool:
+    """Whether instances are all there is to see of them: they have neither slots nor a dict."""
+    return kind is object or any("__slots__" in base.__dict__ for base in kind.__mro__[:-1])

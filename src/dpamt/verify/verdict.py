@@ -1,0 +1,125 @@
+"""A verification from its setting to its verdict: the search, its counterexamples, its bounds."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dpamt.verify.automaton import Automaton
+from dpamt.verify.counterexample import Counterexample, counterexample
+from dpamt.verify.properties import Property
+from dpamt.verify.search import BOUND, FAILS, HOLDS, Found, Progress, Search
+from dpamt.verify.setting import SEAMCALL, Setting
+
+MOST_STATES: Final = 5_000_000
+"""A search of more states than this stops unfinished, unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one search says, and within which bounds."""
+
+    setting: str
+    granularity: str
+    verdict: str
+    """``holds``, ``fails`` or ``not finished``."""
+    properties: dict[str, str]
+    """By property: the same."""
+    states: int
+    transitions: int
+    depth: int
+    ends: int
+    nodes: int
+    seconds: float
+    code: str
+    """SHA-256 of the functions that the threads ran through: whether the code is the same."""
+    bounds: dict[str, str] = field(default_factory=dict)
+    counterexamples: tuple[Counterexample, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole as plain values."""
+        return {
+            "setting": self.setting,
+            "granularity": self.granularity,
+            "verdict": self.verdict,
+            "properties": self.properties,
+            "states": self.states,
+            "transitions": self.transitions,
+            "depth": self.depth,
+            "ends": self.ends,
+            "nodes": self.nodes,
+            "seconds": round(self.seconds, 3),
+            "code": self.code,
+            "bounds": self.bounds,
+            "counterexamples": [found.as_json() for found in self.counterexamples],
+        }
+
+
+def verify(
+    setting: Setting,
+    properties: tuple[Property, ...],
+    granularity: str = SEAMCALL,
+    most_states: int = MOST_STATES,
+    progress: Callable[[Progress], None] | None = None,
+) -> Verdict:
+    """Search every interleaving of the setting's threads; at most ``most_states`` states.
+
+    A property that fails has its nearest counterexample; one that did not fail in a search that was
+    not finished is ``not finished`` too.
+    """
+    search = search_of(setting, properties, granularity, most_states, progress)
+    found = search.explore()
+    return verdict_of(search, found)
+
+
+def search_of(
+    setting: Setting,
+    properties: tuple[Property, ...],
+    granularity: str,
+    most_states: int = MOST_STATES,
+    progress: Callable[[Progress], None] | None = None,
+) -> Search:
+    """The search over a setting, not yet begun."""
+    automata = tuple(
+        Automaton(kind.name, kind.start, setting.recorder, setting.shared.watch)
+        for kind in setting.classes
+    )
+    return Search(setting, automata, properties, granularity, most_states, progress)
+
+
+def verdict_of(search: Search, found: Found) -> Verdict:
+    """What a finished search says."""
+    verdicts = {
+        judge.name: FAILS if judge.name in found.faults else (HOLDS if found.finished else BOUND)
+        for judge in search.properties
+    }
+    return Verdict(
+        search.setting.name,
+        search.granularity,
+        found.verdict,
+        verdicts,
+        found.states,
+        found.transitions,
+        found.depth,
+        found.ends,
+        sum(len(automaton.nodes) for automaton in search.automata),
+        found.seconds,
+        code_hash(search.automata),
+        dict(search.setting.bounds),
+        tuple(counterexample(search, fault) for fault in found.faults.values()),
+    )
+
+
+def code_hash(automata: tuple[Automaton, ...]) -> str:
+    """SHA-256 over the names and bytecode of every function that stood on a thread's stack."""
+    codes = {}
+    for automaton in automata:
+        for code in automaton.codes():
+            codes[code.co_qualname, code.co_firstlineno] = code
+    digest = hashlib.sha256()
+    for name in sorted(codes):
+        code = codes[name]
+        digest.update(repr((code.co_qualname, code.co_names, code.co_varnames)).encode())
+        digest.update(code.co_code)
+        digest.update(repr([c for c in code.co_consts if isinstance(c, (int, str))]).encode())
+    return digest.hexdigest()

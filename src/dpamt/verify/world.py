@@ -1,0 +1,197 @@
+"""A small machine under observation, with a booted kernel and TDs made by the real functions.
+
+One 1 GiB TDMR without holes, Dynamic PAMT on.  Every word is observed; while nobody observes, all
+is as in a plain run, so the machine is brought to where the threads begin by running it.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Final
+
+from dpamt.abi.registers import SeamCall, TdxModuleArgs
+from dpamt.errors import ModelError
+from dpamt.host.core.audit import audit
+from dpamt.host.core.control_pages import tdx_alloc_page
+from dpamt.host.core.init import tdx_enable
+from dpamt.host.core.kernel import Cpu, Kernel, KernelBehaviour, KernelLog
+from dpamt.host.core.page_cache import SITE_PAIR
+from dpamt.host.designs.base import Design
+from dpamt.host.kvm.td import tdx_td_init
+from dpamt.host.kvm.vm import Vm
+from dpamt.module.module import TdxModule
+from dpamt.module.pamt import Pamt, PamtBlock, PamtRegion
+from dpamt.module.processor import LogicalProcessor
+from dpamt.module.td import Td, Tds
+from dpamt.module.td import Vcpu as ModuleVcpu
+from dpamt.module.view import ModuleView
+from dpamt.platform.machine import Cmr, Machine, MemoryBlock, Topology
+from dpamt.platform.page_allocator import PageAllocator
+from dpamt.platform.physical_memory import PhysicalMemory
+from dpamt.sync.observed import ObservedShared
+from dpamt.verify.automaton import Event, Recorder
+from dpamt.verify.place import Places
+
+MIB: Final = 1 << 20
+_PAGES: Final = "verify.pages"
+_BALANCE: Final = "verify.balance"
+
+
+class ObservedLog(KernelLog):
+    """dmesg; while somebody observes, its lines are events of the thread that writes them."""
+
+    __slots__ = ("_recorder", "_shared")
+
+    def __init__(self, recorder: Recorder, shared: ObservedShared) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._shared = shared
+
+    def _told(self, kind: str, text: str) -> bool:
+        if self._shared.watch.observer is None:
+            return False
+        self._recorder.tell(Event(kind, text))
+        return True
+
+    def info(self, text: str) -> None:
+        """pr_info() or pr_err() of the core."""
+        if not self._told("log", text):
+            super().info(text)
+
+    def kvm(self, text: str) -> None:
+        """pr_err() of KVM."""
+        if not self._told("log", text):
+            super().kvm(text)
+
+    def warn(self, text: str) -> None:
+        """WARN()."""
+        if not self._told("warn", text):
+            super().warn(text)
+
+    def warn_once(self, place: str, text: str) -> None:
+        """WARN_ONCE(): under observation each is told, whoever comes first."""
+        if not self._told("warn", text):
+            super().warn_once(place, text)
+
+
+class ObservedAllocator:
+    """The page allocator of the threads, in place of the kernel's once the machine is set up.
+
+    A thread takes the two pages of a pair from ``pair_pages`` (see
+    :meth:`dpamt.verify.programs` for why they may be the same for all threads of one region), and
+    counts what has been taken in one word: ``verify.balance``.
+    """
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.balance = world.shared.words(_BALANCE).at(0)
+        self.pair_pages: tuple[int, int] = (0, 0)
+
+    def alloc_page(self, site: str) -> int | None:
+        """One page of the pair, by site."""
+        self.balance.add(1)
+        return self.pair_pages[0 if site == SITE_PAIR[0] else 1]
+
+    def free_among(self, pages: Iterable[int]) -> list[int]:
+        """Those of the pages that nobody holds: none, as far as the threads can tell."""
+        return []
+
+    def free_page(self, pfn: int) -> None:
+        """Give it back."""
+        self.balance.add(-1)
+
+
+class World:
+    """The machine, its kernel and module; ``make_td`` builds TDs before threads run."""
+
+    def __init__(self, design: Design, behaviour: KernelBehaviour | None = None) -> None:
+        machine = Machine(
+            "a 1 GiB machine of the verifier",
+            (Cmr(MIB, 1023 * MIB),),
+            (MemoryBlock(256, 1024 * 256),),
+            1024 * 256,
+            Topology(1, 2),
+        )
+        self.design = design
+        self.shared = ObservedShared()
+        self.memory = PhysicalMemory()
+        self.allocator = PageAllocator(machine)
+        self.module = TdxModule(self.memory, machine, "2.0.18", self.shared)
+        self.kernel = Kernel(
+            machine,
+            self.allocator,
+            self.memory,
+            self.shared,
+            [lp.seamcall for lp in self.module.processors],
+            design,
+            behaviour,
+        )
+        fixed = (
+            Kernel,
+            TdxModule,
+            Pamt,
+            PamtBlock,
+            PamtRegion,
+            Td,
+            Tds,
+            ModuleVcpu,
+            Machine,
+            Design,
+            KernelLog,
+            Vm,
+            PhysicalMemory,
+            Recorder,
+            World,
+            ObservedAllocator,
+        )
+        self.places = Places((), fixed)
+        self.recorder = Recorder(self.places)
+        self.kernel.log = ObservedLog(self.recorder, self.shared)
+        error = tdx_enable(self.kernel)
+        if error:
+            raise ModelError(f"the verifier's machine does not boot: {self.kernel.log.lines}")
+        self.view = ModuleView(self.module)
+        self.vms: list[Vm] = []
+
+    def make_td(self, memory_bytes: int = 16 * MIB) -> Vm:
+        """A TD that is created and not yet finalised."""
+        vm = Vm(self.kernel, memory_bytes)
+        error = tdx_td_init(vm, self.kernel.cpus[0])
+        if error:
+            raise ModelError(f"the verifier's TD cannot be made: {self.kernel.log.lines}")
+        self.vms.append(vm)
+        return vm
+
+    def alloc_backed(self, pages: int) -> list[int]:
+        """Pages that may be used by the module, with their PAMT."""
+        found = []
+        for _ in range(pages):
+            pfn = tdx_alloc_page(self.kernel, self.kernel.cpus[0], "verify")
+            if pfn is None:
+                raise ModelError("the verifier's machine has no more memory")
+            found.append(pfn)
+        return found
+
+    def cpu(self, index: int) -> Cpu:
+        """A CPU made afresh, its SEAMCALLs told to the recorder."""
+        lp = LogicalProcessor(self.module, index, 0)
+        call = _told_seamcall(lp, self.recorder)
+        return Cpu(index, 0, call, self.kernel.machine.hkid_start_bit)
+
+    def findings(self) -> list[str]:
+        """What host and module say of themselves now."""
+        return [*self.view.check(), *audit(self.kernel, self.view, None)]
+
+    def free_region(self, number: int) -> int:
+        """First page of a 2M region that nobody uses, counted from the top of memory."""
+        return (510 - number) << 9
+
+
+def _told_seamcall(lp: LogicalProcessor, recorder: Recorder) -> SeamCall:
+    def seamcall(rax: int, args: TdxModuleArgs) -> int:
+        operands: tuple[Hashable, ...] = args.as_tuple()
+        recorder.mark(rax & 0xFFFF)
+        status = lp.seamcall(rax, args)
+        recorder.leaf = -1
+        recorder.tell(Event("seamcall", rax & 0xFFFF, (operands, status)))
+        return status
+
+    return seamcall
