@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
+from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
 from dpamt.abi.pages import (
     LEVEL_2M,
@@ -142,7 +143,9 @@ class World:
 
     def surprises(self) -> str:
         """The statuses since the last snapshot that explain a failure, as a clause; or nothing."""
-        return "".join(f"; {text}" for text in _surprises(self.seamcalls.take()))
+        return "".join(
+            f"; {text}" for text in _surprises(self.seamcalls.take(), self.kernel.design.tolerated)
+        )
 
     def snapshot(self) -> Snapshot:
         """The side as it is now; SEAMCALLs and log lines are those since the last one."""
@@ -174,7 +177,7 @@ class World:
             log=tuple(new_lines),
             findings=(
                 *(f"the kernel warned: {text}" for text in new_warnings),
-                *_surprises(seamcalls),
+                *_surprises(seamcalls, kernel.design.tolerated),
                 *self.audit(),
             ),
         )
@@ -221,11 +224,17 @@ def _last_words(log: tuple[str, ...]) -> str:
     return "; ".join(line.removeprefix("virt/tdx: ").rstrip(".") for line in log[-2:])
 
 
-def _surprises(seamcalls: tuple[SeamcallCount, ...]) -> tuple[str, ...]:
-    """Statuses that no host meets that does everything in its order, one CPU at a time."""
+def _surprises(
+    seamcalls: tuple[SeamcallCount, ...], tolerated: frozenset[tuple[int, int]]
+) -> tuple[str, ...]:
+    """Statuses that no host meets that does everything in its order, one CPU at a time.
+
+    Unless it waits for them to come (``tolerated``: leaf and status).
+    """
+    known = {(LEAF_NAMES[leaf], status_name(status)) for leaf, status in tolerated}
     return tuple(
         f"{row.leaf} returned {row.status}, {row.count} times: a host with a sound design never "
         "sees it here"
         for row in seamcalls
-        if row.status in SURPRISES
+        if row.status in SURPRISES and (row.leaf, row.status) not in known
     )

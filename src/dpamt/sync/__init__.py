@@ -14,7 +14,7 @@ from dpamt.sync.host_priority import (
     HostPriorityWord,
     HostPriorityWords,
 )
-from dpamt.sync.kernel_locks import Deadlock, Mutex, RwLock, SpinLock
+from dpamt.sync.kernel_locks import Deadlock, Mutex, RwLock, RwLocks, SpinLock, SpinLocks
 from dpamt.sync.lock_set import (
     DECLINED,
     EXCLUSIVE,
@@ -45,11 +45,13 @@ __all__ = [
     "LockSet",
     "Mutex",
     "RwLock",
+    "RwLocks",
     "Shared",
     "SharedExclusiveLock",
     "SharedExclusiveLocks",
     "Snapshot",
     "SpinLock",
+    "SpinLocks",
     "StepLockSet",
     "Way",
     "Word",

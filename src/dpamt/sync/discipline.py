@@ -25,6 +25,7 @@ STEPS: Final = frozenset(
         "store",
         "add",
         "inc_not_zero",
+        "add_unless",
         "compare_and_swap",
         "set_bits",
         "clear",

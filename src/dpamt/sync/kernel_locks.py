@@ -1,9 +1,10 @@
-"""The locks of the Linux side: spinlock, mutex, reader/writer lock.  These wait.
+"""The locks of the Linux side: spinlock, mutex, reader/writer lock, arrays of them.  These wait.
 
 In a plain run nothing runs beside the caller, so waiting would be for ever: a lock that is not
 free is a deadlock and a finding.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from dpamt.errors import Finding
@@ -104,3 +105,67 @@ class RwLock:
     def restore(self, captured: int) -> None:
         """Put back what :meth:`capture` returned."""
         self._word = captured
+
+
+class SpinLocks:
+    """A sparse array of spinlocks: ``locks.at(index)`` is made when first asked for."""
+
+    __slots__ = ("_locks", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._locks: dict[int, SpinLock] = {}
+
+    def at(self, index: int) -> SpinLock:
+        """The lock at ``index``; finding it is no step."""
+        lock = self._locks.get(index)
+        if lock is None:
+            lock = self._locks[index] = SpinLock(f"{self.name}[{index:#x}]")
+        return lock
+
+    def held(self) -> Iterator[int]:
+        """Indices of the locks that are held, ascending; for audits, no step."""
+        return (index for index, lock in sorted(self._locks.items()) if lock.is_locked())
+
+    def capture(self) -> tuple[int, ...]:
+        """The whole array as a comparable, hashable value."""
+        return tuple(self.held())
+
+    def restore(self, captured: tuple[int, ...]) -> None:
+        """Put back what :meth:`capture` returned; locks already handed out stay valid."""
+        for lock in self._locks.values():
+            lock.restore(False)
+        for index in captured:
+            self.at(index).restore(True)
+
+
+class RwLocks:
+    """A sparse array of reader/writer locks: ``locks.at(index)`` is made when first asked for."""
+
+    __slots__ = ("_locks", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._locks: dict[int, RwLock] = {}
+
+    def at(self, index: int) -> RwLock:
+        """The lock at ``index``; finding it is no step."""
+        lock = self._locks.get(index)
+        if lock is None:
+            lock = self._locks[index] = RwLock(f"{self.name}[{index:#x}]")
+        return lock
+
+    def held(self) -> Iterator[int]:
+        """Indices of the locks that are held, ascending; for audits, no step."""
+        return (index for index, lock in sorted(self._locks.items()) if lock.is_locked())
+
+    def capture(self) -> tuple[tuple[int, int], ...]:
+        """The whole array as a comparable, hashable value."""
+        return tuple((index, self._locks[index].capture()) for index in self.held())
+
+    def restore(self, captured: tuple[tuple[int, int], ...]) -> None:
+        """Put back what :meth:`capture` returned; locks already handed out stay valid."""
+        for lock in self._locks.values():
+            lock.restore(0)
+        for index, word in captured:
+            self.at(index).restore(word)

@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 from dpamt.sync.entry_pages import EntryPages
 from dpamt.sync.host_priority import HostPriorityWords
-from dpamt.sync.kernel_locks import Mutex, RwLock, SpinLock
+from dpamt.sync.kernel_locks import Mutex, RwLock, RwLocks, SpinLock, SpinLocks
 from dpamt.sync.lock_set import LockSet
 from dpamt.sync.shared_exclusive import SharedExclusiveLocks
 from dpamt.sync.words import Words
@@ -66,6 +66,14 @@ class Shared:
     def rwlock(self, name: str) -> RwLock:
         """A new reader/writer lock."""
         return self._add(name, RwLock(name))
+
+    def spinlocks(self, name: str) -> SpinLocks:
+        """A new sparse array of spinlocks."""
+        return self._add(name, SpinLocks(name))
+
+    def rwlocks(self, name: str) -> RwLocks:
+        """A new sparse array of reader/writer locks."""
+        return self._add(name, RwLocks(name))
 
     def lock_set(self) -> LockSet:
         """What a logical processor takes its locks into; it has no name: it is empty at rest."""

@@ -5,6 +5,7 @@ Source: `[PATCHv2 00/12] TDX: Enable Dynamic PAMT` (2025-06-09), patch 4; merged
 """
 
 from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.host.core.missing_pair import tdx_pamt_removed
 
 
 def tdx_alloc_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
@@ -19,9 +20,9 @@ def tdx_alloc_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
     return pfn
 
 
-def tdx_free_page(kernel: Kernel, cpu: Cpu, pfn: int) -> None:
-    """Give back a page that the module has let go."""
-    kernel.tdx_pamt_put(kernel, cpu, pfn)
+def tdx_free_page(kernel: Kernel, cpu: Cpu, pfn: int, hint: bool = False) -> None:
+    """Give back a page that the module has let go, perhaps with its hint, or never had."""
+    tdx_pamt_removed(kernel, cpu, pfn, hint)
     kernel.allocator.free_page(pfn)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from dpamt.abi.bulk import BulkSeamCalls
 from dpamt.abi.registers import SeamCall
 from dpamt.abi.tdmr import TdmrInfo
 from dpamt.errors import Finding
@@ -97,7 +98,7 @@ class RunningVcpu(Protocol):
 class Cpu:
     """A logical processor of the host, with its way through the SEAMCALL wall."""
 
-    __slots__ = ("hkid_start_bit", "index", "package", "running_vcpu", "seamcall")
+    __slots__ = ("bulk", "hkid_start_bit", "index", "package", "running_vcpu", "seamcall")
 
     def __init__(self, index: int, package: int, seamcall: SeamCall, hkid_start_bit: int) -> None:
         self.index = index
@@ -107,6 +108,8 @@ class Cpu:
         """Lowest address bit that carries a KeyID."""
         self.running_vcpu: RunningVcpu | None = None
         """The per-CPU variable behind kvm_get_running_vcpu()."""
+        self.bulk: BulkSeamCalls | None = None
+        """The wall for runs of pages, where whoever built the machine has given one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +164,15 @@ class Kernel:
         self.dynamic_pamt = False
         self.pamt = PamtState(shared)
         self.pamt_lock = self.pamt.lock
+        self.rcu_heads = shared.words("host.rcu.heads")
+        """First page that waits for its RCU callback, of each CPU; 0 for none."""
+        self.rcu_next = shared.words("host.rcu.next")
+        """The page that waits behind it, by page frame."""
         self.pamt_refcounts = self.pamt.refcounts
         self.pamt_pairs = self.pamt.pair_count
         self.tdx_pamt_get = design.tdx_pamt_get
         self.tdx_pamt_put = design.tdx_pamt_put
+        self.tdx_pamt_demote = design.tdx_pamt_demote
         self.refcount_pages: dict[int, int] = {}
         """Pages behind the counters: index of the page of counters to page frame."""
         self.sysinfo: TdxSysInfo | None = None

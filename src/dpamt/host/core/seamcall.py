@@ -46,6 +46,7 @@ from dpamt.abi.pages import (
     LEVEL_2M,
     PAGE_SHIFT,
     PAGES_PER_2M,
+    REMOVAL_HINT,
 )
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.host.core.kernel import Cpu
@@ -239,9 +240,13 @@ def tdh_mem_page_aug(cpu: Cpu, tdr: int, gpa: int, level: int, pfn: int) -> int:
     return seamcall(cpu, TDH_MEM_PAGE_AUG, args)
 
 
-def tdh_mem_page_remove(cpu: Cpu, tdr: int, gpa: int, level: int) -> int:
-    """MEM.PAGE.REMOVE of a blocked and tracked page."""
-    return _with_rcx_rdx(cpu, TDH_MEM_PAGE_REMOVE, gpa | level, tdr)
+def tdh_mem_page_remove(cpu: Cpu, tdr: int, gpa: int, level: int) -> tuple[int, bool]:
+    """MEM.PAGE.REMOVE of a blocked and tracked page: (status, hint: the pair has no user now)."""
+    args = TdxModuleArgs()
+    args.rcx = gpa | level
+    args.rdx = tdr << PAGE_SHIFT
+    status = seamcall(cpu, TDH_MEM_PAGE_REMOVE, args)
+    return status, not status and args.rcx & REMOVAL_HINT != 0
 
 
 def tdh_mem_page_demote(
@@ -291,6 +296,9 @@ def tdh_phymem_page_wbinvd(cpu: Cpu, pfn: int, hkid: int) -> int:
     return seamcall(cpu, TDH_PHYMEM_PAGE_WBINVD, args)
 
 
-def tdh_phymem_page_reclaim(cpu: Cpu, pfn: int) -> int:
-    """PHYMEM.PAGE.RECLAIM: take a page back from a TD that is being torn down."""
-    return _with_rcx(cpu, TDH_PHYMEM_PAGE_RECLAIM, pfn)
+def tdh_phymem_page_reclaim(cpu: Cpu, pfn: int) -> tuple[int, bool]:
+    """PHYMEM.PAGE.RECLAIM, from a TD in teardown: (status, hint: the pair has no user now)."""
+    args = TdxModuleArgs()
+    args.rcx = pfn << PAGE_SHIFT
+    status = seamcall(cpu, TDH_PHYMEM_PAGE_RECLAIM, args)
+    return status, not status and args.r9 & REMOVAL_HINT != 0

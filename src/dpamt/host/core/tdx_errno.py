@@ -11,6 +11,7 @@ from typing import Final
 from dpamt.abi.status import (
     STATUS_MASK,
     TDX_HPA_RANGE_NOT_FREE,
+    TDX_MISSING_PAMT_PAGE_PAIR,
     TDX_OPERAND_BUSY,
     TDX_OPERAND_INVALID,
     TDX_RND_NO_ENTROPY,
@@ -66,6 +67,11 @@ def is_tdx_operand_invalid(status: int) -> bool:
 def is_tdx_operand_busy(status: int) -> bool:
     """Whether a lock of the module was held by someone else."""
     return status & STATUS_MASK == TDX_OPERAND_BUSY
+
+
+def is_tdx_missing_pamt_page_pair(status: int) -> bool:
+    """Whether the region of a page that the module was to use had no page pair."""
+    return status & STATUS_MASK == TDX_MISSING_PAMT_PAGE_PAIR
 
 
 def is_tdx_hpa_range_not_free(status: int) -> bool:

@@ -3,31 +3,52 @@
 A design is the answer to one question: when is the page pair of a 2M region added, and when is it
 taken away?  It is one Python file.  The file's contract:
 
-========================================================  =======================================
-``DYNAMIC_PAMT = False``  (default True)                  never ask the module for Dynamic PAMT
-``MEMINFO = True``  (default False)                       show the ``TDX:`` line in /proc/meminfo
-``POOL_FOR_EVERY_VM = True``  (default False)             VMs that are no TDs keep a page pool too
-``tdx_pamt_get(kernel, cpu, pfn, cache) -> int``          required: before the module may use the 4K
-                                                          page ``pfn``; 0 or a negative errno.
-                                                          ``cache`` is the VCPU's page pool on the
-                                                          fault path, None where the allocator may
-                                                          be asked
-``tdx_pamt_put(kernel, cpu, pfn) -> None``                required: after the module let it go
-``init_pamt_metadata(kernel) -> int``                     optional: counters' memory at boot; 0 or
-                                                          a negative errno (default: one 4-byte
-                                                          counter per 2M region up to max_pfn)
-``populate_pamt_metadata(kernel, start_pfn, end_pfn)``    optional: called for each memory entry;
-                                                          returns 0 or a negative errno
-``free_pamt_metadata(kernel) -> None``                    optional: undo both when boot fails
-========================================================  =======================================
+=======================================================  ========================================
+``DYNAMIC_PAMT = False``  (default True)                 never ask the module for Dynamic PAMT
+``MEMINFO = True``  (default False)                      show the ``TDX:`` line in /proc/meminfo
+``POOL_FOR_EVERY_VM = True``  (default False)            VMs that are no TDs keep a page pool too
+``COUNTS = "none"``  (default "pages")                   what a region's count is: see below
+``TOLERATED = ((leaf, status), ...)``  (default none)    answers of the module that the design takes
+                                                         as benign
+``SEPT_BACKING = "top-up"``  (default "link")            S-EPT pages get their PAMT when a VCPU's
+                                                         pool is filled, not when they are linked
+``SEPT_CACHE_PAGES = 40``  (default 5)                   how far that pool is filled
+``SEPT_PUT = "rcu"``  (default "at-once")                S-EPT pages are put in an RCU callback
+                                                         (softirq context), not by the task
+``SPLIT_BACKS_SEPT = False``  (default True)             a split forgets the PAMT of its S-EPT page
+``CACHE_FROM_CREATE = False``  (default True)            a VCPU's page pool is initialised late, in
+                                                         KVM_TDX_INIT_VCPU
+``tdx_pamt_get(kernel, cpu, pfn, cache) -> int``         required: before the module may use the 4K
+                                                         page ``pfn``; 0 or a negative errno.
+                                                         ``cache`` is the VCPU's page pool on the
+                                                         fault path, None where the allocator may
+                                                         be asked
+``tdx_pamt_put(kernel, cpu, pfn) -> None``               required: after the module let it go
+``tdx_pamt_missing(kernel, cpu, pfn, cache) -> int``     optional: a SEAMCALL that was to use
+                                                         ``pfn`` met no pair; 0 to repeat it, or a
+                                                         negative errno
+``tdx_pamt_hint(kernel, cpu, pfn) -> None``              optional: the module let ``pfn`` go and
+                                                         says that its region has no user any more
+``tdx_pamt_demote(kernel, cpu, tdr, gpa, pfn, sept,``    optional: DEMOTE with its pair, and the
+``pages) -> int``                                        count from 0 to 512; the status (default:
+                                                         under ``pamt_lock``)
+``init_pamt_metadata(kernel) -> int``                    optional: counters' memory at boot; 0 or
+                                                         a negative errno (default: one 4-byte
+                                                         counter per 2M region up to max_pfn)
+``populate_pamt_metadata(kernel, start_pfn, end_pfn)``   optional: called for each memory entry;
+                                                         returns 0 or a negative errno
+``free_pamt_metadata(kernel) -> None``                   optional: undo both when boot fails
+=======================================================  ========================================
 
 Get and put are called for every 4K page that the module uses (control, S-EPT and guest pages), from
 any CPU, also inside ``mmu_lock``; for a 2M guest page they are not called.  They are called without
 Dynamic PAMT too (an older module) and then have nothing to do: test ``kernel.dynamic_pamt`` first.
 
 When nothing runs, a region's count in ``kernel.pamt_refcounts`` is the number of its 4K pages that
-the module uses, and its pair is installed exactly while that is not 0: the audit after each phase
-of a run holds every design to it.
+the module uses (``COUNTS = "pages"``), or at least that (``"at-least"``: pages that wait in pools
+count too), and its pair is installed exactly while that is not 0; with ``"none"`` nothing is
+counted, and the pair is there exactly while a page is in use.  The audit after each phase of a run
+holds every design to it.
 
 State that two CPUs share is :class:`PamtState`, nothing else; each operation on it stands alone in
 its statement.
@@ -35,7 +56,7 @@ its statement.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from dpamt.sync import Shared
 
@@ -45,21 +66,38 @@ if TYPE_CHECKING:
 
     PamtGet = Callable[[Kernel, Cpu, int, PamtCache | None], int]
     PamtPut = Callable[[Kernel, Cpu, int], None]
+    PamtMissing = Callable[[Kernel, Cpu, int, PamtCache | None], int]
+    PamtHint = Callable[[Kernel, Cpu, int], None]
+    PamtDemote = Callable[[Kernel, Cpu, int, int, int, int, tuple[int, int]], int]
     InitMetadata = Callable[[Kernel], int]
     PopulateMetadata = Callable[[Kernel, int, int], int]
     FreeMetadata = Callable[[Kernel], None]
 
 
+Counts = Literal["pages", "at-least", "none"]
+SeptBacking = Literal["link", "top-up"]
+SeptPut = Literal["at-once", "rcu"]
+
+SEPT_CACHE_PAGES: Final = 5
+"""What one fault needs: PT64_ROOT_MAX_LEVEL."""
+
+
 class PamtState:
     """The words that get and put share between CPUs."""
 
-    __slots__ = ("lock", "pair_count", "refcounts")
+    __slots__ = ("lock", "pair_count", "refcounts", "region_locks", "region_rwlocks", "rwlock")
 
     def __init__(self, shared: Shared) -> None:
         self.refcounts = shared.words("host.pamt_refcounts")
         """Counter of each 2M region, at index pfn >> 9."""
         self.lock = shared.spinlock("pamt_lock")
         """One lock for the whole machine."""
+        self.rwlock = shared.rwlock("pamt_rwlock")
+        """The same as a reader/writer lock."""
+        self.region_locks = shared.spinlocks("pamt_region_lock")
+        """A lock for each 2M region, at index pfn >> 9."""
+        self.region_rwlocks = shared.rwlocks("pamt_region_rwlock")
+        """The same as reader/writer locks."""
         self.pair_count = shared.words("host.pamt_pairs").at(0)
         """Pairs installed in the module."""
 
@@ -78,3 +116,14 @@ class Design:
     init_pamt_metadata: "InitMetadata"
     populate_pamt_metadata: "PopulateMetadata"
     free_pamt_metadata: "FreeMetadata"
+    tdx_pamt_demote: "PamtDemote"
+    tdx_pamt_missing: "PamtMissing | None" = None
+    tdx_pamt_hint: "PamtHint | None" = None
+    counts: Counts = "pages"
+    tolerated: frozenset[tuple[int, int]] = frozenset()
+    """(leaf, status) that the design takes as benign."""
+    sept_backing: SeptBacking = "link"
+    sept_cache_pages: int = SEPT_CACHE_PAGES
+    sept_put: SeptPut = "at-once"
+    split_backs_sept: bool = True
+    cache_from_create: bool = True

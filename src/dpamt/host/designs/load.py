@@ -9,11 +9,25 @@ from types import ModuleType
 from typing import Any, Final
 
 from dpamt.errors import InputError
-from dpamt.host.core import refcounts
-from dpamt.host.designs.base import Design
+from dpamt.host.core import demote, refcounts
+from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
 
-SHIPPED: Final = ("static", "v2", "merged")
-"""Names of the designs that come with dpamt."""
+SHIPPED: Final = (
+    "static",
+    "lazy",
+    "v1",
+    "v2",
+    "v3-simple",
+    "v3",
+    "v4",
+    "v5",
+    "v6",
+    "merged",
+    "per-2m-lock",
+    "per-2m-rwlock",
+    "global-rwlock",
+)
+"""Names of the designs that come with dpamt, oldest first; then those that were only discussed."""
 
 _REQUIRED: Final = {
     "tdx_pamt_get": ("kernel", "cpu", "pfn", "cache"),
@@ -23,6 +37,11 @@ _OPTIONAL: Final = {
     "init_pamt_metadata": ("kernel",),
     "populate_pamt_metadata": ("kernel", "start_pfn", "end_pfn"),
     "free_pamt_metadata": ("kernel",),
+    "tdx_pamt_demote": ("kernel", "cpu", "tdr", "gpa", "pfn", "sept", "pages"),
+}
+_HOOKS: Final = {
+    "tdx_pamt_missing": ("kernel", "cpu", "pfn", "cache"),
+    "tdx_pamt_hint": ("kernel", "cpu", "pfn"),
 }
 
 
@@ -33,7 +52,7 @@ def load_design(name_or_path: str) -> Design:
     function whose parameters are not the contract's.
     """
     if name_or_path in SHIPPED:
-        module = importlib.import_module(f"dpamt.host.designs.{name_or_path}")
+        module = importlib.import_module(f"dpamt.host.designs.{name_or_path.replace('-', '_')}")
         return _design_of(module, name_or_path, name_or_path)
     path = Path(name_or_path)
     if path.suffix != ".py" and "/" not in name_or_path:
@@ -46,6 +65,8 @@ def load_design(name_or_path: str) -> Design:
         tdx_pamt_get=_returning_errno(design.tdx_pamt_get, design.source),
         init_pamt_metadata=_returning_errno(design.init_pamt_metadata, design.source),
         populate_pamt_metadata=_returning_errno(design.populate_pamt_metadata, design.source),
+        tdx_pamt_missing=design.tdx_pamt_missing
+        and _returning_errno(design.tdx_pamt_missing, design.source),
     )
 
 
@@ -95,14 +116,25 @@ def _design_of(module: ModuleType, name: str, source: str) -> Design:
         for wanted, parameters in _REQUIRED.items()
     }
     for wanted, parameters in _OPTIONAL.items():
-        here = module if hasattr(module, wanted) else refcounts
+        default = demote if wanted == "tdx_pamt_demote" else refcounts
+        here = module if hasattr(module, wanted) else default
         functions[wanted] = _function(here, source, wanted, parameters)
+    for wanted, parameters in _HOOKS.items():
+        if hasattr(module, wanted):
+            functions[wanted] = _function(module, source, wanted, parameters)
     return Design(
         name,
         source,
         _flag(module, source, "DYNAMIC_PAMT", True),
         _flag(module, source, "MEMINFO", False),
         _flag(module, source, "POOL_FOR_EVERY_VM", False),
+        counts=_one_of(module, source, "COUNTS", ("pages", "at-least", "none")),
+        tolerated=_tolerated(module, source),
+        sept_backing=_one_of(module, source, "SEPT_BACKING", ("link", "top-up")),
+        sept_cache_pages=_pages(module, source, "SEPT_CACHE_PAGES", SEPT_CACHE_PAGES),
+        sept_put=_one_of(module, source, "SEPT_PUT", ("at-once", "rcu")),
+        split_backs_sept=_flag(module, source, "SPLIT_BACKS_SEPT", True),
+        cache_from_create=_flag(module, source, "CACHE_FROM_CREATE", True),
         **functions,
     )
 
@@ -150,3 +182,32 @@ def _flag(module: ModuleType, source: str, name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{source}: {name} is {value!r}; expected True or False")
     return value
+
+
+def _one_of(module: ModuleType, source: str, name: str, values: tuple[str, ...]) -> Any:
+    """A declared constant out of ``values``; the first is the default."""
+    value = getattr(module, name, values[0])
+    if value not in values:
+        expected = ", ".join(f'"{one}"' for one in values)
+        raise InputError(f"{source}: {name} is {value!r}; expected one of {expected}")
+    return value
+
+
+def _pages(module: ModuleType, source: str, name: str, default: int) -> int:
+    value = getattr(module, name, default)
+    if type(value) is not int or value < default:
+        raise InputError(f"{source}: {name} is {value!r}; expected a number from {default} up")
+    return value
+
+
+def _tolerated(module: ModuleType, source: str) -> frozenset[tuple[int, int]]:
+    value = getattr(module, "TOLERATED", ())
+    pairs = list(value) if isinstance(value, (tuple, list, set, frozenset)) else [value]
+    for pair in pairs:
+        if not (
+            isinstance(pair, tuple) and len(pair) == 2 and all(type(part) is int for part in pair)
+        ):
+            raise InputError(
+                f"{source}: TOLERATED has {pair!r}; expected pairs (leaf number, status code)"
+            )
+    return frozenset(pairs)

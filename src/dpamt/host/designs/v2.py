@@ -12,7 +12,9 @@ module, where the area was never reserved, it crashes.  A counter without memory
 
 from typing import Final
 
+from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD
 from dpamt.abi.pages import PAGES_PER_2M
+from dpamt.abi.status import TDX_HPA_RANGE_NOT_FREE
 from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import PamtCache, alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove
@@ -23,6 +25,7 @@ from dpamt.sync import Word
 DYNAMIC_PAMT: Final = True
 MEMINFO: Final = True
 POOL_FOR_EVERY_VM: Final = True
+TOLERATED: Final = ((TDH_PHYMEM_PAMT_ADD, TDX_HPA_RANGE_NOT_FREE),)
 
 
 def tdx_get_pamt_refcount(kernel: Kernel, pfn: int) -> Word:

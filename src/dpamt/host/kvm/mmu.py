@@ -26,10 +26,12 @@ _PAMT_CACHE_PAGES: Final = 2 * PT64_ROOT_MAX_LEVEL
 _REGION_MASK: Final = ~(PAGES_PER_2M - 1)
 
 
-def mmu_topup_memory_caches(kernel: Kernel, vcpu: Vcpu) -> int:
+def mmu_topup_memory_caches(kernel: Kernel, cpu: Cpu, vcpu: Vcpu) -> int:
     """Fill the VCPU's pools, before mmu_lock; 0 or -ENOMEM."""
     if len(vcpu.sept_cache) < PT64_ROOT_MAX_LEVEL:
-        error = topup_sept_cache(kernel, vcpu.sept_cache, PT64_ROOT_MAX_LEVEL)
+        backed = kernel.design.sept_backing == "top-up"
+        wanted = kernel.design.sept_cache_pages
+        error = topup_sept_cache(kernel, cpu, vcpu.sept_cache, wanted, backed)
         if error:
             return error
     if kernel.dynamic_pamt and len(vcpu.pamt_cache.pages) < _PAMT_CACHE_PAGES:
@@ -37,20 +39,28 @@ def mmu_topup_memory_caches(kernel: Kernel, vcpu: Vcpu) -> int:
     return 0
 
 
-def topup_sept_cache(kernel: Kernel, cache: list[int], pages: int) -> int:
-    """Fill a pool of S-EPT pages; 0, or -ENOMEM with what was added kept."""
+def topup_sept_cache(kernel: Kernel, cpu: Cpu, cache: list[int], pages: int, backed: bool) -> int:
+    """Fill a pool of S-EPT pages, with PAMT if ``backed``; 0, or an error with what it has kept."""
     while len(cache) < pages:
         pfn = kernel.allocator.alloc_page(SITE_SEPT)
         if pfn is None:
             return -ENOMEM
+        if backed:
+            error = kernel.tdx_pamt_get(kernel, cpu, pfn, None)
+            if error:
+                kernel.allocator.free_page(pfn)
+                return error
         cache.append(pfn)
     return 0
 
 
-def free_sept_cache(kernel: Kernel, cache: list[int]) -> None:
+def free_sept_cache(kernel: Kernel, cpu: Cpu, cache: list[int], backed: bool) -> None:
     """Give every page back to the allocator."""
     while cache:
-        kernel.allocator.free_page(cache.pop())
+        pfn = cache.pop()
+        if backed:
+            kernel.tdx_pamt_put(kernel, cpu, pfn)
+        kernel.allocator.free_page(pfn)
 
 
 def tdx_handle_ept_violation(vm: Vm, vcpu: Vcpu, cpu: Cpu, gpa: int, max_level: int) -> int:
@@ -74,7 +84,7 @@ def kvm_tdp_mmu_page_fault(
     gfn = gpa >> PAGE_SHIFT
     if gfn >= vm.memory_pages:
         return -EFAULT
-    error = mmu_topup_memory_caches(vm.kernel, vcpu)
+    error = mmu_topup_memory_caches(vm.kernel, cpu, vcpu)
     if error:
         return error
     invalidate = vm.invalidate.load()

@@ -1,7 +1,7 @@
 """The hooks by which KVM's MMU changes the S-EPT: link, set, remove, split.
 
 Pages get their PAMT right before the SEAMCALL that uses them, and lose it right after the one that
-gave them back, or when the first one failed.
+gave them back, or when the first one failed; but a design may back S-EPT pages earlier.
 
 Source: Linux arch/x86/kvm/vmx/tdx.c; merged d7fe610e6a66 "KVM/TDX: Get/put PAMT pages when
 (un)mapping private memory" (2026-09-04); split: `[PATCH v3 00/24] KVM: TDX huge page support for
@@ -12,6 +12,8 @@ from dpamt.abi.pages import LEVEL_4K, LEVEL_PAGES
 from dpamt.host.core.control_pages import tdx_quirk_reset_page
 from dpamt.host.core.demote import tdx_mem_page_demote
 from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_removed, tdx_pamt_repeat
+from dpamt.host.core.page_cache import PamtCache
 from dpamt.host.core.seamcall import (
     tdh_mem_page_add,
     tdh_mem_page_aug,
@@ -32,13 +34,21 @@ def tdx_sept_link_private_spt(vm: Vm, cpu: Cpu, gpa: int, level: int, sept: int)
     if vcpu is None:
         kvm_vm_bugged(vm, "S-EPT page linked without a running VCPU")
         return -EIO
-    error = kernel.tdx_pamt_get(kernel, cpu, sept, vcpu.pamt_cache)
-    if error:
-        return error
-    status = tdh_mem_sept_add(cpu, vm.tdr, gpa, level, sept)
-    if not status:
-        return 0
-    kernel.tdx_pamt_put(kernel, cpu, sept)
+    at_link = kernel.design.sept_backing == "link"
+    if at_link:
+        error = kernel.tdx_pamt_get(kernel, cpu, sept, vcpu.pamt_cache)
+        if error:
+            return error
+    again = REPEAT
+    while again == REPEAT:
+        status = tdh_mem_sept_add(cpu, vm.tdr, gpa, level, sept)
+        if not status:
+            return 0
+        again = tdx_pamt_repeat(kernel, cpu, sept, vcpu.pamt_cache, status)
+    if at_link:
+        kernel.tdx_pamt_put(kernel, cpu, sept)
+    if again:
+        return again
     if is_tdx_operand_busy(status):
         return -EBUSY
     tdx_bug(vm, "TDH.MEM.SEPT.ADD", status)
@@ -59,14 +69,19 @@ def tdx_sept_set_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, 
         error = kernel.tdx_pamt_get(kernel, cpu, pfn, vcpu.pamt_cache)
         if error:
             return error
-    if source:
-        status = tdh_mem_page_add(cpu, vm.tdr, gpa, pfn, source)
-    else:
-        status = tdh_mem_page_aug(cpu, vm.tdr, gpa, level, pfn)
-    if not status:
-        return 0
+    again = REPEAT
+    while again == REPEAT:
+        if source:
+            status = tdh_mem_page_add(cpu, vm.tdr, gpa, pfn, source)
+        else:
+            status = tdh_mem_page_aug(cpu, vm.tdr, gpa, level, pfn)
+        if not status:
+            return 0
+        again = tdx_pamt_repeat(kernel, cpu, pfn, vcpu.pamt_cache, status)
     if level == LEVEL_4K:
         kernel.tdx_pamt_put(kernel, cpu, pfn)
+    if again:
+        return again
     if is_tdx_operand_busy(status):
         return -EBUSY
     tdx_bug(vm, "TDH.MEM.PAGE.ADD" if source else "TDH.MEM.PAGE.AUG", status)
@@ -82,10 +97,10 @@ def tdx_sept_remove_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: in
     error = tdx_sept_zap_private_spte(vm, cpu, gpa, level)
     if error:
         return error
-    status = tdh_mem_page_remove(cpu, vm.tdr, gpa, level)
+    status, hint = tdh_mem_page_remove(cpu, vm.tdr, gpa, level)
     if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
-        status = tdh_mem_page_remove(cpu, vm.tdr, gpa, level)
+        status, hint = tdh_mem_page_remove(cpu, vm.tdr, gpa, level)
         tdx_no_vcpus_enter_stop(vm)
     if status:
         tdx_bug(vm, "TDH.MEM.PAGE.REMOVE", status)
@@ -98,7 +113,7 @@ def tdx_sept_remove_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: in
             return -EIO
         tdx_quirk_reset_page(kernel, page)
     if level == LEVEL_4K:
-        kernel.tdx_pamt_put(kernel, cpu, pfn)
+        tdx_pamt_removed(kernel, cpu, pfn, hint)
     return 0
 
 
@@ -133,26 +148,44 @@ def tdx_track(vm: Vm, cpu: Cpu) -> int:
 
 
 def tdx_sept_split_private_spte(
-    vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, sept: int, pages: tuple[int, int]
+    vm: Vm,
+    cpu: Cpu,
+    gpa: int,
+    level: int,
+    pfn: int,
+    sept: int,
+    pages: tuple[int, int],
+    cache: PamtCache,
 ) -> int:
     """BLOCK, TRACK, DEMOTE of a 2M leaf, under mmu_lock for writing.
 
     ``sept`` has its PAMT already, ``pages`` is the pair for the split region.  0, or -EIO with the
     VM bugged and both still the caller's.
     """
-    kernel = vm.kernel
     error = tdx_sept_zap_private_spte(vm, cpu, gpa, level)
     if error:
         return error
-    status = tdx_mem_page_demote(kernel, cpu, vm.tdr, gpa, pfn, sept, pages)
+    status = _demote(vm, cpu, gpa, pfn, sept, pages, cache)
     if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
-        status = tdx_mem_page_demote(kernel, cpu, vm.tdr, gpa, pfn, sept, pages)
+        status = _demote(vm, cpu, gpa, pfn, sept, pages, cache)
         tdx_no_vcpus_enter_stop(vm)
     if status:
         tdx_bug(vm, "TDH.MEM.PAGE.DEMOTE", status)
         return -EIO
     return 0
+
+
+def _demote(
+    vm: Vm, cpu: Cpu, gpa: int, pfn: int, sept: int, pages: tuple[int, int], cache: PamtCache
+) -> int:
+    """DEMOTE; the region without a pair can only be that of ``sept``.  The status."""
+    kernel = vm.kernel
+    again = REPEAT
+    while again == REPEAT:
+        status = tdx_mem_page_demote(kernel, cpu, vm.tdr, gpa, pfn, sept, pages)
+        again = tdx_pamt_repeat(kernel, cpu, sept, cache, status)
+    return status
 
 
 def tdx_no_vcpus_enter_start(vm: Vm) -> None:

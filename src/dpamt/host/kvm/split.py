@@ -2,6 +2,7 @@
 
 One split needs one S-EPT page, the pair for that page's region, and the pair for the split region.
 They are taken under the VM's mutex for splits; what the split did not need goes back after it.
+A design may forget the first of the two pairs (reviews of v5, 2026-02).
 
 Source: `[PATCH v3 00/24] KVM: TDX huge page support for private memory` (2026-01-06);
 `[RFC PATCH v5 00/45] TDX: Dynamic PAMT + S-EPT Hugepage` (2026-01-28).
@@ -48,14 +49,14 @@ def kvm_split_huge_leaf(vm: Vm, cpu: Cpu, gfn: int) -> int:
     sept_cache: list[int] = []
     pamt_cache = PamtCache()
     vm.split_lock.lock()
-    error = topup_sept_cache(kernel, sept_cache, 1)
+    error = topup_sept_cache(kernel, cpu, sept_cache, 1, False)
     if not error and kernel.dynamic_pamt:
         error = tdx_topup_pamt_cache(kernel, pamt_cache, PAIRS_PER_SPLIT)
     if not error:
         vm.mmu_lock.write_lock()
         error = _split_leaf(vm, cpu, gfn // PAGES_PER_2M, sept_cache, pamt_cache)
         vm.mmu_lock.write_unlock()
-    free_sept_cache(kernel, sept_cache)
+    free_sept_cache(kernel, cpu, sept_cache, False)
     tdx_free_pamt_cache(kernel, pamt_cache)
     vm.split_lock.unlock()
     return error
@@ -70,10 +71,12 @@ def _split_leaf(vm: Vm, cpu: Cpu, index: int, sept_cache: list[int], pamt_cache:
         return 0
     pfn = spte >> PFN_SHIFT
     sept = sept_cache.pop()
-    error = kernel.tdx_pamt_get(kernel, cpu, sept, pamt_cache)
-    if error:
-        sept_cache.append(sept)
-        return error
+    backed = kernel.design.split_backs_sept
+    if backed:
+        error = kernel.tdx_pamt_get(kernel, cpu, sept, pamt_cache)
+        if error:
+            sept_cache.append(sept)
+            return error
     pages: tuple[int, int] | None = (0, 0)
     if kernel.dynamic_pamt:
         pages = alloc_pamt_pages(kernel, pamt_cache)
@@ -81,11 +84,12 @@ def _split_leaf(vm: Vm, cpu: Cpu, index: int, sept_cache: list[int], pamt_cache:
         error = -ENOMEM
     else:
         gpa = index * PAGES_PER_2M << PAGE_SHIFT
-        error = tdx_sept_split_private_spte(vm, cpu, gpa, LEVEL_2M, pfn, sept, pages)
+        error = tdx_sept_split_private_spte(vm, cpu, gpa, LEVEL_2M, pfn, sept, pages, pamt_cache)
         if error and kernel.dynamic_pamt:
             free_pamt_pages(kernel, pages[0], pages[1])
     if error:
-        kernel.tdx_pamt_put(kernel, cpu, sept)
+        if backed:
+            kernel.tdx_pamt_put(kernel, cpu, sept)
         sept_cache.append(sept)
         return error
     children = vm.mirror[LEVEL_4K]

@@ -12,6 +12,7 @@ from dpamt.abi.td_params import TdParams
 from dpamt.host.core.control_pages import tdx_alloc_page, tdx_free_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.metadata import TdxSysInfo
+from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_repeat
 from dpamt.host.core.seamcall import (
     tdh_mng_addcx,
     tdh_mng_create,
@@ -75,12 +76,15 @@ def tdx_td_init(vm: Vm, cpu: Cpu, max_vcpus: int = 4) -> int:
         return -ENOMEM
     tdr, tdcs = pages[0], pages[1:]
     kernel.tdx_lock.lock()
-    status = tdh_mng_create(cpu, tdr, hkid)
+    again = REPEAT
+    while again == REPEAT:
+        status = tdh_mng_create(cpu, tdr, hkid)
+        again = tdx_pamt_repeat(kernel, cpu, tdr, None, status)
     kernel.tdx_lock.unlock()
     if status:
         _free_control_pages(kernel, cpu, pages)
         tdx_hkid_free(kernel, hkid)
-        return _seamcall_error(kernel, "TDH.MNG.CREATE", status)
+        return again if again else _seamcall_error(kernel, "TDH.MNG.CREATE", status)
     vm.hkid = hkid
     vm.tdr = tdr
     vm.max_vcpus = max_vcpus
@@ -120,9 +124,12 @@ def _build_td(vm: Vm, cpu: Cpu, tdcs: list[int], sysinfo: TdxSysInfo) -> int:
             tdx_bug(vm, "TDH.MNG.KEY.CONFIG", status)
             return -EIO
     for index in range(len(tdcs)):
-        status = tdh_mng_addcx(cpu, vm.tdr, tdcs[index])
+        again = REPEAT
+        while again == REPEAT:
+            status = tdh_mng_addcx(cpu, vm.tdr, tdcs[index])
+            again = tdx_pamt_repeat(kernel, cpu, tdcs[index], None, status)
         if status:
-            return _seamcall_error(kernel, "TDH.MNG.ADDCX", status)
+            return again if again else _seamcall_error(kernel, "TDH.MNG.ADDCX", status)
         vm.tdcs.append(tdcs[index])
     return _mng_init(vm, cpu, sysinfo)
 

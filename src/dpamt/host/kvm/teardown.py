@@ -17,8 +17,9 @@ from dpamt.abi.status import (
     TDX_VCPU_NOT_ASSOCIATED,
 )
 from dpamt.host.core.control_pages import tdx_free_page, tdx_quirk_reset_page
-from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import tdx_free_pamt_cache
+from dpamt.host.core.rcu import call_rcu, rcu_softirq
 from dpamt.host.core.seamcall import (
     tdh_mng_key_freeid,
     tdh_mng_vpflushdone,
@@ -46,6 +47,8 @@ def kvm_destroy_vm(vm: Vm, cpu: Cpu) -> None:
     for index in range(len(vm.vcpus)):
         tdx_vcpu_free(vm, vm.vcpus[index], cpu)
     tdx_reclaim_td_control_pages(vm, cpu)
+    if vm.kernel.design.sept_put == "rcu":
+        rcu_softirq(vm.kernel, cpu)
     vm.forget()
 
 
@@ -103,14 +106,14 @@ def _write_back_caches(kernel: Kernel) -> None:
             pr_tdx_error(kernel, "TDH.PHYMEM.CACHE.WB", status)
 
 
-def tdx_reclaim_page(vm: Vm, cpu: Cpu, pfn: int) -> bool:
-    """PAGE.RECLAIM and reset; False, and the page is lost, when the module refuses."""
-    status = tdh_phymem_page_reclaim(cpu, pfn)
+def tdx_reclaim_page(vm: Vm, cpu: Cpu, pfn: int) -> tuple[bool, bool]:
+    """PAGE.RECLAIM and reset: (done, hint); when the module refuses, the page is lost."""
+    status, hint = tdh_phymem_page_reclaim(cpu, pfn)
     if status:
         _reclaim_failed(vm.kernel, pfn, status)
-        return False
+        return False, False
     tdx_quirk_reset_page(vm.kernel, pfn)
-    return True
+    return True, hint
 
 
 def _reclaim_failed(kernel: Kernel, pfn: int, status: int) -> None:
@@ -120,9 +123,19 @@ def _reclaim_failed(kernel: Kernel, pfn: int, status: int) -> None:
 
 def tdx_reclaim_control_page(vm: Vm, cpu: Cpu, pfn: int) -> None:
     """Reclaim, put and free a page."""
-    reclaimed = tdx_reclaim_page(vm, cpu, pfn)
+    reclaimed, hint = tdx_reclaim_page(vm, cpu, pfn)
     if reclaimed:
-        tdx_free_page(vm.kernel, cpu, pfn)
+        tdx_free_page(vm.kernel, cpu, pfn, hint)
+
+
+def tdx_reclaim_sept_page(vm: Vm, cpu: Cpu, pfn: int) -> None:
+    """As a control page, but a design may leave put and free to an RCU callback."""
+    if vm.kernel.design.sept_put == "at-once":
+        tdx_reclaim_control_page(vm, cpu, pfn)
+        return
+    reclaimed, _hint = tdx_reclaim_page(vm, cpu, pfn)
+    if reclaimed:
+        call_rcu(vm.kernel, cpu, pfn)
 
 
 def tdx_reclaim_sept_pages(vm: Vm, cpu: Cpu) -> None:
@@ -136,13 +149,19 @@ def tdx_reclaim_sept_pages(vm: Vm, cpu: Cpu) -> None:
             entry = entries.at(index)
             spte = entry.load()
             if spte & PRESENT and not spte & LEAF:
-                tdx_reclaim_control_page(vm, cpu, spte >> PFN_SHIFT)
+                tdx_reclaim_sept_page(vm, cpu, spte >> PFN_SHIFT)
                 entry.store(0)
 
 
 def tdx_vcpu_free(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> None:
-    """Pools, then control pages; those are lost while the KeyID is still assigned."""
-    free_sept_cache(vm.kernel, vcpu.sept_cache)
+    """Pools, then control pages; those are lost while the KeyID is still assigned.
+
+    Raises KernelOops when the list of the page pool was never initialised.
+    """
+    if not vcpu.cache_ready:
+        raise KernelOops("NULL pointer dereference: page list of a VCPU that was never initialised")
+    backed = vm.kernel.design.sept_backing == "top-up"
+    free_sept_cache(vm.kernel, cpu, vcpu.sept_cache, backed)
     tdx_free_pamt_cache(vm.kernel, vcpu.pamt_cache)
     if vm.hkid >= 0:
         return
@@ -162,7 +181,7 @@ def tdx_reclaim_td_control_pages(vm: Vm, cpu: Cpu) -> None:
     for index in range(len(vm.tdcs)):
         tdx_reclaim_control_page(vm, cpu, vm.tdcs[index])
     vm.tdcs.clear()
-    status = tdh_phymem_page_reclaim(cpu, vm.tdr)
+    status, hint = tdh_phymem_page_reclaim(cpu, vm.tdr)
     if status:
         _reclaim_failed(kernel, vm.tdr, status)
         return
@@ -171,5 +190,5 @@ def tdx_reclaim_td_control_pages(vm: Vm, cpu: Cpu) -> None:
         tdx_bug(vm, "TDH.PHYMEM.PAGE.WBINVD", status)
         return
     tdx_quirk_reset_page(kernel, vm.tdr)
-    tdx_free_page(kernel, cpu, vm.tdr)
+    tdx_free_page(kernel, cpu, vm.tdr, hint)
     vm.tdr = 0

@@ -8,6 +8,7 @@ from typing import Final
 
 from dpamt.host.core.control_pages import tdx_alloc_page, tdx_free_page
 from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_repeat
 from dpamt.host.core.seamcall import tdh_vp_addcx, tdh_vp_create, tdh_vp_init
 from dpamt.host.core.tdx_errno import EINVAL, EIO, ENOMEM
 from dpamt.host.kvm.vm import Vcpu, Vm, tdx_bug
@@ -47,6 +48,7 @@ def tdx_vcpu_init(vm: Vm, vcpu: Vcpu, cpu: Cpu, initial_rcx: int = 0) -> int:
 
 def _init(vm: Vm, vcpu: Vcpu, cpu: Cpu, tdcx_pages: int, initial_rcx: int) -> int:
     kernel = vm.kernel
+    vcpu.cache_ready = True
     pages: list[int] = []
     for index in range(1 + tdcx_pages):
         pfn = tdx_alloc_page(kernel, cpu, SITE_TDCX if index else SITE_TDVPR)
@@ -55,16 +57,26 @@ def _init(vm: Vm, vcpu: Vcpu, cpu: Cpu, tdcx_pages: int, initial_rcx: int) -> in
             return -ENOMEM
         pages.append(pfn)
     tdvpr, tdcx = pages[0], pages[1:]
-    status = tdh_vp_create(cpu, vm.tdr, tdvpr)
+    again = REPEAT
+    while again == REPEAT:
+        status = tdh_vp_create(cpu, vm.tdr, tdvpr)
+        again = tdx_pamt_repeat(kernel, cpu, tdvpr, None, status)
     if status:
         _free_pages(kernel, cpu, pages)
+        if again:
+            return again
         tdx_bug(vm, "TDH.VP.CREATE", status)
         return -EIO
     vcpu.tdvpr = tdvpr
     for index in range(len(tdcx)):
-        status = tdh_vp_addcx(cpu, tdvpr, tdcx[index])
+        again = REPEAT
+        while again == REPEAT:
+            status = tdh_vp_addcx(cpu, tdvpr, tdcx[index])
+            again = tdx_pamt_repeat(kernel, cpu, tdcx[index], None, status)
         if status:
             _free_pages(kernel, cpu, tdcx[index:])
+            if again:
+                return again
             tdx_bug(vm, "TDH.VP.ADDCX", status)
             return -EIO
         vcpu.tdcx.append(tdcx[index])

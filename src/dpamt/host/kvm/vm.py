@@ -30,9 +30,10 @@ _DEFAULT_MEMORY_BYTES: Final = 1 << 30
 
 
 class Vcpu:
-    """A VCPU; created before it is initialised, hence its pool is there from the start."""
+    """A VCPU, created; initialised later."""
 
     __slots__ = (
+        "cache_ready",
         "cpu",
         "index",
         "mode",
@@ -52,6 +53,8 @@ class Vcpu:
         self.cpu: Cpu | None = None
         """The CPU that the module associates it with."""
         self.pamt_cache = PamtCache()
+        self.cache_ready = vm.kernel.design.cache_from_create
+        """Whether its pool's list head is initialised."""
         self.sept_cache: list[int] = []
         self.registers = TdxModuleArgs()
         self.mode = vm.vcpu_words.at(2 * index)
