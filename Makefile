@@ -24,6 +24,7 @@ lint: $(VENV)/.ready-test
 bench: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.bench_seamcall
 	$(BIN)/python -m benchmarks.bench_fault
+	$(BIN)/python -m benchmarks.bench_bulk
 	$(BIN)/python -m benchmarks.bench_startup
 	$(BIN)/python -m benchmarks.bench_default_run
 

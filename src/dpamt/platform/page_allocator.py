@@ -131,6 +131,33 @@ class PageAllocator:
         if len(front) > _FRONT_HIGH:
             self._drain(_FRONT_DRAIN)
 
+    def next_pages(self, most: int) -> list[int]:
+        """Pages that the next calls of :meth:`alloc_page` will return, in order, and none of which
+        fails; perhaps fewer than ``most``, or none.
+
+        For a caller whose next allocation is one of them: the front list is filled if it is empty.
+        """
+        if self.fail_when is not None:
+            return []
+        if not self._front:
+            self._refill()
+        return self._front[: -most - 1 : -1]
+
+    def take_next(self, pages: int, site: str) -> None:
+        """:meth:`alloc_page` of the first ``pages`` of :meth:`next_pages`."""
+        front = self._front
+        self._held.update(front[-pages:])
+        del front[-pages:]
+        self.allocations += pages
+
+    def can_pass(self, pages: int) -> bool:
+        """Whether ``pages`` pages freed one by one just stay in front, for the next allocations."""
+        return self.fail_when is None and len(self._front) + pages <= _FRONT_HIGH
+
+    def passed(self, pages: int) -> None:
+        """So many pages were allocated and freed again, each before any other allocation."""
+        self.allocations += pages
+
     def alloc_pages(self, order: int, site: str, nid: int | None = None) -> int | None:
         """2^order contiguous pages aligned to their size: the first frame, or None.
 

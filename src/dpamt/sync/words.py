@@ -10,6 +10,7 @@ RUN_WORDS: Final = 512
 _CHUNK_SHIFT: Final = 9
 _SLOT_MASK: Final = RUN_WORDS - 1
 _NOTHING: Final = uniform(0, RUN_WORDS)
+_NONE: Final[list[int]] = []
 
 
 class Word:
@@ -82,22 +83,32 @@ class Words:
     def __init__(self) -> None:
         self._words: dict[int, Word] = {}
         self._runs: dict[int, Sequence[int]] = {}
-        self._made: dict[int, list[int]] = {}
-        """By chunk: the indices of which a word was made."""
+        self._made: dict[int, list[int]] | None = None
+        """By chunk: the indices of which a word was made; kept from the first run on."""
 
     def at(self, index: int) -> Word:
         """The word at ``index``; finding it is no step."""
         word = self._words.get(index)
         if word is None:
             word = self._words[index] = Word()
-            chunk = index >> _CHUNK_SHIFT
-            if chunk in self._runs:
-                word.store(self._runs[chunk][index & _SLOT_MASK])
-            try:
-                self._made[chunk].append(index)
-            except KeyError:
-                self._made[chunk] = [index]
+            if self._made is not None:
+                self._note(self._made, index, word)
         return word
+
+    def _note(self, made: dict[int, list[int]], index: int, word: Word) -> None:
+        """A word was made: it begins as its run says."""
+        chunk = index >> _CHUNK_SHIFT
+        made.setdefault(chunk, []).append(index)
+        if chunk in self._runs:
+            word.store(self._runs[chunk][index & _SLOT_MASK])
+
+    def _made_in(self, chunk: int) -> list[int]:
+        """The indices in a chunk of which a word was made."""
+        if self._made is None:
+            self._made = {}
+            for index in self._words:
+                self._made.setdefault(index >> _CHUNK_SHIFT, []).append(index)
+        return self._made.get(chunk, _NONE)
 
     def clear(self, index: int) -> None:
         """Store 0; one step.  It makes no word where there is none."""
@@ -111,12 +122,12 @@ class Words:
         """The words of [start, end), which lie in one chunk; never written again."""
         chunk = start >> _CHUNK_SHIFT
         run = self._runs.get(chunk, _NOTHING)[start & _SLOT_MASK : (end - 1 & _SLOT_MASK) + 1]
-        made = self._made.get(chunk)
-        if made is None:
+        made = self._made_in(chunk)
+        if not made:
             return run
         own = list(run)
-        for index in made:
-            if start <= index < end:
+        for index in made if len(made) < len(own) else range(start, end):
+            if start <= index < end and index in self._words:
                 own[index - start] = self._words[index].load()
         return own
 
@@ -126,7 +137,7 @@ class Words:
         end = start + len(values)
         base = chunk << _CHUNK_SHIFT
         run = with_run(self.load_run(base, base + RUN_WORDS), start - base, values)
-        for index in self._made.get(chunk, ()):
+        for index in self._made_in(chunk):
             if start <= index < end:
                 self._words[index].store(values[index - start])
         if is_uniform(run, 0):

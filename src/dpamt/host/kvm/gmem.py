@@ -23,8 +23,8 @@ FOLIO_ORDER: Final = 9
 SITE_PAGE: Final = "guest_memfd page"
 SITE_FOLIO: Final = "guest_memfd 2M folio"
 
-_COUNT_MASK: Final = (1 << 10) - 1
-_BASE_SHIFT: Final = 10
+COUNT_MASK: Final = (1 << 10) - 1
+BASE_SHIFT: Final = 10
 _SLOT_MASK: Final = PAGES_PER_2M - 1
 
 NO_MEMORY: Final = -1
@@ -58,10 +58,10 @@ class GuestMemfd:
             state = in_range.load()
             if not state:
                 state = self._allocate_folio(gfn)
-            if state > _COUNT_MASK:
+            if state > COUNT_MASK:
                 pfn = self._folio_page(gfn, state)
                 # A folio with holes is mapped page by page.
-                return pfn, LEVEL_2M if state & _COUNT_MASK == PAGES_PER_2M else LEVEL_4K
+                return pfn, LEVEL_2M if state & COUNT_MASK == PAGES_PER_2M else LEVEL_4K
         page = self.pages.at(gfn)
         pfn = page.load()
         if pfn:
@@ -75,7 +75,7 @@ class GuestMemfd:
         in_range = self.ranges.at(gfn // PAGES_PER_2M)
         if base is None:
             return 0
-        state = base << _BASE_SHIFT | PAGES_PER_2M
+        state = base << BASE_SHIFT | PAGES_PER_2M
         won = in_range.compare_and_swap(0, state)
         if won:
             return state
@@ -89,7 +89,7 @@ class GuestMemfd:
         if was_punched:
             in_range = self.ranges.at(gfn // PAGES_PER_2M)
             in_range.add(1)
-        return (state >> _BASE_SHIFT) + (gfn & _SLOT_MASK)
+        return (state >> BASE_SHIFT) + (gfn & _SLOT_MASK)
 
     def _allocate_page(self, gfn: int, page: Word) -> int:
         """Back ``gfn`` with a page of its own; another CPU may be faster."""
@@ -98,7 +98,7 @@ class GuestMemfd:
             return NO_MEMORY
         in_range = self.ranges.at(gfn // PAGES_PER_2M)
         state = in_range.add(1)
-        if state > _COUNT_MASK:
+        if state > COUNT_MASK:
             # A folio came in between, and all of its pages are counted already.
             in_range.add(-1)
             self.kernel.allocator.free_page(allocated)
@@ -116,7 +116,7 @@ class GuestMemfd:
         state = in_range.load()
         if not state:
             return
-        if state > _COUNT_MASK:
+        if state > COUNT_MASK:
             self._punch_folio_page(gfn)
             return
         page = self.pages.at(gfn)
@@ -133,10 +133,10 @@ class GuestMemfd:
             return
         in_range = self.ranges.at(gfn // PAGES_PER_2M)
         state = in_range.add(-1)
-        if not state & _COUNT_MASK:
+        if not state & COUNT_MASK:
             self._clear_marks(gfn)
             in_range.store(0)
-            self.kernel.allocator.free_pages(state >> _BASE_SHIFT, FOLIO_ORDER)
+            self.kernel.allocator.free_pages(state >> BASE_SHIFT, FOLIO_ORDER)
 
     def _clear_marks(self, gfn: int) -> None:
         first = gfn & ~_SLOT_MASK
@@ -148,11 +148,11 @@ class GuestMemfd:
         """Punch the whole 2M range that begins at ``gfn``."""
         in_range = self.ranges.at(gfn // PAGES_PER_2M)
         state = in_range.load()
-        if state > _COUNT_MASK:
-            if state & _COUNT_MASK != PAGES_PER_2M:
+        if state > COUNT_MASK:
+            if state & COUNT_MASK != PAGES_PER_2M:
                 self._clear_marks(gfn)
             in_range.store(0)
-            self.kernel.allocator.free_pages(state >> _BASE_SHIFT, FOLIO_ORDER)
+            self.kernel.allocator.free_pages(state >> BASE_SHIFT, FOLIO_ORDER)
             return
         slot = 0
         while state and slot < PAGES_PER_2M:
@@ -163,7 +163,7 @@ class GuestMemfd:
         """Forget the page without freeing it: the module did not give it back."""
         in_range = self.ranges.at(gfn // PAGES_PER_2M)
         state = in_range.load()
-        if state > _COUNT_MASK:
+        if state > COUNT_MASK:
             in_range.store(0)
             self._clear_marks(gfn)
             return

@@ -7,6 +7,7 @@ kvm_gmem_punch_hole).
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.tdx_errno import EINVAL
+from dpamt.host.kvm.bulk import zap_run
 from dpamt.host.kvm.mirror import LEAF, PFN_SHIFT, PRESENT
 from dpamt.host.kvm.sept import tdx_sept_remove_private_spte
 from dpamt.host.kvm.split import kvm_split_cross_boundary_leafs
@@ -75,12 +76,20 @@ def tdp_mmu_zap_range(vm: Vm, cpu: Cpu, first: int, end: int) -> None:
 
 def _zap_table(vm: Vm, cpu: Cpu, first: int, end: int) -> None:
     pages = vm.mirror[LEVEL_4K]
-    for gfn in range(first, end):
+    bulk = cpu.bulk
+    gfn = first
+    while gfn < end:
+        if bulk is not None:
+            done = zap_run(vm, cpu, bulk, gfn, end)
+            if done:
+                gfn += done
+                continue
         entry = pages.at(gfn)
         spte = entry.load()
         if spte & PRESENT:
             entry.store(0)
             _zap_leaf(vm, cpu, gfn, LEVEL_4K, spte >> PFN_SHIFT)
+        gfn += 1
 
 
 def _zap_leaf(vm: Vm, cpu: Cpu, gfn: int, level: int, pfn: int) -> None:

@@ -225,7 +225,7 @@ class ModuleBulk:
 
 def _zeros(words: Sequence[int]) -> int:
     """How many of the first words are 0."""
-    if not any(words):
+    if words.count(0) == len(words):
         return len(words)
     return next(index for index, word in enumerate(words) if word)
 

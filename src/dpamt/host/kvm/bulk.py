@@ -1,0 +1,176 @@
+"""Runs of 4K pages through the fault path and the zap: as many faults, or zaps, one after another.
+
+Each function does what so many turns of the path page by page would have done, all of them without
+a retry, and says how many; none is a good answer, and the caller goes on with the same page by the
+path page by page (a fault's pools are filled already then, as its first step is).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from dpamt.abi.bulk import BulkSeamCalls
+from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGES_PER_2M
+from dpamt.host.core.bulk import get_run, may_get_run, may_put_run, put_run
+from dpamt.host.core.kernel import Cpu
+from dpamt.host.kvm.gmem import BASE_SHIFT, COUNT_MASK, SITE_PAGE
+from dpamt.host.kvm.mirror import LEAF, PFN_SHIFT, PRESENT, PRESENT_LEAF
+from dpamt.host.kvm.mmu import mmu_topup_memory_caches
+from dpamt.host.kvm.vm import (
+    INVALIDATE_IN_PROGRESS_MASK,
+    OUTSIDE_GUEST_MODE,
+    Vcpu,
+    Vm,
+)
+from dpamt.sync.runs import uniform
+
+WORTH_IT: Final = 8
+"""Fewer pages that follow one another cost less page by page."""
+_SLOT_MASK: Final = PAGES_PER_2M - 1
+_ONE_LEAF: Final = 1 << PFN_SHIFT
+
+
+def fault_in_run(
+    vm: Vm, vcpu: Vcpu, cpu: Cpu, bulk: BulkSeamCalls, gfn: int, pages: int, source: int = 0
+) -> int:
+    """As so many faults at 4K from ``gfn`` on, PAGE.ADD from ``source`` or AUG: how many."""
+    end = min(gfn + pages, vm.memory_pages)
+    done = gfn
+    while done < end:
+        most = min(end - done, PAGES_PER_2M - (done & _SLOT_MASK))
+        mapped = _map_stretch(vm, vcpu, cpu, bulk, done, most, source)
+        if not mapped:
+            break
+        done += mapped
+    return max(done - gfn, 0)
+
+
+def _map_stretch(
+    vm: Vm, vcpu: Vcpu, cpu: Cpu, bulk: BulkSeamCalls, gfn: int, most: int, source: int
+) -> int:
+    """The first pages of [gfn, gfn + most), which is in one 2M range: those backed by one run."""
+    kernel = vm.kernel
+    table = vm.mirror[LEVEL_2M].at(gfn // PAGES_PER_2M).load()
+    shared = vm.shared_counts.at(gfn // PAGES_PER_2M).load()
+    invalidate = vm.invalidate.load()
+    if (
+        table & (PRESENT | LEAF) != PRESENT
+        or shared
+        or invalidate & INVALIDATE_IN_PROGRESS_MASK
+        or vm.mmu_lock.is_locked()
+        or kernel.pamt_lock.is_locked()
+        or cpu.running_vcpu is not vcpu
+    ):
+        return 0
+    error = mmu_topup_memory_caches(kernel, cpu, vcpu)
+    if error:
+        return 0
+    few = min(most, WORTH_IT)
+    backing = _backing(vm, gfn, few)
+    if _in_one_region(kernel.allocator.next_pages(few) if backing is None else backing) < few:
+        return 0
+    backing = _backing(vm, gfn, most)
+    fresh = backing is None
+    pages = kernel.allocator.next_pages(most) if backing is None else backing
+    pages = pages[: _in_one_region(pages)]
+    if len(pages) < few or not may_get_run(kernel, pages[0]):
+        return 0
+    pages = pages[: _zeros(vm.mirror[LEVEL_4K].load_run(gfn, gfn + len(pages)))]
+    if not pages:
+        return 0
+    if source:
+        done = bulk.page_add(vm.tdr, gfn, pages, source)
+    else:
+        done = bulk.page_aug(vm.tdr, gfn, pages)
+    if not done:
+        return 0
+    first = pages[0]
+    if fresh:
+        kernel.allocator.take_next(done, SITE_PAGE)
+        vm.gmem.pages.store_run(gfn, range(first, first + done))
+        vm.gmem.ranges.at(gfn // PAGES_PER_2M).add(done)
+    get_run(kernel, cpu, first, done, vcpu.pamt_cache)
+    leaf = first << PFN_SHIFT | PRESENT_LEAF
+    vm.mirror[LEVEL_4K].store_run(gfn, range(leaf, leaf + done * _ONE_LEAF, _ONE_LEAF))
+    return done
+
+
+def _backing(vm: Vm, gfn: int, most: int) -> Sequence[int] | None:
+    """What guest_memfd has for these pages; None: nothing, each comes from the allocator.
+
+    Empty where a page has another story: a folio to be allocated or with holes.
+    """
+    gmem = vm.gmem
+    state = gmem.ranges.at(gfn // PAGES_PER_2M).load()
+    if state > COUNT_MASK:
+        first = (state >> BASE_SHIFT) + (gfn & _SLOT_MASK)
+        return range(first, first + most) if state & COUNT_MASK == PAGES_PER_2M else ()
+    if gmem.huge and not state:
+        return ()
+    have = gmem.pages.load_run(gfn, gfn + most)
+    if have.count(0) == len(have):
+        return None
+    return have if have[0] else ()
+
+
+def zap_run(vm: Vm, cpu: Cpu, bulk: BulkSeamCalls, gfn: int, end: int) -> int:
+    """As removing the 4K leafs from ``gfn`` on, under mmu_lock for writing: how many.
+
+    [gfn, end) lies in one 2M range.
+    """
+    kernel = vm.kernel
+    if vm.hkid < 0 or not vm.mmu_lock.is_write_locked():
+        return 0
+    entries = vm.mirror[LEVEL_4K].load_run(gfn, min(end, gfn + WORTH_IT))
+    if _leafs(entries) < len(entries):
+        return 0
+    entries = vm.mirror[LEVEL_4K].load_run(gfn, end)
+    count = _leafs(entries)
+    pfn = entries[0] >> PFN_SHIFT
+    count = min(count, PAGES_PER_2M - (pfn & _SLOT_MASK))
+    for index in range(len(vm.vcpus)):
+        mode = vm.vcpus[index].mode.load()
+        if mode != OUTSIDE_GUEST_MODE:
+            return 0
+    if not count or not may_put_run(kernel, pfn, count):
+        return 0
+    runnable = vm.runnable.load()
+    done = bulk.page_zap(vm.tdr, gfn, count, runnable != 0)
+    if not done:
+        return 0
+    vm.mirror[LEVEL_4K].store_run(gfn, uniform(0, done))
+    if kernel.behaviour.partial_write_erratum:
+        kernel.memory.clear_pages(pfn, done)
+    put_run(kernel, cpu, pfn, done)
+    return done
+
+
+def _zeros(words: Sequence[int]) -> int:
+    """How many of the first words are 0."""
+    if words.count(0) == len(words):
+        return len(words)
+    return next(index for index, word in enumerate(words) if word)
+
+
+def _in_one_region(pages: Sequence[int]) -> int:
+    """How many pages from the first on follow one another inside one 2M region."""
+    if not pages or not pages[0]:
+        return 0
+    most = min(len(pages), PAGES_PER_2M - (pages[0] & _SLOT_MASK))
+    if isinstance(pages, range):
+        return most
+    count = 1
+    while count < most and pages[count] == pages[0] + count:
+        count += 1
+    return count
+
+
+def _leafs(entries: Sequence[int]) -> int:
+    """How many mirror entries from the first on map one page after another."""
+    if entries[0] & (_ONE_LEAF - 1) != PRESENT_LEAF:
+        return 0
+    if isinstance(entries, range) and (entries.step == _ONE_LEAF or len(entries) == 1):
+        return len(entries)
+    count = 1
+    while count < len(entries) and entries[count] == entries[0] + count * _ONE_LEAF:
+        count += 1
+    return count
