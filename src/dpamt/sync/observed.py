@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from dpamt.sync.entry_pages import EntryPage, EntryPages
 from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
-from dpamt.sync.kernel_locks import Mutex, RwLock, SpinLock
+from dpamt.sync.kernel_locks import Mutex, RwLock, RwLocks, SpinLock, SpinLocks
 from dpamt.sync.lock_set import LockSet, StepLockSet
 from dpamt.sync.shared import Shared
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
@@ -277,6 +277,42 @@ class ObservedSharedExclusiveLocks(SharedExclusiveLocks):
         return lock
 
 
+class ObservedSpinLocks(SpinLocks):
+    """A sparse array of observed spinlocks."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Watch, name: str) -> None:
+        super().__init__(name)
+        self._watch = watch
+
+    def at(self, index: int) -> SpinLock:
+        """The lock at ``index``; finding it is no step."""
+        lock = self._locks.get(index)
+        if lock is None:
+            address = Address(self.name, index)
+            lock = self._locks[index] = ObservedSpinLock(self._watch, address, str(address))
+        return lock
+
+
+class ObservedRwLocks(RwLocks):
+    """A sparse array of observed reader/writer locks."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Watch, name: str) -> None:
+        super().__init__(name)
+        self._watch = watch
+
+    def at(self, index: int) -> RwLock:
+        """The lock at ``index``; finding it is no step."""
+        lock = self._locks.get(index)
+        if lock is None:
+            address = Address(self.name, index)
+            lock = self._locks[index] = ObservedRwLock(self._watch, address, str(address))
+        return lock
+
+
 class ObservedShared(Shared):
     """Makes observed arrays in place of plain ones; ``watch`` says who observes them.
 
@@ -321,6 +357,14 @@ class ObservedShared(Shared):
         """A new reader/writer lock."""
         made: RwLock = self._again(name)
         return made or self._add(name, ObservedRwLock(self.watch, Address(name, 0), name))
+
+    def spinlocks(self, name: str) -> SpinLocks:
+        """A new sparse array of spinlocks."""
+        return self._again(name) or self._add(name, ObservedSpinLocks(self.watch, name))
+
+    def rwlocks(self, name: str) -> RwLocks:
+        """A new sparse array of reader/writer locks."""
+        return self._again(name) or self._add(name, ObservedRwLocks(self.watch, name))
 
     def lock_set(self) -> LockSet:
         """What a logical processor takes its locks into: one lock at a time, each a step."""

@@ -21,6 +21,8 @@ from dpamt.verify.place import CallSite, Places
 
 MARK: Final = "mark"
 CHOICE: Final = "choose"
+NO_LEAF: Final = -1
+"""The thread is in no SEAMCALL."""
 _NOWHERE: Final = Address("", 0)
 
 
@@ -104,7 +106,7 @@ class Recorder:
         raise _Suspended
 
     def mark(self, leaf: int) -> None:
-        """A SEAMCALL begins."""
+        """A SEAMCALL begins; with NO_LEAF, a thread that is not there from the start."""
         self.leaf = leaf
         self.step(_NOWHERE, MARK, (leaf,))
 

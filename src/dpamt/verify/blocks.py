@@ -119,6 +119,9 @@ class Engine:
         self.read_pages: list[tuple[tuple[str, int], ...]] = []
         """By local: pages that its block uses whole and other threads have words in."""
         self.known: list[dict[Hashable, Blocks]] = []
+        self._unsafe = {kind.interrupts for kind in setting.classes if kind.interrupts >= 0}
+        """Classes that another thread may interrupt while they hold a lock: nothing that they do
+        under it is safe from that thread."""
         self._counting: dict[tuple[int, int], bool] = {}
         self.ended: list[bool] = []
 
@@ -198,7 +201,8 @@ class Engine:
                     ends.append(now)
                     break
                 noticed = self._may_switch(kind, node, now)
-                if now.steps and noticed and (now.noticed or node.step.method in WAITS):
+                merged = not (now.noticed or node.step.method in WAITS or kind in self._unsafe)
+                if now.steps and noticed and not merged:
                     ends.append(now)
                     break
                 if node.step.method == CHOICE:
@@ -247,7 +251,9 @@ class Engine:
             or (self.granularity == LOCKS and step.method not in _LOCK_STEPS)
         ):
             return False
-        return step.method not in UNLOCKS and self._is_noticed(kind, step, run)
+        if step.method in UNLOCKS and kind not in self._unsafe:
+            return False
+        return self._is_noticed(kind, step, run)
 
     def _is_noticed(self, kind: int, step: Step, run: _Run) -> bool:
         """Whether the step is on a word that others touch and somebody changes."""
@@ -265,7 +271,7 @@ class Engine:
         if step.method not in ACQUIRES and step.method not in RELEASES:
             held = tuple(run.held.items())
             words.guard(step.address, held, step.method not in READS)
-            if words.is_guarded(step.address):
+            if kind not in self._unsafe and words.is_guarded(step.address):
                 return False
         owner, _ = words.place(step.address, kind)
         if owner == SHARED_BY_ALL:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from dpamt.errors import ModelError
 from dpamt.sync.entry_pages import EntryPage, EntryPages
 from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
-from dpamt.sync.kernel_locks import RwLock, SpinLock
+from dpamt.sync.kernel_locks import RwLock, RwLocks, SpinLock, SpinLocks
 from dpamt.sync.shared import Shared
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
@@ -29,7 +29,9 @@ _SHARED_STATE: Final = (
     SharedExclusiveLock,
     SharedExclusiveLocks,
     SpinLock,
+    SpinLocks,
     RwLock,
+    RwLocks,
     Shared,
     ModuleType,
     BuiltinFunctionType,

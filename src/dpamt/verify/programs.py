@@ -7,13 +7,13 @@ from typing import Final
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M
 from dpamt.errors import ModelError
 from dpamt.host.core.demote import tdx_mem_page_demote
-from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.kernel import Cpu, KernelBehaviour
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_removed, tdx_pamt_repeat
 from dpamt.host.core.page_cache import alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.seamcall import tdh_mem_page_aug, tdh_mem_page_remove, tdh_mem_sept_add
-from dpamt.host.core.tdx_errno import EBUSY
+from dpamt.host.core.tdx_errno import EBUSY, ENOMEM
 from dpamt.host.designs.base import Design
-from dpamt.verify.automaton import Body
+from dpamt.verify.automaton import NO_LEAF, Body
 from dpamt.verify.properties import AT_REST, LEAK
 from dpamt.verify.setting import OwnWord, Setting, ThreadClass
 from dpamt.verify.world import ObservedAllocator, World
@@ -34,14 +34,14 @@ def get_use_put(world: World, cpu: Cpu, tdr: int, pfn: int, gpa: int) -> int:
     kernel = world.kernel
     error = kernel.tdx_pamt_get(kernel, cpu, pfn, None)
     if error:
-        return error
+        return 0 if error == -ENOMEM else error
     again = REPEAT
     while again == REPEAT:
         status = tdh_mem_page_aug(cpu, tdr, gpa, LEVEL_4K, pfn)
         again = tdx_pamt_repeat(kernel, cpu, pfn, None, status)
     if status:
         kernel.tdx_pamt_put(kernel, cpu, pfn)
-        return 0 if again == -EBUSY else again  # BUSY: the fault is retried later
+        return 0 if again in (-EBUSY, -ENOMEM) else again  # BUSY: the fault is retried later
     status, hint = tdh_mem_page_remove(cpu, tdr, gpa, LEVEL_4K)
     if status:
         return 0
@@ -59,9 +59,10 @@ def get_and_put(world: World, cpu: Cpu, pfn: int) -> int:
     return 0
 
 
-def only_put(world: World, cpu: Cpu, pfn: int) -> int:
-    """Drop the backing of a page that was backed before."""
+def put_in_softirq(world: World, cpu: Cpu, pfn: int) -> int:
+    """Drop the backing of a page that was backed before, once the softirq has begun."""
     kernel = world.kernel
+    world.recorder.mark(NO_LEAF)
     kernel.tdx_pamt_put(kernel, cpu, pfn)
     return 0
 
@@ -88,8 +89,13 @@ class Choices:
 class Ground:
     """A machine with one TD, S-EPT pages for its first 2 MiB, and the threads' allocator."""
 
-    def __init__(self, design: Design, choices: Choices | None = None) -> None:
-        self.world = World(design)
+    def __init__(
+        self,
+        design: Design,
+        choices: Choices | None = None,
+        behaviour: KernelBehaviour | None = None,
+    ) -> None:
+        self.world = World(design, behaviour)
         self.tdr = self.world.make_td().tdr
         self.septs = self.world.alloc_backed(3)
         cpu = self.world.kernel.cpus[0]
@@ -225,22 +231,24 @@ def _bounds(
 def softirq(design: Design) -> Setting:
     """A task's get and put in a region, interrupted at any place by a put in softirq context.
 
-    The page of the softirq is backed already: an S-EPT page that an RCU callback frees.
+    The page of the softirq is backed already, in another region: an S-EPT page that an RCU callback
+    frees.
     """
     ground = Ground(design)
     first = ground.region(0)
     world = ground.world
     ground.begin()
-    pair = ground.donors(0, 1, APART)
-    ground.allocator.pair_pages = pair
-    error = world.kernel.tdx_pamt_get(world.kernel, world.kernel.cpus[0], first + 1, None)
+    pair, other_pair = ground.donors(0, 2, APART), ground.donors(1, 2, APART)
+    ground.allocator.pair_pages = other_pair
+    sept = ground.region(1)
+    error = world.kernel.tdx_pamt_get(world.kernel, world.kernel.cpus[0], sept, None)
     _must(error == 0)
     task = ThreadClass(
         "task: get, put", ground.start(pair, lambda cpu: get_and_put(world, cpu, first))
     )
     callback = ThreadClass(
         "softirq on the same CPU: put",
-        ground.start(pair, lambda cpu: only_put(world, cpu, first + 1)),
+        ground.start(other_pair, lambda cpu: put_in_softirq(world, cpu, sept)),
         interrupts=0,
     )
     return Setting(
@@ -249,14 +257,17 @@ def softirq(design: Design) -> Setting:
         world.recorder,
         world.places,
         (task, callback),
-        lambda: ground.at_rest(1),
+        lambda: ground.at_rest(2),
         bounds={"design": design.source, "CPUs": "1, its task and its softirq"},
     )
 
 
-def demote_and_get(design: Design) -> Setting:
-    """DEMOTE on one CPU, its pair from region 0; get and put of a page in region 0 on another."""
-    ground = Ground(design)
+def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> Setting:
+    """DEMOTE on one CPU, its pair from region 0; get and put of a page in region 0 on another.
+
+    ``behaviour`` says whether DEMOTE takes ``pamt_lock``.
+    """
+    ground = Ground(design, behaviour=behaviour)
     world = ground.world
     large = ground.region(1)
     cpu = world.kernel.cpus[0]
@@ -286,7 +297,13 @@ def demote_and_get(design: Design) -> Setting:
         world.places,
         (splitter, getter),
         lambda: ground.at_rest(2, kept=1),
-        bounds={"design": design.source, "CPUs": "2"},
+        bounds={
+            "design": design.source,
+            "CPUs": "2",
+            "DEMOTE and its count": "under no lock"
+            if behaviour is not None and behaviour.demote_lock == "none"
+            else "as the design does it",
+        },
     )
 
 

@@ -159,12 +159,13 @@ PROPERTY_NAMES: Final = (
 
 
 def properties(
-    tolerated: frozenset[int] = frozenset(), retried: frozenset[int] = RETRIED_WHEN_BUSY
+    tolerated: frozenset[tuple[int, int]] = frozenset(), retried: frozenset[int] = RETRIED_WHEN_BUSY
 ) -> tuple[Property, ...]:
     """All properties.
 
-    ``tolerated`` are status codes that the design declares to be part of its protocol (v2 takes
-    TDX_HPA_RANGE_NOT_FREE for success); ``retried`` are the leaves that may be busy.
+    ``tolerated`` are answers, (leaf, status code), that the design declares to be part of its
+    protocol (v2 takes TDX_HPA_RANGE_NOT_FREE from PAMT.ADD for success); ``retried`` are the leaves
+    that may be busy.
     """
     never = [
         Property(MISSING, "no SEAMCALL meets a missing page pair", _missing),
@@ -182,12 +183,12 @@ def properties(
     return tuple(_tolerating(judge, tolerated) for judge in never)
 
 
-def _tolerating(judge: Property, tolerated: frozenset[int]) -> Property:
+def _tolerating(judge: Property, tolerated: frozenset[tuple[int, int]]) -> Property:
     if not tolerated or judge.of_event is None:
         return judge
     asked = judge.of_event
 
     def unless_tolerated(event: Event) -> str:
-        return "" if _answer(event)[1] in tolerated else asked(event)
+        return "" if _answer(event) in tolerated else asked(event)
 
     return Property(judge.name, judge.meaning, unless_tolerated)

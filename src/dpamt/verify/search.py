@@ -12,6 +12,7 @@ from struct import Struct
 from time import monotonic
 from typing import Final, NamedTuple
 
+from dpamt.sync.observed import WAITS
 from dpamt.verify.automaton import Automaton, Event
 from dpamt.verify.blocks import Block, Engine
 from dpamt.verify.properties import LIVELOCK, Property
@@ -337,11 +338,19 @@ class Search:
                 found.faults[judge.name] = Fault(judge.name, text, here, -1, 0, found.depth)
 
     def _standing(self, state: tuple[int, ...], position: int) -> str:
-        node = self.engine.node_of(self.engine.locals[state[self.capacity + position]])
-        site = node.sites[-1]
+        """Where a thread stands for ever: what it waits for, or that it is interrupted."""
+        local = self.engine.locals[state[self.capacity + position]]
+        node = self.engine.node_of(local)
         step = node.step
         assert step is not None
-        return f"CPU{position} waits for {step.address.array} in {site.function}"
+        function = next(
+            (site.function for site in reversed(node.sites) if "<locals>" not in site.function), ""
+        )
+        held = ", ".join(lock.array for lock, _ in local.held)
+        holding = f", holding {held}" if held else ""
+        if step.method in WAITS:
+            return f"CPU{position} waits for {step.address.array} in {function}{holding}"
+        return f"CPU{position} is interrupted in {function}{holding}"
 
     def _at_rest(self, state: tuple[int, ...]) -> list[str]:
         known = self._rests.get(state)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from dpamt.errors import ModelError
 from dpamt.sync.entry_pages import EntryPage, EntryPages
 from dpamt.sync.host_priority import LOCK_MASK, PAYLOAD_SHIFT, HostPriorityWord, HostPriorityWords
-from dpamt.sync.kernel_locks import Deadlock, RwLock, SpinLock
+from dpamt.sync.kernel_locks import Deadlock, RwLock, RwLocks, SpinLock, SpinLocks
 from dpamt.sync.observed import WAITS
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
@@ -93,13 +93,10 @@ def scratch_for(array: object) -> _Scratch:
         return _Entry(EntryPage())
     if isinstance(array, SharedExclusiveLocks):
         return _Lock(SharedExclusiveLock())
-    if isinstance(array, SpinLock):
+    if isinstance(array, (SpinLock, SpinLocks)):
         return _Scratch(SpinLock(array.name))
-    if isinstance(array, RwLock):
+    if isinstance(array, (RwLock, RwLocks)):
         return _Scratch(RwLock(array.name))
-    locks = getattr(array, "lock_kind", None)
-    if locks is not None:
-        return _Scratch(locks(""))
     raise ModelError(f"steps on a {type(array).__name__} are not known")
 
 

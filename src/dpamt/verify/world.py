@@ -31,8 +31,8 @@ from dpamt.verify.automaton import Event, Recorder
 from dpamt.verify.place import Places
 
 MIB: Final = 1 << 20
-_PAGES: Final = "verify.pages"
 _BALANCE: Final = "verify.balance"
+_FAILURES: Final = "verify.failures"
 
 
 class ObservedLog(KernelLog):
@@ -80,13 +80,24 @@ class ObservedAllocator:
     counts what has been taken in one word: ``verify.balance``.
     """
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", failures: int = 0) -> None:
         self._world = world
         self.balance = world.shared.words(_BALANCE).at(0)
+        self._failures = world.shared.words(_FAILURES).at(0)
+        """Allocations that may still fail."""
+        self._failures.store(failures)
+        self._may_fail = failures > 0
         self.pair_pages: tuple[int, int] = (0, 0)
 
     def alloc_page(self, site: str) -> int | None:
-        """One page of the pair, by site."""
+        """One page of the pair, by site; None while an allocation may fail and is chosen to."""
+        if self._may_fail:
+            left = self._failures.load()
+            if left:
+                fails = self._world.recorder.choose(f"allocation for {site} fails", 2)
+                if fails:
+                    self._failures.store(left - 1)
+                    return None
         self.balance.add(1)
         return self.pair_pages[0 if site == SITE_PAIR[0] else 1]
 
