@@ -1,0 +1,124 @@
+"""Hazards of the mailing list: the variant that has one is caught by name, the fixed one passes."""
+
+from functools import cache
+
+import pytest
+
+from dpamt.host.designs.load import SHIPPED, load_design
+from dpamt.verify.properties import (
+    AT_REST,
+    BAD_REMOVE,
+    BUSY,
+    DEADLOCK,
+    DOUBLE_ADD,
+    FATAL,
+    LEAK,
+    MISSING,
+    PROPERTY_NAMES,
+    properties,
+)
+from dpamt.verify.suite import DEMOTE_WITHOUT_LOCK, SUITE, Trial, trials_of
+from dpamt.verify.verdict import Verdict, verify
+
+TRIALS = {trial.name: trial for trial in (*SUITE, DEMOTE_WITHOUT_LOCK)}
+SOUND = ("v6", "merged", "global-rwlock")
+
+
+@cache
+def verdict(design: str, trial: str, tolerate: bool = True) -> Verdict:
+    loaded = load_design(design)
+    judged = properties(loaded.tolerated if tolerate else frozenset())
+    searched: Trial = TRIALS[trial]
+    return verify(searched.make(loaded), judged, searched.granularity)
+
+
+def broken(design: str, trial: str) -> set[str]:
+    return {name for name, said in verdict(design, trial).properties.items() if said == "fails"}
+
+
+@pytest.mark.parametrize("trial", [trial.name for trial in SUITE])
+@pytest.mark.parametrize("design", SOUND)
+def test_sound_designs_stand_every_trial(design: str, trial: str) -> None:
+    if not TRIALS[trial].applies(load_design(design)):
+        pytest.skip("does not apply to the design")
+    said = verdict(design, trial)
+    assert said.verdict == "holds", said.counterexamples[0]
+    assert set(said.properties) == set(PROPERTY_NAMES)
+    assert said.ends >= 1
+
+
+HAZARDS = [
+    # hazard, design, trial, properties that must be broken, among others
+    ("L2 BUSY everywhere", "lazy", "words", {BUSY}),
+    ("L3 a removal that fails leaves its pair", "lazy", "words", {LEAK}),
+    ("REMOVE between type and count", "lazy", "words", {FATAL}),
+    ("H7b the first put removes the pair under the second", "v3-simple", "words", {BAD_REMOVE}),
+    ("H7b then a user meets no pair", "v3-simple", "one region", {MISSING}),
+    ("H17 the pair's first page is lost", "v3", "no memory", {LEAK}),
+    ("H21 pair pages in another region that is added to", "per-2m-lock", "crossed pairs", {BUSY}),
+    ("H22 locks of two regions, crossed", "per-2m-rwlock", "crossed pairs", {DEADLOCK}),
+    ("H23 DEMOTE against ADD", "merged", "demote, no lock", {BUSY}),
+    ("H23 DEMOTE against ADD, per region", "per-2m-lock", "demote", {BUSY}),
+    ("H27 put from an RCU callback", "v5", "softirq", {DEADLOCK}),
+    ("two puts through one window", "v1", "one region", {BAD_REMOVE}),
+    ("two puts through one window", "v2", "one region", {BAD_REMOVE, MISSING, AT_REST, LEAK}),
+    ("two puts through one window", "v3", "one region", {BAD_REMOVE, MISSING, AT_REST, LEAK}),
+    ("two puts through one window", "v4", "one region", {BAD_REMOVE, MISSING, AT_REST, LEAK}),
+    ("two puts through one window", "v5", "one region", {BAD_REMOVE, MISSING, AT_REST, LEAK}),
+]
+
+
+@pytest.mark.parametrize(("hazard", "design", "trial", "expected"), HAZARDS)
+def test_the_variant_that_has_a_hazard_is_caught(
+    hazard: str, design: str, trial: str, expected: set[str]
+) -> None:
+    assert expected <= broken(design, trial), hazard
+    for found in verdict(design, trial).counterexamples:
+        assert found.steps
+
+
+@pytest.mark.parametrize(
+    ("hazard", "fixed", "trial", "gone"),
+    [
+        ("H7b", "v4", "one region", set[str]()),
+        ("H21", "merged", "crossed pairs", {BUSY}),
+        ("H22", "global-rwlock", "crossed pairs", {DEADLOCK, BUSY}),
+        ("H23", "merged", "demote", {BUSY}),
+        ("H17", "v4", "no memory", {FATAL}),
+    ],
+)
+def test_the_variant_that_fixed_it_passes(
+    hazard: str, fixed: str, trial: str, gone: set[str]
+) -> None:
+    assert not gone & broken(fixed, trial), hazard
+
+
+@pytest.mark.parametrize("design", ["v2", "v3", "v4", "v5"])
+def test_the_window_of_put_is_met_where_it_is_tolerated(design: str) -> None:
+    """H1: a get finds the pair in place; v6 and merged never do."""
+    assert DOUBLE_ADD in {
+        name
+        for name, said in verdict(design, "one region", tolerate=False).properties.items()
+        if said == "fails"
+    }
+    assert DOUBLE_ADD not in broken(design, "one region")
+
+
+@pytest.mark.parametrize("design", ["v6", "merged"])
+def test_the_window_of_put_is_closed(design: str) -> None:
+    assert DOUBLE_ADD not in broken(design, "one region")
+    assert not load_design(design).tolerated
+
+
+def test_h23_gives_the_code_that_was_seen_in_test() -> None:
+    """Y. Zhao, 2026-06-11: ADD failed with 0x8000020000000001 (operand RCX)."""
+    found = {c.broken: c.text for c in verdict("merged", "demote, no lock").counterexamples}
+    assert "0x8000020000000001" in found["kernel"]
+
+
+def test_every_design_is_put_through_its_trials() -> None:
+    for name in SHIPPED:
+        design = load_design(name)
+        names = [trial.name for trial in trials_of(design)]
+        assert bool(names) == design.dynamic_pamt
+        assert ("softirq" in names) == (design.sept_put == "rcu")
