@@ -30,6 +30,14 @@ class SeamcallCounter:
 
         return counted
 
+    def add(self, rax: int, status: int, count: int) -> None:
+        """Count SEAMCALLs that were not made one by one."""
+        if status:
+            key = (rax, status if rax == TDH_VP_ENTER else status & STATUS_MASK)
+            self._others[key] = self._others.get(key, 0) + count
+        else:
+            self._ok[rax] = self._ok.get(rax, 0) + count
+
     @property
     def total(self) -> int:
         """SEAMCALLs since :meth:`take`."""

@@ -56,6 +56,19 @@ class LazyGuest:
         self._next = self._page = 0
         self.not_2m = []
 
+    def accepts_from(self, gpa: int) -> int:
+        """How many 4K pages from ``gpa`` on, where it stands, the guest is about to accept."""
+        if self._next >= len(self._work):
+            return 0
+        kind, first, pages = self._work[self._next]
+        if kind != ACCEPT_4K or gpa != first + (self._page << PAGE_SHIFT):
+            return 0
+        return pages - self._page
+
+    def accepted(self, pages: int) -> None:
+        """So many pages from where it stands have been accepted meanwhile."""
+        self._page += pages
+
     def run(self, tdcall: TdCall, access: Callable[[int], None], exits: TdxModuleArgs) -> int:
         """Execute until the list is done (HLT) or the host is asked for a conversion."""
         work = self._work

@@ -16,6 +16,7 @@ from dpamt.host.kvm.teardown import kvm_destroy_vm
 from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
 from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
+from dpamt.run.bulk import faults_ahead
 from dpamt.run.guest_program import (
     ACCEPT_2M,
     ACCEPT_4K,
@@ -82,6 +83,7 @@ class Td:
                 raise StepFailed("creation of a VCPU", vcpu)
             self._check("a VCPU's initialisation", tdx_vcpu_init(vm, vcpu, self._cpu(index)))
             guest = LazyGuest()
+            vcpu.faults_ahead = faults_ahead(guest)
             self.world.module.attach_guest(vcpu.tdvpr << PAGE_SHIFT, guest)
             self._guests.append(guest)
         pages = group.image >> PAGE_SHIFT

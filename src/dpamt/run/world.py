@@ -17,7 +17,9 @@ from dpamt.abi.pages import (
 from dpamt.abi.status import (
     TDX_HPA_RANGE_NOT_FREE,
     TDX_MISSING_PAMT_PAGE_PAIR,
+    TDX_NO_PAMT_PAGE_PAIR,
     TDX_OPERAND_BUSY,
+    TDX_PAMT_PAGE_NOT_EMPTY,
     status_name,
 )
 from dpamt.errors import Finding, InputError
@@ -29,12 +31,14 @@ from dpamt.host.core.pamt_areas import pamt_bytes
 from dpamt.host.core.refcounts import REFCOUNT_BYTES
 from dpamt.host.core.tdx_errno import ENOMEM
 from dpamt.host.designs.load import load_design
+from dpamt.module.bulk import ModuleBulk
 from dpamt.module.module import TdxModule
 from dpamt.module.view import ModuleView
 from dpamt.platform.machine import Machine
 from dpamt.platform.page_allocator import PageAllocator
 from dpamt.platform.page_allocator import Snapshot as AllocatorSnapshot
 from dpamt.platform.physical_memory import PhysicalMemory
+from dpamt.run.bulk import CountedBulk
 from dpamt.run.counter import SeamcallCounter
 from dpamt.run.facts import PamtFacts, SeamcallCount, Snapshot, TdFacts
 from dpamt.run.failures import HostTooSmall, KernelFailed, errno_text
@@ -44,7 +48,13 @@ from dpamt.sync import Shared
 
 SURPRISES: Final = tuple(
     status_name(status)
-    for status in (TDX_MISSING_PAMT_PAGE_PAIR, TDX_OPERAND_BUSY, TDX_HPA_RANGE_NOT_FREE)
+    for status in (
+        TDX_MISSING_PAMT_PAGE_PAIR,
+        TDX_OPERAND_BUSY,
+        TDX_HPA_RANGE_NOT_FREE,
+        TDX_NO_PAMT_PAGE_PAIR,
+        TDX_PAMT_PAGE_NOT_EMPTY,
+    )
 )
 """Names of statuses that are findings: nothing runs at the same time in a run."""
 
@@ -54,6 +64,9 @@ class World:
 
     ``kernel``, ``module`` and ``allocator`` are the real parts, to look at or to drive by hand.
     """
+
+    in_bulk = True
+    """Whether runs of pages are taken at once; what comes of it is the same."""
 
     def __init__(
         self, scenario: Scenario, side: Side, machine: Machine, progress: Progress | None = None
@@ -87,6 +100,9 @@ class World:
             behaviour_of(spec),
             progress,
         )
+        if self.in_bulk:
+            for cpu, lp in zip(self.kernel.cpus, self.module.processors, strict=True):
+                cpu.bulk = CountedBulk(ModuleBulk(lp), self.seamcalls)
         self.view = ModuleView(self.module)
         self.tds_alive = 0
         self.after_boot: AllocatorSnapshot | None = None

@@ -101,10 +101,16 @@ def _handle_ept_violation(vm: Vm, vcpu: Vcpu, cpu: Cpu, extended: int, gpa: int)
         vm.kernel.log.kvm(f"Guest access before accepting {gpa:#x} on vCPU {vcpu.index}")
         kvm_vm_dead(vm)
         return -EIO
-    if extended & EXTENDED_TYPE_MASK == EXTENDED_TYPE_ACCEPT:
+    accepting = extended & EXTENDED_TYPE_MASK == EXTENDED_TYPE_ACCEPT
+    if accepting:
         level = extended >> EXTENDED_REQUESTED_LEVEL_SHIFT & EXTENDED_LEVEL_MASK
     if not vm.huge_pages:
         level = LEVEL_4K
+    ahead = vcpu.faults_ahead
+    if ahead is not None and accepting and level == LEVEL_4K:
+        done = ahead(vm, vcpu, cpu, gpa)
+        gpa += done << PAGE_SHIFT
+        vcpu.registers.r8 = gpa
     result = tdx_handle_ept_violation(vm, vcpu, cpu, gpa, level)
     if result == RET_PF_SPURIOUS and level == LEVEL_4K:
         result = kvm_split_huge_leaf(vm, cpu, gpa >> PAGE_SHIFT)

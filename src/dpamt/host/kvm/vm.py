@@ -3,6 +3,7 @@
 Source: Linux arch/x86/kvm/vmx/tdx.h (struct kvm_tdx, struct vcpu_tdx).
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from dpamt.abi.metadata import TDX_FEATURES0_ENHANCED_DEMOTE_INTERRUPTIBILITY
@@ -35,6 +36,7 @@ class Vcpu:
     __slots__ = (
         "cache_ready",
         "cpu",
+        "faults_ahead",
         "index",
         "mode",
         "pamt_cache",
@@ -60,6 +62,9 @@ class Vcpu:
         self.mode = vm.vcpu_words.at(2 * index)
         self.signal_pending = vm.vcpu_words.at(2 * index + 1)
         """Not 0: KVM_RUN goes back to user space."""
+        self.faults_ahead: Callable[[Vm, Vcpu, Cpu, int], int] | None = None
+        """Before a page that the guest wants to accept is mapped, takes as many such turns at once
+        as it can: how many.  Given by whoever knows what the guest does next."""
 
 
 class Vm:

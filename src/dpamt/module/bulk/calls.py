@@ -190,6 +190,29 @@ class ModuleBulk:
             done += pages
         return done
 
+    def free_entries(self, tdr: int, gfn: int, most: int) -> int:
+        """How many S-EPT entries from ``gfn`` on are free, with no lock held, in one S-EPT page."""
+        quiet = quiet_td(self._lp, (TDH_MEM_PAGE_AUG,), tdr, gfn, most)
+        if quiet is None:
+            return 0
+        sept, slot, count = sept_of(self._lp, quiet.td, gfn, most)
+        return _zeros(sept.load_run(slot, slot + count))
+
+    def page_accept(self, tdr: int, gfn: int, count: int) -> int:
+        """The guest's TDG.MEM.PAGE.ACCEPT of each 4K page, of those that are pending."""
+        quiet = quiet_td(self._lp, (TDH_MEM_PAGE_AUG,), tdr, gfn, count)
+        done = 0
+        while quiet is not None and done < count:
+            found = self._used_stretch(quiet.td, gfn + done, count - done)
+            if found is None or found[1] != SEPT_PENDING:
+                break
+            region, index, sept, slot, pages = found[0]
+            self._lp.module.memory.clear_pages(region.base | index, pages)
+            first = (region.base | index) << FRAME_SHIFT | SEPT_MAPPED
+            sept.store_run(slot, range(first, first + pages * _ONE_FRAME, _ONE_FRAME))
+            done += pages
+        return done
+
     def _used_stretch(self, td: Td, gfn: int, most: int) -> tuple[Stretch, int] | None:
         """Pages of the TD from ``gfn`` on that follow one another and are in one state."""
         lp = self._lp
