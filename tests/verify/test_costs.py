@@ -1,0 +1,59 @@
+"""Locks in simulated time: the paths, and section G of the facts within a stated factor."""
+
+from dpamt.host.designs.load import load_design
+from dpamt.verify.costs import Costs, lock_takes, paths, play
+
+TD_BYTES = 16 << 30
+VCPUS_OF_A_TD = 4
+PAGES_OF_A_VCPU = TD_BYTES // VCPUS_OF_A_TD // 4096
+MEASURED_CONTENTIONS = 1136
+"""10 VMs, 16 GiB, 4 VCPUs, all memory faulted in (K. Shutsemau, v2 thread, 2025-08/09)."""
+FACTOR = 4
+
+
+def test_the_fast_path_takes_no_lock_where_there_is_one() -> None:
+    costs = Costs()
+    takes = {
+        name: tuple(map(lock_takes, paths(load_design(name), costs)))
+        for name in ("v2", "v6", "merged", "per-2m-lock", "lazy")
+    }
+    assert takes == {
+        "v2": (1, 0),
+        "v6": (1, 0),
+        "merged": (1, 1),
+        "per-2m-lock": (1, 1),
+        "lazy": (0, 0),
+    }
+
+
+def test_the_first_get_holds_the_lock_for_the_seamcall() -> None:
+    costs = Costs(add=100.0)
+    first, later = paths(load_design("merged"), costs)
+    assert max(piece.microseconds for piece in first if piece.lock) > 100
+    assert max(piece.microseconds for piece in later if piece.lock) < 1
+
+
+def test_contention_is_that_of_the_mail_within_a_factor() -> None:
+    pages = 8192
+    played = play(load_design("v2"), 40, pages)
+    contended = played.contended * PAGES_OF_A_VCPU / pages
+    assert MEASURED_CONTENTIONS / FACTOR < contended < MEASURED_CONTENTIONS * FACTOR
+
+
+def test_it_repeats_itself_and_waiting_grows_with_the_cpus() -> None:
+    design = load_design("merged")
+    assert play(design, 8, 512, seed=3) == play(design, 8, 512, seed=3)
+    waits = [play(design, vcpus, 512).waited / vcpus for vcpus in (4, 32, 128)]
+    assert waits == sorted(waits)
+    assert play(design, 1, 512).contended == 0
+
+
+def test_without_a_fast_path_the_lock_is_taken_for_every_page() -> None:
+    merged, v6 = (play(load_design(name), 16, 1024) for name in ("merged", "v6"))
+    assert merged.taken == 16 * 1024
+    assert v6.taken == 16 * 2
+
+
+def test_locks_of_regions_keep_tds_apart() -> None:
+    assert play(load_design("per-2m-lock"), 64, 512).contended == 0
+    assert play(load_design("merged"), 64, 512).contended > 0
