@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dpamt.host.core.kernel import KernelBehaviour
-from dpamt.host.designs.base import Design
+from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
+from dpamt.verify.kvm_programs import faults
 from dpamt.verify.programs import (
     APART,
     CROSSED,
@@ -54,6 +55,17 @@ SUITE: Final = (
         "DEMOTE on one CPU, get and put on another where its pair lies, every shared word",
         WORDS,
         demote_and_get,
+    ),
+    Trial(
+        "faults",
+        "2 TDs that run: a fault and a zap each, every shared word",
+        WORDS,
+        lambda d: faults(d, 2),
+        lambda design: (
+            design.dynamic_pamt
+            and design.counts != "none"
+            and design.sept_cache_pages <= SEPT_CACHE_PAGES
+        ),
     ),
     Trial(
         "softirq",

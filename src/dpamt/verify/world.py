@@ -29,6 +29,7 @@ from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.automaton import Event, Recorder
 from dpamt.verify.place import Places
+from dpamt.verify.pool import PoolAllocator
 
 MIB: Final = 1 << 20
 _BALANCE: Final = "verify.balance"
@@ -152,6 +153,7 @@ class World:
             Recorder,
             World,
             ObservedAllocator,
+            PoolAllocator,
         )
         self.places = Places((), fixed)
         self.recorder = Recorder(self.places)
