@@ -114,7 +114,11 @@ FAULTS: list[tuple[dict[str, object], int]] = [
     ({"pamt_4k_base": 6 * SIZE_1G}, s.TDX_PAMT_OUTSIDE_CMRS),
     ({"pamt_1g_base": 6 * SIZE_1G}, s.TDX_PAMT_OUTSIDE_CMRS | 2 << 8),
     ({"base": 9 * SIZE_1G}, s.TDX_TDMR_OUTSIDE_CMRS),
-    ({"reserved": [(0, 0), (0, PAGE_SIZE)]}, s.TDX_NON_ORDERED_RESERVED_IN_TDMR | 1 << 8),
+    ({"reserved": [(0, 0), (0, PAGE_SIZE)]}, s.TDX_NON_ORDERED_RESERVED_IN_TDMR),
+    (
+        {"reserved": [(0, 4096), (8192, 0), (8192, 0), (8192, 4096)]},
+        s.TDX_NON_ORDERED_RESERVED_IN_TDMR | 2 << 8,
+    ),
     ({"reserved": [(PAGE_SIZE, U64_MASK)]}, s.TDX_INVALID_RESERVED_IN_TDMR),
     ({"reserved": [(0, 8192), (4096, 4096)]}, s.TDX_NON_ORDERED_RESERVED_IN_TDMR | 1 << 8),
     ({"reserved": [(0, 4096), (4096, 1)]}, s.TDX_INVALID_RESERVED_IN_TDMR | 1 << 8),
@@ -147,6 +151,23 @@ def test_tdmrs_must_ascend_and_say_which() -> None:
     second = good()
     second.pamt_4k_base = 7 * SIZE_1G
     assert verdict([first, second]) == s.TDX_PAMT_OVERLAP | 1
+
+
+def test_a_pamt_area_in_available_memory_is_named_by_its_own_tdmr() -> None:
+    """The areas of the TDMR being checked come before those of the lower one, at each pair."""
+    first = good()
+    first.base, first.size = 7 * SIZE_1G, SIZE_1G
+    first.reserved = []
+    first.pamt_1g_base = 9 * SIZE_1G + 2 * PAGE_SIZE
+    first.pamt_2m_base = 8 * SIZE_1G + 2 * PAGE_SIZE
+    first.pamt_4k_base = SIZE_1G // 2
+    second = good()
+    assert verdict([first]) == s.TDX_SUCCESS
+    assert verdict([first, second]) == s.TDX_PAMT_OVERLAP | 0 | 1 << 8 | 1 << 16
+    second.pamt_1g_base = 7 * SIZE_1G
+    assert verdict([first, second]) == s.TDX_PAMT_OVERLAP | 1 | 2 << 8 | 0 << 16
+    second.pamt_1g_base = 9 * SIZE_1G + 20 * PAGE_SIZE
+    assert verdict([first, second]) == s.TDX_PAMT_OVERLAP | 0 | 1 << 8 | 1 << 16
 
 
 @given(tdmr=tdmr_infos)

@@ -3,8 +3,8 @@
 Statuses carry info bytes: byte 0 the TDMR's index, byte 1 a PAMT level or a reserved area's
 index, byte 2 the other TDMR's index.
 
-Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (k.1).  Where a status
-names a pair of TDMRs, byte 0 is the one being checked.
+Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_sys_config.c]; reference
+(k.1).  Where a status names two TDMRs, byte 0 is the one whose PAMT area it is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,8 +117,9 @@ class TdmrChecker:
             for level in _LEVELS_UP:
                 if _any_overlap(pamt_area(tdmr, level), available_areas(accepted)):
                     raise _overlapping(index, level, other)
+            for level in _LEVELS_UP:
                 if _any_overlap(pamt_area(accepted, level), available_areas(tdmr)):
-                    raise _overlapping(index, level, other)
+                    raise _overlapping(other, level, index)
 
     def _check_cmrs(self, index: int, tdmr: TdmrInfo) -> None:
         for level in _LEVELS_DOWN:
@@ -135,14 +136,13 @@ def _overlapping(index: int, level: int, other: int) -> Refused:
 
 def _check_reserved(index: int, tdmr: TdmrInfo) -> None:
     previous_end = 0
-    null_seen = False
     for area, (offset, size) in enumerate(tdmr.reserved):
         info = index | area << _BYTE_1
         if not size:
-            null_seen = True
+            following = tdmr.reserved[area + 1 : area + 2]
+            if following and following[0][1]:
+                raise Refused(TDX_NON_ORDERED_RESERVED_IN_TDMR | info)
             continue
-        if null_seen:
-            raise Refused(TDX_NON_ORDERED_RESERVED_IN_TDMR | info)
         if offset + size > U64_MASK:
             raise Refused(TDX_INVALID_RESERVED_IN_TDMR | info)
         if offset < previous_end:
