@@ -1,5 +1,9 @@
 """The fuzzer: random hosts on one module, checked whole; a failure is cut down and shown.
 
+After each call everything that it has changed in the PAMT is checked (``fuzz_watch.py``), RDMD of
+it included, and that no lock is held but by others.  What costs more, the whole tree from nothing,
+every S-EPT against it, and RDMD of what did not change, is checked every CHECK_EVERY operations.
+
 ``make fuzz`` runs it until stopped.  An episode is one module and one seed; a run is the episodes
 of consecutive seeds, so that it can be resumed at any of them::
 
@@ -23,7 +27,7 @@ from tests.module.fuzz_world import Answer, Operation, Release, World
 EPISODE_OPERATIONS = 2500
 START_UP_OPERATIONS = 400
 CHECK_EVERY = 24
-"""Operations from one check of the whole tree to the next."""
+"""Operations from one check of the whole tree, S-EPTs too, to the next."""
 WATCH_EVERY = 60
 """Operations from one call that is watched for what a refusal changes to the next."""
 SHRINK_SECONDS = 20.0
@@ -143,11 +147,15 @@ def _fault_at_the_end(world: World, trail: list[Operation]) -> str:
 
 
 def _replay(ground: Ground, trail: list[Operation], kind: str = "") -> tuple[int, str]:
-    """(operations to the first fault of that kind, the fault); (0, "") where there is none."""
+    """(operations to the first fault of that kind, the fault); (0, "") where there is none.
+
+    The whole tree is checked after the last of them only: each call is watched anyway.
+    """
     world = ground.world()
     for number, operation in enumerate(trail):
         _do(world, operation, watched="changed something" in kind)
-        fault = _faults(world, number)
+        last = number == len(trail) - 1
+        fault = _faults(world, number) if world.broken or last else ""
         if fault:
             return (number + 1, fault) if not kind or kind_of(fault) == kind else (0, "")
     return 0, ""

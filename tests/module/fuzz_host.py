@@ -62,6 +62,8 @@ class Hosts(Choices):
             return self.noise()
         if chance < 0.17:
             return self.disturbance()
+        if chance < 0.20:
+            return self.pair_call()
         if len(self._stories) < 3:
             self._stories.append(_Going(self._life()))
         going = self.random.choice(self._stories)

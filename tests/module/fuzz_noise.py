@@ -11,6 +11,7 @@ from dpamt.abi.pages import (
     NULL_PA,
     PAGE_SHIFT,
     PAGE_SIZE,
+    PT_PAMT,
     SIZE_1G,
     SIZE_2M,
 )
@@ -29,6 +30,8 @@ from tests.module.rig import FIRST, PAIRS, RESERVED, SOURCE, params_of
 
 REGIONS = [FIRST + n * SIZE_2M for n in range(6)] + [RESERVED]
 """Regions that all TDs share."""
+LARGE = [FIRST + n * SIZE_2M for n in (8, 9, 10, 4, 5)]
+"""Regions for 2M pages; two of them are among those shared."""
 OFFSETS = [*range(24), *range(250, 262), *range(500, 512)]
 POOL: list[int] = [region + n * PAGE_SIZE for region in REGIONS for n in OFFSETS]
 PAIR_POOL = [PAIRS + n * PAGE_SIZE for n in range(40)]
@@ -109,11 +112,34 @@ class Choices:
         free = [page for page in pool if self._free(page)] or pool
         return self.random.choice(free), self.random.choice(free)
 
+    def pair_call(self) -> Call:
+        """PAMT.REMOVE most likely of an empty region, PAMT.ADD to one without a pair.
+
+        The pages of the pair are free, or anything: in use, in a pair, reserved, twice the same,
+        or of the region itself.
+        """
+        pick, chance = self.random.choice, self.random.random
+        pamt = self.world.module.pamt
+        bare = []
+        for place in LARGE if chance() < 0.3 else REGIONS:
+            region = pamt.find_region(place >> 21)
+            entry = region.first.load() if region is not None else 0
+            if not entry:
+                bare.append(place)
+            elif region and not region.count.load() and entry == PT_PAMT and chance() < 0.3:
+                return self.call(leaf.TDH_PHYMEM_PAMT_REMOVE, place | 1)
+        place = pick(bare or REGIONS)
+        first, second = self.pair()
+        if chance() < 0.4:
+            first = pick((pick(POOL), pick(PAIR_POOL), second, place + pick(OFFSETS) * PAGE_SIZE))
+        if chance() < 0.3:
+            second = pick((pick(POOL), pick(PAIR_POOL), place + pick(OFFSETS) * PAGE_SIZE))
+        return self.call(leaf.TDH_PHYMEM_PAMT_ADD, place | 1, first, second)
+
     def region(self) -> int:
         """A region for a 2M page, most likely a free one."""
-        regions = [FIRST + n * SIZE_2M for n in (8, 9, 10, 4, 5)]
-        free = [r for r in regions if not self.world.module.pamt.region(r >> 21).first.load()]
-        return int(self.random.choice(free or regions))
+        free = [r for r in LARGE if not self.world.module.pamt.region(r >> 21).first.load()]
+        return int(self.random.choice(free or LARGE))
 
     def info(self) -> int:
         """Guest memory and a level."""

@@ -10,30 +10,18 @@ from dataclasses import dataclass
 from dpamt.abi import leaves as leaf
 from dpamt.abi import status as s
 from dpamt.abi.exits import EXIT_REASON_HLT, TDG_MEM_PAGE_ACCEPT
-from dpamt.abi.pages import (
-    LEVEL_1G,
-    LEVEL_2M,
-    LEVEL_4K,
-    PAGE_SHIFT,
-    PAGES_PER_1G,
-    PT_EPT,
-    PT_PAMT,
-    PT_REG,
-    PT_RSVD,
-    PT_TDR,
-    PT_TDVPR,
-    RDMD_NON_LEAF,
-)
+from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M, PT_TDR, PT_TDVPR
 from dpamt.abi.registers import REGISTER_NAMES, TdxModuleArgs
 from dpamt.abi.states import OP_STATE_INITIALIZED, SYS_READY, TD_KEYS_CONFIGURED
 from dpamt.module.sept_checks import descend
 from dpamt.module.td import HEADER_LIFECYCLE_MASK, HEADER_LIFECYCLE_SHIFT
-from dpamt.module.view import ModuleView, Pair, Use
+from dpamt.module.view import ModuleView
 from dpamt.sync import EXCLUSIVE, SHARED, LockSet
 from dpamt.sync.entry_pages import EntryPages
 from dpamt.sync.host_priority import EX, HostPriorityWords
 from dpamt.sync.shared_exclusive import SharedExclusiveLocks
 from tests.module.answer_laws import broken_laws
+from tests.module.fuzz_watch import TreeWatch, held_locks
 from tests.module.rig import Rig
 
 Registers = tuple[int, ...]
@@ -129,8 +117,12 @@ class World:
         """TDR to KeyID of each TD that still has its TDR."""
         self.tdvprs: dict[int, int] = {}
         """TDVPR to TDR of each VCPU."""
+        self.watch = TreeWatch(self.module)
+        self._inside = 0
+        """Calls that a VP.ENTER still in progress surrounds."""
         self._others: dict[int, LockSet] = {}
-        self._locks: dict[str, int] = {}
+        self._held: dict[tuple[str, int], int] = {}
+        """The lock words of what other CPUs hold."""
 
     @property
     def undisturbed(self) -> bool:
@@ -172,6 +164,10 @@ class World:
             call.number, call.version, call.registers, *answer, self.module.pamt.dynamic
         ):
             self.broken.append(f"{call} -> {status:#x} {s.status_name(status)}: {law}")
+        found = self.watch.look(call.number, call.registers, *answer)
+        self.broken += [f"{call} -> {s.status_name(status)}: {fault}" for fault in found]
+        if not self._inside:
+            self.check_locks()
         if not status:
             self._remember(call, answer[1])
         return answer
@@ -218,6 +214,12 @@ class World:
         registers = (enter.tdvpr, *_NO_ANSWER[1][1:])
         return self._call(Call(leaf.TDH_VP_ENTER, registers, cpu=enter.cpu))
 
+    def call_inside(self, call: Call) -> None:
+        """A call while a guest runs: the locks of its VP.ENTER are held."""
+        self._inside += 1
+        self._call(call)
+        self._inside -= 1
+
     # Other CPUs.
 
     def _hold(self, hold: Hold) -> None:
@@ -228,13 +230,13 @@ class World:
             self._others[hold.who] = locks
         else:
             locks.release_all()
-        self._locks = self._lock_words()
+        self._held = held_locks(self.module)
 
     def _release(self, who: int) -> None:
         if who in self._others:
             self.check_locks()
             self._others.pop(who).release_all()
-            self._locks = self._lock_words()
+            self._held = held_locks(self.module)
 
     def release_others(self) -> None:
         """Every other CPU lets go."""
@@ -285,66 +287,39 @@ class World:
 
     # Checks.
 
-    def _lock_words(self) -> dict[str, int]:
-        return {lock.where: lock.word for lock in self.view.lock_words()}
-
     def check_locks(self) -> None:
         """Exactly what other CPUs hold is locked; a failed reader's stray count aside."""
-        words = self._lock_words()
-        for where in words.keys() | self._locks.keys():
-            held, word = self._locks.get(where, 0), words.get(where, 0)
+        words = held_locks(self.module)
+        if not words and not self._held:
+            return
+        for where in words.keys() | self._held.keys():
+            held, word = self._held.get(where, 0), words.get(where, 0)
             same = word & EX if held & EX else word >> 2 == held >> 2 and not word & EX
             if not same:
-                self.broken.append(f"{where}: lock word {word:#x}, others hold {held:#x}")
+                name = f"{where[0]} {where[1]:#x}"
+                self.broken.append(f"{name}: lock word {word:#x}, others hold {held:#x}")
 
-    def check(self, seed: int = 0) -> None:
-        """The whole tree; with nobody else at work, also what RDMD says of some pages."""
+    def check(self, seed: int = 0, rdmd_everywhere: bool = False) -> None:
+        """The whole tree, S-EPTs too, and what RDMD says of some pages, or all that matter."""
         self.check_locks()
-        self.broken += [line for line in self.view.check() if " is locked " not in line]
-        ready = self.module.sys_state.load() == SYS_READY
-        if self.undisturbed and ready and self.module.pamt.regions:
-            self._check_rdmd(random.Random(seed))
-
-    def _check_rdmd(self, pick: random.Random) -> None:
-        """RDMD of some pages and their regions says what the view says."""
-        view, pamt = self.view, self.module.pamt
-        pairs, used, bitmap = view.pairs(), view.used_pages(), view.bitmap()
-        large, huge = view.large_pages(LEVEL_2M), view.large_pages(LEVEL_1G)
-        regions = list(pamt.regions)
-        for _ in range(12):
-            region = pick.choice(regions)
-            page = region << 9 | pick.choice((0, 1, 2, 255, 256, 511, pick.randrange(512)))
-            block = page & ~(PAGES_PER_1G - 1)
-            pair = pairs.get(region)
-            shown: tuple[int, ...] = (0, 0, LEVEL_4K if pair or not pamt.dynamic else LEVEL_2M)
-            if block in huge:
-                shown = _shown(huge[block], LEVEL_1G)
-            elif region << 9 in large:
-                shown = _shown(large[region << 9], LEVEL_2M)
-            elif page in used:
-                shown = _shown(used[page], LEVEL_4K)
-            elif bitmap.get(region, 0) >> (page & 511) & 1:
-                shown = (PT_PAMT, 0, LEVEL_4K)
-            elif not pamt.dynamic and page in view.reserved_pages(region):
-                shown = (PT_RSVD, 0, LEVEL_4K)
-            self._rdmd(page << PAGE_SHIFT, shown, None)
-            if pamt.dynamic:
-                if block not in huge and region << 9 not in large:
-                    shown = (PT_PAMT | RDMD_NON_LEAF if pair else 0, 0, LEVEL_2M)
-                self._rdmd(region << 21 | LEVEL_2M, shown, pair)
-
-    def _rdmd(self, info: int, shown: Registers, pair: Pair | None) -> None:
-        """RCX, RDX and R8 as ``shown``; R9 only of pages with a BEPOCH; R10, R11 the pair."""
-        status, outputs = self._read(info)
-        frames = (pair.pfn0 << PAGE_SHIFT, pair.pfn1 << PAGE_SHIFT) if pair else (0, 0)
-        wanted = (*shown, outputs[3] if shown[0] in (PT_REG, PT_EPT) else 0, *frames)
-        if status or outputs[:6] != wanted:
-            self.broken.append(f"RDMD of {info:#x}: {status:#x} {outputs}, expected {wanted}")
-
-    def _read(self, info: int) -> Answer:
-        args = TdxModuleArgs.of(rcx=info)
-        status = self.module.processor(0).seamcall(leaf.TDH_PHYMEM_PAGE_RDMD, args)
-        return status, args.as_tuple()
+        view = self.view
+        if sorted(lock.word for lock in view.held_locks()) != sorted(
+            held_locks(self.module).values()
+        ):
+            self.broken.append("the view tells other locks than the arrays")
+        self.broken += [line for line in view.check() if " is locked " not in line]
+        self.broken += self.watch.against(view)
+        if self.module.sys_state.load() == SYS_READY and self.module.pamt.regions:
+            pick = random.Random(seed)
+            if rdmd_everywhere:
+                for region, known in list(self.watch.regions.items()):
+                    used = (n for n in range(PAGES_PER_2M) if (known.used | known.bits) >> n & 1)
+                    self.broken += self.watch.rdmd(region, [*used, pick.randrange(PAGES_PER_2M)])
+                return
+            regions = list(self.module.pamt.regions)
+            for _ in range(12):
+                index = pick.choice((0, 1, 2, 255, 256, 511, pick.randrange(PAGES_PER_2M)))
+                self.broken += self.watch.rdmd(pick.choice(regions), [index])
 
 
 class _Guest:
@@ -362,7 +337,7 @@ class _Guest:
     ) -> int:
         for step in self._steps:
             if isinstance(step, Call):
-                self._world._call(step)
+                self._world.call_inside(step)
             elif step[0] == "accept":
                 status = tdcall(TDG_MEM_PAGE_ACCEPT, TdxModuleArgs.of(rcx=step[1]))
                 if status & s.STATUS_MASK not in s.STATUS_NAMES:
@@ -370,8 +345,3 @@ class _Guest:
             else:
                 access(step[1])
         return EXIT_REASON_HLT
-
-
-def _shown(use: Use, level: int) -> tuple[int, int, int]:
-    """RCX, RDX and R8 of RDMD of a page in use."""
-    return use.type, use.owner << PAGE_SHIFT, level

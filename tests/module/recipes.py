@@ -239,7 +239,7 @@ RECIPES: dict[tuple[int, int, str], Recipe] = {
     (leaf.TDH_MNG_KEY_FREEID, 0, ""): key_freeid,
     (leaf.TDH_MNG_INIT, 0, ""): mng_init,
     (leaf.TDH_VP_INIT, 0, ""): vp_init,
-    (leaf.TDH_VP_INIT, 1, ""): vp_init,
+    (leaf.TDH_VP_INIT, 1, ""): lambda rig: vp_init(rig) | {"r8": 1},
     (leaf.TDH_MEM_PAGE_PROMOTE, 0, ""): page_promote,
     (leaf.TDH_MEM_PAGE_PROMOTE, 1, ""): page_promote,
     (leaf.TDH_PHYMEM_PAGE_RDMD, 0, ""): lambda rig: {"rcx": created(rig)},

@@ -1,20 +1,19 @@
 """The fuzzer finds nothing in the module, and finds what is broken in a broken one."""
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from dpamt.abi import leaves as leaf
 from dpamt.abi.pages import PAGES_PER_2M
-from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY, TDX_SUCCESS
+from dpamt.abi.status import TDX_SUCCESS
 from dpamt.module.leaves.table import HANDLERS
 from dpamt.module.pamt import Pamt
-from dpamt.module.processor import LogicalProcessor
-from dpamt.module.refused import Refused
 from tests.module import fuzz
 from tests.module.fuzz import FuzzError, Ground, episode, ground_of, run
+from tests.module.fuzz_host import Hosts
+from tests.module.fuzz_world import Operation
+from tests.module.spoils import SPOILS, Spoil
 
 CALLS = 100_000
 LESS = {leaf.TDH_VP_ENTER, leaf.TDH_SYS_SHUTDOWN}
@@ -43,69 +42,37 @@ def test_seeds_reach_every_ground_and_repeat_themselves() -> None:
     assert episode(5).answers == episode(5).answers
 
 
-def uncounted(method: Callable[..., int]) -> Callable[..., int]:
-    """Every so many frees the count is forgotten."""
-
-    def free_4k(self: Pamt, page: int) -> int:
-        hint = method(self, page)
-        if page % 7 == 0:
-            self.regions[page >> 9].count.add(1)
-        return hint
-
-    return free_4k
-
-
-def shy(method: Callable[..., int]) -> Callable[..., int]:
-    """A lock stays behind where a call was busy."""
-
-    def seamcall(self: LogicalProcessor, rax: int, args: Any) -> int:
-        status = method(self, rax, args)
-        if status & STATUS_MASK == TDX_OPERAND_BUSY:
-            self.module.global_lock.try_shared()
-        return status
-
-    return seamcall
-
-
-def greedy(method: Callable[..., bool]) -> Callable[..., bool]:
-    """A bit of the bitmap is set although the call is refused."""
-
-    def take_pair_page(self: Pamt, page: int) -> bool:
-        taken = method(self, page)
-        if page % 3 == 0:
-            raise Refused(TDX_OPERAND_BUSY)
-        return taken
-
-    return take_pair_page
-
-
-def clumsy(method: Callable[..., int]) -> Callable[..., int]:
-    def bepoch(self: Pamt, page: int, level: int) -> int:
-        return [0][level] if level else method(self, page, level)
-
-    return bepoch
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "spoil", "fault"),
-    [
-        (Pamt, "free_4k", uncounted, "PAGE_COUNT"),
-        (LogicalProcessor, "seamcall", shy, "SYS 0x0: lock word"),
-        (Pamt, "take_pair_page", greedy, "no pair holds it"),
-        (Pamt, "bepoch", clumsy, "raised IndexError"),
-    ],
-)
+@pytest.mark.parametrize("spoil", SPOILS, ids=lambda spoil: spoil.name)
 def test_a_broken_module_is_found_and_the_trail_is_short(
-    monkeypatch: pytest.MonkeyPatch,
-    owner: type,
-    name: str,
-    spoil: Callable[[Any], Any],
-    fault: str,
+    monkeypatch: pytest.MonkeyPatch, spoil: Spoil
 ) -> None:
     monkeypatch.setattr(fuzz, "SHRINK_SECONDS", 3.0)
-    monkeypatch.setattr(owner, name, spoil(getattr(owner, name)))
+    spoil.into(monkeypatch)
     with pytest.raises(FuzzError) as caught:
         run(40_000, seed=0)
-    assert fault in caught.value.fault
+    assert any(fault in caught.value.fault for fault in spoil.faults), caught.value.fault
     assert len(caught.value.trail) < PAGES_PER_2M
     assert re.match(r"seed \d+ \(release ", str(caught.value))
+
+
+def test_a_fault_is_seen_after_the_call_that_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not operations later: the last call of the unshortened trail is the guilty one."""
+    guilty: list[Operation] = []
+    add = Pamt.take_pair_page
+
+    def take_pair_page(self: Pamt, page: int) -> bool:
+        taken = add(self, page)
+        if world.calls > 300 and taken and not guilty:
+            guilty.append(trail[-1])
+            self.region(page >> 9).bitmap.set_bits(1 << 77)
+        return taken
+
+    monkeypatch.setattr(Pamt, "take_pair_page", take_pair_page)
+    world = Ground(True, "2.0.18", True).world()
+    trail: list[Operation] = []
+    hosts = Hosts(world, 3)
+    while not world.broken:
+        trail.append(hosts.next())
+        hosts.told(world.play(trail[-1]))
+    assert guilty == [trail[-1]]
+    assert "bitmap and pairs and reserved pages differ in" in world.broken[0]

@@ -45,7 +45,8 @@ class KeyMachine(RuleBasedStateMachine):
         self.keyid: dict[int, int] = {}
         self.configured: dict[int, set[int]] = {}
         self.dirty: dict[int, set[int]] = {}
-        self.interrupted: set[int] = set()
+        self.interrupted: dict[int, set[int]] = {}
+        """Package to the KeyIDs that its interrupted write-back is for."""
 
     def call(self, number: int, package: int = 0, **registers: int) -> int:
         return call(self.module, number, 2 * package, **registers)[0]
@@ -108,7 +109,7 @@ class KeyMachine(RuleBasedStateMachine):
         else:
             assert status == s.TDX_SUCCESS
             self.stage[tdr] = "blocked"
-            self.dirty[tdr] = self.configured[tdr]
+            self.dirty[tdr] = set(PACKAGES)
 
     @rule(package=st.sampled_from(PACKAGES), go_on=mostly, interrupt=st.booleans())
     def write_back(self, package: int, go_on: bool, interrupt: bool) -> None:
@@ -117,18 +118,20 @@ class KeyMachine(RuleBasedStateMachine):
         self.module.interrupt_pending = interrupt
         status = self.call(leaf.TDH_PHYMEM_CACHE_WB, package, rcx=int(resume))
         self.module.interrupt_pending = False
-        if resume and package not in self.interrupted:
-            assert status == s.TDX_WBCACHE_RESUME_ERROR
-        elif not resume and "blocked" not in self.stage.values():
-            assert status == s.TDX_NO_HKID_READY_TO_WBCACHE
+        flushed = {self.keyid[tdr] for tdr, stage in self.stage.items() if stage == "blocked"}
+        begun = self.interrupted.pop(package, set())
+        keyids = begun if resume else flushed
+        if not keyids:
+            none = s.TDX_WBCACHE_RESUME_ERROR if resume else s.TDX_NO_HKID_READY_TO_WBCACHE
+            assert status == none
         elif interrupt:
             assert status == s.TDX_INTERRUPTED_RESUMABLE
-            self.interrupted.add(package)
+            self.interrupted[package] = keyids
         else:
             assert status == s.TDX_SUCCESS
-            self.interrupted.discard(package)
-            for packages in self.dirty.values():
-                packages.discard(package)
+            for tdr, packages in self.dirty.items():
+                if self.keyid.get(tdr) in keyids:
+                    packages.discard(package)
 
     @rule(tdr=tdrs)
     def free(self, tdr: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from dpamt.abi import leaves as leaf
 from dpamt.abi import operands as op
-from dpamt.abi.pages import PAGE_SIZE
+from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
 from dpamt.abi.status import (
     TDX_OP_STATE_INCORRECT,
     TDX_OPERAND_INVALID,
@@ -64,6 +64,8 @@ def test_each_wrong_field_is_named_and_changes_nothing(wrong: TdParams, operand:
     status, args = rig.call(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
     assert status == TDX_OPERAND_INVALID | operand
     assert args.rcx == 0
+    # The first epoch begins before TD_PARAMS are looked at: tdh_mng_init.c.
+    rig.module.tds.at(tdr >> PAGE_SHIFT).epoch.store(0)
     assert rig.module.shared.snapshot() == before
     rig.memory.write(PARAMS, GOOD.pack())
     rig.must(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)

@@ -128,10 +128,9 @@ class PairMachine(RuleBasedStateMachine):
         status, _ = self.rig.call(leaf.TDH_PHYMEM_PAGE_RECLAIM, rcx=page)
         assert status == s.TDX_LIFECYCLE_STATE_INCORRECT
         self.rig.must(leaf.TDH_MNG_VPFLUSHDONE, rcx=page)
-        if configure:
-            status, _ = self.rig.call(leaf.TDH_MNG_KEY_FREEID, rcx=page)
-            assert status == s.TDX_WBCACHE_NOT_COMPLETE
-            self.rig.must(leaf.TDH_PHYMEM_CACHE_WB)
+        status, _ = self.rig.call(leaf.TDH_MNG_KEY_FREEID, rcx=page)
+        assert status == s.TDX_WBCACHE_NOT_COMPLETE
+        self.rig.must(leaf.TDH_PHYMEM_CACHE_WB)
         self.rig.must(leaf.TDH_MNG_KEY_FREEID, rcx=page)
         args = self.rig.must(leaf.TDH_PHYMEM_PAGE_RECLAIM, rcx=page)
         del self.naive.tdrs[page]

@@ -114,6 +114,8 @@ SEPT_PRIVATE_LEAF: Final = frozenset(
     }
 )
 """States of an entry that maps a page of the TD."""
+SEPT_READABLE_LEAF: Final = frozenset({SEPT_MAPPED, SEPT_BLOCKEDW})
+"""Those that the guest has accepted and can read."""
 
 SEPT_STATE_ALLOWED: Final[dict[int, frozenset[int]]] = {
     leaf.TDH_MEM_PAGE_ADD: frozenset({SEPT_FREE}),

@@ -24,11 +24,11 @@ from dpamt.abi.operands import OPERAND_RAX, OPERAND_RCX
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, LEVEL_PAGES, PAGE_SHIFT
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.states import (
-    SEPT_BLOCKEDW,
     SEPT_FREE,
     SEPT_MAPPED,
     SEPT_PENDING,
     SEPT_PRIVATE_LEAF,
+    SEPT_READABLE_LEAF,
 )
 from dpamt.abi.status import (
     TDX_OPERAND_BUSY,
@@ -48,9 +48,6 @@ from dpamt.module.sept_checks import (
 )
 from dpamt.module.td import Td
 from dpamt.sync import BUSY_HOST_PRIORITY, EntryPage
-
-_ACCESSIBLE: Final = frozenset({SEPT_MAPPED, SEPT_BLOCKEDW})
-"""States of a leaf that the guest has accepted and can read."""
 
 
 class TdExit(Exception):  # noqa: N818  (an event of the guest, not an error)
@@ -110,7 +107,7 @@ class Guest:
         sept, index, reached = descend(self._lp, eptp, level, gfn)
         if reached != level:
             word = sept.load(index)
-            if word & STATE_MASK in _ACCESSIBLE:
+            if word & STATE_MASK in SEPT_READABLE_LEAF:
                 raise Refused(TDX_PAGE_ALREADY_ACCEPTED | reached)
             raise _accept_exit(gfn, level, word, reached)
         word = sept.try_exclusive_guest(index)
@@ -127,7 +124,7 @@ class Guest:
         state = word & STATE_MASK
         if state != SEPT_FREE and state not in SEPT_PRIVATE_LEAF:
             raise Refused(TDX_PAGE_SIZE_MISMATCH | level)
-        if state in _ACCESSIBLE:
+        if state in SEPT_READABLE_LEAF:
             raise Refused(TDX_PAGE_ALREADY_ACCEPTED | level)
         if state != SEPT_PENDING:
             raise _accept_exit(gfn, level, word, level)

@@ -16,8 +16,8 @@ KOT_PACKAGES_SHIFT: Final = 8
 class Keys:
     """The private KeyIDs of a machine, with their locks.
 
-    ``kot`` holds an entry per KeyID.  ``write_back`` is 1 for a package whose PHYMEM.CACHE.WB was
-    interrupted and may be resumed.
+    ``kot`` holds an entry per KeyID.  ``write_back`` holds, for a package whose PHYMEM.CACHE.WB was
+    interrupted and may be resumed, the KeyIDs it is for, a bit each; else 0.
     """
 
     def __init__(self, shared: Shared, machine: Machine) -> None:
@@ -35,13 +35,13 @@ class Keys:
         """Whether the KeyID is one of the private ones."""
         return self.first <= keyid < self.end
 
-    def in_state(self, state: int) -> list[int]:
-        """Private KeyIDs whose KOT entry is in ``state``, ascending; the caller holds the lock."""
-        found = []
+    def in_state(self, state: int) -> int:
+        """Private KeyIDs whose KOT entry is in ``state``, a bit each; the caller holds the lock."""
+        found = 0
         keyid = self.first
         while keyid < self.end:
             entry = self.kot.at(keyid).load()
             if entry & KOT_STATE_MASK == state:
-                found.append(keyid)
+                found |= 1 << keyid
             keyid += 1
         return found

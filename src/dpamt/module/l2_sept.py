@@ -10,10 +10,8 @@ Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [sept_manager.c
 
 from typing import Final
 
-from dpamt.abi.pages import LEVEL_4K
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.sept import DETAILS_VM_SHIFT
-from dpamt.module.checks import lock_in_use
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
 from dpamt.module.sept import FRAME_SHIFT, show_entry
@@ -44,10 +42,10 @@ def refuse_l2(
     raise Refused(status | vm << L2_STATUS_VM_SHIFT | level)
 
 
-def lock_l2_pages(
+def l2_pages(
     lp: LogicalProcessor, td: Td, level: int, gfn: int
 ) -> list[tuple[int, EntryPage, int, int]]:
-    """The L2 S-EPT pages below the entries of ``gfn`` at ``level``: their PAMT entries locked.
+    """The L2 S-EPT pages below the entries of ``gfn`` at ``level``, ascending by VM.
 
     Each is (VM, L2 S-EPT page that points to it, index, its page frame number).
     """
@@ -57,6 +55,5 @@ def lock_l2_pages(
         page, index, reached = l2_walk(lp, td, vm, level, gfn)
         word = page.load(index)
         if reached == level and word:
-            lock_in_use(lp, word >> FRAME_SHIFT, LEVEL_4K)
             aliases.append((vm, page, index, word >> FRAME_SHIFT))
     return aliases

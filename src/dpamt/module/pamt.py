@@ -24,6 +24,7 @@ from dpamt.abi.pages import (
     PAGE_SHIFT,
     PAGES_PER_2M,
     PAMT_PAGE_COUNT_MAX,
+    PT_NDA,
     PT_PAMT,
     PT_RSVD,
     REMOVAL_HINT,
@@ -41,6 +42,8 @@ TYPE_MASK: Final = 0xFF
 """Payload of an entry: frame number of the owning TDR (of a node: 0) << 8 | page type."""
 
 _INDEX_MASK: Final = PAGES_PER_2M - 1
+_NO_USE: Final = frozenset({PT_NDA, PT_RSVD, PT_PAMT})
+"""Types that no page has that the module knows to be in use."""
 
 
 class PamtBlock:
@@ -220,8 +223,13 @@ class Pamt:
                 raise ModuleFatal("a page in use has no PAMT page pair", hpa=page << PAGE_SHIFT)
             return LEVEL_2M, entry
         entry = region.entries.load(page & _INDEX_MASK)
-        if not entry:
-            raise ModuleFatal("a page in use has a free PAMT entry", hpa=page << PAGE_SHIFT)
+        kind = entry & TYPE_MASK
+        if kind in _NO_USE:
+            if not kind:
+                raise ModuleFatal("a page in use has a free PAMT entry", hpa=page << PAGE_SHIFT)
+            raise ModuleFatal(
+                "a page in use has a PAMT entry of no page", hpa=page << PAGE_SHIFT, type=kind
+            )
         return LEVEL_4K, entry
 
     def lock_found(self, page: int, level: int, how: int, locks: LockSet) -> int:
@@ -288,8 +296,12 @@ class Pamt:
         return 0 if count else REMOVAL_HINT
 
     def set_large(self, page: int, level: int, entry: int) -> None:
-        """Write a 2M or 1G entry (type and OWNER; 0 frees it) and clear its BEPOCH."""
-        self.set_bepoch(page, level, 0)
+        """Write a 2M or 1G entry (type and OWNER), BEPOCH 0; with 0 free it, BEPOCH as it was."""
+        if entry:
+            self.set_bepoch(page, level, 0)
+        self._write_large(page, level, entry)
+
+    def _write_large(self, page: int, level: int, entry: int) -> None:
         if level == LEVEL_2M:
             self.region(page >> 9).first.store(entry)
         else:
@@ -330,19 +342,25 @@ class Pamt:
         if self.dynamic:
             self.install_pair(region, pair, entry, PAMT_PAGE_COUNT_MAX)
         else:
-            words.entries.fill(entry)
+            # Entry after entry: another CPU may have the lock of one, which stays.
+            index = 0
+            while index < PAGES_PER_2M:
+                words.entries.store(index, entry)
+                index += 1
             words.bepochs.fill(0)
-            words.bepoch.store(0)
             words.first.store(0)
 
     def merge_2m(self, region: int, entry: int) -> tuple[int, int]:
-        """Make 512 4K pages one 2M leaf, BEPOCH 0; returns the pair in dynamic mode."""
+        """Make 512 4K pages one 2M leaf; returns the pair in dynamic mode.
+
+        BEPOCH becomes 0 in dynamic mode.  In static mode it is what the last leaf there has left.
+        """
         words = self.region(region)
-        words.bepoch.store(0)
         if self.dynamic:
+            words.bepoch.store(0)
             return self.remove_pair(region, entry)
         words.first.store(entry)
-        words.entries.fill(0)
+        words.entries.zero()
         return 0, 0
 
     def split_1g(self, block: int) -> None:
@@ -353,8 +371,10 @@ class Pamt:
         self.set_large(block << 18, LEVEL_1G, 0)
 
     def merge_1g(self, block: int, entry: int) -> None:
-        """Make 512 2M leaves one 1G leaf, BEPOCH 0."""
-        self.set_large(block << 18, LEVEL_1G, entry)
+        """Make 512 2M leaves one 1G leaf; BEPOCH as in :meth:`merge_2m`."""
+        if self.dynamic:
+            self.set_bepoch(block << 18, LEVEL_1G, 0)
+        self._write_large(block << 18, LEVEL_1G, entry)
         for region in range(block << 9, block + 1 << 9):
             self.set_large(region << 9, LEVEL_2M, 0)
 

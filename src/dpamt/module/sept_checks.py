@@ -29,6 +29,7 @@ from dpamt.abi.status import (
     TDX_GPA_RANGE_NOT_BLOCKED,
     TDX_INTERRUPTED_BUSY,
     TDX_INTERRUPTED_RESTARTABLE,
+    TDX_INTERRUPTED_RESUMABLE,
     TDX_OPERAND_BUSY,
     TDX_OPERAND_INVALID,
     TDX_TLB_TRACKING_NOT_DONE,
@@ -200,16 +201,34 @@ def check_tlb(
 
 
 def check_not_interrupted(
-    lp: LogicalProcessor, args: TdxModuleArgs, td: Td, rcx: int, rdx: int
+    lp: LogicalProcessor,
+    args: TdxModuleArgs,
+    td: Td,
+    rcx: int,
+    rdx: int,
 ) -> None:
     """An interrupt, or another host CPU that wants the S-EPT tree, sends the host back.
 
     The inputs RCX and RDX are restored, so that the host repeats the call as it is.
+    Source: Intel TDX module source (open release) [helpers.c, check_host_interrupt_and_hp_bit].
     """
     if lp.module.interrupt_pending:
         args.rcx = rcx
         args.rdx = rdx
         raise Refused(TDX_INTERRUPTED_RESTARTABLE)
+    contended = td.tree.contended()
+    if contended:
+        args.rcx = rcx
+        args.rdx = rdx
+        raise Refused(TDX_INTERRUPTED_BUSY)
+
+
+def check_may_go_on(lp: LogicalProcessor, args: TdxModuleArgs, td: Td, rcx: int, rdx: int) -> None:
+    """As :func:`check_not_interrupted`, with part of the work done: the host goes on with it."""
+    if lp.module.interrupt_pending:
+        args.rcx = rcx
+        args.rdx = rdx
+        raise Refused(TDX_INTERRUPTED_RESUMABLE)
     contended = td.tree.contended()
     if contended:
         args.rcx = rcx

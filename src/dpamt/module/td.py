@@ -205,7 +205,7 @@ class Tds:
         return vcpu
 
     def x2apic_id(self, td: Td, index: int) -> Word:
-        """The x2APIC ID of the TD's VCPU ``index`` (0 is the first initialised), plus 1; 0: none.
+        """The x2APIC ID of the TD's VCPU ``index``; 0 is the first initialised.
 
         Only those below NUM_VCPUS mean anything.
         """

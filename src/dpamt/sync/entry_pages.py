@@ -85,7 +85,7 @@ class EntryPage:
         locks = self.own_locks()
         lock = locks[index]
         if lock:
-            return BUSY_HOST_PRIORITY if lock & HP else BUSY
+            return BUSY_HOST_PRIORITY if lock == HP else BUSY
         locks[index] = EX
         return self._payloads[index]
 

@@ -12,6 +12,7 @@ from dpamt.module.checks import (
     lock_new_page,
     lock_tdr,
 )
+from dpamt.module.fatal import ModuleFatal
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.sept import FRAME_SHIFT
 from dpamt.module.sept_checks import (
@@ -31,7 +32,8 @@ _SEPT_STATES: Final = SEPT_STATE_ALLOWED[TDH_MEM_PAGE_ADD]
 def tdh_mem_page_add(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = GPA (4K), RDX = TDR, R8 = page, R9 = source page.
 
-    The S-EPT is not locked: the TDR is held exclusively.  The measurement is not modelled.
+    The S-EPT is not locked: the TDR is held exclusively.  An entry locked all the same is fatal.
+    The measurement is not modelled.
     Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.11).
     """
     info = args.rcx
@@ -51,6 +53,9 @@ def tdh_mem_page_add(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     source = check_shared_hpa(lp, args.r9, PAGE_SIZE, PAGE_SIZE, OPERAND_R9)
     page = lock_new_page(lp, args.r8, OPERAND_R8)
 
+    lock = sept.lock_word(index)
+    if lock & EXCLUSIVE:
+        raise ModuleFatal("PAGE.ADD of an S-EPT entry that is locked", gpa=info, lock=lock)
     memory = lp.module.memory
     memory.write(page << PAGE_SHIFT, memory.read(source, PAGE_SIZE))
     lp.pamt.use_tracked_4k(page, td.reg_entry)

@@ -25,7 +25,7 @@ from dpamt.module.checks import (
     lock_in_use,
     lock_tdr,
 )
-from dpamt.module.l2_sept import lock_l2_pages
+from dpamt.module.l2_sept import l2_pages
 from dpamt.module.leaves.mem_sept import free_l2_pages
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
@@ -72,7 +72,10 @@ def tdh_mem_page_promote(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     child = lp.tds.sept.find(frame)
     check = _check_mergeable if release.promote_tree_exclusive else _lock_mergeable
     first = check(lp, args, child, word, level)
-    aliases = lock_l2_pages(lp, td, level, gfn)
+    aliases = l2_pages(lp, td, level, gfn)
+    for at in range(len(aliases)):
+        check_not_interrupted(lp, args, td, info, handle)
+        lock_in_use(lp, aliases[at][-1], LEVEL_4K)
     l2_vms = td.l2_vms.load()
     if l2_vms or not release.interrupt_needs_l2_vms:
         check_not_interrupted(lp, args, td, info, handle)
@@ -94,7 +97,9 @@ def _check_mergeable(
     first = entries[0]
     stride = LEVEL_PAGES[level - 1] << FRAME_SHIFT
     wanted = list(range(first, first + stride * ENTRIES_PER_SEPT_PAGE, stride))
-    if not _may_be_first(first, level) or entries != wanted:
+    # Whoever holds the tree exclusively meets no lock of an entry, unless one was left behind.
+    differs = any(lock & EXCLUSIVE for lock in child.locked().values())
+    if not _may_be_first(first, level) or entries != wanted or differs:
         show_entry(args, word, level)
         raise Refused(TDX_EPT_INVALID_PROMOTE_CONDITIONS | OPERAND_RCX)
     return first

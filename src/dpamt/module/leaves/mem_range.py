@@ -8,6 +8,7 @@ from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.states import (
     OP_STATE_ALLOWED,
+    OP_STATE_TLB_TRACKING_REQUIRED,
     SEPT_BLOCK,
     SEPT_NL_BLOCKED,
     SEPT_NL_MAPPED,
@@ -84,7 +85,8 @@ def tdh_mem_range_unblock(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     check_sept_state(args, word, level, _UNBLOCK_SEPT_STATES)
     state = word & STATE_MASK
     metadata_level = LEVEL_4K if state == SEPT_NL_BLOCKED else level
-    find_in_use(lp, word >> FRAME_SHIFT, metadata_level)
+    if op_state in OP_STATE_TLB_TRACKING_REQUIRED:
+        find_in_use(lp, word >> FRAME_SHIFT, metadata_level)
     check_tlb(lp, args, td, word, level, metadata_level, op_state)
 
     sept.store(index, word ^ state | SEPT_UNBLOCK[state])

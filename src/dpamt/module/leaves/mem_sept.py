@@ -24,7 +24,6 @@ from dpamt.abi.states import (
 from dpamt.abi.status import (
     TDX_EPT_ENTRY_STATE_INCORRECT,
     TDX_EPT_PAGE_NOT_FREE,
-    TDX_INTERRUPTED_RESUMABLE,
     TDX_L2_SEPT_ENTRY_NOT_FREE,
     TDX_L2_SEPT_WALK_FAILED,
     TDX_OPERAND_INVALID,
@@ -36,12 +35,13 @@ from dpamt.module.checks import (
     lock_new_page,
     lock_tdr,
 )
-from dpamt.module.l2_sept import l2_walk, lock_l2_pages, refuse_l2
+from dpamt.module.l2_sept import l2_pages, l2_walk, refuse_l2
 from dpamt.module.pamt import OWNER_SHIFT
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
 from dpamt.module.sept import FRAME_SHIFT, STATE_MASK, show_entry
 from dpamt.module.sept_checks import (
+    check_may_go_on,
     check_page_info,
     check_sept_state,
     check_tlb,
@@ -68,7 +68,8 @@ def tdh_mem_sept_add(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = GPA and level, RDX = TDR (bit 0: existing pages are fine), R8 = page.
 
     Version 1: R9 to R11 = pages for L2 VMs 1 to 3, NULL_PA for none; R8 to R11 come back NULL_PA
-    when used, with bit 63 when not.
+    when used, with bit 63 when not.  Between two pages an interrupt, or another host CPU that wants
+    the S-EPT tree, ends it with TDX_INTERRUPTED_RESUMABLE or TDX_INTERRUPTED_BUSY.
     Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.8).
     """
     info = args.rcx
@@ -167,15 +168,17 @@ def _add_pages(
     flagged: list[int],
     inputs: tuple[int, int],
 ) -> None:
-    """Step 10: add page after page; from the second on, an interrupt leaves the rest to resume."""
+    """Step 10: add page after page; from the second on, an interrupt leaves the rest to resume.
+
+    So does another host CPU that wants the S-EPT tree.
+    """
     module = lp.module
     added = False
     for vm in range(len(flagged)):
         if flagged[vm] & NOT_USED:
             continue
-        if added and module.interrupt_pending:
-            args.rcx, args.rdx = inputs
-            raise Refused(TDX_INTERRUPTED_RESUMABLE)
+        if added:
+            check_may_go_on(lp, args, td, *inputs)
         frame = flagged[vm] >> PAGE_SHIFT
         module.tds.sept.at(frame).fill(0)
         module.pamt.use_tracked_4k(frame, td.page << OWNER_SHIFT | PT_EPT)
@@ -215,9 +218,11 @@ def tdh_mem_sept_remove(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     if used:
         show_entry(args, word, level)
         raise Refused(TDX_EPT_PAGE_NOT_FREE | OPERAND_RCX)
-    aliases = lock_l2_pages(lp, td, level, gfn)
+    aliases = l2_pages(lp, td, level, gfn)
+    for at in range(len(aliases)):
+        lock_in_use(lp, aliases[at][-1], LEVEL_4K)
 
-    free_l2_pages(lp, args, td, aliases)
+    free_l2_pages(lp, args, td, aliases[::-1])
     sept.store(index, SEPT_FREE)
     td.children.add(-1)
     hint = lp.pamt.free_4k(frame)
@@ -230,12 +235,10 @@ def free_l2_pages(
     td: Td,
     aliases: list[tuple[int, EntryPage, int, int]],
 ) -> None:
-    """Free the L2 S-EPT pages of a removal, last VM first; version 1 reports them in R9 to R11."""
+    """Free L2 S-EPT pages in the order given; version 1 reports them in R9 to R11."""
     outputs = [args.r9, args.r10, args.r11]
-    left = len(aliases)
-    while left:
-        left -= 1
-        vm, sept, index, frame = aliases[left]
+    for at in range(len(aliases)):
+        vm, sept, index, frame = aliases[at]
         sept.store(index, SEPT_FREE)
         td.children.add(-1)
         hint = lp.pamt.free_4k(frame)

@@ -99,8 +99,10 @@ def tdh_mng_addcx(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
 def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = TDR (bit 0: event filters in R8), RDX = TD_PARAMS; RCX = 0.
 
-    Event filters are not modelled: R8 is not looked at.
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.4).
+    Event filters are not modelled: R8 is not looked at.  The first epoch begins before TD_PARAMS
+    are looked at, and stays where they are refused.
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_mng_init.c]; reference
+    (e.4).
     """
     handle = args.rcx
     args.rcx = 0
@@ -109,6 +111,11 @@ def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     header = check_state_unlocked(lp, td, _INIT_OP_STATES)
     source = check_shared_hpa(lp, args.rdx, TD_PARAMS_ALIGN, TD_PARAMS_BYTES, OPERAND_RDX)
     params = TdParams.unpack(lp.module.memory.read(source, TD_PARAMS_BYTES))
+    td.vcpus.store(0)
+    td.associated.store(0)
+    td.epoch.store(1)
+    td.epoch_readers[0].store(0)
+    td.epoch_readers[1].store(0)
     _check_params(lp, params, (header & HEADER_TDCX_MASK) >> HEADER_TDCX_SHIFT)
 
     levels = (params.eptp_controls >> PARAMS_LEVELS_SHIFT) + 1
@@ -119,11 +126,6 @@ def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     td.attributes.store(params.attributes)
     td.max_vcpus.store(params.max_vcpus)
     td.l2_vms.store(params.num_l2_vms)
-    td.vcpus.store(0)
-    td.associated.store(0)
-    td.epoch.store(1)
-    td.epoch_readers[0].store(0)
-    td.epoch_readers[1].store(0)
     td.op_state.store(OP_STATE_INITIALIZED)
 
 

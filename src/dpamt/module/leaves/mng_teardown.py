@@ -26,8 +26,6 @@ from dpamt.module.td import (
     HEADER_HKID_SHIFT,
     HEADER_LIFECYCLE_MASK,
     HEADER_LIFECYCLE_SHIFT,
-    HEADER_PACKAGES_MASK,
-    HEADER_PACKAGES_SHIFT,
 )
 from dpamt.sync import EXCLUSIVE
 
@@ -42,8 +40,10 @@ _TORN_DOWN: Final = TD_TEARDOWN << HEADER_LIFECYCLE_SHIFT
 def tdh_mng_vpflushdone(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = TDR; no VCPU of the TD may be associated with a logical processor any more.
 
-    A VCPU can be associated only once TDCS is complete and initialised.
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.18).
+    A VCPU can be associated only once TDCS is complete and initialised.  Every package that had
+    SYS.KEY.CONFIG is to write back its caches, whether or not it has the TD's key.
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_mng_vpflushdone.c];
+    reference (e.18).
     """
     module = lp.module
     td = lock_tdr(lp, args.rcx, OPERAND_RCX, EXCLUSIVE)
@@ -56,7 +56,7 @@ def tdh_mng_vpflushdone(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     associated = td.associated.load()
     if associated:
         raise Refused(TDX_FLUSHVP_NOT_DONE)
-    packages = (header & HEADER_PACKAGES_MASK) >> HEADER_PACKAGES_SHIFT
+    packages = module.sys_packages.load()
     module.kot.at(header >> HEADER_HKID_SHIFT).store(HKID_FLUSHED | packages << KOT_PACKAGES_SHIFT)
     td.header.store(header & ~HEADER_LIFECYCLE_MASK | _BLOCKED)
 

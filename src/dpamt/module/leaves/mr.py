@@ -9,7 +9,7 @@ from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.states import (
     OP_STATE_ALLOWED,
     OP_STATE_RUNNABLE,
-    SEPT_PRIVATE_LEAF,
+    SEPT_READABLE_LEAF,
     SEPT_STATE_ALLOWED,
 )
 from dpamt.abi.status import TDX_EPT_ENTRY_NOT_PRESENT, TDX_NO_VCPUS, TDX_OPERAND_INVALID
@@ -36,7 +36,9 @@ _CHUNK_MASK: Final = 0xFF
 def tdh_mr_extend(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = GPA of 256 bytes, RDX = TDR.
 
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.17).
+    A leaf that the guest cannot read is not present: the walk has failed there.
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_mr_extend.c, helpers.c];
+    reference (e.17).
     """
     gpa = args.rcx
     handle = args.rdx
@@ -49,7 +51,7 @@ def tdh_mr_extend(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     eptp = private_eptp(td, gpa >> PAGE_SHIFT)
     sept, index, level = descend(lp, eptp, LEVEL_4K, gpa >> PAGE_SHIFT)
     word = sept.load(index)
-    if word & STATE_MASK not in SEPT_PRIVATE_LEAF:
+    if word & STATE_MASK not in SEPT_READABLE_LEAF:
         show_entry(args, word, level)
         raise Refused(TDX_EPT_ENTRY_NOT_PRESENT | OPERAND_RCX)
     if word & STATE_MASK not in _EXTEND_SEPT_STATES:

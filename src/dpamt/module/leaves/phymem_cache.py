@@ -23,7 +23,9 @@ _RESUME: Final = 1
 def tdh_phymem_cache_wb(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = 0 to start, 1 to resume after TDX_INTERRUPTED_RESUMABLE.
 
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.18).
+    It is for the KeyIDs that were flushed when it was started.
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_phymem_cache_wb.c];
+    reference (e.18).
     """
     keys = lp.module.keys
     if args.rcx not in (_START, _RESUME):
@@ -35,19 +37,23 @@ def tdh_phymem_cache_wb(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     busy = lp.locks.shared(keys.kot_lock)
     if busy:
         raise Refused(TDX_OPERAND_BUSY | OPERAND_KOT)
-    flushed = keys.in_state(HKID_FLUSHED)
-    interrupted = keys.write_back.at(lp.package).load()
-    if args.rcx == _RESUME and not interrupted:
-        raise Refused(TDX_WBCACHE_RESUME_ERROR)
-    if args.rcx == _START and not flushed:
-        raise Refused(TDX_NO_HKID_READY_TO_WBCACHE)
+    if args.rcx == _START:
+        keys.write_back.at(lp.package).store(0)
+        flushed = keys.in_state(HKID_FLUSHED)
+        if not flushed:
+            raise Refused(TDX_NO_HKID_READY_TO_WBCACHE)
+    else:
+        flushed = keys.write_back.at(lp.package).load()
+        if not flushed:
+            raise Refused(TDX_WBCACHE_RESUME_ERROR)
     if lp.module.interrupt_pending:
-        keys.write_back.at(lp.package).store(1)
+        keys.write_back.at(lp.package).store(flushed)
         raise Refused(TDX_INTERRUPTED_RESUMABLE)
 
     keys.write_back.at(lp.package).store(0)
     mine = 1 << lp.package + KOT_PACKAGES_SHIFT
-    index = 0
-    while index < len(flushed):
-        keys.kot.at(flushed[index]).clear_bits(mine)
-        index += 1
+    keyid = keys.first
+    while keyid < keys.end:
+        if flushed >> keyid & 1:
+            keys.kot.at(keyid).clear_bits(mine)
+        keyid += 1

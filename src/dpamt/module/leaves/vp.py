@@ -81,7 +81,9 @@ def tdh_vp_addcx(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
 def tdh_vp_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = TDVPR, RDX = what the guest finds in RCX, R8 = x2APIC ID (version 1).
 
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.7).
+    A VCPU made by version 0 has x2APIC ID 0 for those that come after it.
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_vp_init.c]; reference
+    (e.7).
     """
     if lp.version > 1:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RAX)
@@ -97,8 +99,7 @@ def tdh_vp_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     if lp.version:
         _check_x2apic_id(lp, td, index, args.r8)
 
-    known = args.r8 + 1 if lp.version else 0
-    lp.tds.x2apic_id(td, index).store(known)
+    lp.tds.x2apic_id(td, index).store(args.r8 if lp.version else 0)
     vcpu.state.store(VCPU_READY)
     vcpu.lp.store(lp.index + 1)
     td.associated.add(1)
@@ -121,7 +122,7 @@ def _check_x2apic_id(lp: LogicalProcessor, td: Td, index: int, wanted: int) -> N
         raise Refused(TDX_OPERAND_INVALID | OPERAND_R8)
     for other in range(index):
         known = lp.tds.x2apic_id(td, other).load()
-        if known == wanted + 1:
+        if known == wanted:
             td.vcpus.add(-1)
             raise Refused(TDX_X2APIC_ID_NOT_UNIQUE | wanted)
 
