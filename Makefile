@@ -35,6 +35,7 @@ fuzz: $(VENV)/.ready-test
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m dpamt.run.schema > docs/scenario.md
 	$(BIN)/python -m dpamt.report.leaf_pages docs/leaves
+	$(BIN)/python -m dpamt.report.hazard_page > docs/hazards.md
 	$(BIN)/python docs/pictures/draw.py
 
 clean:

@@ -104,7 +104,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--host", "truncated.dmesg"), r"truncated\.dmesg:2: "),
         (("--host", "empty.dmesg"), r"empty\.dmesg:1: the file is empty"),
         (("--host", "nowhere"), r"nowhere: no such file"),
-        (("small.toml", "--design", "fast"), r"design 'fast': expected one of static, v2, merged"),
+        (
+            ("small.toml", "--design", "fast"),
+            r"design 'fast': expected one of static, lazy, v1, v2",
+        ),
         (("small.toml", "--design", "none.py"), r"none\.py: No such file"),
         (("small.toml", "--design", "half.py"), r"half\.py: tdx_pamt_put is missing"),
         (("small.toml", "--design", "syntax.py"), r"syntax\.py:1: "),

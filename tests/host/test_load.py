@@ -63,6 +63,17 @@ def test_a_copy_of_a_shipped_design_is_a_users_design(tmp_path: Path) -> None:
         (GOOD.replace("pfn, cache", "pfn"), ":2: ", "tdx_pamt_get(kernel, cpu, pfn, cache)"),
         (GOOD + "tdx_pamt_get = 3\n", ": ", "tdx_pamt_get is int"),
         (GOOD + "MEMINFO = 'yes'\n", ": ", "MEMINFO is 'yes'; expected True or False"),
+        (GOOD + "COUNTS = 'some'\n", ": ", 'expected one of "pages", "at-least", "none"'),
+        (GOOD + "SEPT_BACKING = 1\n", ": ", 'SEPT_BACKING is 1; expected one of "link", "top-up"'),
+        (GOOD + "SEPT_PUT = 'never'\n", ": ", 'expected one of "at-once", "rcu"'),
+        (GOOD + "SEPT_CACHE_PAGES = 3\n", ": ", "expected a number from 5 up"),
+        (GOOD + "TOLERATED = (3,)\n", ": ", "TOLERATED has 3; expected pairs (leaf number"),
+        (GOOD + "def tdx_pamt_hint(pfn):\n    pass\n", ":8: ", "tdx_pamt_hint(kernel, cpu, pfn)"),
+        (
+            GOOD + "def tdx_pamt_demote(kernel):\n    pass\n",
+            ":8: ",
+            "tdx_pamt_demote(kernel, cpu, tdr, gpa, pfn, sept, pages)",
+        ),
         (
             GOOD + "def free_pamt_metadata():\n    pass\n",
             ":8: ",
@@ -107,3 +118,30 @@ def test_a_get_that_returns_no_errno_is_refused_when_it_does(tmp_path: Path, ret
     assert get(None, None, 0, None) == -12
     with pytest.raises(InputError, match=r"design\.py:2: tdx_pamt_get returned .*expected 0 or"):
         get(None, None, 1, None)
+
+
+def test_what_a_design_declares_is_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        GOOD
+        + 'COUNTS = "none"\nTOLERATED = ((58, 3 << 32),)\nSEPT_BACKING = "top-up"\n'
+        + 'SEPT_PUT = "rcu"\nSEPT_CACHE_PAGES = 6\nSPLIT_BACKS_SEPT = CACHE_FROM_CREATE = False\n'
+        + "def tdx_pamt_missing(kernel, cpu, pfn, cache):\n    return -12 if pfn else None\n"
+        + "def tdx_pamt_hint(kernel, cpu, pfn):\n    pass\n"
+    )
+    design: Any = load_design(str(file))
+    assert (design.counts, design.sept_backing, design.sept_put) == ("none", "top-up", "rcu")
+    assert design.tolerated == frozenset({(58, 3 << 32)})
+    assert (design.sept_cache_pages, design.split_backs_sept) == (6, False)
+    assert not design.cache_from_create
+    assert design.tdx_pamt_hint is not None
+    assert design.tdx_pamt_missing(None, None, 1, None) == -12
+    with pytest.raises(InputError, match="tdx_pamt_missing returned None; expected 0 or"):
+        design.tdx_pamt_missing(None, None, 0, None)
+
+
+def test_names_with_hyphens_are_modules_with_underscores() -> None:
+    assert load_design("per-2m-lock").name == "per-2m-lock"
+    assert load_design("merged").tdx_pamt_missing is None
+    with pytest.raises(InputError, match="per-2m-lock"):
+        load_design("per_2m_lock")

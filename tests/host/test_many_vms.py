@@ -43,6 +43,9 @@ class ManyVms(RuleBasedStateMachine):
     @precondition(lambda self: len(self.vms) < MOST_VMS)
     @rule(huge=st.booleans(), build=st.integers(0, 5))
     def create(self, huge: bool, build: int) -> None:
+        self.create_td(huge, build)
+
+    def create_td(self, huge: bool, build: int) -> None:
         self.vms.append(make_td(self.host, VM_MIB, 1, huge, build))
 
     @precondition(lambda self: len(self.vms) == MOST_VMS)

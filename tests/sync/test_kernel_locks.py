@@ -3,7 +3,7 @@
 import pytest
 
 from dpamt.errors import Finding
-from dpamt.sync import Deadlock, Mutex, RwLock, SpinLock
+from dpamt.sync import Deadlock, Mutex, RwLock, RwLocks, SpinLock, SpinLocks
 
 
 @pytest.mark.parametrize("kind", [SpinLock, Mutex])
@@ -39,3 +39,42 @@ def test_readers_share_and_writers_do_not() -> None:
     assert not lock.is_locked()
     with pytest.raises(Deadlock):
         lock.write_unlock()
+
+
+def test_a_lock_of_an_array_is_one_lock_with_its_index_in_its_name() -> None:
+    spin, rw = SpinLocks("region"), RwLocks("region")
+    assert spin.at(3) is spin.at(3)
+    spin.at(3).lock()
+    spin.at(4).lock()
+    with pytest.raises(Deadlock, match=r"region\[0x3\] taken while held"):
+        spin.at(3).lock()
+    assert list(spin.held()) == [3, 4]
+    spin.at(3).unlock()
+    assert list(spin.held()) == [4]
+    rw.at(17).read_lock()
+    rw.at(5).write_lock()
+    with pytest.raises(Deadlock, match=r"region\[0x11\] write-locked while held"):
+        rw.at(17).write_lock()
+    assert list(rw.held()) == [5, 17]
+
+
+def test_arrays_of_locks_are_captured_and_put_back() -> None:
+    spin, rw = SpinLocks("region"), RwLocks("region")
+    lock, other = spin.at(3), rw.at(4)
+    free = spin.capture(), rw.capture()
+    assert free == ((), ())
+    lock.lock()
+    other.read_lock()
+    other.read_lock()
+    held = spin.capture(), rw.capture()
+    spin.restore(free[0])
+    rw.restore(free[1])
+    assert not lock.is_locked()
+    assert not other.is_locked()
+    spin.restore(held[0])
+    rw.restore(held[1])
+    assert (spin.capture(), rw.capture()) == held
+    lock.unlock()
+    other.read_unlock()
+    other.read_unlock()
+    assert (spin.capture(), rw.capture()) == free

@@ -17,17 +17,19 @@ def build() -> tuple[Shared, list[object]]:
         shared.spinlock("e"),
         shared.mutex("f"),
         shared.rwlock("g"),
+        shared.spinlocks("h"),
+        shared.rwlocks("i"),
     ]
     return shared, arrays
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 99)), max_size=20))
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3), st.integers(0, 99)), max_size=20))
 def test_restore_undoes_everything(steps: list[tuple[int, int, int]]) -> None:
     shared, _ = build()
     words = shared._arrays["a"]
     before = shared.snapshot()
     for which, index, value in steps:
-        array = shared._arrays["abcdefg"[which]]
+        array = shared._arrays["abcdefghi"[which]]
         if which == 0:
             array.at(index).store(value)  # type: ignore[attr-defined]
         elif which == 1:
@@ -36,6 +38,10 @@ def test_restore_undoes_everything(steps: list[tuple[int, int, int]]) -> None:
             array.at(index).store(value, value)  # type: ignore[attr-defined]
         elif which == 3:
             array.at(index).try_exclusive()  # type: ignore[attr-defined]
+        elif which == 7 and not array.at(index).is_locked():  # type: ignore[attr-defined]
+            array.at(index).lock()  # type: ignore[attr-defined]
+        elif which == 8:
+            array.at(index).read_lock()  # type: ignore[attr-defined]
     after = shared.snapshot()
     shared.restore(before)
     assert shared.snapshot() == before

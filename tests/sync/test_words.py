@@ -32,6 +32,12 @@ class WordsMachine(RuleBasedStateMachine):
         assert self.words.at(i).inc_not_zero() == expected
         self.oracle[i] += expected
 
+    @rule(i=INDEX, d=st.integers(-3, 3), unless=st.integers(-1, 3))
+    def add_unless(self, i: int, d: int, unless: int) -> None:
+        expected = self.oracle[i] != unless
+        assert self.words.at(i).add_unless(d, unless) == expected
+        self.oracle[i] += d * expected
+
     @rule(i=INDEX, e=st.integers(0, 3), v=VALUE)
     def compare_and_swap(self, i: int, e: int, v: int) -> None:
         expected = self.oracle[i] == e

@@ -55,7 +55,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--design",
         metavar="NAME|FILE",
-        help="design of the dynamic sides: merged, v2, static, or a Python file",
+        help="design of the dynamic sides: merged, v6, v2, lazy ..., static, or a Python file "
+        "(docs/how-dynamic-pamt-works.md)",
     )
     parser.add_argument("--pamt", choices=("static", "dynamic"), help="run only this side")
     parser.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random")

@@ -193,8 +193,9 @@ FIELDS: Final = (
         "design",
         "text",
         None,
-        "The kernel's design for Dynamic PAMT: `merged`, `v2`, `static`, or a Python file of "
-        "yours (relative to the scenario; contract in `dpamt/host/designs/base.py`).",
+        "The kernel's design for Dynamic PAMT: `merged`, another [of those that come with "
+        "dpamt](how-dynamic-pamt-works.md#designs), or a Python file of yours (relative to the "
+        "scenario; contract in `dpamt/host/designs/base.py`).",
         default_text="`static` for static PAMT, else `merged`",
     ),
     Field("td", "name", "name", REQUIRED, "Name of the group.  No two alike."),

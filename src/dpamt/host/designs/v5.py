@@ -4,13 +4,15 @@
 PAMT.ADD's failure an error; S-EPT pages get their PAMT when a VCPU's cache of them is filled, up to
 the 40 that a KVM cache holds, and are put by the RCU callback that frees them, in softirq context.
 Found in review (2026-02): that put takes ``pamt_lock``, which tasks take with softirqs enabled
-(Y. Zhao, 2026-02-06); pages that wait in caches keep pairs; a split forgets to back its S-EPT page.
+(Y. Zhao, 2026-02-06); pages that wait in caches keep pairs; a split forgets to back its S-EPT page,
+and its DEMOTE runs under no lock, whatever the kernel does otherwise.
 """
 
 from typing import Final
 
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD
 from dpamt.abi.status import TDX_HPA_RANGE_NOT_FREE
+from dpamt.host.core.demote import demote_and_count
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.page_cache import PamtCache, alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add
@@ -57,6 +59,7 @@ def tdx_pamt_get(kernel: Kernel, cpu: Cpu, pfn: int, cache: PamtCache | None) ->
 
 
 tdx_pamt_put = v3.tdx_pamt_put
+tdx_pamt_demote = demote_and_count
 init_pamt_metadata = v2.init_pamt_metadata
 populate_pamt_metadata = v4.populate_pamt_metadata
 free_pamt_metadata = v4.free_pamt_metadata
