@@ -88,6 +88,10 @@ def _call_lines(difference: CallDifference, calls: int) -> Iterator[str]:
         given = difference.given.registers[name]
         yield f"  {name + ':':9} recorded {recorded:#x}, model {given:#x}"
     yield from paragraph(f"why:      {why_text(difference)}", "  ")
+    if difference.story:
+        yield "  how it came to that:"
+        for told in difference.story:
+            yield from paragraph(told, _REGISTERS_INDENT)
 
 
 def answer_text(answer: Answer) -> str:
@@ -136,6 +140,7 @@ def _json(replay: Replay) -> dict[str, Any]:
         "recorded": _json_answer(found.recorded),
         "model": _json_answer(found.given),
         "why": why_text(found),
+        "story": list(found.story),
     }
     return {
         "id": replay.id,

@@ -19,6 +19,7 @@ from dpamt.module.fatal import ModuleFatal
 from dpamt.module.guest import Guest, TdExit
 from dpamt.module.module import TdxModule
 from dpamt.sync import StepLockSet
+from dpamt.trace.fatal_story import Trail
 from dpamt.trace.vector_file import Json, Scenario, VectorFile, number, read_vectors
 from dpamt.trace.vector_final import compare_metadata, compare_rdmd
 from dpamt.trace.vector_locks import OtherCpu
@@ -31,6 +32,8 @@ RECORDED_RELEASE: Final = "1.5.25"
 
 SHUTDOWN: Final = "shutdown of the module"
 
+_ADDRESSES: Final[tuple[str, ...]] = ("hpa", "gpa")
+"""Keys of a step of another CPU that are addresses."""
 _LEAVES: Final = {name: leaf for leaf, name in LEAF_NAMES.items()}
 
 Watch = Callable[[Scenario, int, int], None]
@@ -61,7 +64,8 @@ class CallDifference:
     """The first call that differs: its index from 0, its repetition, and both answers.
 
     Registers that agree are left out of both.  ``why`` is the check that refused the model's call,
-    None where none did; ``shutdown`` what shut the model down.
+    None where none did; ``shutdown`` what shut the model down, and ``story`` the calls that led
+    there.
     """
 
     index: int
@@ -71,6 +75,7 @@ class CallDifference:
     given: Answer
     why: Why | None = None
     shutdown: str = ""
+    story: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         again = f", repetition {self.repetition}" if self.repetition else ""
@@ -165,6 +170,8 @@ class _Player:
         self._asked = asked
         self._calls = 0
         self._shutdown = ""
+        self._trail = None if asked is None else Trail()
+        self._story: tuple[str, ...] = ()
         for index, lock in enumerate(scenario.setup.get("held", [])):
             self._other.hold(lock, f"{scenario.place}: setup.held[{index}]")
 
@@ -173,6 +180,7 @@ class _Player:
         for index, call in enumerate(scenario.calls):
             if call["leaf"].startswith("@"):
                 self._other.step(call, f"{scenario.place}: calls[{index}]")
+                self._remember_step(index, call)
                 continue
             difference = self._play_call(index, call)
             if difference is not None:
@@ -196,17 +204,28 @@ class _Player:
             else:
                 given = self._call(call, inputs, place)
             self._calls += 1
+            if self._trail is not None and given.status is not None:
+                shown = f"calls[{index}] {_shown_call(call, inputs)}"
+                before = {f"{name} before": value for name, value in inputs.items()}
+                self._trail.add(shown, before | given.registers, given.status)
             ignored = frozenset(expected.get("stale", ()))
             if not _same(recorded, given, ignored):
                 shown = _shown_call(call, inputs)
                 recorded, given = _only_differences(recorded, given, ignored)
                 why = whys[-1] if whys else None
                 return CallDifference(
-                    index, repetition, shown, recorded, given, why, self._shutdown
+                    index, repetition, shown, recorded, given, why, self._shutdown, self._story
                 )
             _advance(inputs, repeat["step"], place)
             _advance(expected, repeat.get("expect_step", {}), place)
         return None
+
+    def _remember_step(self, index: int, call: Json) -> None:
+        if self._trail is not None:
+            place = f"{self._scenario.place}: calls[{index}]"
+            named = {key: number(call[key], place) for key in _ADDRESSES if key in call}
+            told = ", ".join(f"{key}={value}" for key, value in call.items() if key != "leaf")
+            self._trail.add(f"calls[{index}] {call['leaf']}({told})", named)
 
     def _call(self, call: Json, inputs: dict[str, int], place: str) -> Answer:
         lp = self._module.processor(0)
@@ -220,6 +239,8 @@ class _Player:
                     status = lp.seamcall(_rax(call), args)
         except ModuleFatal as fatal:
             self._shutdown = str(fatal)
+            if self._trail is not None:
+                self._story = self._trail.story(fatal)
             return Answer(None, {}, SHUTDOWN)
         except TdExit as left:
             return Answer(None, {}, f"TD exit: {left}")
