@@ -53,7 +53,7 @@ def test_a_replay_that_ends_so_tells_it(tmp_path: Path) -> None:
     data: dict[str, Any] = next(line for line in lines if line["id"] == "D125")
     data["calls"][-1]["expect"] = {"status": "0x0"}
     data["calls"].insert(1, {"leaf": "TDH.PHYMEM.PAGE.RDMD", "rcx": "0x100400000"})
-    data["calls"][1]["expect"] = {"status": "0x0", "r8": "0x1"}
+    data["calls"][1]["expect"] = {"status": "0x0", "rcx": 0, "r8": 1}
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps(data) + "\n")
     file = read_vector_file(path)
