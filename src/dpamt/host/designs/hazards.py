@@ -3,7 +3,7 @@
 H1 to H42 are hazards of the series, L1 to L4 those of the attempt before it.  ``designs`` are ours
 that have it, as posted; a hazard without one was avoided, was of code that is not modelled, or is
 no matter of a design.  Where the code of a posting decides otherwise than its review, ``note`` says
-so.
+so.  What only the verifier found is in docs/findings.md.
 
 Source: threads on `[RFC, PATCH 00/12] TDX: Enable Dynamic PAMT` (2025-05-02), `[PATCHv2 00/12]`
 (2025-06-09), `[PATCH v3 00/16]` (2025-09-18), `[PATCH v4 00/16]` (2025-11-20), `[RFC PATCH v5
@@ -62,7 +62,7 @@ HAZARDS: Final = (
         "tolerated status",
         _WINDOW,
         "v6",
-        "benign as long as the status is no error and put looks at the count again",
+        "called benign, and is for one get; for a get with its put see H4",
     ),
     Hazard(
         "H2",
@@ -85,10 +85,11 @@ HAZARDS: Final = (
         "decrement, then lock, is not atomic against a lock-free get",
         "D. Hansen, 2026-02-10",
         "protocol",
-        "tolerated status",
+        "missing pair seen",
         _WINDOW,
         "v6",
-        "the cause of H1",
+        "the cause of H1; found by dpamt verify: both puts go on to remove the pair, and v2 to v5 "
+        "then put back a count without one (docs/findings.md)",
     ),
     Hazard(
         "H5",
@@ -302,9 +303,10 @@ HAZARDS: Final = (
         "threads on v1 to v3",
         "protocol",
         "BUSY",
-        ("lazy",),
-        "v1",
-        "with counts nobody uses a page of the region while ADD or REMOVE runs",
+        ("lazy", "global-rwlock"),
+        "",
+        "with counts nobody uses a page of the region while ADD or REMOVE runs; but the reserve "
+        "idea lets a second first get make its ADD late (docs/findings.md)",
     ),
     Hazard(
         "H27",
