@@ -125,11 +125,11 @@ def _do(world: World, operation: Operation, watched: bool = False) -> Answer:
         return 0, (0,) * 8
 
 
-def _faults(world: World, seed: int) -> str:
+def _faults(world: World, seed: int, everywhere: bool = False) -> str:
     """What is wrong now; empty when nothing is."""
     if not world.broken:
         try:
-            world.check(seed)
+            world.check(seed, everywhere)
         except Exception as error:
             world.broken.append(f"check raised {type(error).__name__}: {error}")
     return world.broken[0] if world.broken else ""
@@ -155,7 +155,7 @@ def _replay(ground: Ground, trail: list[Operation], kind: str = "") -> tuple[int
     for number, operation in enumerate(trail):
         _do(world, operation, watched="changed something" in kind)
         last = number == len(trail) - 1
-        fault = _faults(world, number) if world.broken or last else ""
+        fault = _faults(world, number, True) if world.broken or last else ""
         if fault:
             return (number + 1, fault) if not kind or kind_of(fault) == kind else (0, "")
     return 0, ""

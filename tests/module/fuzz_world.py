@@ -312,14 +312,22 @@ class World:
         if self.module.sys_state.load() == SYS_READY and self.module.pamt.regions:
             pick = random.Random(seed)
             if rdmd_everywhere:
-                for region, known in list(self.watch.regions.items()):
-                    used = (n for n in range(PAGES_PER_2M) if (known.used | known.bits) >> n & 1)
-                    self.broken += self.watch.rdmd(region, [*used, pick.randrange(PAGES_PER_2M)])
+                for region in list(self.module.pamt.regions):
+                    self.broken += self.watch.rdmd(region, self._meant_in(region, pick))
                 return
             regions = list(self.module.pamt.regions)
             for _ in range(12):
                 index = pick.choice((0, 1, 2, 255, 256, 511, pick.randrange(PAGES_PER_2M)))
                 self.broken += self.watch.rdmd(pick.choice(regions), [index])
+
+    def _meant_in(self, region: int, pick: random.Random) -> list[int]:
+        """Pages of a region that are in use or have a bit; its ends, and any page."""
+        meant = {0, 1, PAGES_PER_2M - 1, pick.randrange(PAGES_PER_2M)}
+        known = self.watch.regions.get(region)
+        if known is not None:
+            bits = known.used | known.bits
+            meant |= {index for index in range(PAGES_PER_2M) if bits >> index & 1}
+        return sorted(meant)
 
 
 class _Guest:
