@@ -55,7 +55,8 @@ def keys_of(value: Any) -> set[str]:
 
 
 def test_the_json_page_names_exactly_the_keys_there_are() -> None:
-    text = '[host]\nmachine = "1GiB"\n[[td]]\nname = "a"\nmemory = "2MiB"\nimage = "4KiB"\n'
+    text = '[host]\nmachine = "1GiB"\ninject = ["TDH.MNG.CREATE:no-entropy:times=1"]\n'
+    text += '[[td]]\nname = "a"\nmemory = "2MiB"\nimage = "4KiB"\n'
     facts = run_scenario(text + '[[phase]]\nname = "p"\nsteps = [{ do = "build" }]\n')
     page = (DOCS / "json-run.md").read_text(encoding="utf-8")
     rows = "\n".join(line for line in page.splitlines() if line.startswith("| `"))

@@ -25,7 +25,9 @@ def _run(options: argparse.Namespace) -> int:
 
     path = options.scenario
     scenario = default_scenario() if path is None else load_scenario(path)
-    scenario = scenario.with_options(options.host, options.design, options.pamt, options.seed)
+    scenario = scenario.with_options(
+        options.host, options.design, options.pamt, options.seed, tuple(options.inject)
+    )
     try:
         with watching() as watch:
             facts = run(scenario, watch)
@@ -59,6 +61,14 @@ def _parser() -> Parser:
         "(docs/how-dynamic-pamt-works.md)",
     )
     parser.add_argument("--pamt", choices=("static", "dynamic"), help="run only this side")
+    parser.add_argument(
+        "--inject",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="SEAMCALLs that meet a held lock, no entropy, an interrupt, such as "
+        "TDH.MEM.PAGE.AUG:busy=SEPT_TREE:every=100; may be given again (docs/injection.md)",
+    )
     parser.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random")
     parser.add_argument("--json", action="store_true", help="facts as JSON (docs/json-run.md)")
     return parser

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
+from typing import Final
 
 from dpamt.report.side_table import Row, side_table
 from dpamt.report.units import amount, count, percent
 from dpamt.run.facts import SideFacts, Snapshot
+
+_DONE: Final = "TDX_SUCCESS"
 
 
 def phase_lines(sides: Sequence[SideFacts], index: int) -> Iterator[str]:
@@ -68,20 +71,22 @@ def _audit(snapshot: Snapshot) -> str:
 def _seamcall_rows(snapshots: Sequence[Snapshot]) -> list[Row]:
     """A row for each leaf and status, those that did not simply succeed under their leaf."""
     counts = [{(row.leaf, row.status): row.count for row in s.seamcalls} for s in snapshots]
-    keys = sorted({key for side in counts for key in side})
+    keys = sorted(
+        {key for side in counts for key in side}, key=lambda key: (key[0], key[1] != _DONE, key[1])
+    )
     rows: list[Row] = [
         ("SEAMCALLs in this phase", [count(sum(side.values())) for side in counts]),
     ]
     last = ""
     for leaf, status in keys:
         cells = [_or_blank(side.get((leaf, status), 0)) for side in counts]
-        if status == "TDX_SUCCESS":
+        if status == _DONE:
             rows.append((f"  {leaf}", cells))
         else:
-            if leaf != last and (leaf, "TDX_SUCCESS") not in keys:
+            if leaf != last and (leaf, _DONE) not in keys:
                 totals = [sum(n for key, n in side.items() if key[0] == leaf) for side in counts]
                 rows.append((f"  {leaf}", [_or_blank(total) for total in totals]))
-            name = status.replace("TDX_SUCCESS, ", "exit ").removeprefix("TDX_")
+            name = status.replace(f"{_DONE}, ", "exit ").removeprefix("TDX_")
             rows.append((f"    {name}", cells))
         last = leaf
     return rows

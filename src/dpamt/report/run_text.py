@@ -57,6 +57,9 @@ def _lines(facts: RunFacts) -> Iterator[str]:
         f"If all {amount(facts.host.tdx_bytes)} were TD memory (arithmetic, not run)"
     )
     yield from _full_host(facts)
+    if any(side.injected for side in facts.sides):
+        yield from heading("Injected")
+        yield from _injected(facts)
     yield from heading("Bottom line")
     yield from _bottom_line(facts)
 
@@ -166,6 +169,24 @@ def _full_host(facts: RunFacts) -> Iterator[str]:
             f"  {share:{LABEL_WIDTH}}{amount(row.static):>14}{amount(row.dynamic):>14}"
             f"{percent(row.dynamic, facts.host.memory_bytes):>10}"
         )
+
+
+def _injected(facts: RunFacts) -> Iterator[str]:
+    """What came of each rule: its hits, the answers, and how often the leaf was called in all."""
+    for side in facts.sides:
+        for told in side.injected:
+            answers = ", ".join(f"{row.status} {count(row.count)}" for row in told.answers)
+            yield from paragraph(
+                f"{side.name}: {told.rule}: hit {count(told.hits)} of {count(told.seen)} calls"
+                + (f" ({answers})" if answers else "")
+            )
+        warned = sum("the kernel warned" in f for s in side.snapshots for f in s.findings)
+        if side.injected:
+            yield from paragraph(
+                f"{side.name}: the host came through it"
+                + (f" with {_some(warned, 'warning')}." if warned else " without a warning."),
+                "  ",
+            )
 
 
 def _bottom_line(facts: RunFacts) -> Iterator[str]:

@@ -90,6 +90,8 @@ def expected(field: Field) -> str:
         return "a name of up to 24 letters, digits, '.', '_' and '-'"
     if field.kind == "tables":
         return "tables"
+    if field.kind == "texts":
+        return "an array of texts in quotes"
     return "a text in quotes"
 
 
@@ -169,6 +171,13 @@ def _flag(_field: Field, raw: object) -> bool | None:
     return raw if isinstance(raw, bool) else None
 
 
+def _texts(field: Field, raw: object) -> tuple[str, ...] | None:
+    if not isinstance(raw, list):
+        return None
+    texts = tuple(text for text in (_text(field, one) for one in raw) if text is not None)
+    return texts if len(texts) == len(raw) else None
+
+
 def _tables(_field: Field, raw: object) -> object:
     return raw
 
@@ -187,5 +196,6 @@ _CONVERT: Final = {
     "share": _share,
     "choice": _choice,
     "flag": _flag,
+    "texts": _texts,
     "tables": _tables,
 }

@@ -104,6 +104,16 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class InjectionFacts:
+    """What came of an injection rule: calls it looked at, calls it hit, what those answered."""
+
+    rule: str
+    seen: int
+    hits: int
+    answers: tuple[SeamcallCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SideFacts:
     """One side from boot to end; ``snapshots`` go with the phases of the run."""
 
@@ -121,6 +131,7 @@ class SideFacts:
     """The first one is after module initialisation, before any phase of the scenario."""
     findings: tuple[str, ...]
     """What the final audit found, on a host with no TD left."""
+    injected: tuple[InjectionFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

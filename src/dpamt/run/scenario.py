@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from dpamt.errors import InputError
+from dpamt.module.injection import parse_rule
 from dpamt.platform.read_machine import PACKAGED_HOSTS
 from dpamt.run.check import Checker, size_text
 from dpamt.run.toml_lines import read_toml
@@ -37,6 +38,8 @@ class HostSpec:
     keyid_bits: int | None
     tdmr_holes: Literal["memory-blocks", "cmrs"]
     dynamic_pamt_check: Literal["feature-bit", "feature-bit-and-pa-width"]
+    inject: tuple[str, ...] = ()
+    """Injection rules, of :mod:`dpamt.module.injection`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +115,25 @@ class Scenario:
         design: str | None = None,
         pamt: Literal["static", "dynamic"] | None = None,
         seed: int | None = None,
+        inject: tuple[str, ...] = (),
     ) -> "Scenario":
         """The scenario with what a command line says put in its place.
 
         ``pamt`` keeps the sides of that mode (or makes one); ``design`` is given to every side that
-        is not static, and ``static`` itself leaves one static side.
+        is not static, and ``static`` itself leaves one static side; ``inject`` adds rules.
+
+        Raises InputError for what cannot be.
         """
         scenario = self
+        if inject:
+            for text in inject:
+                parse_rule(text)
+            spec = replace(self.host, inject=(*self.host.inject, *inject))
+            scenario = replace(scenario, host=spec)
         if host is not None:
             # A machine of one's own has its own nodes, CPUs and address width.
             spec = replace(
-                self.host,
+                scenario.host,
                 machine=host,
                 nodes=None,
                 packages=None,
@@ -193,6 +204,12 @@ def scenario_from_text(text: str, source: str, folder: Path | None = None) -> Sc
     host = checker.table("host", top["host"], "host")
     if host["nodes"] is not None and "host.machine" not in lines:
         checker.refuse("host.nodes", "expected only with a machine given as a size")
+    for index, text in enumerate(host["inject"]):
+        try:
+            parse_rule(text)
+        except InputError as error:
+            checker.refuse(f"host.inject[{index}]", str(error))
+    host["inject"] = tuple(host["inject"])
     host["machine"] = _file(host["machine"], folder, PACKAGED_HOSTS)
     sides = _array(checker, "side", top["side"], lambda values: _side(values, folder))
     tds = _array(checker, "td", top["td"], lambda values: TdGroup(**values))

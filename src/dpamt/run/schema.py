@@ -21,8 +21,8 @@ class Field:
     """One key of one table of a scenario.
 
     ``kind``: text, name, integer, size (bytes, or a string such as "4GiB"), share (0 to 1), choice,
-    flag or tables.  ``low`` and ``high`` limit numbers, both included; a size is a multiple of
-    ``step`` bytes.  ``default_text`` is how the reference words a default that is computed.
+    flag, texts (an array) or tables.  ``low`` and ``high`` limit numbers, both included; a size is
+    a multiple of ``step`` bytes.  ``default_text`` is how the reference words a computed default.
     """
 
     table: str
@@ -177,6 +177,16 @@ FIELDS: Final = (
         "What the kernel asks before it uses Dynamic PAMT: the module's feature bit (merged), or "
         "also that physical addresses fit its 48 bits (v6).",
         choices=("feature-bit", "feature-bit-and-pa-width"),
+    ),
+    Field(
+        "host",
+        "inject",
+        "texts",
+        [],
+        "SEAMCALLs that meet a held lock, no entropy, an interrupt or a failing key engine, on "
+        "every side: rules such as `TDH.MEM.PAGE.AUG:busy=SEPT_TREE:every=100` "
+        "([all of it](injection.md)).",
+        default_text="none",
     ),
     Field("side", "name", "name", REQUIRED, "Its name in tables.  No two alike."),
     Field(

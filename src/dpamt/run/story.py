@@ -182,6 +182,7 @@ class _SideStory:
             free_pages_at_boot=world.free_at_boot,
             snapshots=tuple(self._snapshots),
             findings=world.audit(),
+            injected=world.injected(),
         )
 
     def _step(self, step: Step, group: TdGroup) -> None:

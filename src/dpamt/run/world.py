@@ -5,6 +5,7 @@ from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
+from dpamt.abi.operands import OPERAND_NAMES
 from dpamt.abi.pages import (
     LEVEL_2M,
     PAGE_SIZE,
@@ -15,6 +16,7 @@ from dpamt.abi.pages import (
     PT_REG,
 )
 from dpamt.abi.status import (
+    STATUS_MASK,
     TDX_HPA_RANGE_NOT_FREE,
     TDX_MISSING_PAMT_PAGE_PAIR,
     TDX_NO_PAMT_PAGE_PAIR,
@@ -32,6 +34,7 @@ from dpamt.host.core.refcounts import REFCOUNT_BYTES
 from dpamt.host.core.tdx_errno import ENOMEM
 from dpamt.host.designs.load import load_design
 from dpamt.module.bulk import ModuleBulk
+from dpamt.module.injection import Injector, parse_rule
 from dpamt.module.module import TdxModule
 from dpamt.module.view import ModuleView
 from dpamt.platform.machine import Machine
@@ -40,7 +43,7 @@ from dpamt.platform.page_allocator import Snapshot as AllocatorSnapshot
 from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.run.bulk import CountedBulk
 from dpamt.run.counter import SeamcallCounter
-from dpamt.run.facts import PamtFacts, SeamcallCount, Snapshot, TdFacts
+from dpamt.run.facts import InjectionFacts, PamtFacts, SeamcallCount, Snapshot, TdFacts
 from dpamt.run.failures import HostTooSmall, KernelFailed, errno_text
 from dpamt.run.machine_of import behaviour_of, release_of
 from dpamt.run.scenario import Scenario, Side
@@ -89,7 +92,8 @@ class World:
         self.allocator = PageAllocator(machine, self._seed, spec.fragmentation if at_boot else 0.0)
         self.module = TdxModule(memory, machine, release_of(spec), shared)
         self.seamcalls = SeamcallCounter()
-        walls = [self.seamcalls.wrap(lp.seamcall) for lp in self.module.processors]
+        self.injector = Injector(self.module, tuple(map(parse_rule, spec.inject)))
+        walls = [self.seamcalls.wrap(self.injector.wrap(lp)) for lp in self.module.processors]
         self.kernel = Kernel(
             machine,
             self.allocator,
@@ -100,7 +104,7 @@ class World:
             behaviour_of(spec),
             progress,
         )
-        if self.in_bulk:
+        if self.in_bulk and not spec.inject:  # rules look at each call by itself
             for cpu, lp in zip(self.kernel.cpus, self.module.processors, strict=True):
                 cpu.bulk = CountedBulk(ModuleBulk(lp), self.seamcalls)
         self.view = ModuleView(self.module)
@@ -159,9 +163,31 @@ class World:
 
     def surprises(self) -> str:
         """The statuses since the last snapshot that explain a failure, as a clause; or nothing."""
-        return "".join(
-            f"; {text}" for text in _surprises(self.seamcalls.take(), self.kernel.design.tolerated)
+        return "".join(f"; {text}" for text in _surprises(self.seamcalls.take(), self._expected()))
+
+    def injected(self) -> tuple[InjectionFacts, ...]:
+        """What came of each injection rule so far."""
+        return tuple(
+            InjectionFacts(
+                told.rule.text,
+                told.seen,
+                told.hits,
+                tuple(
+                    SeamcallCount(LEAF_NAMES[told.rule.leaf], _status_text(status), n)
+                    for status, n in sorted(told.statuses.items())
+                ),
+            )
+            for told in self.injector.results
         )
+
+    def _expected(self) -> frozenset[tuple[int, int]]:
+        """(leaf, status code) that are no surprise: part of the design's protocol, or injected."""
+        injected = {
+            (told.rule.leaf, status & STATUS_MASK)
+            for told in self.injector.results
+            for status in told.statuses
+        }
+        return self.kernel.design.tolerated | injected
 
     def snapshot(self) -> Snapshot:
         """The side as it is now; SEAMCALLs and log lines are those since the last one."""
@@ -193,7 +219,7 @@ class World:
             log=tuple(new_lines),
             findings=(
                 *(f"the kernel warned: {text}" for text in new_warnings),
-                *_surprises(seamcalls, kernel.design.tolerated),
+                *_surprises(seamcalls, self._expected()),
                 *self.audit(),
             ),
         )
@@ -238,6 +264,14 @@ def pamt_of_mode(kernel: Kernel, dynamic: bool, pairs: int) -> PamtFacts:
 def _last_words(log: tuple[str, ...]) -> str:
     """Why initialisation failed, as the log tells it: its last line, and the one before."""
     return "; ".join(line.removeprefix("virt/tdx: ").rstrip(".") for line in log[-2:])
+
+
+def _status_text(status: int) -> str:
+    """A status with the operand that TDX_OPERAND_BUSY names."""
+    name = status_name(status)
+    if status & STATUS_MASK == TDX_OPERAND_BUSY:
+        return f"{name} {OPERAND_NAMES.get(status & ~STATUS_MASK, '')}".rstrip()
+    return name
 
 
 def _surprises(
