@@ -11,6 +11,7 @@ from dpamt.errors import DpamtError
 
 VERBS = {
     "run": "run a host and its TDs: static against Dynamic PAMT, phase by phase",
+    "verify": "every interleaving of a design: what holds, or how it fails",
     "conform": "replay recorded SEAMCALLs against the model and judge its answers",
     "decode": "explain a status, a leaf, an operand, a field or a whole kernel log",
 }

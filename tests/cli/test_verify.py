@@ -1,0 +1,115 @@
+"""`dpamt verify`: verdicts, counterexamples, a design of one's own, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpamt.cli.main import main
+from dpamt.host.designs import merged
+
+MERGED = Path(merged.__file__).read_text(encoding="utf-8")
+
+
+def verify(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["verify", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_a_design_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = verify(capsys, "merged", "--cpus", "3")
+    assert (code, err) == (0, "")
+    assert "HOLDS: missing-pair" in out
+    assert "CPUs by region: 3" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_a_design_that_fails_shows_the_two_cpus(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = verify(capsys, "v2", "--cpus", "2")
+    assert code == 1
+    assert "FAILS: at-rest, bad-remove, leak." in out
+    table = out[out.index("CPU0 ") :]
+    assert "[tdx_pamt_put host/designs/v2.py:" in table
+    assert "TDX_NO_PAMT_PAGE_PAIR" in table
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = verify(capsys, "v2", "--cpus", "2", "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert document["clean"] is False
+    (trial,) = document["designs"][0]["trials"]
+    assert trial["properties"]["bad-remove"] == "fails"
+    assert trial["properties"]["fatal"] == "holds"
+    for found in trial["counterexamples"]:
+        assert found["schedule"] == [step["cpu"] for step in found["steps"]]
+        assert set(found["schedule"]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "mutated", "broken"),
+    [
+        ("    if count > 1:\n", "    if count > 2:\n", "bad-remove"),
+        ("        refcount.store(count + 1)\n", "        refcount.store(1)\n", "bad-remove"),
+        ("    refcount.store(0)\n", "    refcount.store(1)\n", "missing-pair"),
+        (
+            "    lock.lock()\n    count = refcount.load()\n    if not count:\n",
+            "    count = refcount.load()\n    lock.lock()\n    if not count:\n",
+            "double-add",
+        ),
+    ],
+)
+def test_a_design_of_ones_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, mutated: str, broken: str
+) -> None:
+    assert MERGED.count(line) == 1
+    file = tmp_path / "mine.py"
+    file.write_text(MERGED.replace(line, mutated), encoding="utf-8")
+    code, out, _ = verify(capsys, str(file), "--cpus", "3")
+    assert code == 1
+    assert broken in out[out.index("FAILS: ") :]
+    assert "mine.py:" in out
+
+
+def test_a_design_that_hides_a_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        MERGED.replace("    refcount.store(0)\n", "    refcount.store(refcount.load() - 1)\n"),
+        encoding="utf-8",
+    )
+    code, out, err = verify(capsys, str(file))
+    assert (code, out) == (2, "")
+    assert "mine.py:" in err
+    assert "in the middle of an expression" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nosuch",), "expected one of static, lazy"),
+        (("static",), "never asks for Dynamic PAMT"),
+        (("--cpus", "17"), "invalid CPUs"),
+        (("--trial", "nope"), "expected one of"),
+        (("merged", "--all"), "expected without names"),
+        (("--granularity", "fine"), "invalid choice"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    try:
+        code, out, err = verify(capsys, *arguments)
+    except SystemExit as stopped:
+        code, (out, err) = int(stopped.code or 0), capsys.readouterr()
+    assert code == 2
+    assert not out
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_a_search_that_is_stopped_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = verify(capsys, "merged", "--cpus", "4", "--max-states", "10")
+    assert code == 1
+    assert "NOT FINISHED" in out
