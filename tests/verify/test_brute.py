@@ -1,0 +1,147 @@
+"""The verifier against a plain search: same verdicts, same answers, same ways to end."""
+
+from collections.abc import Callable, Hashable
+from itertools import permutations, product
+
+import pytest
+
+from dpamt.host.designs.base import Design
+from dpamt.host.designs.load import SHIPPED, load_design
+from dpamt.sync.observed import Address
+from dpamt.sync.shared import Snapshot
+from dpamt.verify.programs import APART, CROSSED, OWN, Choices, demote_and_get, regions, softirq
+from dpamt.verify.properties import properties
+from dpamt.verify.search import Search
+from dpamt.verify.setting import GRANULARITIES, LOCKS, SEAMCALL, WORDS, Setting
+from dpamt.verify.state import REST
+from dpamt.verify.values import read_word
+from dpamt.verify.verdict import search_of
+from tests.verify.brute import Brute, answer, one_by_one
+
+DYNAMIC = [name for name in SHIPPED if load_design(name).dynamic_pamt]
+
+
+def as_each_its_own(search: Search, state: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The state with the threads of each class in every order."""
+    capacity = search.capacity
+    orders = []
+    first = capacity
+    for kind in search.setting.classes:
+        orders.append(sorted(set(permutations(state[first : first + kind.count]))))
+        first += kind.count
+    return [(*state[:capacity], *(n for part in order for n in part)) for order in product(*orders)]
+
+
+def answers_of(search: Search) -> set[Hashable]:
+    found = set()
+    for packed in search.visited:
+        state = search.packing.unpack(packed)
+        for position, way, _, local in search.successors(state):
+            for event in search._events(local, state, position, way):
+                found.add(answer(event))
+                if event.kind == "misuse":
+                    break
+    return found
+
+
+def rests_of(search: Search) -> set[Snapshot]:
+    found = set()
+    for packed in search.visited:
+        state = search.packing.unpack(packed)
+        if all(search.engine.ended[local] for local in state[search.capacity :]):
+            for ordered in as_each_its_own(search, state):
+                search.put_back(ordered)
+                found.add(search.setting.shared.snapshot())
+    return found
+
+
+def words_of(search: Search) -> list[Address]:
+    """The words that the search keeps, each instance's own ones too; not what it takes as fixed."""
+    words = search.engine.words
+    found = [slot.address for slot in words.shared]
+    for kind, slots in zip(search.setting.classes, words.own, strict=True):
+        named = {Address(word.array, word.indices[0]): word for word in kind.own}
+        for slot in slots:
+            word = named.get(slot.address)
+            indices = word.indices if word else (slot.address.number,)
+            found += [Address(slot.address.array, index) for index in indices]
+    return [address for address in found if not address.array.endswith(REST)]
+
+
+def states_at(search: Search, addresses: list[Address]) -> set[tuple[Hashable, ...]]:
+    """What those words hold together, in every state of the search."""
+    found = set()
+    array_of = search.setting.shared.array
+    for packed in search.visited:
+        for ordered in as_each_its_own(search, search.packing.unpack(packed)):
+            search.put_back(ordered)
+            found.add(tuple(read_word(array_of(array), number) for array, number in addresses))
+    return found
+
+
+def compare(design: Design, plain: Setting, setting: Setting, granularity: str) -> Brute:
+    judged = properties(design.tolerated)
+    brute = Brute(plain, judged, granularity)
+    brute.explore()
+    search = search_of(setting, judged, granularity)
+    found = search.explore()
+    assert found.finished
+    assert set(found.faults) == brute.broken
+    assert answers_of(search) == brute.answers
+    assert rests_of(search) == brute.rests
+    addresses = words_of(search)
+    assert states_at(search, addresses) <= brute.reached_at(addresses)
+    assert brute.states > found.states
+    return brute
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_two_cpus_in_one_region(name: str) -> None:
+    design = load_design(name)
+    compare(design, one_by_one(design, (2,)), regions(design, (2,)), SEAMCALL)
+
+
+@pytest.mark.parametrize("name", ["merged", "v6"])
+def test_two_cpus_and_the_modules_locks(name: str) -> None:
+    design = load_design(name)
+    compare(design, one_by_one(design, (2,)), regions(design, (2,)), LOCKS)
+
+
+@pytest.mark.parametrize("name", ["merged", "v2", "per-2m-rwlock"])
+@pytest.mark.parametrize(
+    ("cpus", "placement", "choices"),
+    [((2,), OWN, None), ((1, 1), CROSSED, None), ((2,), APART, Choices(1))],
+)
+def test_where_pairs_lie_and_allocations_that_fail(
+    name: str, cpus: tuple[int, ...], placement: str, choices: Choices | None
+) -> None:
+    design = load_design(name)
+    plain = one_by_one(design, cpus, placement, choices)
+    compare(design, plain, regions(design, cpus, placement, choices), SEAMCALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "granularity"),
+    [
+        ("v5", softirq, SEAMCALL),
+        ("v5", softirq, WORDS),
+        ("merged", demote_and_get, SEAMCALL),
+        ("per-2m-lock", demote_and_get, LOCKS),
+    ],
+)
+def test_other_programs(name: str, make: Callable[[Design], Setting], granularity: str) -> None:
+    design = load_design(name)
+    compare(design, make(design), make(design), granularity)
+
+
+def everything() -> None:
+    """Every design at every granularity; minutes, and some gigabytes for the finest."""
+    for granularity in GRANULARITIES:
+        for name in DYNAMIC:
+            design = load_design(name)
+            brute = compare(design, one_by_one(design, (2,)), regions(design, (2,)), granularity)
+            print(f"{granularity:9} {name:14} agrees; {brute.states} states here", flush=True)
+
+
+if __name__ == "__main__":
+    everything()
