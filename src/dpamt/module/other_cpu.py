@@ -1,46 +1,49 @@
-"""The lock behind each operand of TDX_OPERAND_BUSY, for another CPU in the module to hold.
+"""The locks of the module as another CPU in it takes them: the one behind an operand of BUSY.
 
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (d.2).
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from dpamt.abi import leaf_operands as formats
+from dpamt.abi.contention import SYS
 from dpamt.abi.leaf_operands import LEAF_OPERANDS
 from dpamt.abi.leaves import TDH_SYS_TDMR_INIT
 from dpamt.abi.pages import (
     INFO_LEVEL_MASK,
+    LEVEL_1G,
     LEVEL_2M,
     LEVEL_4K,
-    LEVEL_SHIFTS,
     MAX_PA_LIMIT,
     PAGE_SHIFT,
     PT_TDR,
+    PT_TDVPR,
 )
 from dpamt.abi.registers import TdxModuleArgs
-from dpamt.module.pamt import OWNER_SHIFT
+from dpamt.module.pamt import OWNER_SHIFT, TYPE_MASK
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.sept_checks import descend
-from dpamt.module.td import EPTP_ROOT_SHIFT, Td
-from dpamt.sync import EntryPage
+from dpamt.module.td import EPTP_LEVELS_MASK, Td
+from dpamt.sync import EntryPage, HostPriorityWord, SharedExclusiveLock
 
 _INDEX_MASK: Final = 511
-_PAGE_FORMATS: Final = (formats.PAGE, formats.TDR, formats.TDR_FLAG, formats.TDVPR)
+_TD_TYPES: Final = {
+    formats.TDR: PT_TDR,
+    formats.TDR_FLAG: PT_TDR,
+    formats.TDVPR: PT_TDVPR,
+}
+_TD_OPERANDS: Final = {
+    leaf: (register, _TD_TYPES[kind])
+    for leaf, operands in LEAF_OPERANDS.items()
+    for register, kind in operands.items()
+    if kind in _TD_TYPES
+}
+"""By leaf: the register that names a TD, and the type of the page in it."""
 
 
-class Lock(Protocol):
-    """What a holder needs of a lock."""
-
-    def try_exclusive(self) -> int:
-        """Negative: somebody else has it."""
-
-    def release_exclusive(self) -> None:
-        """Drop it; a host-priority flag stays."""
-
-
-class _EntryLock:
-    """One entry of a page, as a lock of its own."""
+class EntryLock:
+    """One entry of a page, with the methods of a lock of its own; equal to itself made anew."""
 
     __slots__ = ("_index", "_page")
 
@@ -48,17 +51,45 @@ class _EntryLock:
         self._page = page
         self._index = index
 
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, EntryLock)
+            and other._page is self._page
+            and other._index == self._index
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self._page), self._index))
+
+    def try_shared(self) -> int:
+        """Host shared acquire."""
+        return self._page.try_shared(self._index)
+
     def try_exclusive(self) -> int:
+        """Host exclusive acquire."""
         return self._page.try_exclusive(self._index)
 
+    def release_shared(self) -> None:
+        """Drop a shared hold."""
+        self._page.release_shared(self._index)
+
     def release_exclusive(self) -> None:
+        """Drop the exclusive hold; the host-priority flag stays."""
         self._page.release_exclusive(self._index)
+
+    def raise_host_priority(self) -> None:
+        """Set the host-priority flag alone."""
+        self._page.raise_host_priority(self._index)
+
+
+Lock = HostPriorityWord | SharedExclusiveLock | EntryLock
+_Finder = Callable[[LogicalProcessor, int, TdxModuleArgs], Lock | None]
 
 
 def lock_behind(lp: LogicalProcessor, leaf: int, operand: str, args: TdxModuleArgs) -> Lock | None:
     """The lock whose holder makes this call answer TDX_OPERAND_BUSY with that operand.
 
-    None when the operands name nothing that can be locked.
+    Of ``SYS`` the answer is TDX_SYS_BUSY.  None when the operands name nothing that can be locked.
     """
     special = _SPECIAL.get(operand)
     if special is not None:
@@ -71,70 +102,76 @@ def lock_behind(lp: LogicalProcessor, leaf: int, operand: str, args: TdxModuleAr
     if kind == formats.GPA_LEVEL:
         return _sept_entry(lp, leaf, args)
     if kind == formats.HPA_LEVEL:
-        return _pamt_entry(lp, value >> PAGE_SHIFT, value & INFO_LEVEL_MASK)
-    if kind in _PAGE_FORMATS:
-        return _pamt_entry(lp, _page(lp, value), LEVEL_4K)
-    return None
+        lock, _ = _pamt_entry(lp, value >> PAGE_SHIFT, value & INFO_LEVEL_MASK)
+        return lock
+    lock, _ = _pamt_entry(lp, page_of(lp, value), LEVEL_4K)
+    return lock
 
 
-def _page(lp: LogicalProcessor, hpa: int) -> int:
-    """Frame number of an HPA, which of PAGE.WBINVD carries a KeyID."""
+def page_of(lp: LogicalProcessor, hpa: int) -> int:
+    """Frame number of an operand; that of PAGE.WBINVD has a KeyID, others have flags."""
     return (hpa & MAX_PA_LIMIT - 1 & ~lp.module.hkid_mask) >> PAGE_SHIFT
 
 
-def _pamt_entry(lp: LogicalProcessor, page: int, level: int) -> Lock | None:
-    """The PAMT entry that a walk to ``level`` ends at."""
+def _pamt_entry(lp: LogicalProcessor, page: int, target: int) -> tuple[Lock | None, int]:
+    """The PAMT entry that a walk to level ``target`` ends at, and its payload."""
     region = lp.pamt.find_region(page >> 9)
     if region is None:
-        return None
-    if level == LEVEL_2M or region.first.load() != lp.pamt.node_type:
-        return region.first
-    return _EntryLock(region.entries, page & _INDEX_MASK)
+        return None, 0
+    entry = region.top.load()
+    if entry or target == LEVEL_1G:
+        return region.top, entry
+    entry = region.first.load()
+    if target == LEVEL_2M or entry != lp.pamt.node_type:
+        return region.first, entry
+    entry = region.entries.load(page & _INDEX_MASK)
+    return EntryLock(region.entries, page & _INDEX_MASK), entry
 
 
 def _sept_entry(lp: LogicalProcessor, leaf: int, args: TdxModuleArgs) -> Lock | None:
     td = _td_of(lp, leaf, args)
     level = args.rcx & INFO_LEVEL_MASK
-    if td is None or level >= len(LEVEL_SHIFTS):
+    if td is None:
         return None
+    return sept_entry_lock(lp, td, level, args.rcx >> PAGE_SHIFT)
+
+
+def sept_entry_lock(lp: LogicalProcessor, td: Td, level: int, gfn: int) -> EntryLock | None:
+    """The S-EPT entry of a guest frame at that level; None where the tree does not reach it."""
     eptp = td.eptp.load()
-    if not eptp >> EPTP_ROOT_SHIFT:
+    if not eptp & EPTP_LEVELS_MASK:
         return None
-    page, index, reached = descend(lp, eptp, level, args.rcx >> PAGE_SHIFT)
-    return _EntryLock(page, index) if reached == level else None
+    page, index, reached = descend(lp, eptp, level, gfn)
+    return EntryLock(page, index) if reached == level else None
 
 
 def _td_of(lp: LogicalProcessor, leaf: int, args: TdxModuleArgs) -> Td | None:
-    """The TD that the call is about: named by its TDR, or the owner of a page that is named."""
-    for register, kind in LEAF_OPERANDS[leaf].items():
-        page = _page(lp, getattr(args, register))
-        region = lp.pamt.find_region(page >> 9)
-        if kind in (formats.TDR, formats.TDR_FLAG):
-            return lp.tds.at(page) if region is not None else None
-        if kind == formats.TDVPR and region is not None:
-            entry = region.entries.load(page & _INDEX_MASK)
-            return lp.tds.at(entry >> OWNER_SHIFT) if entry else None
-    return None
+    """The TD that the call names: by its TDR or by a VCPU of it."""
+    named = _TD_OPERANDS.get(leaf)
+    if named is None:
+        return None
+    register, wanted = named
+    page = page_of(lp, getattr(args, register))
+    _, entry = _pamt_entry(lp, page, LEVEL_4K)
+    if entry & TYPE_MASK != wanted:
+        return None
+    return lp.tds.at(page if wanted == PT_TDR else entry >> OWNER_SHIFT)
 
 
 def _owner_tdr(lp: LogicalProcessor, leaf: int, args: TdxModuleArgs) -> Lock | None:
-    """The TDR of the TD that owns the page in RCX (or the VCPU in RDX)."""
+    """The TDR of the TD that owns the VCPU, or the page in RCX."""
     td = _td_of(lp, leaf, args)
-    page = _page(lp, args.rcx)
+    owner = td.page if td is not None else -1
     if td is None:
-        region = lp.pamt.find_region(page >> 9)
-        if region is None:
-            return None
-        entry = region.first.load()
-        if entry == lp.pamt.node_type:
-            entry = region.entries.load(page & _INDEX_MASK)
-        if not entry or entry & 0xFF == PT_TDR:
-            return None
-        td = lp.tds.at(entry >> OWNER_SHIFT)
-    return _pamt_entry(lp, td.page, LEVEL_4K)
+        _, entry = _pamt_entry(lp, page_of(lp, args.rcx), LEVEL_4K)
+        owner = entry >> OWNER_SHIFT if entry & TYPE_MASK != PT_TDR else 0
+    if owner <= 0:
+        return None
+    lock, _ = _pamt_entry(lp, owner, LEVEL_4K)
+    return lock
 
 
-def _of_td(name: str) -> "Callable[[LogicalProcessor, int, TdxModuleArgs], Lock | None]":
+def _of_td(name: str) -> _Finder:
     def find(lp: LogicalProcessor, leaf: int, args: TdxModuleArgs) -> Lock | None:
         td = _td_of(lp, leaf, args)
         lock: Lock | None = getattr(td, name) if td is not None else None
@@ -143,11 +180,12 @@ def _of_td(name: str) -> "Callable[[LogicalProcessor, int, TdxModuleArgs], Lock 
     return find
 
 
-_SPECIAL: Final[dict[str, Callable[[LogicalProcessor, int, TdxModuleArgs], Lock | None]]] = {
+_SPECIAL: Final[dict[str, _Finder]] = {
     "OP_STATE": _of_td("op_state"),
     "SEPT_TREE": _of_td("tree"),
     "TD_EPOCH": _of_td("epoch_lock"),
     "TDR": _owner_tdr,
+    SYS: lambda lp, leaf, args: lp.module.global_lock,
     "KOT": lambda lp, leaf, args: lp.module.keys.kot_lock,
     "KET": lambda lp, leaf, args: lp.module.keys.key_engines.at(lp.package),
     "WBCACHE": lambda lp, leaf, args: lp.module.keys.write_back_lock.at(lp.package),

@@ -8,7 +8,7 @@ from typing import Final
 from dpamt.report.run_phase import phase_lines
 from dpamt.report.side_table import LABEL_WIDTH
 from dpamt.report.units import amount, bar, count, percent
-from dpamt.run.facts import HostFacts, PhaseFacts, RunFacts, SideFacts, Snapshot
+from dpamt.run.facts import HostFacts, InjectionFacts, PhaseFacts, RunFacts, SideFacts, Snapshot
 
 WIDTH: Final = 80
 
@@ -172,21 +172,30 @@ def _full_host(facts: RunFacts) -> Iterator[str]:
 
 
 def _injected(facts: RunFacts) -> Iterator[str]:
-    """What came of each rule: its hits, the answers, and how often the leaf was called in all."""
-    for side in facts.sides:
-        for told in side.injected:
-            answers = ", ".join(f"{row.status} {count(row.count)}" for row in told.answers)
-            yield from paragraph(
-                f"{side.name}: {told.rule}: hit {count(told.hits)} of {count(told.seen)} calls"
-                + (f" ({answers})" if answers else "")
-            )
-        warned = sum("the kernel warned" in f for s in side.snapshots for f in s.findings)
-        if side.injected:
-            yield from paragraph(
-                f"{side.name}: the host came through it"
-                + (f" with {_some(warned, 'warning')}." if warned else " without a warning."),
-                "  ",
-            )
+    """What came of each rule: its hits, the answers, and what the host did about them."""
+    results = [(side.name, told) for side in facts.sides for told in side.injected]
+    for number, (name, told) in enumerate(results):
+        if number:
+            yield ""
+        yield from paragraph(f"{name}: {told.rule}")
+        yield from paragraph(
+            f"calls it looked at: {count(told.seen)}; hit: {count(told.hits)}", "  "
+        )
+        for row in told.answers:
+            yield from paragraph(f"{row.leaf} answered {row.status}: {count(row.count)}", "  ")
+        for times, what in _sequels(told):
+            if times:
+                yield from paragraph(f"{what}: {count(times)}", "  ")
+
+
+def _sequels(told: InjectionFacts) -> tuple[tuple[int, str], ...]:
+    return (
+        (told.through, "the call went through nevertheless"),
+        (told.again, "the host made the call again"),
+        (told.bugged, "the host gave up, VM bugged"),
+        (told.warned, "the host gave up with a warning"),
+        (told.silent, "the host gave up, an error to its caller"),
+    )
 
 
 def _bottom_line(facts: RunFacts) -> Iterator[str]:

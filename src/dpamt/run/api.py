@@ -1,5 +1,6 @@
 """The handful of calls behind the names at the top of the package."""
 
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -22,13 +23,15 @@ def run_scenario(
     design: str | None = None,
     pamt: Literal["static", "dynamic"] | None = None,
     seed: int | None = None,
+    inject: Iterable[str] = (),
     watch: Watch | None = None,
 ) -> RunFacts:
     """Run a scenario and return what it found out.
 
     ``scenario`` is a path, the text of one (anything with a line break in it), a Scenario, or None
-    for the default.  ``host``, ``design``, ``pamt`` and ``seed`` stand in for what it says, as the
-    options of ``dpamt run`` do.  ``watch(phase, side, what, done, total)`` is told of progress.
+    for the default.  ``host``, ``design``, ``pamt`` and ``seed`` stand in for what it says, and the
+    rules of ``inject`` are added, as the options of ``dpamt run`` do.
+    ``watch(phase, side, what, done, total)`` is told of progress.
 
     Raises what :func:`dpamt.run.story.run` raises; audits that find something raise nothing, see
     ``facts.clean``.
@@ -41,4 +44,4 @@ def run_scenario(
         chosen = scenario_from_text(scenario, "scenario")
     else:
         chosen = load_scenario(str(scenario))
-    return run(chosen.with_options(host, design, pamt, seed), watch)
+    return run(chosen.with_options(host, design, pamt, seed, tuple(inject)), watch)

@@ -104,13 +104,33 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class InjectedCall:
+    """A call that a rule hit: the ``call``-th it looked at, and what that answered."""
+
+    leaf: str
+    call: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class InjectionFacts:
-    """What came of an injection rule: calls it looked at, calls it hit, what those answered."""
+    """What came of an injection rule: calls it looked at, calls it hit, what those answered.
+
+    And what became of those it hit: they went ``through`` nevertheless; or failed, and the host
+    made them ``again``, or gave up with the VM ``bugged``, ``warned`` otherwise or ``silent``.
+    """
 
     rule: str
     seen: int
     hits: int
     answers: tuple[SeamcallCount, ...]
+    first_hits: tuple[InjectedCall, ...]
+    """The first of them, at most 16."""
+    through: int
+    again: int
+    bugged: int
+    warned: int
+    silent: int
 
 
 @dataclass(frozen=True, slots=True)

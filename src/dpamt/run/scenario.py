@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from dpamt.errors import InputError
-from dpamt.module.injection import parse_rule
+from dpamt.module.injection_rules import parse_rule
 from dpamt.platform.read_machine import PACKAGED_HOSTS
 from dpamt.run.check import Checker, size_text
 from dpamt.run.toml_lines import read_toml

@@ -1,6 +1,8 @@
 """One side's world: a machine with its module and its kernel, booted; and taking stock of it."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import islice
 from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES
@@ -34,7 +36,8 @@ from dpamt.host.core.refcounts import REFCOUNT_BYTES
 from dpamt.host.core.tdx_errno import ENOMEM
 from dpamt.host.designs.load import load_design
 from dpamt.module.bulk import ModuleBulk
-from dpamt.module.injection import Injector, parse_rule
+from dpamt.module.injection import Injector
+from dpamt.module.injection_rules import parse_rule
 from dpamt.module.module import TdxModule
 from dpamt.module.view import ModuleView
 from dpamt.platform.machine import Machine
@@ -43,9 +46,17 @@ from dpamt.platform.page_allocator import Snapshot as AllocatorSnapshot
 from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.run.bulk import CountedBulk
 from dpamt.run.counter import SeamcallCounter
-from dpamt.run.facts import InjectionFacts, PamtFacts, SeamcallCount, Snapshot, TdFacts
+from dpamt.run.facts import (
+    InjectedCall,
+    InjectionFacts,
+    PamtFacts,
+    SeamcallCount,
+    Snapshot,
+    TdFacts,
+)
 from dpamt.run.failures import HostTooSmall, KernelFailed, errno_text
 from dpamt.run.machine_of import behaviour_of, release_of
+from dpamt.run.reactions import Sequel
 from dpamt.run.scenario import Scenario, Side
 from dpamt.sync import Shared
 
@@ -60,6 +71,9 @@ SURPRISES: Final = tuple(
     )
 )
 """Names of statuses that are findings: nothing runs at the same time in a run."""
+
+FIRST_HITS: Final = 16
+"""So many hits of an injection rule are told one by one."""
 
 
 class World:
@@ -93,7 +107,11 @@ class World:
         self.module = TdxModule(memory, machine, release_of(spec), shared)
         self.seamcalls = SeamcallCounter()
         self.injector = Injector(self.module, tuple(map(parse_rule, spec.inject)))
-        walls = [self.seamcalls.wrap(self.injector.wrap(lp)) for lp in self.module.processors]
+        self.sequel = Sequel(self.injector)
+        walls = [
+            self.seamcalls.wrap(self.sequel.wrap(self.injector.wrap(lp), lp.index))
+            for lp in self.module.processors
+        ]
         self.kernel = Kernel(
             machine,
             self.allocator,
@@ -104,6 +122,7 @@ class World:
             behaviour_of(spec),
             progress,
         )
+        self.sequel.warnings = self.kernel.log.warnings
         if self.in_bulk and not spec.inject:  # rules look at each call by itself
             for cpu, lp in zip(self.kernel.cpus, self.module.processors, strict=True):
                 cpu.bulk = CountedBulk(ModuleBulk(lp), self.seamcalls)
@@ -136,7 +155,8 @@ class World:
             )
         if error:
             raise KernelFailed(
-                f'{self.machine.source}: side "{name}": {_last_words(self.log)}', self.log
+                f'{self.machine.source}: side "{name}": {_last_words(self.log)}{self.surprises()}',
+                self.log,
             )
         if self.side.pamt == "dynamic" and not self.kernel.dynamic_pamt:
             raise InputError(
@@ -162,32 +182,61 @@ class World:
         return (*audit(self.kernel, self.view, self.after_boot), *self.view.check())
 
     def surprises(self) -> str:
-        """The statuses since the last snapshot that explain a failure, as a clause; or nothing."""
-        return "".join(f"; {text}" for text in _surprises(self.seamcalls.take(), self._expected()))
+        """What explains a failure, as clauses: statuses since the last snapshot, injections."""
+        told = [*self._surprises(self.seamcalls.take())]
+        told += [
+            f"injected by {told.rule.text}: {told.hits} of {told.seen} calls"
+            for told in self.injector.results
+            if told.hits
+        ]
+        return "".join(f"; {text}" for text in told)
 
     def injected(self) -> tuple[InjectionFacts, ...]:
-        """What came of each injection rule so far."""
+        """What came of each injection rule, when nothing comes any more."""
+        self.sequel.finish()
         return tuple(
             InjectionFacts(
-                told.rule.text,
-                told.seen,
-                told.hits,
-                tuple(
-                    SeamcallCount(LEAF_NAMES[told.rule.leaf], _status_text(status), n)
-                    for status, n in sorted(told.statuses.items())
+                rule=told.rule.text,
+                seen=told.seen,
+                hits=told.hits,
+                answers=tuple(
+                    SeamcallCount(LEAF_NAMES[leaf], _status_text(status), n)
+                    for (leaf, status), n in sorted(told.statuses.items())
                 ),
+                first_hits=tuple(islice(self._hits_of(index), FIRST_HITS)),
+                **asdict(self.sequel.reactions[index]),
             )
-            for told in self.injector.results
+            for index, told in enumerate(self.injector.results)
         )
 
-    def _expected(self) -> frozenset[tuple[int, int]]:
-        """(leaf, status code) that are no surprise: part of the design's protocol, or injected."""
-        injected = {
-            (told.rule.leaf, status & STATUS_MASK)
-            for told in self.injector.results
-            for status in told.statuses
+    def _hits_of(self, rule: int) -> Iterator[InjectedCall]:
+        for hit in self.injector.hits:
+            if hit.rule == rule:
+                yield InjectedCall(LEAF_NAMES[hit.leaf], hit.call, _status_text(hit.status))
+
+    def _surprises(self, seamcalls: tuple[SeamcallCount, ...]) -> tuple[str, ...]:
+        """Statuses that no sound host meets that has the machine to itself.
+
+        Unless it waits for them to come (its design's ``tolerated``), or they were injected.
+        """
+        tolerated = {
+            (LEAF_NAMES[leaf], status_name(status)) for leaf, status in self.kernel.design.tolerated
         }
-        return self.kernel.design.tolerated | injected
+        injected = {
+            (LEAF_NAMES[leaf], status_name(status)): n
+            for (leaf, status), n in self.sequel.take_refused().items()
+        }
+        counts = [
+            (row, row.count - injected.get((row.leaf, row.status), 0))
+            for row in seamcalls
+            if row.status in SURPRISES and (row.leaf, row.status) not in tolerated
+        ]
+        return tuple(
+            f"{row.leaf} returned {row.status}, {count} times: a host with a sound design never "
+            "sees it here"
+            for row, count in counts
+            if count
+        )
 
     def snapshot(self) -> Snapshot:
         """The side as it is now; SEAMCALLs and log lines are those since the last one."""
@@ -219,7 +268,7 @@ class World:
             log=tuple(new_lines),
             findings=(
                 *(f"the kernel warned: {text}" for text in new_warnings),
-                *_surprises(seamcalls, self._expected()),
+                *self._surprises(seamcalls),
                 *self.audit(),
             ),
         )
@@ -272,19 +321,3 @@ def _status_text(status: int) -> str:
     if status & STATUS_MASK == TDX_OPERAND_BUSY:
         return f"{name} {OPERAND_NAMES.get(status & ~STATUS_MASK, '')}".rstrip()
     return name
-
-
-def _surprises(
-    seamcalls: tuple[SeamcallCount, ...], tolerated: frozenset[tuple[int, int]]
-) -> tuple[str, ...]:
-    """Statuses that no host meets that does everything in its order, one CPU at a time.
-
-    Unless it waits for them to come (``tolerated``: leaf and status).
-    """
-    known = {(LEAF_NAMES[leaf], status_name(status)) for leaf, status in tolerated}
-    return tuple(
-        f"{row.leaf} returned {row.status}, {row.count} times: a host with a sound design never "
-        "sees it here"
-        for row in seamcalls
-        if row.status in SURPRISES and (row.leaf, row.status) not in known
-    )

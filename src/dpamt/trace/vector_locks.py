@@ -9,40 +9,16 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_TYPE_NAMES
 from dpamt.abi.sept import SEPT_INDEX_BITS
-from dpamt.abi.states import SEPT_NL_MAPPED
 from dpamt.errors import InputError
 from dpamt.module.module import TdxModule
+from dpamt.module.other_cpu import EntryLock, Lock, sept_entry_lock
 from dpamt.module.pamt import PamtRegion
-from dpamt.module.sept import FRAME_SHIFT, STATE_MASK
-from dpamt.module.td import EPTP_LEVELS_MASK, EPTP_LEVELS_SHIFT, EPTP_ROOT_SHIFT, Td
-from dpamt.sync import BUSY, EntryPage, HostPriorityWord, SharedExclusiveLock, StepLockSet
+from dpamt.module.td import Td
+from dpamt.sync import BUSY, HostPriorityWord, SharedExclusiveLock, StepLockSet
 from dpamt.trace.vector_file import Json, number
 
 _TYPES: Final = {name: value for value, name in PAGE_TYPE_NAMES.items()}
 _INDEX_MASK: Final = (1 << SEPT_INDEX_BITS) - 1
-
-
-class _EntryLock:
-    """One entry of a page, with the methods of a lock of its own."""
-
-    def __init__(self, page: EntryPage, index: int) -> None:
-        self._page = page
-        self._index = index
-
-    def try_shared(self) -> int:
-        return self._page.try_shared(self._index)
-
-    def try_exclusive(self) -> int:
-        return self._page.try_exclusive(self._index)
-
-    def release_shared(self) -> None:
-        self._page.release_shared(self._index)
-
-    def release_exclusive(self) -> None:
-        self._page.release_exclusive(self._index)
-
-    def raise_host_priority(self) -> None:
-        self._page.raise_host_priority(self._index)
 
 
 class _ContendedTree(HostPriorityWord):
@@ -63,15 +39,12 @@ class _ContendedTree(HostPriorityWord):
         return payload
 
 
-_Lock = HostPriorityWord | SharedExclusiveLock | _EntryLock
-
-
 class OtherCpu:
     """Another CPU inside the module; ``step`` makes it do what an ``@`` call says."""
 
     def __init__(self, module: TdxModule) -> None:
         self._module = module
-        self._held: list[tuple[Json, _Lock]] = []
+        self._held: list[tuple[Json, Lock]] = []
         self._contend_next = False
 
     def step(self, call: Json, place: str) -> None:
@@ -153,7 +126,7 @@ class OtherCpu:
                 return
         raise InputError(f"{place}: @RELEASE of a lock that is not held")
 
-    def _lock(self, call: Json, place: str) -> _Lock:
+    def _lock(self, call: Json, place: str) -> Lock:
         module = self._module
         if "level" in call:
             page = number(call["hpa"], place) >> PAGE_SHIFT
@@ -162,7 +135,7 @@ class OtherCpu:
                 return module.pamt.block(page >> 2 * SEPT_INDEX_BITS).first
             if call["level"] == "2M":
                 return region.first
-            return _EntryLock(region.entries, page & _INDEX_MASK)
+            return EntryLock(region.entries, page & _INDEX_MASK)
         name = call["lock"]
         if name == "KOT":
             return module.keys.kot_lock
@@ -187,21 +160,13 @@ class OtherCpu:
             )
         return region
 
-    def _sept_entry(self, call: Json, place: str) -> _EntryLock:
-        eptp = self.running_td(call, place).eptp.load()
-        frame = eptp >> EPTP_ROOT_SHIFT
-        level = ((eptp & EPTP_LEVELS_MASK) >> EPTP_LEVELS_SHIFT) - 1
+    def _sept_entry(self, call: Json, place: str) -> EntryLock:
+        td = self.running_td(call, place)
         gfn = number(call["gpa"], place) >> PAGE_SHIFT
-        while True:
-            index = gfn >> SEPT_INDEX_BITS * level & _INDEX_MASK
-            table = self._module.tds.sept.find(frame)
-            if level == call["septlevel"]:
-                return _EntryLock(table, index)
-            word = table.load(index)
-            if level < call["septlevel"] or word & STATE_MASK != SEPT_NL_MAPPED:
-                raise InputError(f"{place}: {call['gpa']} has no S-EPT entry at this septlevel")
-            frame = word >> FRAME_SHIFT
-            level -= 1
+        lock = sept_entry_lock(self._module.processor(0), td, call["septlevel"], gfn)
+        if lock is None:
+            raise InputError(f"{place}: {call['gpa']} has no S-EPT entry at this septlevel")
+        return lock
 
     def _td(self, call: Json, place: str) -> Td:
         return self._module.tds.at(number(call["tdr"], place) >> PAGE_SHIFT)
@@ -211,7 +176,7 @@ def _named(call: Json) -> Json:
     return {key: value for key, value in call.items() if key != "leaf"}
 
 
-def _drop(lock: _Lock, mode: str) -> None:
+def _drop(lock: Lock, mode: str) -> None:
     if mode == "shared":
         lock.release_shared()
     else:
