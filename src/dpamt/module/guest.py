@@ -117,8 +117,10 @@ class Guest:
             raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
         try:
             self._accept_locked(sept, index, word, level, gfn)
-        finally:
+        except Exception as refused:
             sept.release_exclusive(index)
+            raise refused
+        sept.release_exclusive(index)
 
     def _accept_locked(self, sept: EntryPage, index: int, word: int, level: int, gfn: int) -> None:
         state = word & STATE_MASK

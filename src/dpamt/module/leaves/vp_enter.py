@@ -42,8 +42,10 @@ def tdh_vp_enter(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
 
     try:
         reason = _run(lp, args, vcpu, td)
-    finally:
+    except Exception as stopped:
         td.epoch_readers[epoch & 1].add(-1)
+        raise stopped
+    td.epoch_readers[epoch & 1].add(-1)
     raise Refused(reason)
 
 
