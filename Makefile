@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
 
-.PHONY: run test lint bench fuzz docs clean
+.PHONY: run test lint bench fuzz mutants docs clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
@@ -31,6 +31,10 @@ bench: $(VENV)/.ready-test
 # Random hosts against the module until something is found: make fuzz, make fuzz N=1000000 SEED=17.
 fuzz: $(VENV)/.ready-test
 	$(BIN)/python -m tests.module.fuzz $(if $(N),--calls $(N)) $(if $(SEED),--seed $(SEED))
+
+# Small bugs put into the PAMT and lock files, one after another: what the tests see of them.
+mutants: $(VENV)/.ready-mutants
+	$(BIN)/python -m tests.mutants
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m dpamt.run.schema > docs/scenario.md
@@ -57,6 +61,10 @@ $(VENV)/.ready-run: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[test,lint]'
+	@touch $@ $(VENV)/.ready-run
+
+$(VENV)/.ready-mutants: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[test,mutants]'
 	@touch $@ $(VENV)/.ready-run
 
 $(VENV)/.ready-docs: pyproject.toml constraints.txt | $(VENV)/bin/python

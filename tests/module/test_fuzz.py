@@ -46,7 +46,7 @@ def test_seeds_reach_every_ground_and_repeat_themselves() -> None:
 def test_a_broken_module_is_found_and_the_trail_is_short(
     monkeypatch: pytest.MonkeyPatch, spoil: Spoil
 ) -> None:
-    monkeypatch.setattr(fuzz, "SHRINK_SECONDS", 3.0)
+    monkeypatch.setattr(fuzz, "SHRINK_SECONDS", 60.0)
     spoil.into(monkeypatch)
     with pytest.raises(FuzzError) as caught:
         run(40_000, seed=0)

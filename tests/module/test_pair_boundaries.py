@@ -4,7 +4,7 @@ import pytest
 
 from dpamt.abi import leaves as leaf
 from dpamt.abi import status as s
-from dpamt.abi.operands import OPERAND_R8, OPERAND_RCX, OPERAND_RDX
+from dpamt.abi.operands import OPERAND_R8, OPERAND_RAX, OPERAND_RCX, OPERAND_RDX
 from dpamt.abi.pages import LEVEL_2M, PAGE_SIZE, SIZE_1G, SIZE_2M
 from dpamt.module.fatal import ModuleFatal
 from tests.module.rig import FIRST, PAIRS, SIZE, Rig
@@ -30,7 +30,8 @@ def test_a_count_without_pages_is_fatal_and_named() -> None:
     with pytest.raises(ModuleFatal) as caught:
         rig.call(leaf.TDH_PHYMEM_PAMT_REMOVE, rcx=REGION | LEVEL_2M)
     assert caught.value.state == {"region": REGION, "count": 2}
-    assert "without used pages but with a page count" in str(caught.value)
+    reason = "PAMT.REMOVE of a region without used pages but with a page count"
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("register", ["rdx", "r8"])
@@ -92,3 +93,11 @@ def test_the_region_operand(number: int) -> None:
     rig.module.pamt.region(REGION >> 21).first.try_shared()
     status, _ = rig.call(number, rcx=REGION | 1, **pair)
     assert status == s.TDX_OPERAND_BUSY | OPERAND_RCX
+
+
+@pytest.mark.parametrize("number", [leaf.TDH_PHYMEM_PAMT_ADD, leaf.TDH_PHYMEM_PAMT_REMOVE])
+def test_static_pamt_knows_no_pairs(number: int) -> None:
+    rig = Rig(dynamic=False)
+    for info in (REGION | 1, REGION):
+        status, _ = rig.call(number, rcx=info, rdx=PAIRS, r8=PAIRS + PAGE_SIZE)
+        assert status == s.TDX_OPERAND_INVALID | OPERAND_RAX

@@ -53,6 +53,9 @@ Words = dict[tuple[Any, ...], int]
 
 def flat(shared: Shared) -> Words:
     """Every word that is not 0: by array's last name, index and index in a page."""
+    for name in ("2m.count", "2m.hpa0", "2m.hpa1", "2m.bepoch", "1g.bepoch", "bitmap"):
+        array = shared._arrays[f"module.pamt.{name}"]
+        assert all(type(word.load()) is int for word in array._words.values())  # type: ignore[attr-defined]
     found: Words = {}
     for name, captured in shared.snapshot():
         short = name.removeprefix("module.pamt.")
@@ -240,12 +243,12 @@ def test_what_is_not_there_is_fatal_and_named() -> None:
     with pytest.raises(ModuleFatal) as caught:
         pamt.find(page)
     assert caught.value.state == {"hpa": page << 12}
-    assert "has no PAMT page pair" in str(caught.value)
+    assert caught.value.reason == "a page in use has no PAMT page pair"
     _, pamt = with_pair()
     with pytest.raises(ModuleFatal) as caught:
         pamt.find(page)
     assert caught.value.state == {"hpa": page << 12}
-    assert "has a free PAMT entry" in str(caught.value)
+    assert caught.value.reason == "a page in use has a free PAMT entry"
     _, pamt = make(dynamic=False)
     with pytest.raises(ModuleFatal, match="has a free PAMT entry"):
         pamt.find(page)
@@ -295,7 +298,7 @@ def test_the_removal_hint_comes_with_the_last_page_only() -> None:
     with pytest.raises(ModuleFatal) as caught:
         pamt.uncount_4k(FIRST_PAGE + 511)
     assert caught.value.state == {"region": REGION << 21}
-    assert "PAGE_COUNT below 0" in str(caught.value)
+    assert caught.value.reason == "PAGE_COUNT below 0"
 
 
 @pytest.mark.parametrize("tracked", [False, True])
@@ -306,7 +309,7 @@ def test_the_513th_page_is_fatal(tracked: bool) -> None:
     with pytest.raises(ModuleFatal) as caught:
         use(FIRST_PAGE + 511, REG)
     assert caught.value.state == {"region": REGION << 21, "count": 513}
-    assert "PAGE_COUNT above 512" in str(caught.value)
+    assert caught.value.reason == "PAGE_COUNT above 512"
 
 
 @pytest.mark.parametrize("level", [LEVEL_2M, LEVEL_1G])

@@ -16,16 +16,17 @@ from dpamt.sync import (
     way_down,
 )
 from dpamt.sync.entry_pages import ZEROS
-from dpamt.sync.host_priority import HP, READER
+from dpamt.sync.host_priority import EX, HP, READER
 
 INDICES = (0, 7, 511)
+OPERATIONS = [
+    *("shared", "exclusive", "promote", "plain_shared", "plain_exclusive"),
+    *("shared_entry", "exclusive_entry", "release"),
+]
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 1),
-        st.sampled_from(
-            "shared exclusive promote plain_shared plain_exclusive "
-            "shared_entry exclusive_entry release".split()
-        ),
+        st.sampled_from(OPERATIONS),
         st.sampled_from(INDICES),
     ),
     max_size=25,
@@ -81,6 +82,30 @@ def test_it_answers_and_leaves_what_the_quick_one_does(steps: list[tuple[int, st
     assert quick.state() == slow.state()
     word, plain, page = slow.word.lock_word(), slow.plain.lock_word(), slow.page.locked()
     assert (word & ~HP, plain, {lock & ~HP for lock in page.values()} - {0}) == (0, 0, set())
+
+
+def test_shared_and_exclusive_entries_are_released_as_they_were_taken() -> None:
+    page, mine, other = EntryPage(), StepLockSet(), StepLockSet()
+    for locks in (mine, other):
+        assert locks.shared_entry(page, 7) == 0
+    assert mine.exclusive_entry(page, 8) == 0
+    assert other.exclusive_entry(page, 9) == 0
+    mine.release_all()
+    assert page.locked() == {7: READER, 9: EX}
+    other.release_all()
+    assert page.locked() == {}
+
+
+def test_an_entry_released_before_the_rest() -> None:
+    page, locks = EntryPage(), StepLockSet()
+    for index in (3, 4, 5):
+        assert locks.exclusive_entry(page, index) == 0
+    assert locks.shared_entry(page, 6) == 0
+    locks.release_entry(page, 4)
+    assert page.locked() == {3: EX, 5: EX, 6: READER}
+    assert page.try_exclusive(4) == 0
+    locks.release_all()
+    assert page.locked() == {4: EX}
 
 
 def test_it_declines_every_short_cut_untouched() -> None:
