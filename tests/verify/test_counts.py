@@ -1,4 +1,4 @@
-"""Exact sizes of searches: an engine that loses or invents states, or code that changes, fails here.
+"""Exact sizes of searches: an engine that loses or invents states fails here at once.
 
 Those of 2 CPUs stand for searches that the plain one agrees with (``python -m
 tests.verify.test_brute`` holds every design against it at every granularity).

@@ -6,7 +6,15 @@ that private pools, register files and lock lists tell places apart by content.
 """
 
 from collections.abc import Hashable
-from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import ModelError
@@ -18,7 +26,10 @@ from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLock
 from dpamt.sync.words import Word, Words
 from dpamt.verify.liveness import liveness_of
 
-_PLAIN: Final = (int, str, bytes, bool, float, type(None), range)
+_PLAIN: Final = frozenset({int, str, bytes, type(None)})
+"""Shown as themselves; values of other types are equal to some of these (True, 1.0)."""
+_PLAIN_BESIDES: Final = (int, str, bytes, float, range)
+"""Shown with their type; subclasses too."""
 _SHARED_STATE: Final = (
     Word,
     Words,
@@ -38,6 +49,8 @@ _SHARED_STATE: Final = (
     type,
     CodeType,
 )
+_NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
+"""What classes pickle by when their instances are their attributes and nothing else."""
 _DEPTH: Final = 12
 
 
@@ -60,12 +73,15 @@ class Places:
         self._machine = {id(item): n for n, item in enumerate(machine)}
         self._kept: list[object] = list(machine)
         self._fixed_types = (*_SHARED_STATE, *fixed_types)
+        self._seen: dict[int, int] = {}
+        """Objects that the place being made shows already, by id."""
 
     def of(self, frame: FrameType, stop: CodeType) -> tuple[Hashable, tuple[CallSite, ...]]:
         """(key, call sites) of the stack from ``frame`` outwards, up to the frame of ``stop``.
 
         The innermost comes last.  Call sites are for people and not part of the key.
         """
+        self._seen.clear()
         keys: list[Hashable] = []
         sites: list[CallSite] = []
         current: FrameType | None = frame
@@ -83,34 +99,52 @@ class Places:
     def show(self, value: Any, depth: int = 0) -> Hashable:
         """A value as something hashable that is equal where the value would act alike.
 
+        Part of a place: an object that the place shows already is only named again.
+
         Raises ModelError for something that cannot be shown (an iterator, a generator).
         """
-        if isinstance(value, _PLAIN):
-            return value
+        kind = type(value)
+        if kind in _PLAIN:
+            plain: Hashable = value
+            return plain
+        if isinstance(value, _PLAIN_BESIDES):
+            return kind, value
         if isinstance(value, tuple):
-            return ("tuple", *(self.show(item, depth + 1) for item in value))
-        if isinstance(value, list):
-            return ("list", *(self.show(item, depth + 1) for item in value))
+            return (kind, *(self.show(item, depth + 1) for item in value))
         known = self._machine.get(id(value))
         if known is not None:
             return ("machine", known)
         if isinstance(value, self._fixed_types):
             return self._fixed(value)
         if depth > _DEPTH:
-            raise ModelError(f"a thread holds a {type(value).__name__} too deep to be shown")
-        if isinstance(value, FunctionType):
-            cells = value.__closure__ or ()
-            return (value.__code__, *(self.show(cell.cell_contents, depth + 1) for cell in cells))
+            raise ModelError(f"a thread holds a {kind.__name__} too deep to be shown")
         if isinstance(value, MethodType):
             return ("method", value.__func__, self.show(value.__self__, depth + 1))
+        # One object under two names acts otherwise than two equal objects.
+        seen = self._seen.get(id(value))
+        if seen is not None:
+            return ("same", seen)
+        self._seen[id(value)] = len(self._seen)
+        if isinstance(value, list):
+            return (kind, *(self.show(item, depth + 1) for item in value))
+        if isinstance(value, FunctionType):
+            return self._function(value, depth)
         if isinstance(value, dict):
             return (
-                "dict",
+                kind,
                 *((self.show(k, depth + 1), self.show(v, depth + 1)) for k, v in value.items()),
             )
         if isinstance(value, (set, frozenset)):
-            return ("set", *sorted(map(repr, value)))
+            return (kind, *sorted(map(repr, value)))
         return self._content(value, depth)
+
+    def _function(self, value: FunctionType, depth: int) -> Hashable:
+        defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        return (
+            value.__code__,
+            *(self.show(_inside(cell), depth + 1) for cell in value.__closure__ or ()),
+            *(self.show(item, depth + 1) for item in defaults),
+        )
 
     def _fixed(self, value: Any) -> Hashable:
         address = getattr(value, "address", None)
@@ -124,8 +158,14 @@ class Places:
     def _content(self, value: Any, depth: int) -> Hashable:
         kind = type(value)
         fields: list[tuple[str, Hashable]] = []
+        if isinstance(value, BaseException):
+            fields.append(("args", self.show(value.args, depth + 1)))
+        elif getattr(kind, "__reduce__", None) is not _NO_STATE_OF_ITS_OWN:
+            raise ModelError(  # it has a state of its own that its attributes do not show
+                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
+            )
         for base in kind.__mro__:
-            for name in getattr(base, "__slots__", ()):
+            for name in _slots(base):
                 if hasattr(value, name):
                     fields.append((name, self.show(getattr(value, name), depth + 1)))
         held = getattr(value, "__dict__", None)
@@ -136,6 +176,24 @@ class Places:
                 f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
             )
         return (kind, *fields)
+
+
+def _slots(base: type) -> list[str]:
+    """The attributes behind a class's own __slots__."""
+    declared = base.__dict__.get("__slots__", ())
+    names = [declared] if isinstance(declared, str) else list(declared)
+    prefix = "_" + base.__name__.lstrip("_")
+    return [
+        prefix + name if name.startswith("__") and not name.endswith("__") else name
+        for name in names
+    ]
+
+
+def _inside(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # the variable has no value yet
+        return CellType
 
 
 def _is_simple(kind: type) -> bool:
