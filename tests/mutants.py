@@ -30,6 +30,7 @@ TESTS = [
     "tests/sync/test_shared.py",
     "tests/sync/test_step_lock_set.py",
     "tests/sync/test_tree_walk.py",
+    "tests/sync/test_way_again.py",
     "tests/module/test_1g_pages.py",
     "tests/module/test_check_order.py",
     "tests/module/test_checks.py",

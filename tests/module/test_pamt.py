@@ -252,6 +252,11 @@ def test_what_is_not_there_is_fatal_and_named() -> None:
     _, pamt = make(dynamic=False)
     with pytest.raises(ModuleFatal, match="has a free PAMT entry"):
         pamt.find(page)
+    pamt.region(REGION).entries.store(300, PT_RSVD)
+    with pytest.raises(ModuleFatal) as caught:
+        pamt.find(page)
+    assert caught.value.state == {"hpa": page << 12, "type": PT_RSVD}
+    assert caught.value.reason == "a page in use has a PAMT entry of no page"
 
 
 # Changes: each is all that happens.
