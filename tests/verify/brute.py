@@ -5,6 +5,7 @@ was touched and the history of every thread.  Each step is done by the machine's
 be switched before every step, but for what the granularity makes one step.
 """
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import count
@@ -35,6 +36,8 @@ _ENTRY_LOCK_STEPS = frozenset(
         "release_exclusive",
     }
 )
+
+_PAGE = re.compile("page 0x[0-9a-f]+")
 
 Unit = tuple[str, int]
 """A word that stands alone, or a whole page of entries."""
@@ -347,7 +350,8 @@ def answer(event: Event) -> Hashable:
         return event.kind, event.subject, event.detail[-1]
     if event.kind in ("alloc", "free"):
         return event.kind
-    return event.kind, event.subject
+    subject = event.subject
+    return event.kind, _PAGE.sub("a page", subject) if isinstance(subject, str) else subject
 
 
 def _look(word: Any) -> Hashable:

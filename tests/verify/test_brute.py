@@ -1,19 +1,24 @@
 """The verifier against a plain search: same verdicts, same answers, same ways to end."""
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from itertools import permutations, product
 
 import pytest
 
+from dpamt.abi.pages import PAGES_PER_2M
+from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.host.core.page_cache import PamtCache
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import SHIPPED, load_design
 from dpamt.sync.observed import Address
 from dpamt.sync.shared import Snapshot
+from dpamt.verify.blocks import Engine
 from dpamt.verify.programs import APART, CROSSED, OWN, Choices, demote_and_get, regions, softirq
-from dpamt.verify.properties import properties
+from dpamt.verify.properties import MISSING, properties
 from dpamt.verify.search import Search
 from dpamt.verify.setting import GRANULARITIES, LOCKS, SEAMCALL, WORDS, Setting
-from dpamt.verify.state import REST
+from dpamt.verify.state import REST, Words
 from dpamt.verify.values import read_word
 from dpamt.verify.verdict import search_of
 from tests.verify.brute import Brute, answer, one_by_one
@@ -107,10 +112,15 @@ def test_two_cpus_and_the_modules_locks(name: str) -> None:
     compare(design, one_by_one(design, (2,)), regions(design, (2,)), LOCKS)
 
 
-@pytest.mark.parametrize("name", ["merged", "v2", "per-2m-rwlock"])
 @pytest.mark.parametrize(
-    ("cpus", "placement", "choices"),
-    [((2,), OWN, None), ((1, 1), CROSSED, None), ((2,), APART, Choices(1))],
+    ("name", "cpus", "placement", "choices"),
+    [
+        ("v2", (2,), OWN, None),
+        ("per-2m-lock", (1, 1), CROSSED, None),
+        ("per-2m-rwlock", (1, 1), CROSSED, None),
+        ("merged", (2,), APART, Choices(1)),
+        ("v3", (2,), APART, Choices(1)),
+    ],
 )
 def test_where_pairs_lie_and_allocations_that_fail(
     name: str, cpus: tuple[int, ...], placement: str, choices: Choices | None
@@ -132,6 +142,41 @@ def test_where_pairs_lie_and_allocations_that_fail(
 def test_other_programs(name: str, make: Callable[[Design], Setting], granularity: str) -> None:
     design = load_design(name)
     compare(design, make(design), make(design), granularity)
+
+
+def racing() -> Design:
+    """As v6, but a count that is not 0 is looked at and raised in two steps."""
+    fixed = load_design("v6")
+
+    def tdx_pamt_get(kernel: Kernel, cpu: Cpu, pfn: int, cache: PamtCache | None) -> int:
+        refcount = kernel.pamt_refcounts.at(pfn // PAGES_PER_2M)
+        count = refcount.load()
+        if count:
+            refcount.add(1)
+            return 0
+        return fixed.tdx_pamt_get(kernel, cpu, pfn, cache)
+
+    return replace(fixed, tdx_pamt_get=tdx_pamt_get)
+
+
+def test_a_race_between_two_steps_of_the_host() -> None:
+    design = racing()
+    brute = compare(design, one_by_one(design, (2,)), regions(design, (2,)), SEAMCALL)
+    assert MISSING in brute.broken
+
+
+@pytest.mark.parametrize("granted", ["is_guarded", "is_counter"])
+def test_an_engine_that_takes_too_much_for_granted_is_noticed(
+    granted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison can fail."""
+    monkeypatch.setattr(Words, granted, lambda words, address: True)
+    monkeypatch.setattr(Words, "no_counter", lambda words, address: None)
+    if granted == "is_counter":
+        monkeypatch.setattr(Engine, "_is_counting", lambda engine, kind, node, step: True)
+    design = racing()
+    with pytest.raises(AssertionError):
+        compare(design, one_by_one(design, (2,)), regions(design, (2,)), SEAMCALL)
 
 
 def everything() -> None:

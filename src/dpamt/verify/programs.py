@@ -160,12 +160,14 @@ def regions(
     cpus: tuple[int, ...],
     placement: str = APART,
     choices: Choices | None = None,
+    interchangeable: bool = True,
 ) -> Setting:
     """Threads in several 2M regions, so many in each: get, use, put.
 
     Each thread has a page of its own.  The pages that get takes for a pair are the same two for all
     threads of a region, and others for another region: at most one pair can be installed for a
-    region, so no thread can tell, and threads stay interchangeable.
+    region, so no thread can tell, and threads stay interchangeable; unless they are to be told
+    apart, each a class of its own.
     """
     ground = Ground(design, choices)
     ground.begin()
@@ -175,26 +177,20 @@ def regions(
         pages = tuple(range(ground.region(number), ground.region(number) + count))
         gfns = tuple(range(gfn, gfn + count))
         gfn += count
-        kinds.append(
-            ThreadClass(
-                f"get, use, put in region {number}",
-                ground.start(
-                    ground.donors(number, len(cpus), placement),
-                    _user(ground, pages[0], gfns[0]),
-                ),
-                count,
-                (
-                    OwnWord("module.pamt.4k", pages),
-                    OwnWord("module.pamt.4k.bepoch", pages),
-                    OwnWord(
-                        "module.td.sept",
-                        tuple(ground.septs[2] << 9 | g % PAGES_PER_2M for g in gfns),
-                        8 + 16,
-                    ),
-                ),
-                pages,
+        septs = tuple(ground.septs[2] << 9 | g % PAGES_PER_2M for g in gfns)
+        pair = ground.donors(number, len(cpus), placement)
+        name = f"get, use, put in region {number}"
+        for n in range(1 if interchangeable else count):
+            start = ground.start(pair, _user(ground, pages[n], gfns[n]))
+            if not interchangeable:
+                kinds.append(ThreadClass(name, start))
+                continue
+            own = (
+                OwnWord("module.pamt.4k", pages),
+                OwnWord("module.pamt.4k.bepoch", pages),
+                OwnWord("module.td.sept", septs, 8 + 16),
             )
-        )
+            kinds.append(ThreadClass(name, start, count, own, pages))
     world = ground.world
     return Setting(
         f"get, use, put; CPUs by region {'+'.join(map(str, cpus))}",
