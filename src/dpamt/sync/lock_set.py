@@ -197,6 +197,9 @@ class LockSet:
         self._paths.append((tree, _NO_LOCK, locks, index, EX))
         return page, index, page._payloads[index]
 
+    def release_entry(self, page: EntryPage, index: int) -> None:
+        """Release an entry held exclusively before the rest; in a plain run, with the rest."""
+
     def release_all(self) -> None:
         """Release everything; in a plain run nobody sees in which order."""
         if self._paths:
@@ -270,6 +273,13 @@ class StepLockSet(LockSet):
     ) -> tuple[EntryPage, int, int] | None:
         """Declined."""
         return None
+
+    def release_entry(self, page: EntryPage, index: int) -> None:
+        """Release an entry held exclusively before the rest."""
+        at = self._entries.index((page, index))
+        del self._entries[at]
+        del self._exclusive_entries[at]
+        page.release_exclusive(index)
 
     def release_all(self) -> None:
         """Release everything, last taken first within each kind of lock."""
