@@ -191,6 +191,18 @@ def test_a_walk_is_that_of_the_table(
     assert len([key for key in flat(shared) if len(key) == 3]) <= 1
 
 
+@pytest.mark.parametrize("index", INDICES)
+def test_a_reserved_page_shows_in_static_mode(index: int) -> None:
+    _, pamt = make(dynamic=False)
+    pamt.reserve(FIRST_PAGE + index, 1)
+    for at in INDICES:
+        for how in (SHARED, EXCLUSIVE):
+            for locks in (LockSet(), StepLockSet()):
+                walked = pamt.walk(FIRST_PAGE + at, how, LEVEL_4K, locks)
+                assert walked == (PT_RSVD if at == index else 0)
+                locks.release_all()
+
+
 @pytest.mark.parametrize("level", [LEVEL_4K, LEVEL_2M, LEVEL_1G])
 @pytest.mark.parametrize("block", [BLOCK - 1, BLOCK + 1, 0])
 def test_nothing_is_found_outside_open_blocks(level: int, block: int) -> None:

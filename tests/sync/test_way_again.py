@@ -2,8 +2,9 @@
 
 import pytest
 
-from dpamt.sync import EntryPages, HostPriorityWord, LockSet, Way, way_down
-from dpamt.sync.entry_pages import EntryPage
+from dpamt.sync import BUSY, EntryPages, EntryPath, HostPriorityWord, LockSet, Way, way_down
+from dpamt.sync.entry_pages import ZEROS, EntryPage
+from dpamt.sync.host_priority import EX, HP, READER
 
 KIND = 0x84
 LOW = 0x201
@@ -28,7 +29,9 @@ def go(locks: LockSet, pages: EntryPages, key: int, way: Way) -> tuple[EntryPage
     return found
 
 
-@pytest.mark.parametrize("keys", [(LOW, HIGH), (HIGH, LOW), (LOW, LOW + 512), (LOW, LOW + 5)])
+@pytest.mark.parametrize(
+    "keys", [(LOW, HIGH), (HIGH, LOW), (1, LOW), (LOW, LOW + 512), (LOW, LOW + 5)]
+)
 def test_another_key_is_another_way(keys: tuple[int, int]) -> None:
     """Keys of which one's upper part is the other's, shifted, too."""
     pages, locks = tree(), LockSet()
@@ -62,3 +65,39 @@ def test_the_same_way_is_taken_while_it_stands() -> None:
     assert go(locks, pages, LOW, way) is None
     pages.at(1).store(1, 3 << 8 | KIND)
     assert go(locks, pages, LOW, way) == (pages.at(3), 1, 3001)
+
+
+def test_where_a_way_takes_its_indices() -> None:
+    pages = EntryPages()
+    assert way_down(pages, 7, 3, 1) == (9, 18, pages, 7, (27, 18))
+    assert way_down(pages, 7, 4, 2) == (18, 27, pages, 7, (36, 27))
+    assert way_down(pages, 7, 2, 2) == (18, 27, pages, 7, ())
+
+
+def test_short_cuts_lock_no_other_page() -> None:
+    """Pages that were never locked share their locks; taking one gives the page its own."""
+    pages, locks = tree(), LockSet()
+    assert locks.tree_walk(HostPriorityWord(), LOW, way_down(pages, 1, 1, 0), KIND)
+    assert [pages.at(page).locked() for page in (1, 2, 3)] == [{}, {}, {1: EX}]
+    path, other = EntryPage(), EntryPage()
+    words = HostPriorityWord(), HostPriorityWord()
+    assert locks.path(EntryPath(*words, 0, path), 5, EX) == 0
+    assert (path.locked(), other.locked()) == ({5: EX}, {})
+    locks.release_all()
+    assert not any(ZEROS)
+
+
+def test_a_failed_reader_leaves_its_count_and_host_priority() -> None:
+    page, word = EntryPage(), HostPriorityWord()
+    page.try_exclusive(8)
+    word.try_exclusive()
+    for readers in (1, 2, 3):
+        assert page.try_shared(8) == word.try_shared() == BUSY
+        assert page.lock_word(8) == word.lock_word() == readers * READER | HP | EX
+    for _ in range(1 << 14):
+        page.try_shared(8)
+        word.try_shared()
+    assert page.lock_word(8) == word.lock_word() == 3 * READER | HP | EX
+    page.release_exclusive(8)
+    word.release_exclusive()
+    assert page.lock_word(8) == word.lock_word() == HP
