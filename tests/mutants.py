@@ -2,17 +2,16 @@
 
 It works on a copy in ``build/mutants``, so that the checkout is not touched, runs for each mutant
 those of the chosen tests that reach it, and prints what survived.  Mutants that no test can tell
-are listed in ``mutants_equivalent.py``, with the reason.  Exit 1 when fewer than LEAST are killed.
+are listed in ``mutants_equivalent.toml``, with the reason.  Exit 1 when fewer than LEAST are killed.
 """
 
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
-
-from tests.mutants_equivalent import EQUIVALENT
 
 FILES = [
     "module/checks.py",
@@ -75,6 +74,12 @@ use_git_change_detection = false
 """
 
 
+def equivalent() -> set[str]:
+    """The mutants that no test can tell, as :func:`changed` names them."""
+    text = (ROOT / "tests" / "mutants_equivalent.toml").read_text(encoding="utf-8")
+    return {mutant for group in tomllib.loads(text)["equivalent"] for mutant in group["mutants"]}
+
+
 def prepare() -> None:
     """A fresh copy, with the settings of the run."""
     shutil.rmtree(PLACE, ignore_errors=True)
@@ -117,6 +122,7 @@ def main() -> int:
     lines = mutmut("results", "--all", "true").splitlines()
     verdicts = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
     counts: Counter[tuple[str, str]] = Counter()
+    known = equivalent()
     alive = []
     for mutant, verdict in verdicts.items():
         file = ".".join(function_of(mutant).split(".")[:-1])
@@ -125,9 +131,8 @@ def main() -> int:
             counts[file, "killed"] += 1
             continue
         what = changed(mutant)
-        reason = EQUIVALENT.get(what)
-        counts[file, "equivalent" if reason else "survived"] += 1
-        if not reason:
+        counts[file, "equivalent" if what in known else "survived"] += 1
+        if what not in known:
             alive.append(f"{verdict}: {what}")
     for line in sorted(alive):
         print(line)
