@@ -2,7 +2,7 @@
 
 It works on a copy in ``build/mutants``, so that the checkout is not touched, runs for each mutant
 those of the chosen tests that reach it, and prints what survived.  Mutants that no test can tell
-are listed in ``mutants_equivalent.toml``, with the reason.  Exit 1 when fewer than LEAST are killed.
+are listed in ``mutants_equivalent.toml``, by reason.  Exit 1 when fewer than LEAST are killed.
 """
 
 import re
