@@ -118,7 +118,10 @@ def main() -> int:
         prepare()
         workers = sys.argv[1] if len(sys.argv) > 1 else "2"
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", workers]
-        subprocess.run(command, cwd=PLACE, check=False)
+        ran = subprocess.run(command, cwd=PLACE, check=False)
+        if ran.returncode:
+            print("mutmut did not run through: do the tests pass?")
+            return 1
     lines = mutmut("results", "--all", "true").splitlines()
     verdicts = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
     counts: Counter[tuple[str, str]] = Counter()

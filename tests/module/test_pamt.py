@@ -211,8 +211,9 @@ def test_nothing_is_found_outside_open_blocks(level: int, block: int) -> None:
         assert not pamt.in_range(page)
         assert pamt.find_region(page >> 9) is None
         assert pamt.walk(page, SHARED, level, LockSet()) == OUT_OF_RANGE
-        with pytest.raises(KeyError):
+        with pytest.raises(KeyError) as caught:
             pamt.region(page >> 9)
+        assert caught.value.args == (page >> 9,)
     assert pamt.in_range(BLOCK << 18)
     assert pamt.in_range((BLOCK + 1 << 18) - 1)
     assert flat(shared) == {}
@@ -269,6 +270,13 @@ def test_what_is_not_there_is_fatal_and_named() -> None:
         pamt.find(page)
     assert caught.value.state == {"hpa": page << 12, "type": PT_RSVD}
     assert caught.value.reason == "a page in use has a PAMT entry of no page"
+
+
+def test_without_a_mode_it_is_static() -> None:
+    pamt = Pamt(Shared())
+    pamt.open_block(BLOCK)
+    assert (pamt.dynamic, pamt.node_type) == (False, 0)
+    assert pamt.walk(FIRST_PAGE, SHARED, LEVEL_4K, LockSet()) == 0
 
 
 # Changes: each is all that happens.

@@ -101,3 +101,15 @@ def test_a_failed_reader_leaves_its_count_and_host_priority() -> None:
     page.release_exclusive(8)
     word.release_exclusive()
     assert page.lock_word(8) == word.lock_word() == HP
+
+
+def test_a_path_leaves_the_readers_that_came_later() -> None:
+    words, page = (HostPriorityWord(), HostPriorityWord()), EntryPage()
+    mine, other = LockSet(), LockSet()
+    assert mine.path(EntryPath(*words, 0, page), 5, READER) == 0
+    assert other.shared_entry(page, 5) == 0
+    mine.release_all()
+    assert page.locked() == {5: READER}
+    assert [word.lock_word() for word in words] == [0, 0]
+    other.release_all()
+    assert page.locked() == {}
