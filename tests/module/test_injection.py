@@ -43,7 +43,7 @@ SECOND_OF_PAIR = {leaf.TDH_PHYMEM_PAMT_ADD: "r8", leaf.TDH_MEM_PAGE_DEMOTE: "r13
 """Moved to another region than the first, for there each has its own lock."""
 
 
-def prepared(number: int) -> tuple[Rig, int, Call]:
+def prepared(number: int, dynamic: bool = True) -> tuple[Rig, int, Call]:
     """A module, and a call of the leaf that would succeed: RAX and its registers."""
     recipe: Recipe | None = None
     rax, started = number, True
@@ -55,7 +55,7 @@ def prepared(number: int) -> tuple[Rig, int, Call]:
         if found == number:
             recipe, started = candidate, False
     assert recipe is not None
-    rig = Rig(started=started)
+    rig = Rig(dynamic=dynamic, started=started)
     call = dict(recipe(rig))
     if number in SECOND_OF_PAIR:
         call[SECOND_OF_PAIR[number]] += SIZE_2M
@@ -123,6 +123,31 @@ def test_busy_is_the_modules_own_answer(number: int, operand: str) -> None:
     assert injector.results[0].statuses == {(number, status): 1}
     assert injector.hits == [Hit(0, number, 1, status)]
     assert ModuleView(rig.module).held_locks() == []
+
+
+ONLY_DYNAMIC = {
+    *((leaf.TDH_PHYMEM_PAMT_ADD, name) for name in ("RCX", "RDX", "R8")),
+    (leaf.TDH_PHYMEM_PAMT_REMOVE, "RCX"),
+    *((leaf.TDH_MEM_PAGE_DEMOTE, name) for name in ("R12", "R13")),
+}
+
+
+@pytest.mark.parametrize(("number", "operand"), [e for e in ENTRIES if e not in ONLY_DYNAMIC])
+def test_busy_in_static_mode(number: int, operand: str) -> None:
+    rig, rax, call = prepared(number, dynamic=False)
+    status, _, _ = injected(rig, rax, call, f"{leaf.LEAF_NAMES[number]}:busy={operand}")
+    expected = TDX_SYS_BUSY if operand == SYS else TDX_OPERAND_BUSY | OPERANDS[operand]
+    assert status == expected, status_name(status)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("operand", BUSY_OPERANDS[leaf.TDH_MEM_PAGE_AUG])
+def test_busy_of_a_2m_page(dynamic: bool, operand: str) -> None:
+    rig = Rig(dynamic=dynamic)
+    number = leaf.TDH_MEM_PAGE_AUG
+    call = RECIPES[number, 0, "2M"](rig)
+    status, _, _ = injected(rig, number, call, f"TDH.MEM.PAGE.AUG:busy={operand}")
+    assert status == TDX_OPERAND_BUSY | OPERANDS[operand]
 
 
 @pytest.mark.parametrize(("number", "operand"), ENTRIES)

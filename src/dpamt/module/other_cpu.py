@@ -9,7 +9,7 @@ from typing import Final
 from dpamt.abi import leaf_operands as formats
 from dpamt.abi.contention import SYS
 from dpamt.abi.leaf_operands import LEAF_OPERANDS
-from dpamt.abi.leaves import TDH_SYS_TDMR_INIT
+from dpamt.abi.leaves import TDH_MEM_PAGE_AUG, TDH_SYS_TDMR_INIT
 from dpamt.abi.pages import (
     INFO_LEVEL_MASK,
     LEVEL_1G,
@@ -104,7 +104,8 @@ def lock_behind(lp: LogicalProcessor, leaf: int, operand: str, args: TdxModuleAr
     if kind == formats.HPA_LEVEL:
         lock, _ = _pamt_entry(lp, value >> PAGE_SHIFT, value & INFO_LEVEL_MASK)
         return lock
-    lock, _ = _pamt_entry(lp, page_of(lp, value), LEVEL_4K)
+    level = args.rcx & INFO_LEVEL_MASK if leaf == TDH_MEM_PAGE_AUG else LEVEL_4K
+    lock, _ = _pamt_entry(lp, page_of(lp, value), level)
     return lock
 
 

@@ -9,11 +9,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from dpamt.abi.leaf_operands import LEAF_OPERANDS, PAGE
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_PHYMEM_CACHE_WB
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.abi.status import STATUS_MASK, status_name
 from dpamt.errors import Finding
 from dpamt.module.injection import Injector
+from dpamt.module.injection_rules import guest_operands
 
 LIVELOCK: Final = 20_000
 """So often the same call may fail in a row; Linux resumes CACHE.WB 10,000 times, by intention."""
@@ -65,7 +67,7 @@ class Sequel:
 
         def watched(rax: int, args: TdxModuleArgs) -> int:
             leaf = rax & RAX_LEAF_MASK
-            inputs = args.as_tuple()
+            inputs = _purpose(leaf, args)
             row = self._settle(cpu, leaf, inputs) if self._failed else 0
             known = len(hits)
             status = seamcall(rax, args)
@@ -113,7 +115,7 @@ class Sequel:
                 bugged = any(text.startswith(_BUG) for text in news)
                 self._count(failed, "bugged" if bugged else "warned")
             elif key == (cpu, leaf):
-                again = inputs == failed.inputs or leaf == TDH_PHYMEM_CACHE_WB
+                again = inputs == failed.inputs
                 row = failed.row + 1 if again else 0
                 self._count(failed, "again" if again else "silent")
             else:
@@ -125,3 +127,17 @@ class Sequel:
         for rule in failed.rules:
             reactions = self.reactions[rule]
             setattr(reactions, what, getattr(reactions, what) + 1)
+
+
+def _purpose(leaf: int, args: TdxModuleArgs) -> tuple[int, ...]:
+    """What a call is about: what stays when the host makes it again.
+
+    That is not the page for a guest address, which may come from a pool, nor whether CACHE.WB
+    begins or resumes.
+    """
+    if leaf == TDH_PHYMEM_CACHE_WB:
+        return ()
+    if guest_operands(leaf):
+        formats = LEAF_OPERANDS[leaf]
+        return tuple(getattr(args, name) for name, kind in formats.items() if kind != PAGE)
+    return args.as_tuple()
