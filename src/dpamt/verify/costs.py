@@ -23,6 +23,7 @@ from dpamt.host.designs.base import Design
 from dpamt.sync.observed import UNLOCKS, WAITS, Address
 from dpamt.verify.automaton import MARK
 from dpamt.verify.programs import APART, Ground
+from dpamt.verify.values import do_step
 
 PAGES_PLAYED: Final = 16_384
 """Pages that each VCPU faults in a simulation; counts are scaled up to the whole TD from there."""
@@ -88,20 +89,9 @@ class _Counting:
         array = shared.array(address.array)
         shared.watch.observer = None
         try:
-            return _do(array, address.number, method, arguments)
+            return do_step(array, address.number, method, arguments)
         finally:
             shared.watch.observer = self
-
-
-def _do(array: Any, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
-    """A step on the word ``number`` of an array."""
-    if hasattr(array, "at"):
-        if hasattr(array, "pages"):
-            if method in ("fill", "fill_run", "zero", "any_non_zero", "payloads"):
-                return getattr(array.at(number), method)(*arguments)
-            return getattr(array.at(number >> 9), method)(number & 511, *arguments)
-        return getattr(array.at(number), method)(*arguments)
-    return getattr(array, method)(*arguments)
 
 
 def paths(design: Design, costs: Costs) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:

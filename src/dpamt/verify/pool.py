@@ -5,6 +5,7 @@ free; pages that it frees for others (a pair that another thread had brought) ar
 """
 
 from collections.abc import Iterable
+from threading import local
 
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.automaton import Event, Recorder
@@ -15,10 +16,20 @@ class PoolAllocator:
 
     def __init__(self, shared: ObservedShared, recorder: Recorder) -> None:
         self.held = shared.words("verify.pages")
-        self.pool: tuple[int, ...] = ()
+        self._of_thread = local()
         self.pages: set[int] = set()
         """All pages of all pools."""
         self._recorder = recorder
+
+    @property
+    def pool(self) -> tuple[int, ...]:
+        """The pool of the thread that runs."""
+        pages: tuple[int, ...] = self._of_thread.pool
+        return pages
+
+    @pool.setter
+    def pool(self, pages: tuple[int, ...]) -> None:
+        self._of_thread.pool = pages
 
     def alloc_page(self, site: str) -> int | None:
         """The lowest free page of the pool; None when there is none."""

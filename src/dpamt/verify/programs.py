@@ -180,17 +180,16 @@ def regions(
         septs = tuple(ground.septs[2] << 9 | g % PAGES_PER_2M for g in gfns)
         pair = ground.donors(number, len(cpus), placement)
         name = f"get, use, put in region {number}"
-        for n in range(1 if interchangeable else count):
-            start = ground.start(pair, _user(ground, pages[n], gfns[n]))
-            if not interchangeable:
-                kinds.append(ThreadClass(name, start))
-                continue
-            own = (
-                OwnWord("module.pamt.4k", pages),
-                OwnWord("module.pamt.4k.bepoch", pages),
-                OwnWord("module.td.sept", septs, 8 + 16),
-            )
-            kinds.append(ThreadClass(name, start, count, own, pages))
+        starts = tuple(ground.start(pair, _user(ground, pages[n], gfns[n])) for n in range(count))
+        if not interchangeable:
+            kinds += [ThreadClass(name, start) for start in starts]
+            continue
+        own = (
+            OwnWord("module.pamt.4k", pages),
+            OwnWord("module.pamt.4k.bepoch", pages),
+            OwnWord("module.td.sept", septs, 8 + 16),
+        )
+        kinds.append(ThreadClass(name, starts[0], count, own, pages, starts=starts))
     world = ground.world
     return Setting(
         f"get, use, put; CPUs by region {'+'.join(map(str, cpus))}",

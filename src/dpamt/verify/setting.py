@@ -47,6 +47,8 @@ class ThreadClass:
     own: tuple[OwnWord, ...] = ()
     pages: tuple[int, ...] = ()
     interrupts: int = -1
+    starts: tuple[Start, ...] = ()
+    """Starts of all instances, for runs in which each is run for itself; empty: there is one."""
 
 
 @dataclass(slots=True)

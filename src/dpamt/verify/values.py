@@ -10,9 +10,17 @@ from typing import Any, Final, NamedTuple
 
 from dpamt.errors import ModelError
 from dpamt.sync.entry_pages import EntryPage, EntryPages
-from dpamt.sync.host_priority import LOCK_MASK, PAYLOAD_SHIFT, HostPriorityWord, HostPriorityWords
+from dpamt.sync.host_priority import (
+    EX,
+    HP,
+    LOCK_MASK,
+    PAYLOAD_SHIFT,
+    READER,
+    HostPriorityWord,
+    HostPriorityWords,
+)
 from dpamt.sync.kernel_locks import Deadlock, RwLock, RwLocks, SpinLock, SpinLocks
-from dpamt.sync.observed import WAITS
+from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, WAITS
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
 from dpamt.verify.automaton import Step
@@ -159,3 +167,46 @@ def write_word(array: Any, index: int, value: Any) -> None:
         array.at(index).restore(value)
     else:
         array.restore(value)
+
+
+def do_step(array: Any, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
+    """A step done on the word ``number`` of an array itself."""
+    if not hasattr(array, "at"):
+        return getattr(array, method)(*arguments)
+    if not isinstance(array, EntryPages):
+        return getattr(array.at(number), method)(*arguments)
+    if method in PAGE_READS or method in PAGE_WRITES:
+        return getattr(array.at(number), method)(*arguments)
+    return getattr(array.at(number >> 9), method)(number & 511, *arguments)
+
+
+# Values for people.
+
+
+def payload_shift(array: object) -> int:
+    """At which bit the payload begins in the value of a word of an array."""
+    return PAYLOAD_SHIFT if isinstance(array, (EntryPages, HostPriorityWords)) else 0
+
+
+def value_text(array: object, value: Any) -> str:
+    """The value of a word of an array in words: what it holds, and how its lock is held."""
+    if isinstance(array, Words):
+        return _number(value)
+    if isinstance(array, (SpinLock, SpinLocks)):
+        return "held" if value else "free"
+    if isinstance(array, (RwLock, RwLocks)):
+        return "free" if not value else "write-held" if value & 1 else f"{value >> 1} readers"
+    if isinstance(array, SharedExclusiveLocks) or payload_shift(array):
+        lock = value & LOCK_MASK
+        held = [
+            *(["exclusive"] if lock & EX else []),
+            *([f"{lock // READER} shared"] if lock // READER else []),
+            *(["wanted by the host"] if lock & HP and payload_shift(array) else []),
+        ]
+        payload = [_number(value >> PAYLOAD_SHIFT)] if payload_shift(array) else []
+        return ", ".join([*payload, *held]) or "free"
+    return str(value)
+
+
+def _number(value: int) -> str:
+    return str(value) if -10 < value < 10 else hex(value)

@@ -5,6 +5,7 @@ is as in a plain run, so the machine is brought to where the threads begin by ru
 """
 
 from collections.abc import Hashable, Iterable
+from threading import local
 from typing import Final
 
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
@@ -88,7 +89,17 @@ class ObservedAllocator:
         """Allocations that may still fail."""
         self._failures.store(failures)
         self._may_fail = failures > 0
-        self.pair_pages: tuple[int, int] = (0, 0)
+        self._of_thread = local()
+
+    @property
+    def pair_pages(self) -> tuple[int, int]:
+        """The pages of a pair for the thread that runs."""
+        pages: tuple[int, int] = self._of_thread.pair_pages
+        return pages
+
+    @pair_pages.setter
+    def pair_pages(self, pages: tuple[int, int]) -> None:
+        self._of_thread.pair_pages = pages
 
     def alloc_page(self, site: str) -> int | None:
         """One page of the pair, by site; None while an allocation may fail and is chosen to."""
