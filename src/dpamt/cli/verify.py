@@ -8,72 +8,219 @@ from dpamt.cli.parser import Parser
 if TYPE_CHECKING:
     from dpamt.host.designs.base import Design
     from dpamt.report.progress import Watch
-    from dpamt.verify.suite import Trial
-    from dpamt.verify.verdict import Verdict
+    from dpamt.verify.certificate import Asked, Tried
+    from dpamt.verify.counterexample import Counterexample
 
 
 def main(arguments: list[str]) -> int:
     """Search and print; 0 when every property holds, else 1."""
     options = _parser().parse_args(arguments)
+    _check_usage(options)
+    if options.replay:
+        return _replay(options)
+    if options.check:
+        return _check(options)
     return _verify(options)
 
 
 def _verify(options: argparse.Namespace) -> int:
     import json
 
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_file, write_text
+    from dpamt.report.progress import watching
+    from dpamt.report.verify_text import designs_text, nearest, suite_text
+    from dpamt.verify.certificate import document
+    from dpamt.verify.costs import fast_path_locks
+
+    designs = _designs(options)
+    results: dict[str, list[Tried]] = {}
+    with watching() as watch:
+        for name, design in designs.items():
+            results[design.name] = _tried(name, design, options, watch)
+    if options.save or options.json:
+        whole = json.dumps(document(results), indent=2) + "\n"
+    if options.save:
+        write_file(options.save, whole)
+    if options.json:
+        write_text(whole)
+    elif len(results) > 1:
+        locks = {design.name: fast_path_locks(design) for design in designs.values()}
+        write_text(designs_text(results, locks))
+    else:
+        write_text(suite_text(*next(iter(results.items())), whole=options.whole))
+    every = [one for tried in results.values() for one in tried]
+    found = nearest(every)
+    _draw(options, found[0][1] if found else None)
+    return 0 if all(one.verdict.verdict == "holds" for one in every) else 1
+
+
+def _designs(options: argparse.Namespace) -> "dict[str, Design]":
+    """The designs to verify, by the name or path that was given."""
     from dpamt.errors import InputError
     from dpamt.host.designs.load import SHIPPED, load_design
-    from dpamt.report.progress import watching
-    from dpamt.report.verify_text import designs_text, suite_text
-    from dpamt.verify.suite import trials_of
 
-    if options.all and options.designs:
-        raise InputError("--all: expected without names of designs, for it takes all of them")
     names = options.designs or (SHIPPED if options.all else ("merged",))
-    designs = [load_design(name) for name in names]
-    for design in designs:
+    designs = {name: load_design(name) for name in names}
+    for design in designs.values():
         _check_discipline(design)
         if not design.dynamic_pamt and not options.all:
             raise InputError(
                 f"design {design.name}: never asks for Dynamic PAMT; nothing to verify"
             )
-    designs = [design for design in designs if design.dynamic_pamt]
-    results: dict[str, list[tuple[Trial, Verdict]]] = {}
-    with watching() as watch:
-        for design in designs:
-            trials = [_chosen(options)] if options.regions else trials_of(design)
-            if options.trial is not None:
-                trials = _named(trials, options.trial)
-            results[design.name] = [
-                (trial, _search(design, trial, options, watch)) for trial in trials
-            ]
-    if options.json:
-        document = {
-            "clean": _clean(results),
-            "designs": [
-                {
-                    "design": name,
-                    "trials": [
-                        {"trial": trial.name, "meaning": trial.meaning, **said.as_json()}
-                        for trial, said in tried
-                    ],
-                }
-                for name, tried in results.items()
-            ],
-        }
-        write_text(json.dumps(document, indent=2, default=str) + "\n")
-    else:
-        write_text(
-            designs_text(results)
-            if len(results) > 1
-            else suite_text(*next(iter(results.items())), whole=options.whole)
+    return {name: design for name, design in designs.items() if design.dynamic_pamt}
+
+
+def _tried(
+    name: str, design: "Design", options: argparse.Namespace, watch: "Watch | None"
+) -> "list[Tried]":
+    """The trials of one design."""
+    from dpamt.verify.certificate import Asked
+    from dpamt.verify.setting import SEAMCALL, WORDS
+    from dpamt.verify.suite import trials_of
+
+    def asked(trial: str, cpus: tuple[int, ...], granularity: str) -> Asked:
+        return Asked(
+            name,
+            trial,
+            cpus,
+            options.pairs,
+            options.failures,
+            granularity,
+            options.max_states,
+            options.property or "",
         )
-    return 0 if _clean(results) else 1
+
+    if options.regions:
+        first = asked("", options.regions, options.granularity or SEAMCALL)
+        tried = [_search(first, design, watch)]
+        if options.granularity is None and tried[0].verdict.verdict == "holds":
+            tried.append(_search(asked("", (2,), WORDS), design, watch))
+        return tried
+    trials = trials_of(design)
+    if options.trial is not None:
+        trials = [trial for trial in trials if trial.name == options.trial]
+        if not trials:
+            raise _unknown_trial(options.trial, design)
+    return [
+        _search(asked(trial.name, (), options.granularity or trial.granularity), design, watch)
+        for trial in trials
+    ]
 
 
-def _clean(results: "dict[str, list[tuple[Trial, Verdict]]]") -> bool:
-    return all(said.verdict == "holds" for tried in results.values() for _, said in tried)
+def _unknown_trial(name: str, design: "Design") -> Exception:
+    from dpamt.errors import InputError
+    from dpamt.verify.suite import trials_of
+
+    known = ", ".join(f'"{trial.name}"' for trial in trials_of(design))
+    return InputError(f"--trial {name!r}: expected one of {known}")
+
+
+def _search(asked: "Asked", design: "Design", watch: "Watch | None") -> "Tried":
+    from dpamt.verify.certificate import Tried, confirm, prepare
+    from dpamt.verify.search import Progress
+    from dpamt.verify.verdict import verify
+
+    trial, judges = prepare(asked, design)
+
+    def told(now: Progress) -> None:
+        if watch is not None:
+            what = f"{now.states:,} states, depth {now.depth}"
+            watch(design.name, trial.name, what, now.states, asked.most_states)
+
+    verdict = verify(trial.make(design), judges, asked.granularity, asked.most_states, told)
+    return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Ask again what a certificate was asked, and compare."""
+    from dpamt.cli.output import write_text
+    from dpamt.host.designs.load import load_design
+    from dpamt.report.progress import watching
+    from dpamt.verify.certificate import differences, read, trials
+
+    kept = read(options.check)
+    lines = []
+    differs = False
+    with watching() as watch:
+        for asked, trial in trials(kept):
+            design = load_design(asked.design)
+            _check_discipline(design)
+            said = _search(asked, design, watch).verdict
+            wrong = differences(trial, kept["python"], said)
+            title = f"{asked.design}, {trial['trial']}: {trial['verdict']}"
+            lines.append(f"{title}, {said.states:,} states: {'DIFFERS' if wrong else 'the same'}")
+            lines += [f"  {line}" for line in wrong]
+            differs = differs or bool(wrong)
+    lines.append("DIFFERS from the certificate." if differs else "As the certificate says.")
+    write_text("\n".join(lines) + "\n")
+    return 1 if differs else 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    """Run the counterexamples of a document again, on threads."""
+    from dataclasses import replace
+
+    from dpamt.cli.output import write_text
+    from dpamt.errors import InputError
+    from dpamt.host.designs.load import load_design
+    from dpamt.report.verify_text import replay_text
+    from dpamt.verify.certificate import prepare, read, trials
+    from dpamt.verify.counterexample import from_json
+    from dpamt.verify.replay import replay
+
+    again = False
+    shown: Counterexample | None = None
+    count = 0
+    for asked, kept in trials(read(options.replay)):
+        for found in kept["counterexamples"]:
+            design = load_design(asked.design)
+            trial, judges = prepare(asked, design)
+            told = from_json(found, options.replay)
+            try:
+                said = replay(trial.make(design), judges, found)
+            except InputError as error:
+                raise InputError(f"{options.replay}: {error}") from None
+            again = again or bool(said.broken)
+            title = f"{asked.design}, {trial.name}"
+            write_text(replay_text(title, told, said, options.whole, options.whole or not count))
+            if shown is None:
+                shown = replace(told, steps=said.steps, shared=said.shared)
+            count += 1
+    if not count:
+        raise InputError(f"{options.replay}: no counterexample in it; expected one")
+    _draw(options, shown)
+    return 1 if again else 0
+
+
+def _draw(options: argparse.Namespace, found: "Counterexample | None") -> None:
+    """The pages that were asked for."""
+    import sys
+
+    from dpamt.cli.output import write_file
+    from dpamt.report.verify_html import html_page
+    from dpamt.report.verify_perfetto import perfetto_trace
+
+    for path, page in ((options.html, html_page), (options.perfetto, perfetto_trace)):
+        if path and found is not None:
+            write_file(path, page(found))
+        elif path:
+            sys.stderr.write(f"dpamt: {path}: not written, nothing failed\n")
+
+
+def _check_usage(options: argparse.Namespace) -> None:
+    """Options that do not go together."""
+    from dpamt.errors import InputError
+
+    if options.all and options.designs:
+        raise InputError("--all: expected without names of designs, for it takes all of them")
+    for name in ("replay", "check"):
+        given = getattr(options, name)
+        if given and (options.all or options.designs or options.save or options.json):
+            raise InputError(f"--{name}: expected alone, its file says what to do")
+    if options.replay and options.check:
+        raise InputError("--replay: expected without --check")
+    if options.check and (options.html or options.perfetto):
+        raise InputError("--check: expected without --html and --perfetto")
 
 
 def _check_discipline(design: "Design") -> None:
@@ -94,52 +241,6 @@ def _check_discipline(design: "Design") -> None:
             raise InputError(
                 f"{breach}; expected each step alone in its statement (docs/verify.md)"
             )
-
-
-def _named(trials: "list[Trial]", name: str) -> "list[Trial]":
-    from dpamt.errors import InputError
-
-    found = [trial for trial in trials if trial.name == name]
-    if not found:
-        known = ", ".join(f'"{trial.name}"' for trial in trials)
-        raise InputError(f"--trial {name!r}: expected one of {known}")
-    return found
-
-
-def _chosen(options: argparse.Namespace) -> "Trial":
-    """The trial that the command line describes."""
-    from dpamt.verify.programs import Choices, regions
-    from dpamt.verify.suite import Trial
-
-    cpus: tuple[int, ...] = options.regions
-    choices = Choices(options.failures) if options.failures else None
-    return Trial(
-        "+".join(map(str, cpus)) + (" CPUs" if sum(cpus) > 1 else " CPU"),
-        "get, use, put; CPUs by region",
-        options.granularity or "seamcall",
-        lambda design: regions(design, cpus, options.pairs, choices),
-    )
-
-
-def _search(
-    design: "Design", trial: "Trial", options: argparse.Namespace, watch: "Watch | None"
-) -> "Verdict":
-    from dpamt.verify.properties import properties
-    from dpamt.verify.search import Progress
-    from dpamt.verify.verdict import verify
-
-    def told(now: Progress) -> None:
-        if watch is not None:
-            what = f"{now.states:,} states, depth {now.depth}"
-            watch(design.name, trial.name, what, now.states, options.max_states)
-
-    return verify(
-        trial.make(design),
-        properties(design.tolerated),
-        options.granularity or trial.granularity,
-        options.max_states,
-        told,
-    )
 
 
 def _parser() -> Parser:
@@ -192,7 +293,28 @@ def _parser() -> Parser:
     parser.add_argument(
         "--whole", action="store_true", help="counterexamples with the module's steps too"
     )
+    parser.add_argument(
+        "--property",
+        metavar="FILE",
+        help="properties of your own: a Python file of functions name(view) (docs/verify.md)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/verify.md)")
+    parser.add_argument("--save", metavar="FILE", help="keep the verdict, as a certificate")
+    parser.add_argument(
+        "--check", metavar="FILE", help="ask again what a certificate says; 0 when it is the same"
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="run the counterexamples that --save or --json wrote again, each CPU a thread; 1 when "
+        "one fails again",
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="the nearest counterexample as a page with a time slider"
+    )
+    parser.add_argument(
+        "--perfetto", metavar="FILE", help="the same as a trace for ui.perfetto.dev"
+    )
     return parser
 
 

@@ -1,93 +1,179 @@
 """What `dpamt verify` says, in 80 columns: verdicts, counterexamples side by side, the museum."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import Final
 
-from dpamt.verify.automaton import MARK
+from dpamt.verify.automaton import CHOICE, MARK
+from dpamt.verify.certificate import SAME, Tried
 from dpamt.verify.counterexample import Counterexample, StepTold
-from dpamt.verify.suite import Trial
-from dpamt.verify.verdict import Verdict
+from dpamt.verify.properties import PROPERTY_NAMES
+from dpamt.verify.replay import Replayed
 
 _WIDTH: Final = 80
 _COLUMN_GAP: Final = 2
 _NARROWEST: Final = 24
 
-Tried = list[tuple[Trial, Verdict]]
+_SHORT: Final = {
+    "missing-pair": "mis",
+    "double-add": "dbl",
+    "bad-remove": "rem",
+    "fatal": "fat",
+    "two-owners": "own",
+    "at-rest": "rst",
+    "leak": "lea",
+    "busy": "bsy",
+    "kernel": "ker",
+    "deadlock": "dea",
+    "livelock": "liv",
+}
+"""Columns of the museum's table."""
 
 
-def suite_text(design: str, tried: Tried, whole: bool = False) -> str:
+def suite_text(design: str, tried: Sequence[Tried], whole: bool = False) -> str:
     """One design: a line for each trial, then the nearest counterexample of each property."""
     return "\n".join(_suite(design, tried, whole)) + "\n"
 
 
-def designs_text(results: dict[str, Tried]) -> str:
-    """Several designs: a table of properties, and what each design fails."""
-    return "\n".join(_designs(results)) + "\n"
+def designs_text(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int]) -> str:
+    """Several designs: a table of properties, and where each design fails.
+
+    ``locks``: by design, the locks that a get takes in a region that has its pair.
+    """
+    return "\n".join([*_table(results, locks), *_where(results)]) + "\n"
 
 
-def _suite(design: str, tried: Tried, whole: bool) -> Iterator[str]:
+def replay_text(title: str, found: Counterexample, said: Replayed, whole: bool, table: bool) -> str:
+    """What happened when a counterexample was run again on threads."""
+    return "\n".join(_replayed(title, found, said, whole, table)) + "\n"
+
+
+def nearest(tried: Sequence[Tried]) -> list[tuple[Tried, Counterexample, str]]:
+    """The shortest counterexample of each property, shortest first, and how its replay went."""
+    found = [
+        (one, shortest, said)
+        for one in tried
+        for shortest, said in zip(one.verdict.counterexamples, one.replayed, strict=True)
+    ]
+    first: dict[str, tuple[Tried, Counterexample, str]] = {}
+    for item in sorted(found, key=lambda item: len(item[1].steps)):
+        first.setdefault(item[1].broken, item)
+    return list(first.values())
+
+
+def _suite(design: str, tried: Sequence[Tried], whole: bool) -> Iterator[str]:
     yield f"{design}: every interleaving of the code that runs"
     yield ""
     yield f"{'trial':14} {'granularity':11} {'verdict':13} {'states':>10} {'seconds':>8}  what"
-    for trial, said in tried:
+    for one in tried:
+        said = one.verdict
         yield (
-            f"{trial.name:14} {said.granularity:11} {said.verdict:13} {said.states:10,} "
+            f"{one.trial.name:14} {said.granularity:11} {said.verdict:13} {said.states:10,} "
             f"{said.seconds:8.2f}"
         )
-        yield from _wrapped(trial.meaning, "               ")
-    found = [
-        (len(shortest.steps), trial, shortest)
-        for trial, said in tried
-        for shortest in said.counterexamples
-    ]
-    shown: set[str] = set()
-    for steps, trial, shortest in sorted(found, key=lambda item: item[0]):
-        if shortest.broken in shown:
+        yield from _wrapped(one.trial.meaning, "               ")
+    shown = nearest(tried)
+    for n, (one, shortest, again) in enumerate(shown):
+        if not n or whole:
+            yield from _counterexample(one, shortest, again, whole)
             continue
-        if not shown or whole:
-            yield from _counterexample(trial, shortest, whole)
-        else:
-            if len(shown) == 1:
-                yield ""
-            yield from _wrapped(
-                f"{shortest.broken}, in {trial.name}, {steps} steps: {shortest.text}", ""
-            )
-        shown.add(shortest.broken)
+        if n == 1:
+            yield ""
+        steps = len(shortest.steps)
+        yield from _wrapped(
+            f"{shortest.broken}, in {one.trial.name}, {steps} steps: "
+            f"{_said(shortest.broken, shortest.text)}",
+            "",
+        )
     yield ""
-    if any(said.verdict == "not finished" for _, said in tried):
+    if any(one.verdict.verdict == "not finished" for one in tried):
         yield "NOT FINISHED: a search was stopped at its bound (--max-states)."
     if shown:
-        yield from _wrapped("FAILS: " + ", ".join(sorted(shown)) + ".", "")
-    elif all(said.verdict == "holds" for _, said in tried):
-        held = tried[0][1].properties
+        broken = sorted(found.broken for _, found, _ in shown)
+        yield from _wrapped("FAILS: " + ", ".join(broken) + ".", "")
+    elif all(one.verdict.verdict == "holds" for one in tried):
+        held = tried[0].verdict.properties
         yield from _wrapped("HOLDS: " + ", ".join(held) + "; within the bounds above.", "")
-        for name, bound in tried[0][1].bounds.items() if len(tried) == 1 else ():
+        for name, bound in tried[0].verdict.bounds.items() if len(tried) <= 2 else ():
             yield from _wrapped(f"{name}: {bound}", "  ")
 
 
-def _counterexample(trial: Trial, found: Counterexample, whole: bool) -> Iterator[str]:
+def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) -> Iterator[str]:
     yield ""
-    title = f"{found.broken}, in {trial.name}: {found.text}"
-    yield from _wrapped(title, "")
+    text = _said(found.broken, found.text)
+    yield from _wrapped(f"{found.broken}, in {one.trial.name}: {text}", "")
+    if found.steps:
+        yield from _wrapped(
+            f"{len(found.cpus)} CPUs, {found.switches - 1} switches, "
+            f"CPUs switched at: {found.granularity}",
+            "",
+        )
+        yield ""
+        yield from _side_by_side(len(found.cpus), found.steps, whole)
+    else:
+        yield "It is so before anybody has done a step."
+    yield from _words(found.shared)
+    if again == SAME:
+        yield from _wrapped(
+            "Run again with each CPU a thread, every step on the word itself: the same.", ""
+        )
+    else:
+        yield from _wrapped(f"NOT CONFIRMED when run again on threads: {again}", "")
+
+
+def _words(changed: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """The shared words at the end."""
+    kept = [item for item in changed if _is_shown(item[0])]
+    yield ""
+    if kept:
+        yield "Shared words that end otherwise than they began:"
+        width = max(len(_short(word)) for word, _, _ in kept)
+        for word, before, after in kept:
+            yield f"  {_short(word):{width}}  {before} -> {after}"[:_WIDTH]
+        yield ""
+
+
+def _replayed(
+    title: str, found: Counterexample, said: Replayed, whole: bool, table: bool
+) -> Iterator[str]:
+    yield from _wrapped(f"{title}: {found.broken}: {_said(found.broken, found.text)}", "")
     yield from _wrapped(
-        f"{len(found.cpus)} CPUs, {found.switches - 1} switches, "
-        f"CPUs switched at: {found.granularity}",
-        "",
+        f"run again: {said.done} steps of {len(found.cpus)} CPUs, each a thread, "
+        "on the words themselves",
+        "  ",
     )
-    yield ""
-    yield from _side_by_side(found, whole)
+    if table:
+        yield ""
+        yield from _side_by_side(len(found.cpus), said.steps, whole)
+        yield from _words(said.shared)
+    if said.departure:
+        yield from _wrapped(f"the code departs from the schedule at {said.departure}", "  ")
+    if found.broken in said.broken:
+        now = said.broken[found.broken]
+        same = (
+            ": the same" if now == found.text else f", in other words: {_said(found.broken, now)}"
+        )
+        yield from _wrapped(f"FAILS AGAIN{same}", "  ")
+    for name, text in said.broken.items():
+        if name != found.broken:
+            yield from _wrapped(f"fails too: {name}: {_said(name, text)}", "  ")
+    if not said.broken:
+        yield "  NO LONGER FAILS on this schedule; dpamt verify says whether on another."
 
 
-def _side_by_side(found: Counterexample, whole: bool) -> Iterator[str]:
+def _said(broken: str, text: str) -> str:
+    """What is wrong, without the name of the property before each of its lines."""
+    return text.replace(f"{broken}: ", "")
+
+
+def _side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator[str]:
     """A column for each CPU, as wide as 80 columns allow; else a label before each line."""
-    cpus = len(found.cpus)
     column = (_WIDTH - _COLUMN_GAP * (cpus - 1)) // cpus
     columns = column >= _NARROWEST
     if columns:
         yield (" " * _COLUMN_GAP).join(f"CPU{n}".ljust(column) for n in range(cpus)).rstrip()
     last = ""
-    for step in found.steps:
+    for step in steps:
         lines = _told(step, whole)
         if not lines:
             continue
@@ -108,13 +194,24 @@ def _told(step: StepTold, whole: bool) -> list[str]:
     """The lines of one step; the module's own steps only if ``whole``, its answers always."""
     lines = []
     inside = bool(step.seamcall)
-    plain = step.word.startswith(("verify.", "kvm.")) and not whole
-    if step.method != MARK and not plain and (whole or not inside):
-        arguments = ", ".join(_number(value) for value in step.arguments)
-        result = "" if step.result is None else f" = {_number(step.result)}"
-        lines.append(f"{_short(step.word)}.{step.method}({arguments}){result}")
+    if step.method == CHOICE:
+        lines.append(f"{step.arguments[0]}: {'yes' if step.result else 'no'}")
+    elif step.method != MARK and (whole or (_is_shown(step.word) and not inside)):
+        lines.append(operation(step))
     lines += [f"-> {event}" if inside else event for event in step.events]
     return lines
+
+
+def operation(step: StepTold) -> str:
+    """What a step does to its word, and its result."""
+    arguments = ", ".join(_number(value) for value in step.arguments)
+    result = "" if step.result is None else f" = {_number(step.result)}"
+    return f"{_short(step.word)}.{step.method}({arguments}){result}"
+
+
+def _is_shown(word: str) -> bool:
+    """Whether the word is one of the design's or the module's, not of what is around them."""
+    return not word.startswith(("verify.", "kvm."))
 
 
 def _short(word: str) -> str:
@@ -130,33 +227,64 @@ def _number(value: object) -> str:
     return str(value) if -10 < value < 10 else hex(value)
 
 
-def _designs(results: dict[str, Tried]) -> Iterator[str]:
-    names = list(
-        dict.fromkeys(n for tried in results.values() for _, s in tried for n in s.properties)
+def _table(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int]) -> Iterator[str]:
+    yield from _wrapped(
+        "Every design through every trial.  A number: the property fails, and its shortest "
+        "counterexample has so many steps; . holds; ? not finished.  locks: taken by a get in a "
+        "region that has its pair.",
+        "",
     )
-    yield "Every design through every trial: the trial that fails a property, steps of the"
-    yield "shortest counterexample in brackets."
-    for name, tried in results.items():
+    yield ""
+    names = [name for name in PROPERTY_NAMES if name in _SHORT]
+    head = "".join(f"{_SHORT[name]:>4}" for name in names)
+    yield f"{'design':13}{head} {'states':>9} {'sec':>6} {'locks':>5}"
+    for design, tried in results.items():
+        row = "".join(f"{_cell(tried, name):>4}" for name in names)
+        states = sum(one.verdict.states for one in tried)
+        seconds = sum(one.verdict.seconds for one in tried)
+        yield f"{design[-13:]:13}{row} {states:9,} {seconds:6.1f} {locks[design]:5}"
+    yield ""
+    yield from _wrapped(", ".join(f"{_SHORT[name]} {name}" for name in names), "")
+
+
+def _cell(tried: Sequence[Tried], name: str) -> str:
+    lengths = [
+        len(found.steps)
+        for one in tried
+        for found in one.verdict.counterexamples
+        if found.broken == name
+    ]
+    if lengths:
+        return str(min(lengths))
+    finished = all(one.verdict.properties[name] == "holds" for one in tried)
+    return "." if finished else "?"
+
+
+def _where(results: Mapping[str, Sequence[Tried]]) -> Iterator[str]:
+    for design, tried in results.items():
         yield ""
-        states = sum(said.states for _, said in tried)
-        seconds = sum(said.seconds for _, said in tried)
-        verdict = _worst([said.verdict for _, said in tried])
-        yield f"{name}: {verdict.upper()}, {states:,} states, {seconds:.1f} s"
-        for broken in names:
+        verdict = _worst([one.verdict.verdict for one in tried])
+        yield f"{design}: {verdict.upper()}"
+        broken = list(dict.fromkeys(name for one in tried for name in one.verdict.properties))
+        for name in broken:
             failing = [
-                (len(found.steps), trial.name)
-                for trial, said in tried
-                for found in said.counterexamples
-                if found.broken == broken
+                (len(found.steps), one.trial.name)
+                for one in tried
+                for found in one.verdict.counterexamples
+                if found.broken == name
             ]
             if failing:
                 steps, trial_name = min(failing)
                 others = len(failing) - 1
                 more = f", and {others} more" if others else ""
-                yield f"  {broken:14} fails in {trial_name} ({steps}){more}"
-        held = [n for n in names if all(said.properties[n] == "holds" for _, said in tried)]
-        if held:
-            yield from _wrapped("holds: " + ", ".join(held), "  ")
+                yield f"  {name:14} fails in {trial_name} ({steps}){more}"
+        for one in tried:
+            for found, again in zip(one.verdict.counterexamples, one.replayed, strict=True):
+                if again != SAME:
+                    yield from _wrapped(
+                        f"NOT CONFIRMED on threads: {found.broken}, in {one.trial.name}: {again}",
+                        "  ",
+                    )
 
 
 def _worst(verdicts: Sequence[str]) -> str:

@@ -104,8 +104,23 @@ def paths(design: Design, costs: Costs) -> tuple[tuple[Piece, ...], tuple[Piece,
     return first, later
 
 
+def fast_path_locks(design: Design) -> int:
+    """Locks that others wait for, taken by a get in a region that has its pair; readers too."""
+    ground = Ground(design)
+    ground.begin()
+    ground.allocator.pair_pages = ground.donors(0, 1, APART)
+    _noted(ground, ground.region(0))
+    later = _noted(ground, ground.region(0) + 1)
+    return sum(1 for _, method, _ in later if method in WAITS)
+
+
 def _pieces(ground: Ground, pfn: int, costs: Costs) -> tuple[Piece, ...]:
-    """One get of ``pfn``, run for real with every step noted."""
+    """One get of ``pfn`` as pieces of time."""
+    return _timed(_noted(ground, pfn), costs)
+
+
+def _noted(ground: Ground, pfn: int) -> list[tuple[Address, str, int]]:
+    """The steps of one get of ``pfn``, run for real."""
     world = ground.world
     counting = _Counting(ground)
     kernel = world.kernel
@@ -127,7 +142,7 @@ def _pieces(ground: Ground, pfn: int, costs: Costs) -> tuple[Piece, ...]:
     finally:
         world.shared.watch.observer = None
         cpu.seamcall = plain
-    return _timed(counting.steps, costs)
+    return counting.steps
 
 
 def _timed(steps: list[tuple[Address, str, int]], costs: Costs) -> tuple[Piece, ...]:

@@ -6,13 +6,15 @@ blocks is written down with its function, source line, words and results.
 """
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 import dpamt
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import status_name
+from dpamt.errors import InputError
 from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, READS, SHARES, Address
 from dpamt.verify.automaton import CHOICE, MARK, Event, Step
 from dpamt.verify.search import Fault, Search
@@ -82,6 +84,27 @@ class Counterexample:
     def as_json(self) -> dict[str, Any]:
         """The whole as plain values."""
         return {"format": FORMAT, **asdict(self), "schedule": list(self.schedule)}
+
+
+def from_json(kept: Mapping[str, Any], where: str) -> Counterexample:
+    """What :meth:`Counterexample.as_json` gave.  Raises InputError, naming ``where``."""
+    try:
+        names = [field.name for field in fields(Counterexample)]
+        plain = {name: kept[name] for name in names}
+        steps = tuple(
+            StepTold(
+                **{**step, "arguments": tuple(step["arguments"]), "events": tuple(step["events"])}
+            )
+            for step in plain["steps"]
+        )
+        for name in ("shared", "start", "turns"):
+            plain[name] = tuple(tuple(item) for item in plain[name])
+        for name in ("cpus", "choices"):
+            plain[name] = tuple(plain[name])
+        return Counterexample(**{**plain, "steps": steps})
+    except (KeyError, TypeError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise InputError(f"{where}: counterexamples: {what}; expected the form of --json") from None
 
 
 def counterexample(search: Search, fault: Fault) -> Counterexample:

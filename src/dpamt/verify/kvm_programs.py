@@ -83,6 +83,7 @@ def faults(design: Design, tds: int, vcpus: int = 1) -> Setting:
             "guest pages": "all in one 2M region",
             "memory model": "sequentially consistent",
         },
+        world=world,
     )
 
 

@@ -199,6 +199,7 @@ def regions(
         tuple(kinds),
         lambda: ground.at_rest(len(cpus)),
         bounds=_bounds(design, cpus, placement, choices),
+        world=world,
     )
 
 
@@ -254,6 +255,7 @@ def softirq(design: Design) -> Setting:
         (task, callback),
         lambda: ground.at_rest(2),
         bounds={"design": design.source, "CPUs": "1, its task and its softirq"},
+        world=world,
     )
 
 
@@ -299,6 +301,7 @@ def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> 
             if behaviour is not None and behaviour.demote_lock == "none"
             else "as the design does it",
         },
+        world=world,
     )
 
 

@@ -100,6 +100,10 @@ def _judged(judge: Property, run: "_Run", setting: Setting) -> str:
             text = judge.of_event(event)
             if text:
                 return text
+    if judge.of_state is not None:
+        text = "; ".join(line for line in setting.always() if judge.of_state(line))
+        if text:
+            return text
     waiting = run.waiting()
     if judge.of_rest is not None and not waiting:
         return "; ".join(line for line in setting.at_rest() if judge.of_rest(line))
@@ -353,7 +357,8 @@ class _Run:
             cpu.leaf = arguments[0]
             return None
         if method == CHOICE:
-            return self._choices.pop(0) if self._choices else 0
+            choice = self._choices.pop(0) if self._choices else 0
+            return choice if choice in range(arguments[1]) else 0
         watch = self._setting.shared.watch
         watch.observer = None
         try:

@@ -364,10 +364,12 @@ class Search:
         arrays = self.setting.always_arrays
         if not arrays:
             return
-        seen = tuple(
-            state[n] if slot.address.array.startswith(arrays) else 0
-            for n, slot in enumerate(self.engine.words.shared)
-        )
+        seen = state  # of all arrays: words that one thread alone touches are with the thread
+        if "" not in arrays:
+            seen = tuple(
+                state[n] if slot.address.array.startswith(arrays) else 0
+                for n, slot in enumerate(self.engine.words.shared)
+            )
         if seen in self._always:
             return
         self.put_back(state)

@@ -5,11 +5,14 @@ A :class:`Setting` is made by the programs of :mod:`dpamt.verify.programs`, or b
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.automaton import Recorder, Start
 from dpamt.verify.place import Places
+
+if TYPE_CHECKING:
+    from dpamt.verify.world import World
 
 SEAMCALL: Final = "seamcall"
 LOCKS: Final = "locks"
@@ -71,3 +74,5 @@ class Setting:
     """Arrays that ``always`` looks at; it is asked once for each of their contents."""
     bounds: dict[str, str] = field(default_factory=dict)
     """What the verdict holds for, in words."""
+    world: "World | None" = None
+    """The machine, for properties that a user adds."""

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any, Final
 
 from dpamt.verify.automaton import Automaton
@@ -115,11 +116,18 @@ def code_hash(automata: tuple[Automaton, ...]) -> str:
     codes = {}
     for automaton in automata:
         for code in automaton.codes():
-            codes[code.co_qualname, code.co_firstlineno] = code
+            codes[code.co_qualname, code.co_filename, code.co_firstlineno] = code
     digest = hashlib.sha256()
     for name in sorted(codes):
         code = codes[name]
         digest.update(repr((code.co_qualname, code.co_names, code.co_varnames)).encode())
         digest.update(code.co_code)
-        digest.update(repr([c for c in code.co_consts if isinstance(c, (int, str))]).encode())
+        digest.update(repr([_constant(value) for value in code.co_consts]).encode())
     return digest.hexdigest()
+
+
+def _constant(value: object) -> str:
+    """A constant of a function so that it is the same in every process."""
+    if isinstance(value, CodeType):
+        return value.co_qualname
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)

@@ -1,0 +1,196 @@
+"""Verdicts as a document that can be kept: what was asked, what was said, and whether it still is.
+
+The document of `dpamt verify --json` and `--save` is the same.  It names for each trial what was
+asked, so that `--check` can ask again and `--replay` can make the machine again.
+"""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import dpamt
+from dpamt.errors import InputError
+from dpamt.host.designs.base import Design
+from dpamt.verify.custom import load_properties, properties_of, with_custom
+from dpamt.verify.programs import PLACEMENTS, Choices, regions
+from dpamt.verify.properties import Property, properties
+from dpamt.verify.replay import replay
+from dpamt.verify.setting import GRANULARITIES
+from dpamt.verify.suite import SUITE, Trial
+from dpamt.verify.verdict import Verdict
+
+FORMAT: Final = 1
+"""Version of the document."""
+COMPARED: Final = ("verdict", "properties", "states", "transitions", "depth", "ends", "nodes")
+"""What a certificate and a new verdict must agree in; and in the hash of the code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one search was asked: enough to ask it again."""
+
+    design: str
+    """Name or path, as given."""
+    trial: str
+    """Name of a trial of the suite; empty: the CPUs that follow."""
+    cpus: tuple[int, ...]
+    """CPUs by region."""
+    pairs: str
+    failures: int
+    granularity: str
+    most_states: int
+    property_file: str = ""
+
+    def trial_of(self) -> Trial:
+        """The trial that is meant.  Raises InputError when there is no such trial."""
+        if self.trial:
+            for trial in SUITE:
+                if trial.name == self.trial:
+                    return trial
+            known = ", ".join(f'"{trial.name}"' for trial in SUITE)
+            raise InputError(f"trial {self.trial!r}: expected one of {known}")
+        cpus, pairs = self.cpus, self.pairs
+        choices = Choices(self.failures) if self.failures else None
+        return Trial(
+            "+".join(map(str, cpus)) + (" CPUs" if sum(cpus) > 1 else " CPU"),
+            "get, use, put; CPUs by region",
+            self.granularity,
+            lambda design: regions(design, cpus, pairs, choices),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One trial of one design: what was asked, and what came of it."""
+
+    asked: Asked
+    trial: Trial
+    verdict: Verdict
+    replayed: tuple[str, ...] = ()
+    """For each counterexample: how it went on threads, ``the same`` or what was not."""
+
+
+def prepare(asked: Asked, design: Design) -> tuple[Trial, tuple[Property, ...]]:
+    """The trial and the properties of a search, a user's own among them."""
+    trial = asked.trial_of()
+    judges = properties(design.tolerated)
+    if not asked.property_file:
+        return trial, judges
+    custom = load_properties(asked.property_file)
+    make = trial.make
+    asking = trial._replace(make=lambda design: with_custom(make(design), custom))
+    return asking, (*judges, *properties_of(custom))
+
+
+SAME: Final = "the same"
+
+
+def confirm(
+    design: Design, trial: Trial, verdict: Verdict, judges: tuple[Property, ...]
+) -> tuple[str, ...]:
+    """Run every counterexample of a verdict again on threads, each step of it."""
+    said = []
+    for found in verdict.counterexamples:
+        again = replay(trial.make(design), judges, plain(found.as_json()))
+        if again.departure:
+            said.append(again.departure)
+        elif found.broken not in again.broken:
+            said.append(f"{found.broken} holds there")
+        else:
+            said.append(SAME)
+    return tuple(said)
+
+
+def document(results: Mapping[str, list[Tried]]) -> dict[str, Any]:
+    """The document, as plain values."""
+    found: dict[str, Any] = plain(
+        {
+            "format": FORMAT,
+            "dpamt": dpamt.__version__,
+            "python": platform.python_version(),
+            "clean": all(
+                tried.verdict.verdict == "holds" for every in results.values() for tried in every
+            ),
+            "designs": [
+                {
+                    "design": name,
+                    "trials": [
+                        {
+                            "trial": tried.trial.name,
+                            "meaning": tried.trial.meaning,
+                            "asked": asdict(tried.asked),
+                            **tried.verdict.as_json(),
+                            "replayed": tried.replayed,
+                        }
+                        for tried in every
+                    ],
+                }
+                for name, every in results.items()
+            ],
+        }
+    )
+    return found
+
+
+def read(path: str) -> dict[str, Any]:
+    """The document in a file.  Raises InputError for anything else."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected what --save wrote") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {error}; expected JSON as --save writes it") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT or "designs" not in found:
+        raise InputError(f"{path}: format: expected {FORMAT}, as --save writes it")
+    try:
+        for _, trial in trials(found):
+            _asked(trial["asked"])
+            for name in (*COMPARED, "code"):
+                trial[name]
+            for one in trial["counterexamples"]:
+                one["broken"], one["text"]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise InputError(
+            f"{path}: designs: {what}; expected trials as --save writes them"
+        ) from None
+    return found
+
+
+def trials(kept: Mapping[str, Any]) -> Iterator[tuple[Asked, dict[str, Any]]]:
+    """What was asked, and what was said, trial by trial."""
+    for design in kept["designs"]:
+        for trial in design["trials"]:
+            yield _asked(trial["asked"]), trial
+
+
+def _asked(kept: Mapping[str, Any]) -> Asked:
+    names = {field.name for field in fields(Asked)}
+    asked = Asked(**{**{name: kept[name] for name in names}, "cpus": tuple(kept["cpus"])})
+    if asked.granularity not in GRANULARITIES or asked.pairs not in PLACEMENTS:
+        raise ValueError("granularity or pairs")
+    if not all(isinstance(n, int) and 1 <= n <= 16 for n in asked.cpus):
+        raise ValueError("cpus")
+    return asked
+
+
+def differences(kept: Mapping[str, Any], python: str, verdict: Verdict) -> list[str]:
+    """In what a new verdict is not what was kept; empty: it is the same."""
+    now = plain(verdict.as_json())
+    lines = [
+        f"{name}: {kept[name]} in the certificate, {now[name]} now"
+        for name in COMPARED
+        if kept[name] != now[name]
+    ]
+    same_bytecode = python.split(".")[:2] == platform.python_version().split(".")[:2]
+    if same_bytecode and kept["code"] != now["code"]:
+        lines.append("code: the functions that ran are not those of the certificate")
+    return lines
+
+
+def plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return json.loads(json.dumps(value, default=str))
