@@ -201,6 +201,28 @@ def test_a_property_of_ones_own(tmp_path: Path, source: str, code: int, told: st
         assert "FAILS AGAIN: the same" in dpamt("verify", "--replay", "a.json", cwd=tmp_path).out
 
 
+def test_the_properties_of_the_documents(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(page.split("```python\n")[1].split("```")[0])
+    ended = dpamt("verify", "--cpus", "2", "--property", "mine.py", "--json", cwd=tmp_path)
+    verdicts = json.loads(ended.out)["designs"][0]["trials"][0]["properties"]
+    assert (verdicts["backed"], verdicts["few"]) == ("holds", "holds")
+    ended = dpamt("verify", "v2", "--cpus", "2", "--property", "mine.py", "--json", cwd=tmp_path)
+    verdicts = json.loads(ended.out)["designs"][0]["trials"][0]["properties"]
+    assert (verdicts["backed"], verdicts["few"]) == ("fails", "holds")
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    for folder, source in (("a", MERGED), ("b", MERGED.replace(RIGHT, WRONG))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(source, encoding="utf-8")
+    arguments = ("a/mine.py", "b/mine.py", "--cpus", "2")
+    assert dpamt("verify", *arguments, cwd=tmp_path).code == 1
+    ended = dpamt("verify", *arguments, "--json", cwd=tmp_path)
+    verdicts = [one["trials"][0]["verdict"] for one in json.loads(ended.out)["designs"]]
+    assert verdicts == ["holds", "fails"]
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [

@@ -36,7 +36,8 @@ def _verify(options: argparse.Namespace) -> int:
     results: dict[str, list[Tried]] = {}
     with watching() as watch:
         for name, design in designs.items():
-            results[design.name] = _tried(name, design, options, watch)
+            title = name if design.name in results else design.name
+            results[title] = _tried(name, design, options, watch)
     if options.save or options.json:
         whole = json.dumps(document(results), indent=2) + "\n"
     if options.save:
@@ -44,7 +45,8 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         write_text(whole)
     elif len(results) > 1:
-        locks = {design.name: fast_path_locks(design) for design in designs.values()}
+        takes = [fast_path_locks(design) for design in designs.values()]
+        locks = dict(zip(results, takes, strict=True))
         write_text(designs_text(results, locks))
     else:
         write_text(suite_text(*next(iter(results.items())), whole=options.whole))

@@ -12,7 +12,6 @@ from dpamt.verify.replay import Replayed
 
 _WIDTH: Final = 80
 _COLUMN_GAP: Final = 2
-_NARROWEST: Final = 24
 
 _SHORT: Final = {
     "missing-pair": "mis",
@@ -167,27 +166,32 @@ def _said(broken: str, text: str) -> str:
 
 
 def _side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator[str]:
-    """A column for each CPU, as wide as 80 columns allow; else a label before each line."""
+    """A column for each CPU where 80 columns are enough; else a label before each line."""
+    told = list(_lines(steps, whole))
     column = (_WIDTH - _COLUMN_GAP * (cpus - 1)) // cpus
-    columns = column >= _NARROWEST
-    if columns:
-        yield (" " * _COLUMN_GAP).join(f"CPU{n}".ljust(column) for n in range(cpus)).rstrip()
+    widest = max((len(word) for _, line in told for word in line.split()), default=0)
+    if widest + 2 > column:
+        for cpu, line in told:
+            yield from wrap(f"CPU{cpu}: {line}", _WIDTH, subsequent_indent="      ")
+        return
+    yield (" " * _COLUMN_GAP).join(f"CPU{n}".ljust(column) for n in range(cpus)).rstrip()
+    for cpu, line in told:
+        for piece in wrap(line, column, subsequent_indent="  ") or [""]:
+            yield " " * (cpu * (column + _COLUMN_GAP)) + piece
+
+
+def _lines(steps: Sequence[StepTold], whole: bool) -> Iterator[tuple[int, str]]:
+    """(CPU, line): what is done, after the place in brackets where that is another one."""
     last = ""
     for step in steps:
         lines = _told(step, whole)
-        if not lines:
-            continue
         place = f"{step.function.rpartition('.')[2]} {step.file}:{step.line}"
-        if place != last and not step.seamcall and not step.file.startswith("verify/"):
-            lines = [f"[{place}]", *lines]
+        outside = not step.seamcall and not step.file.startswith("verify/")
+        if lines and outside and place != last:
+            yield step.cpu, f"[{place}]"
             last = place
         for line in lines:
-            if columns:
-                pieces = wrap(line, column, subsequent_indent="  ") or [""]
-                for piece in pieces:
-                    yield " " * (step.cpu * (column + _COLUMN_GAP)) + piece
-            else:
-                yield from wrap(f"CPU{step.cpu}: {line}", _WIDTH, subsequent_indent="      ")
+            yield step.cpu, line
 
 
 def _told(step: StepTold, whole: bool) -> list[str]:

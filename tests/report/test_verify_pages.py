@@ -1,0 +1,119 @@
+"""The page and the trace of a counterexample: whole, and true to its steps at every moment."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpamt.host.designs.load import load_design
+from dpamt.report.verify_html import html_page
+from dpamt.report.verify_perfetto import perfetto_trace
+from dpamt.verify.counterexample import Counterexample
+from dpamt.verify.programs import regions
+from dpamt.verify.properties import properties
+from dpamt.verify.verdict import verify
+
+_DOM = Path(__file__).with_name("small_dom.js")
+
+
+@pytest.fixture(scope="module")
+def found() -> Counterexample:
+    design = load_design("v2")
+    verdict = verify(regions(design, (2,)), properties(design.tolerated), "words")
+    return next(one for one in verdict.counterexamples if one.broken == "at-rest")
+
+
+def data_of(page: str) -> dict[str, Any]:
+    script = re.search(r'type="application/json">(.*?)</script>', page, re.S)
+    assert script is not None
+    data: dict[str, Any] = json.loads(script[1])
+    return data
+
+
+def values_after(found: Counterexample, done: int) -> dict[str, str]:
+    """The values of the words after so many of the steps that are told."""
+    values = dict(found.start)
+    for step in found.steps[:done]:
+        if step.value:
+            values[step.word] = step.value
+    return values
+
+
+def test_the_page_needs_nothing_beside_it(found: Counterexample) -> None:
+    page = html_page(found)
+    assert not re.search(r"https?:|src=|@import|url\(|<link", page)
+    assert "@" not in re.sub(r"@media", "", page)
+    assert '<meta name="viewport"' in page
+    assert len(data_of(page)["steps"]) == len(found.steps)
+
+
+def test_the_page_ends_as_the_counterexample_does(found: Counterexample) -> None:
+    data = data_of(html_page(found))
+    values = {word["name"]: word["start"] for word in data["words"]}
+    names = [word["name"] for word in data["words"]]
+    for step in data["steps"]:
+        if step["word"] >= 0 and step["value"]:
+            values[names[step["word"]]] = step["value"]
+    for word, before, after in found.shared:
+        assert (dict(found.start)[word], values[word]) == (before, after)
+
+
+def test_markup_in_a_text_stays_text(found: Counterexample) -> None:
+    from dataclasses import replace
+
+    step = replace(found.steps[0], events=("</script><b>x",))
+    page = html_page(replace(found, text="<i>&", steps=(step, *found.steps[1:])))
+    assert "<i>" not in page
+    assert "<b>" not in page
+    assert data_of(page)["steps"][0]["events"] == ["</script><b>x"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_slider_shows_the_values_of_every_step(found: Counterexample, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(html_page(found), encoding="utf-8")
+    done = subprocess.run(
+        ["node", str(_DOM), str(page)], capture_output=True, encoding="utf-8", check=True
+    )
+    shown = json.loads(done.stdout)
+    names = [word["name"] for word in data_of(html_page(found))["words"]]
+    assert len(shown) == len(found.steps) + 1
+    for moment, at in enumerate(shown):
+        values = values_after(found, moment)
+        assert at["values"] == [values[name] for name in names]
+        assert at["now"] == moment - 1
+        assert at["text"].startswith(f"{moment} of {len(found.steps)}. ")
+
+
+def test_the_trace_has_a_track_for_each_cpu(found: Counterexample) -> None:
+    events = json.loads(perfetto_trace(found))["traceEvents"]
+    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert names == {n + 1: f"CPU{n}: get, use, put in region 0" for n in range(len(found.cpus))}
+    slices = [e for e in events if e["ph"] == "X"]
+    assert [e["ts"] for e in slices] == sorted(e["ts"] for e in slices)
+    ends = [e["ts"] + e["dur"] for e in slices]
+    assert all(a <= b["ts"] for a, b in zip(ends, slices[1:], strict=False))  # one at a time
+    assert len(slices) == sum(step.method != "mark" for step in found.steps)
+
+
+def test_seamcalls_of_the_trace_open_and_close(found: Counterexample) -> None:
+    events = json.loads(perfetto_trace(found))["traceEvents"]
+    answers: list[str] = []
+    for cpu in range(len(found.cpus)):
+        inside: list[str] = []
+        edges = [e for e in events if e["ph"] in "BE" and e["tid"] == cpu + 1]
+        assert [e["ts"] for e in edges] == sorted(e["ts"] for e in edges)
+        for edge in edges:
+            if edge["ph"] == "B":
+                assert not inside
+                inside.append(edge["name"])
+            else:
+                assert inside.pop() == edge["name"]
+                answers.append(edge["args"]["answer"])
+        assert not inside
+    told = [text for step in found.steps for text in step.events if text.startswith("TDH.")]
+    assert sorted(answers) == sorted(told)

@@ -1,0 +1,108 @@
+"""What `dpamt verify` prints: its width, its columns, and that it says what the steps say."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dpamt.host.designs import merged
+from dpamt.host.designs.load import load_design
+from dpamt.report.verify_text import designs_text, nearest, suite_text
+from dpamt.verify.certificate import Asked, Tried, confirm, prepare
+from dpamt.verify.verdict import verify
+from tests.cli.command import dpamt
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def tried(name: str, cpus: tuple[int, ...], most_states: int = 100_000) -> Tried:
+    asked = Asked(name, "", cpus, "apart", 0, "seamcall", most_states)
+    design = load_design(name)
+    trial, judges = prepare(asked, design)
+    verdict = verify(trial.make(design), judges, asked.granularity, most_states)
+    return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
+
+
+@pytest.mark.parametrize("cpus", [(2,), (3,), (4,), (2, 2)])
+@pytest.mark.parametrize("whole", [False, True])
+def test_eighty_columns(cpus: tuple[int, ...], whole: bool) -> None:
+    text = suite_text("v2", [tried("v2", cpus)], whole)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_two_cpus_have_a_column_each() -> None:
+    one = tried("v2", (2,))
+    found = nearest([one])[0][1]
+    lines = suite_text("v2", [one]).splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("CPU0 "))
+    right = lines[first].index("CPU1")
+    table = lines[first + 1 : lines.index("", first)]
+    order = [line.startswith(" " * right) for line in table]
+    turns = [0] + [n for n in range(1, len(order)) if order[n] != order[n - 1]]
+    # As often as the CPU changes in what is shown: the allocator's counting is not.
+    shown = [
+        step.cpu
+        for step in found.steps
+        if step.events
+        or (step.method != "mark" and not step.seamcall and "verify." not in step.word)
+    ]
+    changes = [cpu for n, cpu in enumerate(shown) if not n or cpu != shown[n - 1]]
+    assert [order[n] for n in turns] == [bool(cpu) for cpu in changes]
+    assert "pamt_lock  free -> held" in "\n".join(lines)
+
+
+def test_cpus_that_do_not_fit_are_named_on_each_line() -> None:
+    text = suite_text("v2", [tried("v2", (4,))])
+    for cpu in range(2):
+        assert re.search(rf"^CPU{cpu}: \[tdx_pamt_get host/designs/v2.py:\d+\]$", text, re.M)
+
+
+def test_the_table_of_designs() -> None:
+    results = {name: [tried(name, (2,))] for name in ("v2", "merged")}
+    text = designs_text(results, {"v2": 0, "merged": 1})
+    head, v2, right = (
+        next(line for line in text.splitlines() if line.startswith(start)).split()
+        for start in ("design", "v2", "merged")
+    )
+    steps = {found.broken: len(found.steps) for found in results["v2"][0].verdict.counterexamples}
+    assert v2[head.index("rem")] == str(steps["bad-remove"])
+    assert v2[head.index("rst")] == str(steps["at-rest"])
+    assert v2[head.index("fat")] == "."
+    assert set(right[1:12]) == {"."}
+    assert (v2[-1], right[-1]) == ("0", "1")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_was_not_finished_and_what_was_not_confirmed_is_said() -> None:
+    stopped = tried("merged", (3,), most_states=5)
+    assert "NOT FINISHED" in suite_text("merged", [stopped])
+    assert " ? " in designs_text({"merged": [stopped]}, {"merged": 1})
+    wrong = tried("v2", (2,))
+    wrong = replace(wrong, replayed=("step 3: no",) * len(wrong.replayed))
+    assert "NOT CONFIRMED when run again on threads: step 3: no" in suite_text("v2", [wrong])
+    assert "NOT CONFIRMED" in designs_text({"v2": [wrong]}, {"v2": 0})
+
+
+def test_the_first_hour_of_the_readme(tmp_path: Path) -> None:
+    """Its three lines, its table, and that the mended file no longer fails."""
+    page = README.read_text(encoding="utf-8")
+    diff = re.search(r"```diff\n(.*?)```", page, re.S)
+    assert diff is not None
+    lines = diff[1].splitlines()
+    before = "".join(line[1:] + "\n" for line in lines if line[0] != "+")
+    after = "".join(line[1:] + "\n" for line in lines if line[0] != "-")
+    assert sum(line[0] != " " for line in lines) == 3
+    source = Path(merged.__file__).read_text(encoding="utf-8")
+    assert source.count(before) == 1
+    mine = tmp_path / "mine.py"
+    mine.write_text(source.replace(before, after), encoding="utf-8")
+    said = dpamt("verify", "./mine.py", "--cpus", "2", "--save", "mine.json", cwd=tmp_path)
+    assert said.code == 1
+    told = page[page.index("CPU0    ") :].split("```")[0].splitlines()
+    assert told[0] in said.out.splitlines()
+    assert "\n".join(told[1:]) in said.out
+    mine.write_text(source, encoding="utf-8")
+    again = dpamt("verify", "--replay", "mine.json", cwd=tmp_path)
+    assert again.code == 0
+    assert "NO LONGER FAILS on this schedule" in again.out
