@@ -49,6 +49,7 @@ def test_two_cpus_have_a_column_each() -> None:
     ]
     changes = [cpu for n, cpu in enumerate(shown) if not n or cpu != shown[n - 1]]
     assert [order[n] for n in turns] == [bool(cpu) for cpu in changes]
+    assert f"2 CPUs, {len(changes) - 1} switches" in "\n".join(lines)
     assert "pamt_lock  free -> held" in "\n".join(lines)
 
 

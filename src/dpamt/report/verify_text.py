@@ -1,6 +1,7 @@
 """What `dpamt verify` says, in 80 columns: verdicts, counterexamples side by side, the museum."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from textwrap import wrap
 from typing import Final
 
@@ -103,7 +104,7 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
     yield from _wrapped(f"{found.broken}, in {one.trial.name}: {text}", "")
     if found.steps:
         yield from _wrapped(
-            f"{len(found.cpus)} CPUs, {found.switches - 1} switches, "
+            f"{len(found.cpus)} CPUs, {_switches(found.steps, whole)} switches, "
             f"CPUs switched at: {found.granularity}",
             "",
         )
@@ -178,6 +179,12 @@ def _side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator
     for cpu, line in told:
         for piece in wrap(line, column, subsequent_indent="  ") or [""]:
             yield " " * (cpu * (column + _COLUMN_GAP)) + piece
+
+
+def _switches(steps: Sequence[StepTold], whole: bool) -> int:
+    """How often the CPU changes from one line to the next."""
+    cpus = [cpu for cpu, _ in _lines(steps, whole)]
+    return sum(before != after for before, after in pairwise(cpus))
 
 
 def _lines(steps: Sequence[StepTold], whole: bool) -> Iterator[tuple[int, str]]:
