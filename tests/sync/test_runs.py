@@ -80,7 +80,7 @@ def test_entry_pages(script: list[Any], locked: int) -> None:
         else:
             page.store(start, value)
             plain[start] = value
-        assert page.payloads() == plain
+        assert list(page.payloads()) == plain
         assert list(page.load_run(start, 512)) == plain[start:]
         assert page.any_non_zero(start, 512) == any(plain[start:])
         assert page.unlocked(0, 512) is False
@@ -90,7 +90,7 @@ def test_entry_pages(script: list[Any], locked: int) -> None:
     assert page.unlocked(0, 512)
     other = EntryPage()
     other.restore(captured)
-    assert other.payloads() == plain
+    assert list(other.payloads()) == plain
     assert other.locked() == {locked: 1}
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.states import SYS_READY
 from dpamt.abi.status import TDX_SUCCESS
-from dpamt.module.fatal import ModuleFatal
 from dpamt.module.refused import Refused
 from dpamt.sync import LockSet
 
@@ -49,7 +48,8 @@ class LogicalProcessor:
     def seamcall(self, rax: int, args: TdxModuleArgs) -> int:
         """Answer one SEAMCALL: the status; outputs go into ``args``.
 
-        Raises ModuleFatal where the real module would shut down.
+        Raises ModuleFatal where the real module would shut down; its locks stay held, as nothing
+        runs there any more to release them.
         """
         handler = self.ready_handlers.get(rax)
         state = self.sys_state.load()
@@ -61,9 +61,6 @@ class LogicalProcessor:
                 handler(self, args)
         except Refused as refused:
             status = refused.status
-        except ModuleFatal as fatal:
-            self.locks.release_all()
-            raise fatal
         self.locks.release_all()
         return status
 

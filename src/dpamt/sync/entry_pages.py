@@ -141,9 +141,14 @@ class EntryPage:
             return True
         return self._locks[start:end].count(0) == end - start
 
-    def payloads(self) -> list[int]:
-        """A copy of the 512 payloads; for audits and whole-page checks under a lock, no step."""
-        return list(self._payloads)
+    def any_exclusive(self) -> bool:
+        """Whether any entry is locked exclusively; one scan, one step."""
+        locks = self._locks
+        return locks is not ZEROS and any(lock & EX for lock in locks)
+
+    def payloads(self) -> tuple[int, ...]:
+        """The 512 payloads; one scan, one step."""
+        return tuple(self._payloads)
 
     def lock_word(self, index: int) -> int:
         """The lock bits, for audits; no step."""

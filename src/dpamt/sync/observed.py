@@ -64,10 +64,12 @@ ACQUIRES: Final[dict[str, bool | None]] = {
     "try_exclusive_guest": None,
 }
 """Steps that take a lock: exclusively, shared, or (None) as their name says and if they succeed."""
+LOCK_READS: Final = frozenset({"contended"})
+"""Reads of the lock itself: who fails to take it changes what its holder sees."""
 UNLOCKS: Final = frozenset({"unlock", "read_unlock", "write_unlock"})
 RELEASES: Final = UNLOCKS | {"release_shared", "release_exclusive"}
 """Steps that drop a lock; UNLOCKS are of locks that others wait for."""
-PAGE_READS: Final = frozenset({"any_non_zero", "payloads"})
+PAGE_READS: Final = frozenset({"any_exclusive", "any_non_zero", "payloads"})
 PAGE_WRITES: Final = frozenset({"fill", "fill_run", "zero"})
 """Steps on a whole page of entries."""
 

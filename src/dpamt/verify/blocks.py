@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import Finding
-from dpamt.sync.host_priority import LOCK_MASK, PAYLOAD_SHIFT
+from dpamt.sync.host_priority import EX, LOCK_MASK, PAYLOAD_SHIFT
 from dpamt.sync.observed import (
     ACQUIRES,
+    LOCK_READS,
     PAGE_READS,
     PAGE_WRITES,
     READS,
@@ -268,7 +269,7 @@ class Engine:
             return False
         if step.method == "add" and self._is_counting(kind, run.node, step):
             return False
-        if step.method not in ACQUIRES and step.method not in RELEASES:
+        if step.method not in ACQUIRES and step.method not in RELEASES | LOCK_READS:
             held = tuple(run.held.items())
             words.guard(step.address, held, step.method not in READS)
             if kind not in self._unsafe and words.is_guarded(step.address):
@@ -351,12 +352,15 @@ class Engine:
     ) -> Any:
         page = step.address.array, step.address.number
         *entries, rest = self.words.use_page(page, kind)
-        payloads = self._rest_of_page(page, self._value(kind, run, rest, state))
-        for entry in entries:
-            value = self._value(kind, run, entry, state)
-            payloads[entry.number & 511] = value >> PAYLOAD_SHIFT
+        values = [self._value(kind, run, entry, state) for entry in entries]
         if self._own_entries(page):
             run.others.add(page)
+        if step.method == "any_exclusive":
+            values += [value for own in self._others_on((page,), others)[0] for value in own]
+            return any(value & EX for value in values)
+        payloads = self._rest_of_page(page, self._value(kind, run, rest, state))
+        for entry, value in zip(entries, values, strict=True):
+            payloads[entry.number & 511] = value >> PAYLOAD_SHIFT
         if step.method == "payloads":
             return tuple(payloads)
         first, end = step.arguments
@@ -370,8 +374,7 @@ class Engine:
 
     def _rest_of_page(self, page: tuple[str, int], rest: Any) -> list[int]:
         if rest[0] == "start":
-            payloads: list[int] = self.setting.shared.array(page[0]).at(page[1]).payloads()
-            return payloads
+            return list(self.setting.shared.array(page[0]).at(page[1]).payloads())
         if rest[0] == "fill":
             return [rest[1]] * 512
         return [rest[1] + index * rest[2] for index in range(512)]
@@ -379,6 +382,7 @@ class Engine:
     def _write_page(self, kind: int, run: _Run, step: Step, state: tuple[int, ...]) -> None:
         page = step.address.array, step.address.number
         *entries, rest = self.words.use_page(page, kind)
+        self.words.rewrite(page)
         arguments = step.arguments
         for entry in entries:
             self.words.vary(entry)

@@ -63,6 +63,8 @@ class Knowledge:
     """Class of the only thread that touches a word, or SHARED_BY_ALL."""
     pages: dict[tuple[str, int], int] = field(default_factory=dict)
     """Pages that are read or written whole, with the class that does it, or SHARED_BY_ALL."""
+    rewritten: set[tuple[str, int]] = field(default_factory=set)
+    """Pages that somebody writes whole: every entry in them is changed."""
     entries: dict[tuple[str, int], list[Address]] = field(default_factory=dict)
     """Words of single entries, by page."""
     guards: dict[Address, frozenset[Address]] = field(default_factory=dict)
@@ -162,7 +164,19 @@ class Words:
 
     def is_varying(self, address: Address) -> bool:
         """Whether somebody changes the word, as far as is known."""
-        return address in self.known.varying
+        known = self.known
+        return address in known.varying or (
+            bool(known.rewritten) and self.page_of(address) in known.rewritten
+        )
+
+    def rewrite(self, page: tuple[str, int]) -> None:
+        """The page is written whole.  Raises Restart when an entry of it was taken as fixed."""
+        known = self.known
+        if page not in known.rewritten:
+            known.rewritten.add(page)
+            for address in known.taken_as_fixed:
+                if self.page_of(address) == page:
+                    raise Restart(f"{address} was taken as fixed")
 
     def vary(self, address: Address) -> None:
         """The word is changed.  Raises Restart when it was taken as fixed before."""

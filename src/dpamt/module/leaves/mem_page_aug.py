@@ -29,7 +29,10 @@ _SEPT_STATES: Final = SEPT_STATE_ALLOWED[TDH_MEM_PAGE_AUG]
 def tdh_mem_page_aug(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = GPA and level (4K, 2M), RDX = TDR, R8 = page.
 
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.12).
+    The S-EPT entry is free for others as soon as it is written, before the page's PAMT entry is.
+
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_mem_page_aug.c]; reference
+    (e.12).
     """
     info = args.rcx
     handle = args.rdx
@@ -43,11 +46,13 @@ def tdh_mem_page_aug(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         refuse_sept_state(args, word, level)
     if level == LEVEL_4K:
         region, entry = lock_new_entry(lp, args.r8, OPERAND_R8)
-        lp.pamt.use_tracked_entry(region, entry, td.reg_entry)
+        sept.store(index, (region.base | entry) << FRAME_SHIFT | SEPT_PENDING)
+        lp.locks.release_entry(sept, index)
         td.children.add(1)
-        page = region.base | entry
+        lp.pamt.use_tracked_entry(region, entry, td.reg_entry)
     else:
         page = lock_new_2m_page(lp, args.r8, OPERAND_R8)
-        lp.pamt.set_large(page, LEVEL_2M, td.reg_entry)
+        sept.store(index, page << FRAME_SHIFT | SEPT_PENDING)
+        lp.locks.release_entry(sept, index)
         td.children.add(PAGES_PER_2M)
-    sept.store(index, page << FRAME_SHIFT | SEPT_PENDING)
+        lp.pamt.set_large(page, LEVEL_2M, td.reg_entry)

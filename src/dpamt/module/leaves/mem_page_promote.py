@@ -96,10 +96,10 @@ def _check_mergeable(
     entries = child.payloads()
     first = entries[0]
     stride = LEVEL_PAGES[level - 1] << FRAME_SHIFT
-    wanted = list(range(first, first + stride * ENTRIES_PER_SEPT_PAGE, stride))
+    wanted = tuple(range(first, first + stride * ENTRIES_PER_SEPT_PAGE, stride))
     # Whoever holds the tree exclusively meets no lock of an entry, unless one was left behind.
-    differs = any(lock & EXCLUSIVE for lock in child.locked().values())
-    if not _may_be_first(first, level) or entries != wanted or differs:
+    locked = child.any_exclusive()
+    if not _may_be_first(first, level) or entries != wanted or locked:
         show_entry(args, word, level)
         raise Refused(TDX_EPT_INVALID_PROMOTE_CONDITIONS | OPERAND_RCX)
     return first

@@ -35,7 +35,10 @@ _SEPT_STATES: Final = SEPT_STATE_ALLOWED[TDH_MEM_PAGE_REMOVE]
 def tdh_mem_page_remove(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = GPA and level, RDX = TDR; RCX = the page, with the removal hint in bit 62.
 
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (e.13).
+    The S-EPT entry is free for others as soon as it is written, before the page's PAMT entry is.
+
+    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdh_mem_page_remove.c];
+    reference (e.13).
     """
     info = args.rcx
     handle = args.rdx
@@ -51,6 +54,7 @@ def tdh_mem_page_remove(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     check_tlb(lp, args, td, word, level, level, op_state)
 
     sept.store(index, SEPT_REMOVED if op_state in OP_STATE_IMPORTING else SEPT_FREE)
+    lp.locks.release_entry(sept, index)
     td.children.add(-LEVEL_PAGES[level])
     if level == LEVEL_4K:
         hint = lp.pamt.free_4k(page)
