@@ -16,6 +16,7 @@ from dpamt.cli.main import main
 from .command import dpamt, environment
 
 VECTORS = Path(__file__).parents[1] / "data" / "module-vectors.jsonl"
+RACES = VECTORS.with_name("module-races.jsonl")
 SCENARIOS: dict[str, dict[str, Any]] = {
     data["id"]: data for data in map(json.loads, VECTORS.read_text().splitlines())
 }
@@ -23,14 +24,14 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
-    """Two scenarios that agree about each other's neighbours, one false, and a concurrent one."""
+    """One scenario that agrees, two that do not, and a race."""
     wrong = copy.deepcopy(SCENARIOS["D001"])
     wrong["id"] = "X1"
     wrong["calls"][1]["expect"] = {"status": "0x8000020000000001", "rdx": "0x5"}
     left = copy.deepcopy(SCENARIOS["D001"])
     left["id"] = "X2"
     left["final"]["entries"][0]["count"] = 7
-    pair = {**SCENARIOS["D001"], "id": "C1", "kind": "concurrent", "calls": []}
+    pair = json.loads(RACES.read_text().splitlines()[0])
     path = tmp_path / "three.jsonl"
     lines = [SCENARIOS["D003"], wrong, left, pair]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -56,11 +57,47 @@ def test_a_disagreement_is_told_well(three: Path, capsys: pytest.CaptureFixture[
     assert "  why:      none of the model's checks refused the call" in lines
     assert "'count': 7" in text
     assert lines.count(f"{three}: 1 of 3 agree with module 1.5.25") == 2
-    assert "  1 concurrent scenarios not replayed: one call at a time here" in lines
-    assert lines[-2:] == [
-        "total: 2 of 6 agree with module 1.5.25",
-        "  2 concurrent scenarios not replayed: one call at a time here",
-    ]
+    assert lines.count(f"{three}: 1 of 1 races agree with module 1.5.25") == 2
+    assert lines[-1] == "total: 2 of 6 and 2 of 2 races agree with module 1.5.25"
+
+
+def test_all_recorded_races_agree() -> None:
+    ended = dpamt("conform", str(RACES))
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == (
+        f"{RACES}: 22 of 22 races agree with module 1.5.25\n"
+        "  every schedule explored: 76 of 76 recorded outcomes reached, 0 besides\n"
+    )
+
+
+def test_a_race_that_differs_is_told_with_a_way_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = map(json.loads, RACES.read_text().splitlines())
+    race = next(race for race in lines if race["id"] == "C021")
+    race["outcomes"][0]["b"]["status"] = "0x1"
+    race["outcomes"].pop()
+    path = tmp_path / "race.jsonl"
+    path.write_text(json.dumps(race) + "\n")
+    assert main(["conform", str(path)]) == 1
+    text = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in text.splitlines() if str(path) not in line)
+    told = " ".join(text.split())
+    assert "C021 differs: PAGE.REMOVE of the last page || PAMT.REMOVE" in told
+    assert "recorded, and reached by no schedule:" in told
+    assert "b: 0x1 " in told
+    assert "a: unfinished b: shutdown of the module" in told
+    assert "1 switch at atomic operations are enough and the recording tried 2" in told
+    assert "CPU1: TDX module fatal error" in told
+    assert main(["conform", "--json", str(path)]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["files"][0]["races"]
+    assert (found["agrees"], found["recorded"], found["reached"]) == (False, 2, 3)
+    assert found["missed"][0]["b"]["status"] == "0x1"
+    assert {extra["b"]["text"] for extra in found["beyond"]} == {
+        "shutdown of the module",
+        "0xc000030600000000 TDX_PAMT_PAGE_NOT_EMPTY, page 0 of the pair rcx=0x100200001",
+    }
+    assert found["beyond"][0]["schedule"]["steps"]
 
 
 def test_the_reason_of_a_refusal(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +126,8 @@ def test_json_tells_the_same(three: Path, capsys: pytest.CaptureFixture[str]) ->
     document = json.loads(capsys.readouterr().out)
     assert document["clean"] is False
     (file,) = document["files"]
-    assert (file["replayed"], file["agree"], file["not_replayed"]) == (3, 1, ["C1"])
+    assert (file["replayed"], file["agree"]) == (3, 1)
+    assert [(race["id"], race["agrees"]) for race in file["races"]] == [("C001", True)]
     first, second = file["differences"]
     assert first["id"] == "X1"
     assert first["call"]["index"] == 1

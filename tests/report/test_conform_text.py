@@ -13,9 +13,9 @@ OK = Answer(0, {})
 
 def report(replay: Replay) -> list[str]:
     file = VectorFile(Path("v.jsonl"), (SCENARIO,), ())
-    text = conform_text([FileResult(file, [replay])], "1.5.25")
+    text = conform_text([FileResult(file, [replay], [])], "1.5.25")
     assert all(len(line) <= 80 for line in text.splitlines())
-    assert conform_json([FileResult(file, [replay])], "1.5.25")["clean"] is False
+    assert conform_json([FileResult(file, [replay], [])], "1.5.25")["clean"] is False
     return text.splitlines()
 
 

@@ -57,7 +57,7 @@ def test_a_replay_that_ends_so_tells_it(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps(data) + "\n")
     file = read_vector_file(path)
-    result = FileResult(file, [replay(scenario) for scenario in file.scenarios])
+    result = FileResult(file, [replay(scenario) for scenario in file.scenarios], [])
     text = conform_text([result], "1.5.25")
     told = " ".join(text.partition("  how it came to that:\n")[2].split())
     assert told.startswith(

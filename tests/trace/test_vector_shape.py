@@ -12,18 +12,20 @@ from hypothesis import strategies as st
 
 from dpamt.errors import InputError
 from dpamt.trace.vector_file import Scenario, read_vector_file, read_vectors
-from dpamt.trace.vector_shape import check_scenario
+from dpamt.trace.vector_shape import check_race, check_scenario
 from dpamt.trace.vectors import replay
 
 VECTORS = Path(__file__).parent.parent / "data" / "module-vectors.jsonl"
 LINES = VECTORS.read_text().splitlines()
 FIRST: dict[str, Any] = json.loads(LINES[0])
-CONCURRENT = {**FIRST, "id": "C1", "kind": "concurrent", "calls": [], "a": {}, "b": {}}
+RACES = [json.loads(line) for line in (VECTORS.parent / "module-races.jsonl").open()]
 
 
-def fault(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> str:
+def fault(
+    change: Callable[[dict[str, Any]], None], tmp_path: Path, scenario: dict[str, Any] = FIRST
+) -> str:
     """What reading says of a file whose second line is the first scenario, changed."""
-    data = copy.deepcopy(FIRST)
+    data = copy.deepcopy(scenario)
     change(data)
     path = tmp_path / "v.jsonl"
     path.write_text(LINES[1] + "\n" + json.dumps(data) + "\n")
@@ -109,13 +111,53 @@ def test_all_recorded_scenarios_are_well_formed() -> None:
         check_scenario(json.loads(line), "here")
 
 
-def test_concurrent_scenarios_are_counted_not_judged(tmp_path: Path) -> None:
+def test_scenarios_and_races_may_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "v.jsonl"
-    del CONCURRENT["final"]
-    path.write_text(json.dumps(CONCURRENT) + "\n\n" + LINES[0] + "\n")
+    path.write_text(json.dumps(RACES[0]) + "\n\n" + LINES[0] + "\n")
     file = read_vector_file(path)
-    assert file.concurrent == ("C1",)
+    assert [race.before.id for race in file.races] == ["C001"]
     assert [scenario.place for scenario in file.scenarios] == [f"{path}:3"]
+
+
+def test_all_recorded_races_are_well_formed() -> None:
+    for race in RACES:
+        check_race(race, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda race: race.pop("a"), ":2: no 'a'"),
+        (put("b", value=[]), ":2: b: []"),
+        (put("a", "leaf", value="@HOLD"), ":2: a.leaf: '@HOLD'; expected the name of a leaf"),
+        (put("a", "leaf", value="TDG.MEM.PAGE.ACCEPT"), ":2: a.leaf: 'TDG.MEM.PAGE.ACCEPT'"),
+        (put("a", "repeat", value={"count": 2, "step": {}}), ":2: a: key 'repeat'"),
+        (put("setup", "held", value=[{"lock": "KOT", "mode": "shared"}]), ":2: setup.held: "),
+        (
+            lambda race: race["calls"].append({"leaf": "@INTERRUPT_PENDING", "value": 1}),
+            ":2: calls[1].leaf: '@INTERRUPT_PENDING'; expected a leaf, before a race",
+        ),
+        (lambda race: race["calls"][0].pop("expect"), ":2: calls[0]: no 'expect'"),
+        (put("outcomes", value=[]), ":2: outcomes: []; expected a list that is not empty"),
+        (lambda race: race["outcomes"][1].pop("b"), ":2: outcomes[1]: no 'b'"),
+        (put("outcomes", 0, "a", value={}), ":2: outcomes[0].a: no 'status'"),
+        (
+            put("outcomes", 0, "a", value={"unfinished": "yes"}),
+            ":2: outcomes[0].a: key 'unfinished'",
+        ),
+        (put("outcomes", 0, "a", "rcx", value=-1), ":2: outcomes[0].a.rcx: -1"),
+        (lambda race: race["outcomes"][0].pop("final"), ":2: outcomes[0]: no 'final'"),
+        (put("outcomes", 0, "final", "nodes", 0, value={"hpa": 1}), ":2: outcomes[0].final.nodes"),
+        (put("outcomes", 0, "sequential", value="no"), ":2: outcomes[0].sequential: 'no'"),
+    ],
+)
+def test_a_fault_of_a_race_names_file_line_and_field(
+    change: Callable[[dict[str, Any]], None], told: str, tmp_path: Path
+) -> None:
+    race = next(race for race in RACES if race["id"] == "C007")
+    race = copy.deepcopy(race)
+    race["outcomes"][0]["final"]["nodes"] = [{"hpa": 0, "count": 0, "hpa0": 0, "hpa1": 0}]
+    assert fault(change, tmp_path, race).startswith(told)
 
 
 def test_what_is_no_json_says_where(tmp_path: Path) -> None:

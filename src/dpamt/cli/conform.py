@@ -19,8 +19,9 @@ def _conform(options: argparse.Namespace) -> int:
     from dpamt.module.releases import release_named
     from dpamt.report.conform_text import FileResult, conform_json, conform_text
     from dpamt.report.progress import watching
-    from dpamt.trace.vector_file import Scenario, read_vector_file
+    from dpamt.trace.vector_file import Race, Scenario, read_vector_file
     from dpamt.trace.vectors import RECORDED_RELEASE, replay_all
+    from dpamt.verify.races import replay_races
 
     release = release_named(options.release or RECORDED_RELEASE).name
     # All files are read before any is replayed: what is wrong with one is told at once.
@@ -34,7 +35,13 @@ def _conform(options: argparse.Namespace) -> int:
                 if shown is not None:
                     shown(name, "scenario", scenario.id, index, total)
 
-            results.append(FileResult(file, replay_all(file, release, watch)))
+            def watch_race(race: Race, index: int, total: int, name: str = name) -> None:
+                if shown is not None:
+                    shown(name, "race", race.before.id, index, total)
+
+            replays = replay_all(file, release, watch)
+            races = replay_races(file.races, release, watch_race)
+            results.append(FileResult(file, replays, races))
     write_text(
         json.dumps(conform_json(results, release), indent=2) + "\n"
         if options.json
@@ -47,7 +54,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="dpamt conform",
         description="Replay SEAMCALL sequences with recorded answers against the model, and tell "
-        "the first call of each that differs, with both answers and the model's reason.  "
+        "the first call of each that differs, with both answers and the model's reason.  Two "
+        "calls at once are explored in every order: each recorded outcome must be reached.  "
         "Exit code 1 when anything differs.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE.jsonl", help="docs/vectors.md")

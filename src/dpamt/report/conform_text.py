@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dpamt.report.race_text import race_json, races_lines, races_total
 from dpamt.report.run_text import paragraph
 from dpamt.trace.decode import decode_status
 from dpamt.trace.vector_file import VectorFile
 from dpamt.trace.vectors import Answer, CallDifference, Replay
+from dpamt.verify.races import RaceReplay
 
-JSON_FORMAT: Final = 1
+JSON_FORMAT: Final = 2
 
 _SHOWN_FINAL: Final = 8
 _REGISTERS_INDENT: Final = " " * 4
@@ -17,10 +19,11 @@ _REGISTERS_INDENT: Final = " " * 4
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """A vector file and what came of each of its scenarios."""
+    """A vector file and what came of each of its scenarios, and of its races."""
 
     file: VectorFile
     replays: Sequence[Replay]
+    races: Sequence[RaceReplay]
 
     @property
     def agreeing(self) -> int:
@@ -29,8 +32,8 @@ class FileResult:
 
     @property
     def clean(self) -> bool:
-        """Whether all that were replayed agree."""
-        return self.agreeing == len(self.replays)
+        """Whether everything agrees."""
+        return self.agreeing == len(self.replays) and all(race.agrees for race in self.races)
 
 
 def conform_text(results: Sequence[FileResult], release: str) -> str:
@@ -41,9 +44,10 @@ def conform_text(results: Sequence[FileResult], release: str) -> str:
     if len(results) > 1:
         agreeing = sum(result.agreeing for result in results)
         total = sum(len(result.replays) for result in results)
-        left = sum(len(result.file.concurrent) for result in results)
-        lines.append(f"total: {agreeing} of {total} agree with module {release}")
-        lines += _not_replayed(left)
+        races = [race for result in results for race in result.races]
+        parts = [f"{agreeing} of {total}"] if total else []
+        parts += [races_total(races)] if races else []
+        lines.append(f"total: {' and '.join(parts)} agree with module {release}")
     return "\n".join(lines) + "\n"
 
 
@@ -52,16 +56,17 @@ def _file_lines(result: FileResult, release: str) -> Iterator[str]:
         if not replay.agrees:
             yield from _difference_lines(replay, len(scenario.calls))
             yield ""
-    yield (
-        f"{result.file.path}: {result.agreeing} of {len(result.replays)} agree with module "
-        f"{release}"
-    )
-    yield from _not_replayed(len(result.file.concurrent))
-
-
-def _not_replayed(concurrent: int) -> Iterator[str]:
-    if concurrent:
-        yield f"  {concurrent} concurrent scenarios not replayed: one call at a time here"
+    for race, found in zip(result.file.races, result.races, strict=True):
+        if not found.before.agrees:
+            yield from _difference_lines(found.before, len(race.before.calls))
+            yield ""
+    if result.replays:
+        yield (
+            f"{result.file.path}: {result.agreeing} of {len(result.replays)} agree with module "
+            f"{release}"
+        )
+    if result.races:
+        yield from races_lines(str(result.file.path), result.races, release)
 
 
 def _difference_lines(replay: Replay, calls: int) -> Iterator[str]:
@@ -123,12 +128,18 @@ def conform_json(results: Sequence[FileResult], release: str) -> dict[str, Any]:
                 "file": str(result.file.path),
                 "replayed": len(result.replays),
                 "agree": result.agreeing,
-                "not_replayed": list(result.file.concurrent),
-                "differences": [_json(replay) for replay in result.replays if not replay.agrees],
+                "differences": [_json(replay) for replay in _sequences(result)],
+                "races": [race_json(race) for race in result.races],
             }
             for result in results
         ],
     }
+
+
+def _sequences(result: FileResult) -> Iterator[Replay]:
+    """Replays that differ: of scenarios, and of the calls that lead to a race."""
+    replays = [*result.replays, *(race.before for race in result.races)]
+    return (replay for replay in replays if not replay.agrees)
 
 
 def _json(replay: Replay) -> dict[str, Any]:

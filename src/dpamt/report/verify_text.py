@@ -109,7 +109,7 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
             "",
         )
         yield ""
-        yield from _side_by_side(len(found.cpus), found.steps, whole)
+        yield from side_by_side(len(found.cpus), found.steps, whole)
     else:
         yield "It is so before anybody has done a step."
     yield from _words(found.shared)
@@ -144,7 +144,7 @@ def _replayed(
     )
     if table:
         yield ""
-        yield from _side_by_side(len(found.cpus), said.steps, whole)
+        yield from side_by_side(len(found.cpus), said.steps, whole)
         yield from _words(said.shared)
     if said.departure:
         yield from _wrapped(f"the code departs from the schedule at {said.departure}", "  ")
@@ -166,7 +166,7 @@ def _said(broken: str, text: str) -> str:
     return text.replace(f"{broken}: ", "")
 
 
-def _side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator[str]:
+def side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator[str]:
     """A column for each CPU where 80 columns are enough; else a label before each line."""
     told = list(_lines(steps, whole))
     column = (_WIDTH - _COLUMN_GAP * (cpus - 1)) // cpus

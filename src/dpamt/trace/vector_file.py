@@ -2,8 +2,8 @@
 
 One scenario a line: ``id``, ``title``, ``setup`` (machine and module state), ``calls`` (leaf,
 registers and the recorded answer) and ``final`` (metadata after the last call); docs/vectors.md.
-A scenario of ``kind`` "concurrent" has two calls at once and all their outcomes instead; such ones
-are counted here and replayed elsewhere.
+A scenario of ``kind`` "concurrent" is a :class:`Race`: after its calls two CPUs make one call each
+at the same time, and ``outcomes`` are all the results that were seen.
 """
 
 import json
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from dpamt.errors import InputError
-from dpamt.trace.vector_shape import Json, check_scenario, number, refuse
+from dpamt.trace.vector_shape import Json, check_race, check_scenario, number, refuse
 
-__all__ = ["Json", "Scenario", "VectorFile", "number", "read_vector_file", "read_vectors"]
+__all__ = ["Json", "Race", "Scenario", "VectorFile", "number", "read_vector_file", "read_vectors"]
 
 _REQUIRED: Final = ("id", "title", "setup", "calls", "final")
 _CONCURRENT: Final = "concurrent"
@@ -33,12 +33,22 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True)
+class Race:
+    """Two calls at once: ``before`` brings the module there, one call after another."""
+
+    before: Scenario
+    a: Json
+    b: Json
+    outcomes: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
 class VectorFile:
-    """A file's scenarios in order; ``concurrent`` are the ids of those of that kind."""
+    """A file's scenarios in order, and its races."""
 
     path: Path
     scenarios: tuple[Scenario, ...]
-    concurrent: tuple[str, ...]
+    races: tuple[Race, ...]
 
 
 def read_vectors(path: Path) -> list[Scenario]:
@@ -59,19 +69,18 @@ def read_vector_file(path: Path) -> VectorFile:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text; expected a vector file (JSON lines)") from error
     scenarios: list[Scenario] = []
-    concurrent: list[str] = []
+    races: list[Race] = []
     for index, line in enumerate(text.split("\n"), 1):
         if line.strip():
             place = f"{path}:{index}"
             data = _object(place, line)
             if data.get("kind") == _CONCURRENT:
-                check_scenario(data, place, judged=False)
-                concurrent.append(data["id"])
+                races.append(_race(place, data))
             else:
                 scenarios.append(_scenario(place, data))
-    if not scenarios and not concurrent:
+    if not scenarios and not races:
         raise InputError(f"{path}: no scenario; expected one JSON object a line")
-    return VectorFile(path, tuple(scenarios), tuple(concurrent))
+    return VectorFile(path, tuple(scenarios), tuple(races))
 
 
 def _object(place: str, line: str) -> dict[str, Any]:
@@ -94,3 +103,9 @@ def _scenario(place: str, data: Json) -> Scenario:
         raise InputError(f"{place}: no {missing[0]!r}; expected {', '.join(_REQUIRED)}")
     check_scenario(data, place)
     return Scenario(place, data["id"], data["title"], data["setup"], data["calls"], data["final"])
+
+
+def _race(place: str, data: Json) -> Race:
+    check_race(data, place)
+    before = Scenario(place, data["id"], data["title"], data["setup"], data["calls"], {})
+    return Race(before, data["a"], data["b"], data["outcomes"])

@@ -22,6 +22,7 @@ from dpamt.errors import Finding, InputError
 from dpamt.module.module import TdxModule
 from dpamt.platform.machine import Cmr, Machine, MemoryBlock, Topology
 from dpamt.platform.physical_memory import PhysicalMemory
+from dpamt.sync import Shared
 from dpamt.trace.vector_file import Json, Scenario, number
 
 _POINTERS: Final = 0x11000
@@ -46,22 +47,27 @@ class RecordedMachine(Machine):
         return self.recorded_hkid_start_bit
 
 
-def build_module(scenario: Scenario, release: str) -> TdxModule:
+def build_module(
+    scenario: Scenario, release: str, shared: Shared | None = None, cpus: int = 1
+) -> TdxModule:
     """A module of ``release`` on the scenario's machine, in the scenario's first state.
+
+    The machine has ``cpus`` logical processors; ``shared`` makes the module's words.
 
     Raises InputError for a set-up that cannot be understood, Finding when the module does not
     accept it.
     """
     place = f"{scenario.place}: setup"
     setup = scenario.setup
-    module = TdxModule(PhysicalMemory(), _machine(setup, place), release)
+    module = TdxModule(PhysicalMemory(), _machine(setup, place, cpus), release, shared)
     module.seamrr = _SEAMRR
     module.memory.write(_TD_PARAMS, TdParams(max_vcpus=_VCPUS).pack())
     module.memory.write(_TD_PARAMS_L2, TdParams(max_vcpus=_VCPUS, num_l2_vms=1).pack())
     for address, value in setup.get("memory", []):
         module.memory.write64(number(address, place), number(value, place))
     _call(module, TDH_SYS_INIT)
-    _call(module, TDH_SYS_LP_INIT)
+    for lp in range(cpus):
+        _call(module, TDH_SYS_LP_INIT, lp)
     if setup["sys_state"] == "READY":
         _make_ready(module, setup, place)
     elif setup["sys_state"] != "SYSINIT_DONE":
@@ -71,7 +77,7 @@ def build_module(scenario: Scenario, release: str) -> TdxModule:
     return module
 
 
-def _machine(setup: Json, place: str) -> RecordedMachine:
+def _machine(setup: Json, place: str, cpus: int) -> RecordedMachine:
     cmrs = tuple(Cmr(number(base, place), number(size, place)) for base, size in setup["cmrs"])
     first, last = setup["private_hkids"]
     start_bit = number(setup["hkid_start_bit"], place)
@@ -80,7 +86,7 @@ def _machine(setup: Json, place: str) -> RecordedMachine:
         cmrs=cmrs,
         memory=tuple(MemoryBlock(cmr.base >> PAGE_SHIFT, cmr.end >> PAGE_SHIFT) for cmr in cmrs),
         max_pfn=cmrs[-1].end >> PAGE_SHIFT,
-        topology=Topology(packages=1, cpus=1),
+        topology=Topology(packages=1, cpus=cpus),
         max_pa_bits=number(setup["max_pa_bits"], place),
         keyid_bits=number(last, place).bit_length(),
         private_keyids=(number(first, place), number(last, place) + 1),
@@ -115,9 +121,9 @@ def _tdmr_info(tdmr: Json, place: str) -> TdmrInfo:
     return TdmrInfo(**fields, reserved=reserved)
 
 
-def _call(module: TdxModule, leaf: int, **registers: int) -> TdxModuleArgs:
+def _call(module: TdxModule, leaf: int, lp: int = 0, **registers: int) -> TdxModuleArgs:
     args = TdxModuleArgs.of(**registers)
-    status = module.processor(0).seamcall(leaf, args)
+    status = module.processor(lp).seamcall(leaf, args)
     if status != TDX_SUCCESS:
         raise Finding(f"set-up of the scenario: leaf {leaf} gave {status_name(status)}")
     return args

@@ -44,12 +44,23 @@ def number(value: Any, place: str) -> int:
     raise refuse(value, place, "a number or a hexadecimal string")
 
 
-def check_scenario(data: Json, place: str, judged: bool = True) -> None:
-    """Refuse a scenario that is not one.  ``judged``: it has an answer to each call and a final."""
+def check_scenario(data: Json, place: str) -> None:
+    """Refuse a scenario that is not one."""
     _keys(data, place, {"id": _text, "title": _text, "setup": _setup})
-    _list_of(_judged_call if judged else _call)(data.get("calls"), f"{place}: calls")
-    if judged:
-        _final(data.get("final"), f"{place}: final")
+    _list_of(_judged_call)(data.get("calls"), f"{place}: calls")
+    _final(data.get("final"), f"{place}: final")
+
+
+def check_race(data: Json, place: str) -> None:
+    """Refuse a scenario of two calls at once that is not one.  No third CPU takes part in it."""
+    check_scenario({**data, "final": {}}, place)
+    if data["setup"].get("held"):
+        raise refuse(data["setup"]["held"], f"{place}: setup.held", "no lock held, beside a race")
+    for index, call in enumerate(data["calls"]):
+        if call["leaf"][:1] == "@":
+            raise refuse(call["leaf"], f"{place}: calls[{index}].leaf", "a leaf, before a race")
+    needed = {"a": _plain_call, "b": _plain_call, "outcomes": _list_of(_outcome, least=1)}
+    _keys(data, place, needed)
 
 
 # Kinds of values.
@@ -257,6 +268,14 @@ def _judged_call(value: Any, place: str) -> None:
         _keys(value, place, {"expect": _expect})
 
 
+def _plain_call(value: Any, place: str) -> None:
+    """One of two calls at once: a leaf and its operands."""
+    may = {**_REGISTERS, "version": _whole(0, RAX_VERSION_MASK), "comment": _anything}
+    _only(value, place, {"leaf": _leaf}, may)
+    if value["leaf"] == ACCEPT:
+        raise refuse(ACCEPT, f"{place}.leaf", "a SEAMCALL leaf")
+
+
 def _expect(value: Any, place: str) -> None:
     told: dict[str, Check] = {
         "status": _register,
@@ -318,3 +337,31 @@ def _final(value: Any, place: str) -> None:
     final = _keys(value, place, {})
     for key, item in (("entries", _entry), ("bitmap", _pair), ("tds", _td), ("pamt", _rdmd)):
         _list_of(item)(final.get(key, []), f"{place}.{key}")
+
+
+# Outcomes of two calls at once.
+
+
+def _outcome(value: Any, place: str) -> None:
+    outcome = _only(value, place, {"a": _end, "b": _end}, {"sequential": _truth, "final": _ending})
+    if not any(outcome[call].get("fatal") for call in "ab"):
+        _keys(outcome, place, {"final": _ending})
+
+
+def _end(value: Any, place: str) -> None:
+    if value != {"unfinished": True}:
+        _expect(value, place)
+
+
+def _node(value: Any, place: str) -> None:
+    _only(value, place, dict.fromkeys(("hpa", "count", "hpa0", "hpa1"), _register), {})
+
+
+def _ending(value: Any, place: str) -> None:
+    pages = _list_of(_register)
+    needed = {
+        "nodes": _list_of(_node),
+        "leaves_2m": pages,
+        "bitmap": pages,
+    }
+    _only(value, place, needed, {})

@@ -20,7 +20,7 @@ from dpamt.module.guest import Guest, TdExit
 from dpamt.module.module import TdxModule
 from dpamt.sync import StepLockSet
 from dpamt.trace.fatal_story import Trail
-from dpamt.trace.vector_file import Json, Scenario, VectorFile, number, read_vectors
+from dpamt.trace.vector_file import Json, Race, Scenario, VectorFile, number, read_vectors
 from dpamt.trace.vector_final import compare_metadata, compare_rdmd
 from dpamt.trace.vector_locks import OtherCpu
 from dpamt.trace.vector_machine import build_module
@@ -158,6 +158,11 @@ def replay(
     return _Player(scenario, build_module(scenario, release), asked).play()
 
 
+def play_before(race: Race, module: TdxModule) -> Replay:
+    """Bring a module to where the two calls of a race begin, one call after another."""
+    return _Player(race.before, module).play()
+
+
 class _Player:
     """One scenario under way; the call ``asked`` (index, repetition) is watched."""
 
@@ -196,7 +201,7 @@ class _Player:
         inputs = {name: number(call.get(name, 0), place) for name in REGISTER_NAMES}
         expected = dict(call["expect"])
         for repetition in range(repeat["count"]):
-            recorded = _recorded(expected, inputs, place)
+            recorded = recorded_answer(expected, inputs, place)
             whys: list[Why] = []
             if self._asked == (index, repetition):
                 with watching() as whys:
@@ -205,12 +210,12 @@ class _Player:
                 given = self._call(call, inputs, place)
             self._calls += 1
             if self._trail is not None and given.status is not None:
-                shown = f"calls[{index}] {_shown_call(call, inputs)}"
+                shown = f"calls[{index}] {shown_call(call, inputs)}"
                 before = {f"{name} before": value for name, value in inputs.items()}
                 self._trail.add(shown, before | given.registers, given.status)
             ignored = frozenset(expected.get("stale", ()))
             if not _same(recorded, given, ignored):
-                shown = _shown_call(call, inputs)
+                shown = shown_call(call, inputs)
                 recorded, given = _only_differences(recorded, given, ignored)
                 why = whys[-1] if whys else None
                 return CallDifference(
@@ -236,7 +241,7 @@ class _Player:
                     guest = Guest(lp, self._other.running_td(call, place))
                     status = guest.tdcall(TDG_MEM_PAGE_ACCEPT, args)
                 else:
-                    status = lp.seamcall(_rax(call), args)
+                    status = lp.seamcall(rax_of(call), args)
         except ModuleFatal as fatal:
             self._shutdown = str(fatal)
             if self._trail is not None:
@@ -247,14 +252,16 @@ class _Player:
         return Answer(status, dict(zip(REGISTER_NAMES, args.as_tuple(), strict=True)))
 
 
-def _rax(call: Json) -> int:
+def rax_of(call: Json) -> int:
+    """RAX of a call: its leaf and version."""
     name = call["leaf"]
     leaf = int(name[1:]) if name.startswith("#") else _LEAVES[name]
     version: int = call.get("version", 0)
     return leaf | version << RAX_VERSION_SHIFT
 
 
-def _recorded(expected: Json, inputs: dict[str, int], place: str) -> Answer:
+def recorded_answer(expected: Json, inputs: dict[str, int], place: str) -> Answer:
+    """What a record says a call gave; a register that is not listed came back as it went in."""
     if expected.get("fatal"):
         return Answer(None, {}, SHUTDOWN)
     registers = {
@@ -293,7 +300,8 @@ def _advance(registers: dict[str, int] | Json, step: Json, place: str) -> None:
         registers[name] = value & U64_MASK
 
 
-def _shown_call(call: Json, inputs: dict[str, int]) -> str:
+def shown_call(call: Json, inputs: dict[str, int]) -> str:
+    """A call as it is printed: its leaf and the registers that are not 0."""
     version = f" version {call['version']}" if call.get("version") else ""
     registers = [f"{name}={value:#x}" for name, value in inputs.items() if value]
     return f"{call['leaf']}{version}({', '.join(registers)})"

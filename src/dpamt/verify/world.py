@@ -197,7 +197,7 @@ class World:
     def cpu(self, index: int) -> Cpu:
         """A CPU made afresh, its SEAMCALLs told to the recorder."""
         lp = LogicalProcessor(self.module, index, 0)
-        call = _told_seamcall(lp, self.recorder)
+        call = told_seamcall(lp, self.recorder)
         return Cpu(index, 0, call, self.kernel.machine.hkid_start_bit)
 
     def findings(self) -> list[str]:
@@ -209,7 +209,9 @@ class World:
         return (510 - number) << 9
 
 
-def _told_seamcall(lp: LogicalProcessor, recorder: Recorder) -> SeamCall:
+def told_seamcall(lp: LogicalProcessor, recorder: Recorder) -> SeamCall:
+    """The SEAMCALLs of a processor, their beginnings and ends told to the recorder."""
+
     def seamcall(rax: int, args: TdxModuleArgs) -> int:
         operands: tuple[Hashable, ...] = args.as_tuple()
         recorder.mark(rax & 0xFFFF)
