@@ -6,6 +6,7 @@ what nobody has changed: whoever writes makes a list of it first.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import eq
 
 
 @lru_cache(maxsize=4096)
@@ -31,11 +32,9 @@ def with_run(old: Sequence[int], start: int, run: Sequence[int]) -> Sequence[int
     if isinstance(run, range):
         first = run.start - start * run.step
         whole = range(first, first + length * run.step, run.step)
-    elif isinstance(run, tuple) and is_uniform(run, run[0]):
+    elif isinstance(run, tuple) and (run is uniform(run[0], len(run)) or is_uniform(run, run[0])):
         whole = uniform(run[0], length)
-    if whole and all(
-        old[index] == whole[index] for part in (range(start), range(end, length)) for index in part
-    ):
+    if whole and all(map(eq, old[:start], whole[:start])) and all(map(eq, old[end:], whole[end:])):
         return whole
     own = old if isinstance(old, list) else list(old)
     own[start:end] = run

@@ -61,15 +61,19 @@ def _map_stretch(
         or cpu.running_vcpu is not vcpu
     ):
         return 0
+    few = min(most, WORTH_IT)
+    backing = _backing(vm, gfn, few)
+    if backing is not None and _in_one_region(backing) < few:
+        return 0
     error = mmu_topup_memory_caches(kernel, cpu, vcpu)
     if error:
         return 0
-    few = min(most, WORTH_IT)
-    backing = _backing(vm, gfn, few)
-    if _in_one_region(kernel.allocator.next_pages(few) if backing is None else backing) < few:
-        return 0
-    backing = _backing(vm, gfn, most)
     fresh = backing is None
+    if fresh and _in_one_region(kernel.allocator.next_pages(few)) < few:
+        return 0
+    if few < most:
+        backing = _backing(vm, gfn, most)
+        fresh = backing is None
     pages = kernel.allocator.next_pages(most) if backing is None else backing
     pages = pages[: _in_one_region(pages)]
     if len(pages) < few or not may_get_run(kernel, pages[0]):
