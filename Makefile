@@ -8,13 +8,19 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
 
-.PHONY: run test lint bench fuzz mutants docs clean
+.PHONY: run test test-kernel lint bench fuzz mutants docs clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
+
+# The tests that boot a real kernel: built from Debian's source package, kept in the user's cache.
+test-kernel: $(VENV)/.ready-test
+	@if build=$$($(BIN)/python -m tests.boot.kernel.build); then \
+	  DPAMT_KERNEL_BUILD=$$build $(BIN)/python -m pytest tests/boot/kernel; \
+	else echo "test-kernel: SKIPPED, see above"; fi
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .
@@ -60,11 +66,11 @@ $(VENV)/.ready-run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) --editable '.[test,lint]'
+	$(PIP_INSTALL) --editable '.[test,lint,boot]'
 	@touch $@ $(VENV)/.ready-run
 
 $(VENV)/.ready-mutants: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) --editable '.[test,mutants]'
+	$(PIP_INSTALL) --editable '.[test,mutants,boot]'
 	@touch $@ $(VENV)/.ready-run
 
 $(VENV)/.ready-docs: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -3,8 +3,10 @@
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 _ASCII: Final = str.maketrans({"…": "~", "█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|")})
 
@@ -20,23 +22,37 @@ def write_text(text: str) -> None:
 
 
 def write_file(path: str, text: str) -> None:
-    """Write a file by way of another one beside it, so that nobody sees half of it.
+    """Write a file, whole or not at all.  Raises InputError when it cannot be written."""
+    with whole_file(path) as file:
+        assert file is not None
+        file.write(text)
+
+
+@contextmanager
+def whole_file(path: str | None) -> Iterator[IO[str] | None]:
+    """A file to write to, by way of another one beside it: nobody sees half of it, and when the
+    block is left by an exception there is none.  None for no path.
 
     Raises InputError when it cannot be written.
     """
     from dpamt.errors import InputError
 
+    if path is None:
+        yield None
+        return
     target = Path(path)
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")  # a device or a pipe: nothing to replace
+            # A device or a pipe: nothing to replace.
+            with target.open("w", encoding="utf-8") as file:
+                yield file
             return
         handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a file to write to") from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(beside, 0o666 & ~umask)

@@ -215,6 +215,16 @@ class PageAllocator:
                 return pfn
         return None
 
+    def alloc_contig_at(self, pfn: int, pages: int) -> int | None:
+        """These very pages, where they are free in one zone: the first frame, or None."""
+        self._drain(len(self._front))
+        for zone in self._zones:
+            if any(first <= pfn and pfn + pages <= last for first, last in zone.free_ranges()):
+                zone.carve(pfn, pfn + pages)
+                self._contig[pfn] = pages
+                return pfn
+        return None
+
     def free_contig(self, pfn: int, pages: int) -> None:
         """Give back what :meth:`alloc_contig` gave.  Raises BadFree unless start and size agree."""
         if self._contig.get(pfn) != pages:

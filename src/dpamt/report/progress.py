@@ -43,3 +43,28 @@ def watching() -> Iterator[Watch | None]:
             )
 
         yield watch
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[str, int], None] | None]:
+    """As :func:`watching`, for what has no end to measure by: a line of text and a count."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task("starting", total=None)
+
+        def count(what: str, done: int) -> None:
+            progress.update(task, description=f"{done:,} SEAMCALLs  {what[:44]}")
+
+        yield count

@@ -1,0 +1,197 @@
+"""One QEMU and its end: files and sockets for the user alone, and no process left behind."""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Final
+
+from dpamt.boot.guest_memory import GuestMemory
+from dpamt.boot.stub import BELL_PORT
+from dpamt.errors import Finding, InputError
+
+PROGRAM: Final = "qemu-system-x86_64"
+_SHARED_MEMORY: Final = Path("/dev/shm")
+_PR_SET_PDEATHSIG: Final = 1
+_START_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSetup:
+    """A guest: ``memory`` bytes, ``cpus`` virtual CPUs, ``nodes`` NUMA nodes, what it boots."""
+
+    kernel: Path
+    memory: int
+    cpus: int
+    nodes: int
+    command_line: str
+    initrd: Path | None = None
+    stopped: bool = False
+    """Whether the CPUs stand still until the gdb stub lets them go."""
+    gdb: bool = False
+    five_level_paging: bool = False
+
+
+class Qemu:
+    """QEMU under TCG as a context: started on entry, gone on exit, whatever happens.
+
+    Raises InputError when there is no QEMU, Finding when it does not start.
+    """
+
+    def __init__(self, setup: GuestSetup) -> None:
+        program = shutil.which(PROGRAM)
+        if program is None:
+            raise InputError(f"no {PROGRAM}; expected QEMU (Debian: qemu-system-x86)")
+        self._program = program
+        self.setup = setup
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sockets: dict[str, socket.socket] = {}
+
+    def __enter__(self) -> "Qemu":
+        base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+        self._folder = Path(tempfile.mkdtemp(prefix="dpamt-boot-", dir=base))
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def command(self) -> list[str]:
+        """The command line."""
+        setup, folder = self.setup, self._folder
+        cpu = "max,vendor=GenuineIntel" + ("" if setup.five_level_paging else ",la57=off")
+        words = [
+            self._program,
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", str(setup.cpus)),
+            *("-m", f"{setup.memory >> 20}M"),
+            *("-kernel", str(setup.kernel), "-append", setup.command_line),
+        ]
+        if setup.initrd is not None:
+            words += ["-initrd", str(setup.initrd)]
+        files = self._memory_files()
+        if setup.nodes == 1:
+            words += ["-machine", "q35,memory-backend=ram0"]
+        else:
+            words += ["-machine", "q35"]
+            for node in range(setup.nodes):
+                words += ["-numa", f"node,nodeid={node},memdev=ram{node}"]
+        for node, (path, size) in enumerate(files):
+            backend = f"memory-backend-file,id=ram{node},size={size},mem-path={path},share=on"
+            words += ["-object", backend]
+        for name, device in (("serial", "-serial"), ("bell", "")):
+            words += ["-chardev", f"socket,id={name},path={folder}/{name},server=on,wait=off"]
+            if device:
+                words += [device, f"chardev:{name}"]
+        words += ["-device", f"isa-debugcon,iobase={BELL_PORT:#x},chardev=bell"]
+        if setup.gdb:
+            words += ["-chardev", f"socket,id=gdb,path={folder}/gdb,server=on,wait=off"]
+            words += ["-gdb", "chardev:gdb"]
+        return [*words, "-S"]
+
+    def _start(self) -> None:
+        words = self.command()
+        # QEMU waits at -S until the monitor or gdb lets it go: sockets are connected by then.
+        monitor = f"socket,id=monitor,path={self._folder}/monitor,server=on,wait=off"
+        words += ["-chardev", monitor, "-mon", "chardev=monitor,mode=control"]
+        libc = ctypes.CDLL(None)
+
+        def dies_with_us() -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close())
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+            preexec_fn=dies_with_us,
+        )
+        for name in ["serial", "bell", "monitor", *(["gdb"] if self.setup.gdb else [])]:
+            self._sockets[name] = self._connect(self._folder / name)
+        # The monitor greets when the machine is made: not before that are the memory files there.
+        self._wait_for_greeting()
+        self.memory = GuestMemory(self._memory_files())
+        if not self.setup.stopped:
+            self._let_go()
+
+    def _connect(self, path: Path) -> socket.socket:
+        deadline = monotonic() + _START_SECONDS
+        while True:
+            end = socket.socket(socket.AF_UNIX)
+            try:
+                end.connect(str(path))
+                return end
+            except OSError:
+                end.close()
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise Finding(f"{PROGRAM} ended at once: {self.said()}")
+            if monotonic() > deadline:
+                raise Finding(f"{PROGRAM} does not open {path.name} within {_START_SECONDS:.0f} s")
+            sleep(0.01)
+
+    def _memory_files(self) -> list[tuple[Path, int]]:
+        """(path, bytes) of each node's memory, the first having what does not divide."""
+        setup = self.setup
+        share = setup.memory // setup.nodes >> 20 << 20
+        sizes = [setup.memory - share * (setup.nodes - 1), *[share] * (setup.nodes - 1)]
+        return [(self._folder / f"memory{node}", size) for node, size in enumerate(sizes)]
+
+    def _wait_for_greeting(self) -> None:
+        monitor = self._sockets["monitor"]
+        monitor.settimeout(_START_SECONDS)
+        try:
+            greeting = monitor.recv(4096)
+        except OSError:
+            greeting = b""
+        if not greeting:
+            raise Finding(f"{PROGRAM} does not start: {self.said() or 'no answer'}")
+
+    def _let_go(self) -> None:
+        """The monitor's qmp_capabilities and cont."""
+        monitor = self._sockets["monitor"]
+        monitor.sendall(b'{"execute": "qmp_capabilities"}\n{"execute": "cont"}\n')
+
+    def socket(self, name: str) -> socket.socket:
+        """The connected socket ``serial``, ``bell`` or ``gdb``."""
+        return self._sockets[name]
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone: after a reboot it is, by -no-reboot."""
+        return self._process is None or self._process.poll() is not None
+
+    def said(self) -> str:
+        """What QEMU wrote on its own account."""
+        self._errors.seek(0)
+        return " ".join(self._errors.read(2000).decode(errors="replace").split())
+
+    def close(self) -> None:
+        """Kill it and take its files away."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            self._errors.close()
+        for end in self._sockets.values():
+            end.close()
+        self._sockets.clear()
+        if hasattr(self, "memory"):
+            self.memory.close()
+        shutil.rmtree(self._folder, ignore_errors=True)

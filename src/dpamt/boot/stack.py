@@ -1,0 +1,96 @@
+"""Kernel stacks read from guest memory: return addresses, by the code that they point behind.
+
+The kernel is built without frame pointers, so a stack is scanned: a word counts as a return address
+when it points into code right behind a call.  Leftovers of earlier calls can be among them.
+"""
+
+import struct
+from typing import Final
+
+from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
+from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
+from dpamt.boot.image import KernelImage
+from dpamt.errors import InputError
+
+_KERNEL_MAP: Final = 0xFFFF_FFFF_8000_0000
+"""Where the image is mapped: __START_KERNEL_map (Linux arch/x86/include/asm/page_64_types.h)."""
+_TOP_TABLE: Final = "init_top_pgt"
+_ADDRESS: Final = 0x000F_FFFF_FFFF_F000
+_PRESENT: Final = 1
+_LARGE: Final = 1 << 7
+_SCANNED: Final = 2048
+_NEAR_CALL: Final = 0xE8
+_INDIRECT_CALL: Final = 0xFF
+
+
+class KernelMemory:
+    """Reads kernel-virtual addresses of a guest, by the kernel's own page table (4 levels)."""
+
+    def __init__(self, memory: GuestMemory, image: KernelImage) -> None:
+        self._memory = memory
+        top = image.symbol(_TOP_TABLE)
+        self._top = top.address - _KERNEL_MAP if top is not None else -1
+        self._known: dict[int, int] = {}
+
+    def physical(self, address: int) -> int | None:
+        """The guest-physical address; None where nothing is mapped."""
+        page = address >> PAGE_SHIFT
+        found = self._known.get(page)
+        if found is None:
+            found = self._walk(address)
+            if found is None:
+                return None
+            self._known[page] = found
+        return found | address & PAGE_SIZE - 1
+
+    def _walk(self, address: int) -> int | None:
+        table = self._top
+        if table < 0:
+            return None
+        for shift in (39, 30, 21, 12):
+            try:
+                entry = self._memory.read64(table + (address >> shift & 511) * 8)
+            except NoSuchMemory:
+                return None
+            if not entry & _PRESENT:
+                return None
+            table = entry & _ADDRESS
+            if shift == PAGE_SHIFT or entry & _LARGE:
+                inside = address & (1 << shift) - 1
+                return (table >> shift << shift | inside) & -PAGE_SIZE
+        return None
+
+    def read64(self, address: int) -> int | None:
+        """The quadword there; None where nothing is mapped."""
+        place = self.physical(address)
+        if place is None:
+            return None
+        try:
+            return self._memory.read64(place)
+        except NoSuchMemory:
+            return None
+
+
+def callers(kernel: KernelMemory, image: KernelImage, stack: int, most: int) -> list[int]:
+    """Return addresses from ``stack`` (a value of RSP) on, innermost first."""
+    found: list[int] = []
+    for offset in range(0, _SCANNED, 8):
+        word = kernel.read64(stack + offset)
+        if word is None:
+            break
+        if image.is_text(word) and _is_behind_call(image, word):
+            found.append(word)
+            if len(found) == most:
+                break
+    return found
+
+
+def _is_behind_call(image: KernelImage, address: int) -> bool:
+    try:
+        before = image.read(address - 7, 7)
+    except InputError:
+        return False
+    if before[2] == _NEAR_CALL:
+        target = address + struct.unpack_from("<i", before, 3)[0]
+        return image.is_text(target)
+    return _INDIRECT_CALL in (before[5], before[4], before[1])

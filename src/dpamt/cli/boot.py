@@ -1,0 +1,159 @@
+"""`dpamt boot`: a real kernel in QEMU, its SEAMCALLs answered by the module."""
+
+import argparse
+from typing import TYPE_CHECKING, Final
+
+from dpamt.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LEAST_BYTES: Final = 256 << 20
+"""Less than this a kernel with its PAMT does not boot on."""
+
+
+def main(arguments: list[str]) -> int:
+    """Boot and print; 0 when TDX was initialised and nobody complained, else 1."""
+    options = _parser().parse_args(arguments)
+    return _boot(options)
+
+
+def _boot(options: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from dpamt.boot.call import Recording
+    from dpamt.boot.compare import told_by_host, told_by_kernel
+    from dpamt.boot.hold import parse_hold
+    from dpamt.boot.session import DYNAMIC, BootOptions, boot
+    from dpamt.cli.output import whole_file, write_file, write_text
+    from dpamt.errors import InputError
+    from dpamt.module.injection_rules import parse_rule
+    from dpamt.module.releases import release_named
+    from dpamt.platform.size import parse_size
+    from dpamt.report.boot_perfetto import calls_trace
+    from dpamt.report.boot_text import boot_json, boot_text
+    from dpamt.report.progress import counting
+
+    release_named(options.release)
+    memory = parse_size(options.memory)
+    if memory < options.numa * _LEAST_BYTES:
+        raise InputError(
+            f"boot: --memory {options.memory} for {options.numa} NUMA nodes; expected "
+            f"{_LEAST_BYTES >> 20} MiB a node at least"
+        )
+    chosen = BootOptions(
+        vmlinux=Path(options.vmlinux),
+        kernel=Path(options.kernel) if options.kernel else None,
+        initrd=_file(options.initrd),
+        transport=options.transport,
+        cpus=options.smp,
+        memory=memory,
+        nodes=options.numa,
+        pamt=options.pamt,
+        release=options.release,
+        inject=tuple(parse_rule(rule) for rule in options.inject),
+        hold=tuple(parse_hold(rule, options.smp) for rule in options.hold),
+        append=options.append,
+        timeout=options.timeout,
+    )
+    with whole_file(options.record) as file, counting() as progress:
+        recording = Recording(file, vmlinux=options.vmlinux) if file is not None else None
+        booted = boot(chosen, recording, progress)
+    if options.perfetto:
+        write_file(options.perfetto, calls_trace(booted.calls, chosen.cpus))
+    told = host = None
+    if booted.machine is not None and booted.tdmr_infos:
+        told = told_by_kernel(booted.tdmr_infos, booted.console)
+        dynamic = booted.module is not None and booted.module.pamt.dynamic
+        knows = dynamic and options.pamt != DYNAMIC
+        host = told_by_host(booted.machine, knows, told)
+    if options.json:
+        write_text(json.dumps(boot_json(chosen, booted, told, host), indent=2) + "\n")
+    else:
+        write_text(boot_text(chosen, booted, told, host, options.console))
+    return 0 if booted.clean else 1
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="dpamt boot",
+        description="Boot a Linux kernel that was built with CONFIG_INTEL_TDX_HOST in plain QEMU, "
+        "and answer its SEAMCALLs with the model of the TDX module.  docs/boot.md shows how to "
+        "build one.",
+    )
+    parser.add_argument("--vmlinux", required=True, metavar="FILE", help="the kernel, with symbols")
+    parser.add_argument(
+        "--kernel", metavar="BZIMAGE", help="boot this image of it instead (--transport gdb)"
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("mailbox", "gdb"),
+        default="mailbox",
+        help="mailbox: a few bytes of a copy of the kernel are changed, CPUs run on (the default); "
+        "gdb: nothing is changed, all CPUs stop",
+    )
+    parser.add_argument("--smp", type=_count, default=2, metavar="N", help="CPUs (2)")
+    parser.add_argument("--memory", default="4GiB", metavar="M", help="a size such as 4GiB (4GiB)")
+    parser.add_argument("--numa", type=_count, default=1, metavar="N", help="NUMA nodes (1)")
+    parser.add_argument(
+        "--pamt",
+        choices=("static", "dynamic"),
+        help="static: the module has no Dynamic PAMT; dynamic: it takes SYS.CONFIG for one that "
+        "asks for it, for kernels that do not know it.  Neither: as the kernel asks",
+    )
+    parser.add_argument("--release", default="2.0.18", metavar="R", help="module release (2.0.18)")
+    parser.add_argument("--initrd", metavar="FILE", help="instead of one that reboots at once")
+    parser.add_argument("--append", default="", metavar="WORDS", help="more kernel command line")
+    parser.add_argument(
+        "--inject", action="append", default=[], metavar="RULE", help="docs/injection.md"
+    )
+    parser.add_argument(
+        "--hold",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="keep a CPU at a SEAMCALL or a call, such as 0@TDH.SYS.LP.INIT:until=1:1 "
+        "(docs/boot.md)",
+    )
+    parser.add_argument("--record", metavar="FILE", help="every SEAMCALL, as JSON lines")
+    parser.add_argument("--perfetto", metavar="FILE", help="SEAMCALLs for ui.perfetto.dev")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (120)"
+    )
+    parser.add_argument("--console", action="store_true", help="print all the kernel said")
+    parser.add_argument("--json", action="store_true", help="one JSON document (docs/boot.md)")
+    return parser
+
+
+def _file(name: str | None) -> "Path | None":
+    from pathlib import Path
+
+    from dpamt.errors import InputError
+
+    if name is None:
+        return None
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"{name}: no such file; expected an initial RAM disk")
+    return path
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 64:
+        raise ValueError(text)
+    return count
+
+
+_count.__name__ = "count (1 to 64)"
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 86400:
+        raise ValueError(text)
+    return seconds
+
+
+_seconds.__name__ = "time (1 to 86400 seconds)"

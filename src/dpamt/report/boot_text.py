@@ -1,0 +1,199 @@
+"""What a boot came to, in 80 columns and as one JSON document."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.abi.status import TDX_SUCCESS, status_name
+from dpamt.boot.compare import Told, differences
+from dpamt.boot.session import Booted, BootOptions
+from dpamt.module.view import ModuleView
+from dpamt.report.run_text import paragraph
+
+JSON_FORMAT: Final = 1
+_SHOWN_FRAMES: Final = 6
+_MODULE_LINES: Final = "virt/tdx: "
+
+
+def boot_text(
+    options: BootOptions, booted: Booted, told: Told | None, host: Told | None, console: bool
+) -> str:
+    """The report; ``console``: with all that the kernel printed."""
+    lines = list(_lines(options, booted, told, host))
+    if console:
+        lines += ["", "Console", "-------", *booted.console]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(
+    options: BootOptions, booted: Booted, told: Told | None, host: Told | None
+) -> Iterator[str]:
+    yield from _heading("Kernel")
+    what = options.kernel or options.vmlinux
+    yield from paragraph(f"{what}", "  ")
+    yield (
+        f"  {options.cpus} CPUs, {options.memory >> 20:,} MiB, {options.nodes} NUMA "
+        f"node{'s' if options.nodes > 1 else ''}; transport {options.transport}"
+    )
+    yield ""
+    yield from _heading("What was done to it")
+    if booted.changes:
+        changed = sum(len(change.new) for change in booted.changes)
+        yield from paragraph(
+            f"{changed} bytes of a copy of vmlinux; the rest is proven identical:", "  "
+        )
+        for change in booted.changes:
+            yield f"  {change.address:#x} {len(change.new):4} bytes  {change.where}"
+            yield from paragraph(change.why, "      ")
+    else:
+        yield "  Nothing is changed; all CPUs stop where a SEAMCALL stands:"
+        for place in booted.places:
+            yield f"  {place.address:#x}  {place.function}"
+            yield from paragraph(place.why, "      ")
+    yield ""
+    yield from _heading("What the kernel said of TDX")
+    said = [line for line in booted.console if line.startswith(_MODULE_LINES)]
+    for line in said or ["nothing"]:
+        yield from paragraph(line, "  ")
+    yield ""
+    yield from _heading("SEAMCALLs")
+    yield from _counted(booted)
+    yield ""
+    if told is not None and host is not None:
+        yield from _heading("Held against dpamt's own host on the same memory map")
+        yield from _compared(told, host)
+        yield ""
+    yield from _pamt(booted)
+    for text, seen, hits in booted.injected:
+        yield from paragraph(f"injected {text}: {hits} of {seen} calls", "")
+    for rule, times in zip(options.hold, booted.held, strict=True):
+        yield from paragraph(f"held {rule.text}: {times} times", "")
+    yield from _heading("Bottom line")
+    yield from _bottom(booted)
+
+
+def _heading(text: str) -> Iterator[str]:
+    yield text
+    yield "-" * len(text)
+
+
+def _counted(booted: Booted) -> Iterator[str]:
+    total = booted.counts.total()
+    if not total:
+        yield from paragraph(
+            "None. A kernel of this kind asks for TDX when KVM does, or found that it cannot have "
+            "it; what it said is above.",
+            "  ",
+        )
+        return
+    for (leaf, status), count in sorted(booted.counts.items()):
+        name = LEAF_NAMES.get(leaf, f"leaf {leaf}")
+        yield f"  {name:28} {count:8,}  {status_name(status) if status else 'done'}"
+    yield f"  {'all':28} {total:8,}"
+
+
+def _compared(told: Told, host: Told) -> Iterator[str]:
+    found = differences(told, host)
+    if not found:
+        yield from paragraph(
+            f"{len(told.tdmrs)} TDMR_INFO structures equal byte for byte, with their PAMT areas "
+            f"where the kernel's page allocator put them; {told.pamt_kib} KB allocated for PAMT by "
+            "both.",
+            "  ",
+        )
+    for line in found:
+        yield from paragraph(line, "  ")
+
+
+def _pamt(booted: Booted) -> Iterator[str]:
+    if booted.module is None:
+        return
+    view = ModuleView(booted.module)
+    pairs, tds = view.pairs(), view.tds()
+    mode = "Dynamic" if booted.module.pamt.dynamic else "static"
+    yield from paragraph(
+        f"The module at the end: {mode} PAMT, {len(pairs)} page pairs, {len(tds)} TDs.", ""
+    )
+    yield ""
+
+
+def _bottom(booted: Booted) -> Iterator[str]:
+    if booted.initialized is not None:
+        yield from paragraph(
+            f"TDX module initialized {booted.initialized:.2f} s after the start; the run took "
+            f"{booted.seconds:.2f} s and ended by {booted.ended}.",
+            "",
+        )
+    else:
+        yield from paragraph(
+            f"TDX module NOT initialized; the run took {booted.seconds:.2f} s and ended by "
+            f"{booted.ended}.",
+            "",
+        )
+    for finding in booted.findings:
+        yield from paragraph(f"FINDING: {finding}", "")
+    for stack in booted.stacks:
+        yield from paragraph(stack, "  ")
+    for complaint in booted.complaints:
+        yield from paragraph(f"KERNEL SAYS: {complaint.kind}: {complaint.text}", "")
+        for frame in complaint.stack[:_SHOWN_FRAMES]:
+            yield f"    {frame}"[:80]
+    if booted.clean:
+        yield "Clean: no finding, no warning of the kernel, module tree right after every SEAMCALL."
+
+
+def boot_json(
+    options: BootOptions, booted: Booted, told: Told | None, host: Told | None
+) -> dict[str, Any]:
+    """The same as plain values; addresses, registers and statuses are hexadecimal texts."""
+    module = booted.module
+    return {
+        "format": JSON_FORMAT,
+        "clean": booted.clean,
+        "vmlinux": str(options.vmlinux),
+        "transport": options.transport,
+        "cpus": options.cpus,
+        "memory_bytes": options.memory,
+        "nodes": options.nodes,
+        "initialized_seconds": booted.initialized,
+        "seconds": booted.seconds,
+        "ended": booted.ended,
+        "changes": [
+            {
+                "address": f"{change.address:#x}",
+                "where": change.where,
+                "why": change.why,
+                "old": change.old.hex(),
+                "new": change.new.hex(),
+            }
+            for change in booted.changes
+        ],
+        "seamcalls": [
+            {
+                "leaf": LEAF_NAMES.get(leaf, str(leaf)),
+                "status": f"{status:#x}",
+                "status_name": status_name(status) if status != TDX_SUCCESS else "TDX_SUCCESS",
+                "count": count,
+            }
+            for (leaf, status), count in sorted(booted.counts.items())
+        ],
+        "pamt_kib": told and told.pamt_kib,
+        "differences_from_host": None if told is None or host is None else differences(told, host),
+        "dynamic_pamt": module and module.pamt.dynamic,
+        "pairs": None if module is None else len(ModuleView(module).pairs()),
+        "tds": None if module is None else len(ModuleView(module).tds()),
+        "injected": [
+            {"rule": text, "seen": seen, "hits": hits} for text, seen, hits in booted.injected
+        ],
+        "held": [
+            {"rule": rule.text, "times": times}
+            for rule, times in zip(options.hold, booted.held, strict=True)
+        ],
+        "findings": booted.findings,
+        "stacks": booted.stacks,
+        "complaints": [
+            {"kind": one.kind, "text": one.text, "stack": list(one.stack)}
+            for one in booted.complaints
+        ],
+        "console": booted.console,
+    }

@@ -1,0 +1,151 @@
+"""``make test-kernel``: a Linux kernel for the tests, from Debian's source package, built once.
+
+    python -m tests.boot.kernel.build
+
+prints the folder of the build, or says why there can be none and exits 1.  It is kept in the user's
+cache by source version and configuration.  The package comes from the mirror that the machine's own
+apt configuration names, through an apt state of its own: the machine's is not changed.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import dpamt.boot
+
+PACKAGE = "linux-source-7.3"
+SUITE = "trixie-backports"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+NEEDED = {
+    "gcc": "gcc",
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "cpio": "cpio",
+    "xz": "xz-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+}
+LIBRARIES = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/opensslv.h": "libssl-dev"}
+CONFIGURATION = Path(dpamt.boot.__file__).parent / "guest" / "minimal.config"
+NOT_NEEDED = ("Documentation", "drivers", "fs", "net", "sound", "samples", "crypto", "rust")
+"""Of the source, once the kernel is built: a module needs none of it."""
+
+
+def main() -> None:
+    install_tools()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dpamt"
+    with tempfile.TemporaryDirectory() as name:
+        apt = Apt(Path(name))
+        version = apt.version()
+        key = hashlib.sha256(CONFIGURATION.read_bytes() + version.encode()).hexdigest()[:12]
+        place = cache / f"kernel-{version.partition('~')[0]}-{key}"
+        if not (place / "done").exists():
+            say(f"building {PACKAGE} {version} in {place} (a few minutes)")
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            build(apt.fetch(), place)
+            (place / "done").touch()
+    print(place / "build")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def give_up(text: str) -> NoReturn:
+    say(f"NO KERNEL TO TEST WITH: {text}")
+    raise SystemExit(1)
+
+
+def run(*words: str | Path, folder: Path | None = None) -> str:
+    done = subprocess.run(words, cwd=folder, text=True, capture_output=True, check=False)
+    if done.returncode:
+        give_up(f"{' '.join(map(str, words))}: {(done.stderr or done.stdout)[-1500:]}")
+    return done.stdout
+
+
+def install_tools() -> None:
+    missing = [package for tool, package in NEEDED.items() if shutil.which(tool) is None]
+    missing += [package for file, package in LIBRARIES.items() if not Path(file).exists()]
+    if not missing:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        give_up(f"not installed: {', '.join(missing)}")
+    say(f"installing {', '.join(missing)}")
+    run("apt-get", "update", "-qq")
+    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing)
+
+
+class Apt:
+    """apt with lists of its own in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("apt-get") is None:
+            give_up("no apt-get on this machine")
+        self._folder = folder
+        for part in ("lists/partial", "cache/archives/partial"):
+            (folder / part).mkdir(parents=True)
+        source = folder / "sources.list"
+        source.write_text(f"deb [signed-by={KEYRING}] {mirror()} {SUITE} main\n")
+        options = {
+            "Dir::Etc::sourcelist": source,
+            "Dir::Etc::sourceparts": "-",
+            "Dir::Etc::preferencesparts": "-",
+            "Dir::State::lists": folder / "lists",
+            "Dir::Cache": folder / "cache",
+            "APT::Sandbox::User": "root",
+        }
+        self._options = [f"-o{name}={value}" for name, value in options.items()]
+        run("apt-get", *self._options, "update", "-qq")
+
+    def version(self) -> str:
+        said = run("apt-cache", *self._options, "madison", PACKAGE)
+        versions = [line.split("|")[1].strip() for line in said.splitlines() if SUITE in line]
+        if not versions:
+            give_up(f"no {PACKAGE} in {SUITE} of {mirror()}")
+        return versions[0]
+
+    def fetch(self) -> Path:
+        run("apt-get", *self._options, "download", "-qq", PACKAGE, folder=self._folder)
+        (package,) = self._folder.glob("*.deb")
+        run("dpkg-deb", "-x", package, self._folder / "package")
+        (tar,) = (self._folder / "package").rglob("linux-source-*.tar.xz")
+        return tar
+
+
+def mirror() -> str:
+    """The first repository of Debian's that this machine's apt knows."""
+    said = run(
+        "apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"
+    )
+    found = [line.split()[1] for line in said.splitlines() if line.startswith("Debian ")]
+    found = [uri for uri in found if "security" not in uri]
+    if not found:
+        give_up("apt has no list of a Debian mirror (apt-get update)")
+    return found[0]
+
+
+def build(tar: Path, place: Path) -> None:
+    source, target = place / "source", place / "build"
+    source.mkdir()
+    run("tar", "-xf", tar, "-C", source, "--strip-components=1")
+    make = ("make", "-s", "-C", source, f"O={target}")
+    run(*make, "tinyconfig")
+    merge = source / "scripts/kconfig/merge_config.sh"
+    run(merge, "-m", "-O", target, target / ".config", CONFIGURATION, folder=source)
+    run(*make, "olddefconfig")
+    run(*make, f"-j{len(os.sched_getaffinity(0)) + 1}", "vmlinux", "modules_prepare")
+    for name in NOT_NEEDED:
+        shutil.rmtree(source / name, ignore_errors=True)
+    for folder in (target / "drivers", target / "fs", target / "net"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

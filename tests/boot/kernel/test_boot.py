@@ -1,0 +1,128 @@
+"""A real kernel initialises TDX: on any machine, through both transports, again and again."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from dpamt.abi.leaves import (
+    TDH_SYS_CONFIG,
+    TDH_SYS_INIT,
+    TDH_SYS_KEY_CONFIG,
+    TDH_SYS_LP_INIT,
+    TDH_SYS_RD,
+    TDH_SYS_TDMR_INIT,
+)
+from dpamt.abi.tdmr import TdmrInfo
+from dpamt.boot.compare import differences, told_by_host, told_by_kernel
+from dpamt.boot.hold import parse_hold
+from dpamt.boot.session import DYNAMIC, GDB, INITIALIZED, MAILBOX, Booted
+from dpamt.module.injection_rules import parse_rule
+
+MIB = 1 << 20
+Boot = Callable[..., Booted]
+
+MACHINES = [
+    # MiB, CPUs, NUMA nodes, transport, PAMT
+    (1024, 1, 1, MAILBOX, None),
+    (4096, 2, 1, MAILBOX, None),
+    (3000, 4, 2, MAILBOX, None),
+    (12000, 2, 2, MAILBOX, None),
+    (600, 1, 1, MAILBOX, None),
+    (4096, 2, 1, MAILBOX, DYNAMIC),
+    (4096, 1, 1, GDB, None),
+    (2048, 4, 2, GDB, None),
+]
+
+
+@pytest.mark.parametrize(("mib", "cpus", "nodes", "transport", "pamt"), MACHINES)
+def test_it_initialises_tdx(
+    mib: int, cpus: int, nodes: int, transport: str, pamt: str | None, booted: Boot
+) -> None:
+    found = booted(memory=mib * MIB, cpus=cpus, nodes=nodes, transport=transport, pamt=pamt)
+    assert found.clean, (found.findings, found.complaints)
+    assert found.ended == "reboot"
+    counts = Counter(call.leaf for call in found.calls)
+    assert counts[TDH_SYS_INIT] == counts[TDH_SYS_CONFIG] == counts[TDH_SYS_KEY_CONFIG] == 1
+    assert counts[TDH_SYS_LP_INIT] == cpus
+    assert counts[TDH_SYS_RD] >= 18
+    assert counts[TDH_SYS_TDMR_INIT] >= len(found.tdmr_infos)
+    assert found.module is not None
+    assert found.module.pamt.dynamic is (pamt == DYNAMIC)
+    assert bool(found.changes) is (transport == MAILBOX)
+
+
+@pytest.mark.parametrize(("mib", "cpus", "nodes"), [(1024, 1, 1), (4096, 2, 1), (12000, 2, 2)])
+def test_its_tdmrs_are_those_of_our_host(mib: int, cpus: int, nodes: int, booted: Boot) -> None:
+    """Byte for byte, PAMT put where the kernel's allocator put it; and the KB of its log."""
+    found = booted(memory=mib * MIB, cpus=cpus, nodes=nodes)
+    assert found.machine is not None
+    told = told_by_kernel(found.tdmr_infos, found.console)
+    host = told_by_host(found.machine, False, told)
+    assert differences(told, host) == []
+    assert [TdmrInfo.pack(tdmr) for tdmr in host.tdmrs] == found.tdmr_infos
+    assert told.pamt_kib == host.pamt_kib == told_by_host(found.machine, False).pamt_kib
+
+
+def test_both_transports_see_the_same_seamcalls(booted: Boot) -> None:
+    """Where the kernel's allocator puts things depends on timing; what it asks for does not."""
+    first = booted(cpus=1, transport=MAILBOX)
+    second = booted(cpus=1, transport=GDB)
+    assert [(c.cpu, c.site, c.caller, c.rax, c.status) for c in first.calls] == [
+        (c.cpu, c.site, c.caller, c.rax, c.status) for c in second.calls
+    ]
+    assert first.tdmr_infos == second.tdmr_infos
+    settled = {TDH_SYS_INIT, TDH_SYS_LP_INIT, TDH_SYS_RD, TDH_SYS_TDMR_INIT}
+    for one, other in zip(first.calls, second.calls, strict=True):
+        if one.leaf in settled:
+            assert one.before[0] == other.before[0]
+            assert one.after[:2] == other.after[:2]
+
+
+def test_twenty_boots_in_a_row(booted: Boot) -> None:
+    for _ in range(20):
+        found = booted(memory=1024 * MIB, cpus=2)
+        assert found.clean, (found.findings, found.complaints)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("TDH.SYS.INIT:busy=SYS", "SEAMCALL"),
+        ("TDH.SYS.LP.INIT:busy=SYS:nth=2", "SEAMCALL"),
+        ("TDH.SYS.CONFIG:busy=SYS", "initialization failed"),
+        ("TDH.SYS.KEY.CONFIG:no-key", "initialization failed"),
+        ("TDH.SYS.TDMR.INIT:busy=RCX:nth=3", "initialization failed"),
+    ],
+)
+def test_an_initialisation_that_fails(rule: str, said: str, booted: Boot) -> None:
+    """The kernel takes its error path and boots on."""
+    found = booted(inject=(parse_rule(rule),))
+    assert found.ended == "reboot"
+    assert not any(INITIALIZED in line for line in found.console)
+    assert found.initialized is None
+    assert not found.findings
+    assert any(said in line for line in found.console), found.console[-40:]
+
+
+def test_no_entropy_is_tried_again(booted: Boot) -> None:
+    found = booted(inject=(parse_rule("TDH.SYS.KEY.CONFIG:no-entropy:times=3"),))
+    assert found.initialized is not None
+    assert Counter(call.leaf for call in found.calls)[TDH_SYS_KEY_CONFIG] == 4
+
+
+def test_a_cpu_is_held_until_the_other_has_called(booted: Boot) -> None:
+    rule = parse_hold("0@TDH.SYS.RD:until=1:1", 2)
+    found = booted(hold=(rule,))
+    # CPU 1 has nothing more to do: the rule says so instead of hanging.
+    assert any("hold 0@TDH.SYS.RD" in line for line in found.findings)
+    assert found.initialized is not None
+    assert found.held == [1]
+
+
+def test_a_rendezvous_in_kernel_code(booted: Boot) -> None:
+    """CPU 0 waits at a direct call of C code until CPU 1 has made its LP.INIT."""
+    rule = parse_hold("0@tdx_cpu_enable/try_init_module_global:until=1:1", 2)
+    found = booted(hold=(rule,))
+    assert found.held == [1]
+    assert found.ended == "reboot"
