@@ -193,3 +193,23 @@ def test_an_idle_terabyte_costs_nothing_to_look_at() -> None:
     assert view.check() == []
     assert view.pages_in_use((FIRST + SIZE_1G) >> 21) == []
     assert len(rig.module.pamt.entries_4k.pages()) == before
+
+
+def test_one_region_is_judged_as_the_whole_is() -> None:
+    """Whatever is put into its words: what the whole check says of a region, its own does too."""
+    rig = Rig(True)
+    tdr = rig.make_td(FIRST, rig.hkid + 1)
+    view = ModuleView(rig.module)
+    region = FIRST >> 21
+    assert view.check() == view.check_region(region) == []
+    words = rig.module.pamt.region(region)
+    words.count.add(1)
+    assert view.check_region(region)
+    assert any("PAGE_COUNT" in line for line in view.check())
+    words.count.add(-1)
+    page = words.pair0.load()
+    rig.module.pamt.bitmap.at(page >> 9).clear_bits(1 << (page & 511))
+    assert any("no bit" in line for line in view.check_region(region))
+    rig.module.pamt.bitmap.at(page >> 9).set_bits(1 << (page & 511))
+    rig.module.pamt.bitmap.at(region).set_bits(1 << (tdr >> 12 & 511))
+    assert any("used as a page of a TD" in line for line in view.check_region(region))

@@ -20,6 +20,7 @@ from dpamt.abi.status import TDX_OPERAND_INVALID
 from dpamt.abi.tdmr import SYS_CONFIG_DYNAMIC_PAMT, TDMR_INFO_BYTES
 from dpamt.boot.call import Call, Recording
 from dpamt.boot.console import Complaint, Console, complaints, plain_lines
+from dpamt.boot.exerciser import Exercise, Told, build_initrd, read_console
 from dpamt.boot.gdb import GdbTransport
 from dpamt.boot.guest_memory import NoSuchMemory
 from dpamt.boot.hold import HoldRule, Holds
@@ -34,6 +35,7 @@ from dpamt.boot.interventions import (
     find_places,
     find_rendezvous,
 )
+from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
 from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.qemu import GuestSetup, Qemu
 from dpamt.boot.request import Answer, Request, Transport
@@ -58,11 +60,16 @@ COMMAND_LINE: Final = (
     "console=ttyS0 earlyprintk=serial,ttyS0 nokaslr panic=-1 setcpuid=vmx,movdir64b,ss,xsave"
 )
 """VMX and MOVDIR64B are what the kernel asks of a CPU for TDX and QEMU's TCG does not show."""
+GUEST_PHYSICAL_BITS: Final = 40
+"""What QEMU's TCG says in CPUID (TCG_PHYS_ADDR_BITS): KeyIDs begin above, as on a machine whose
+firmware has taken their bits away."""
 MAX_CALLS: Final = 5_000_000
 """SEAMCALLs of one boot; a guest that makes more is stopped."""
 _KEPT_CALLS: Final = 100_000
 _TICK: Final = 0.05
 _HELD_SECONDS: Final = 10.0
+_WHOLE_EVERY: Final = 256
+"""SEAMCALLs between two looks at the module's whole tree."""
 _FRAMES: Final = 8
 _MEMORY_MAP: Final = b"e820: "
 
@@ -87,6 +94,9 @@ class BootOptions:
     hold: tuple[HoldRule, ...] = ()
     append: str = ""
     timeout: float = 120.0
+    build: Path | None = None
+    """The kernel's build tree, to build the exerciser against."""
+    exercise: Exercise | None = None
     tdx: bool = True
     """False: the guest finds no TDX; for comparison of boot times."""
 
@@ -117,6 +127,8 @@ class Booted:
     """Where a finding stopped the machine: of each CPU that stood in a SEAMCALL, its stack."""
     held: list[int] = field(default_factory=list)
     """By hold rule: how often it held a CPU."""
+    told: Told | None = None
+    """What the exerciser said."""
     injected: list[tuple[str, int, int]] = field(default_factory=list)
     """By injection rule: its text, calls looked at, calls hit."""
 
@@ -198,7 +210,10 @@ class _Session:
             kernel = folder / "vmlinux"
             kernel.write_bytes(changed_image(self._image, self._result.changes))
         initrd = options.initrd
-        if initrd is None:
+        if options.exercise is not None:
+            build = options.build or options.vmlinux.parent
+            initrd = build_initrd(build, self._image, options.exercise, folder)
+        elif initrd is None:
             initrd = folder / "initrd"
             initrd.write_bytes(quick_initrd())
         setup = GuestSetup(
@@ -257,9 +272,13 @@ class _Session:
         result.seconds = monotonic() - self._began
         result.console = plain_lines(self._console.text())
         result.complaints = complaints(result.console)
+        if result.module is not None and result.ended != "stopped":
+            result.findings += ModuleView(result.module).check()
         result.held = self._holds.times
         if result.initialized is None and self._console.says(INITIALIZED.encode()):
             result.initialized = result.seconds
+        if self._options.exercise is not None:
+            self._judge_exercise(self._options.exercise)
         for rule, times in zip(self._options.hold, self._holds.times, strict=True):
             if not times:
                 result.findings.append(f"hold {rule.text}: no CPU came there")
@@ -268,6 +287,15 @@ class _Session:
                 (one.rule.text, one.seen, one.hits) for one in self._injector.results
             ]
         return result
+
+    def _judge_exercise(self, exercise: Exercise) -> None:
+        result = self._result
+        told = result.told = read_console(result.console)
+        result.findings += wrong_in_threads(told, exercise.mode)
+        if exercise.mode != "hostile":
+            result.findings += wrong_answers(result.counts)
+        if result.module is not None and result.ended == "reboot":
+            result.findings += wrong_at_rest(result.module, told)
 
     # Requests.
 
@@ -334,16 +362,25 @@ class _Session:
             status = TDX_OPERAND_INVALID
             result.findings.append(f"{LEAF_NAMES.get(leaf, leaf)}: {error}")
         self._remember(request, rax, before, status, args)
-        wrong = self._wrong_now()
+        wrong = self._wrong_now(before, args)
         if wrong:
             self._stop(request, "; ".join(wrong))
             return None
         registers = dict(zip(REGISTER_NAMES, args.as_tuple(), strict=True))
         return Answer({"rax": status, **registers})
 
-    def _wrong_now(self) -> list[str]:
-        assert self._result.module is not None
-        return ModuleView(self._result.module).check()
+    def _wrong_now(self, before: tuple[int, ...], args: TdxModuleArgs) -> list[str]:
+        """What is wrong in the module's tree: in the regions that the call names after each call,
+        in all of it every so many calls, and at the end."""
+        module = self._result.module
+        assert module is not None
+        view = ModuleView(module)
+        total = self._result.counts.total()
+        if total % _WHOLE_EVERY == 0:
+            return view.check()
+        regions = {value >> 21 for value in (*before, *args.as_tuple())}
+        known = [region for region in regions if module.pamt.find_region(region) is not None]
+        return [line for region in known for line in view.check_region(region)]
 
     def _stop(self, request: Request, what: str) -> None:
         """The machine stands still: what happened, and where each CPU was."""
@@ -451,7 +488,11 @@ def machine_of(console: Console, options: BootOptions) -> Machine:
         raise Finding(
             f"the guest calls the module before it says what memory it has: {error}"
         ) from error
-    return replace(machine, topology=Topology(1, options.cpus))
+    return replace(
+        machine,
+        topology=Topology(1, options.cpus),
+        max_pa_bits=GUEST_PHYSICAL_BITS + machine.keyid_bits,
+    )
 
 
 def _without_tdx(options: BootOptions) -> str:

@@ -24,6 +24,7 @@ def _boot(options: argparse.Namespace) -> int:
 
     from dpamt.boot.call import Recording
     from dpamt.boot.compare import told_by_host, told_by_kernel
+    from dpamt.boot.exerciser import parse_exercise
     from dpamt.boot.hold import parse_hold
     from dpamt.boot.session import DYNAMIC, BootOptions, boot
     from dpamt.cli.output import whole_file, write_file, write_text
@@ -52,6 +53,8 @@ def _boot(options: argparse.Namespace) -> int:
         nodes=options.numa,
         pamt=options.pamt,
         release=options.release,
+        build=Path(options.build) if options.build else None,
+        exercise=parse_exercise(options.exercise) if options.exercise else None,
         inject=tuple(parse_rule(rule) for rule in options.inject),
         hold=tuple(parse_hold(rule, options.smp) for rule in options.hold),
         append=options.append,
@@ -105,6 +108,17 @@ def _parser() -> Parser:
     parser.add_argument("--release", default="2.0.18", metavar="R", help="module release (2.0.18)")
     parser.add_argument("--initrd", metavar="FILE", help="instead of one that reboots at once")
     parser.add_argument("--append", default="", metavar="WORDS", help="more kernel command line")
+    parser.add_argument(
+        "--exercise",
+        metavar="WHAT",
+        help="TDs from kernel threads: life, hammer or hostile, with options such as "
+        "hammer:design=v6:rounds=1000 (docs/boot.md)",
+    )
+    parser.add_argument(
+        "--build",
+        metavar="FOLDER",
+        help="the kernel's build tree, for --exercise (where vmlinux is)",
+    )
     parser.add_argument(
         "--inject", action="append", default=[], metavar="RULE", help="docs/injection.md"
     )

@@ -186,6 +186,33 @@ class ModuleView:
             found += check_td(self._module, page, used, large)
         return found
 
+    def check_region(self, region: int) -> list[str]:
+        """As :meth:`check`, of one 2M region and of its pair alone; at the cost of one region."""
+        pamt = self._pamt
+        if not pamt.dynamic:
+            return []
+        name = f"region {region << 21:#x}"
+        entry = pamt.first_2m.at(region).load()
+        pages = self.pages_in_use(region)
+        count = pamt.count_2m.at(region).load()
+        if entry & TYPE_MASK != PT_PAMT:
+            found = [f"{name} has used 4K pages and no pair"] if pages else []
+            return found + ([f"{name}: PAGE_COUNT {count} without a pair"] if count else [])
+        found = []
+        if count != len(pages):
+            found.append(f"{name}: PAGE_COUNT {count}, used 4K pages {len(pages)}")
+        for page in (pamt.pair0_2m.at(region).load(), pamt.pair1_2m.at(region).load()):
+            bits = pamt.bitmap.at(page >> 9).load()
+            if not bits >> (page & _REGION_MASK) & 1:
+                found.append(f"PAMT page {page << PAGE_SHIFT:#x} has no bit in the page bitmap")
+        marked = pamt.bitmap.at(region).load()
+        found += [
+            f"PAMT page {page << PAGE_SHIFT:#x} is used as a page of a TD"
+            for page in pages
+            if marked >> (page & _REGION_MASK) & 1
+        ]
+        return found
+
     def _check_counts(self, used: dict[int, Use]) -> list[str]:
         if not self._pamt.dynamic:
             return []

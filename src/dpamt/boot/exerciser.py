@@ -1,0 +1,171 @@
+"""The exerciser: built against a user's kernel tree, put into an initial RAM disk, its lines read.
+
+Its sources are in ``guest/``: a module named kvm-intel, and an init without a C library.  What it
+does is chosen by a line such as ``hammer:design=v6:rounds=1000``.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from dpamt.boot.image import KernelImage
+from dpamt.boot.tiny_initrd import archive
+from dpamt.errors import InputError
+
+_SOURCES: Final = ("Kbuild", "exerciser.c", "exerciser.h", "pamt.c", "td.c")
+_CALLED: Final = "__seamcall_ret"
+_INIT_FLAGS: Final = (
+    *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-pie", "-no-pie"),
+    *("-fno-stack-protector", "-fno-tree-loop-distribute-patterns"),
+)
+
+MODES: Final = ("life", "hammer", "hostile")
+DESIGNS: Final = ("merged", "v6", "none")
+BUGS: Final = ("none", "put-too-many", "missing-get", "unlocked-count")
+_NUMBERS: Final = {"threads": 64, "rounds": 10_000_000, "use_every": 10_000_000, "offline": 63}
+"""Options that are numbers, from 1, and the most they may be."""
+_WORDS: Final = {"design": DESIGNS, "bug": BUGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Exercise:
+    """What the guest is to do; ``offline``: the CPU to take down at the end, -1 for none."""
+
+    text: str
+    mode: str
+    parameters: Mapping[str, str]
+    offline: int = -1
+
+
+def parse_exercise(text: str) -> Exercise:
+    """``MODE[:OPTION=VALUE]...``; raises InputError for what is none."""
+    mode, *parts = text.split(":")
+    if mode not in MODES:
+        raise InputError(f"{text}: {mode!r}; expected one of {', '.join(MODES)}")
+    given: dict[str, str] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        name = name.replace("-", "_")
+        if name in given:
+            raise InputError(f"{text}: {name} is said twice")
+        if name in _WORDS:
+            if value not in _WORDS[name]:
+                raise InputError(f"{text}: {part}; expected one of {', '.join(_WORDS[name])}")
+        elif name in _NUMBERS:
+            if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= _NUMBERS[name]:
+                raise InputError(f"{text}: {part}; expected 1 to {_NUMBERS[name]:,}")
+        else:
+            expected = ", ".join((*_WORDS, *_NUMBERS))
+            raise InputError(f"{text}: option {name!r}; expected one of {expected}")
+        given[name] = value
+    offline = int(given.pop("offline", "-1"))
+    return Exercise(text, mode, given, offline)
+
+
+def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Path) -> Path:
+    """Build module and init in ``folder`` against the kernel's build tree: the RAM disk's file.
+
+    Raises InputError when the tree is not prepared for modules, or the compiler complains.
+    """
+    called = image.symbol(_CALLED)
+    if called is None:
+        raise InputError(f"{image.path}: no symbol {_CALLED!r}: CONFIG_INTEL_TDX_HOST is not set")
+    for needed in ("scripts/module.lds", "vmlinux.symvers"):
+        if not (build / needed).exists():
+            raise InputError(
+                f"{build}: no {needed}; expected a kernel's build tree after "
+                "'make vmlinux modules_prepare'"
+            )
+    source = files("dpamt.boot") / "guest"
+    module = folder / "module"
+    module.mkdir()
+    for name in _SOURCES:
+        (module / name).write_bytes((source / name).read_bytes())
+    (folder / "init.c").write_bytes((source / "init.c").read_bytes())
+    symbols = f"KBUILD_EXTRA_SYMBOLS={build / 'vmlinux.symvers'}"
+    _run(["make", "-s", "-C", str(build), f"M={module}", symbols, "KBUILD_MODPOST_WARN=1"])
+    init = folder / "init"
+    _run(["gcc", *_INIT_FLAGS, "-o", str(init), str(folder / "init.c")])
+    parameters = {"mode": exercise.mode, **exercise.parameters, "seamcall": f"{called.address:#x}"}
+    contents = {
+        "init": init.read_bytes(),
+        "exerciser.ko": (module / "kvm-intel.ko").read_bytes(),
+        "parameters": " ".join(f"{name}={value}" for name, value in parameters.items()).encode(),
+    }
+    if exercise.offline >= 0:
+        contents["offline"] = str(exercise.offline).encode()
+    initrd = folder / "initrd"
+    initrd.write_bytes(archive(contents))
+    return initrd
+
+
+def _run(words: list[str]) -> None:
+    if shutil.which(words[0]) is None:
+        raise InputError(f"no {words[0]}; expected the tools that build a kernel (docs/boot.md)")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        first = " ".join((lines or done.stderr.splitlines() or ["no message"])[0].split())
+        raise InputError(f"the exerciser does not build: {first[:200]}")
+
+
+_LINE: Final = re.compile(r"^(?:kvm_intel: |kvm-intel: )?dpamt: (?P<rest>.*)$")
+_THREAD: Final = re.compile(r"thread (\d+) did (\d+) failed (\d+) first (.+) status (0x[0-9a-f]+)$")
+_WARN: Final = re.compile(r"warn (\S+) pfn (0x[0-9a-f]+) status (0x[0-9a-f]+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTold:
+    """What one thread did: rounds, of those that failed, and the first SEAMCALL that did."""
+
+    number: int
+    did: int
+    failed: int
+    first: str
+    status: int
+
+
+@dataclass(slots=True)
+class Told:
+    """What the exerciser said on the console."""
+
+    threads: list[ThreadTold] = field(default_factory=list)
+    warnings: list[tuple[str, int]] = field(default_factory=list)
+    """(PAMT.ADD or PAMT.REMOVE, status) of the designs' own WARN_ONCE."""
+    counted: int | None = None
+    """Sum of all refcounts at the end."""
+    began: bool = False
+    refused: str = ""
+    offline: int | None = None
+    """Result of taking a CPU offline: 1, or a negative errno."""
+
+
+def read_console(lines: list[str]) -> Told:
+    """The exerciser's lines among all of the console's."""
+    told = Told()
+    for line in lines:
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        rest = match["rest"]
+        if rest.startswith("begin "):
+            told.began = True
+        elif rest.startswith("refused"):
+            told.refused = rest
+        elif rest.startswith("end counted "):
+            told.counted = int(rest.rpartition(" ")[2])
+        elif rest.startswith("offline "):
+            told.offline = int(rest.rpartition(" ")[2])
+        elif thread := _THREAD.match(rest):
+            number, did, failed, first, status = thread.groups()
+            told.threads.append(
+                ThreadTold(int(number), int(did), int(failed), first, int(status, 16))
+            )
+        elif warn := _WARN.match(rest):
+            told.warnings.append((warn[1], int(warn[3], 16)))
+    return told

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/* What the parts of the exerciser share. */
+#ifndef DPAMT_EXERCISER_H
+#define DPAMT_EXERCISER_H
+
+#include <linux/mm.h>
+#include <linux/types.h>
+#include <asm/tdx.h>
+
+#define DPAMT "dpamt: "
+
+enum design { DESIGN_NONE, DESIGN_MERGED, DESIGN_V6 };
+
+/* Bugs that can be seeded, one at a time. */
+enum bug { SEEDED_NONE, SEEDED_PUT_TOO_MANY, SEEDED_MISSING_GET, SEEDED_UNLOCKED_COUNT };
+
+extern enum design chosen_design;
+extern enum bug chosen_bug;
+
+/* The kernel's __seamcall_ret, by its address: it is not exported. */
+u64 raw_seamcall(u64 leaf, struct tdx_module_args *args);
+
+/* pamt.c */
+int pamt_init(void);
+void pamt_exit(void);
+int pamt_get(unsigned long pfn);
+void pamt_put(unsigned long pfn);
+long pamt_counted(void);
+struct page *alloc_control_page(void);
+void free_control_page(struct page *page);
+
+/* td.c */
+#define TD_PAGES 64
+
+struct test_td {
+	struct tdx_td td;
+	struct tdx_vp vp;
+	int hkid;
+	struct page *sept[3];
+	struct page *guest[TD_PAGES];
+	u64 status;		/* of the first SEAMCALL that failed */
+	const char *failed;	/* its name */
+};
+
+int td_build(struct test_td *t);
+int td_add_page(struct test_td *t, u64 gpa, struct page *page);
+int td_remove_page(struct test_td *t, u64 gpa, unsigned long pfn);
+void td_teardown(struct test_td *t);
+
+#endif

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * get and put of page pairs, for kernels that have none: the merged design, and the optimised one
+ * that was posted as v6.
+ *
+ * Written from the protocols, not from the patches: merged commits of 2026-09-04 (ad52ce8389d9,
+ * eca9d4a3f1f8), "[PATCH v6 00/11] Dynamic PAMT" (2026-05-25).
+ */
+#include <linux/atomic.h>
+#include <linux/delay.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/vmalloc.h>
+
+#include "exerciser.h"
+
+#define LEAF_PAMT_ADD		58
+#define LEAF_PAMT_REMOVE	59
+#define LEVEL_2M		1
+#define REGIONS			(64UL << (30 - 21))	/* 64 GiB */
+
+static atomic_t *counts;
+static DEFINE_SPINLOCK(pamt_lock);
+static bool warned_add, warned_remove;
+
+int pamt_init(void)
+{
+	counts = vzalloc(REGIONS * sizeof(*counts));
+	return counts ? 0 : -ENOMEM;
+}
+
+void pamt_exit(void)
+{
+	vfree(counts);
+}
+
+/* The sum of all counts: 0 when nobody uses anything. */
+long pamt_counted(void)
+{
+	long sum = 0;
+	unsigned long n;
+
+	for (n = 0; n < REGIONS; n++)
+		sum += abs(atomic_read(&counts[n]));
+	return sum;
+}
+
+static u64 pamt_add(unsigned long pfn, struct page *first, struct page *second)
+{
+	struct tdx_module_args args = {
+		.rcx = ALIGN_DOWN(PFN_PHYS(pfn), 1UL << 21) | LEVEL_2M,
+		.rdx = page_to_phys(first),
+		.r8 = page_to_phys(second),
+	};
+
+	return raw_seamcall(LEAF_PAMT_ADD, &args);
+}
+
+static u64 pamt_remove(unsigned long pfn, struct page **first, struct page **second)
+{
+	struct tdx_module_args args = {
+		.rcx = ALIGN_DOWN(PFN_PHYS(pfn), 1UL << 21) | LEVEL_2M,
+	};
+	u64 status = raw_seamcall(LEAF_PAMT_REMOVE, &args);
+
+	if (!status) {
+		*first = pfn_to_page(PHYS_PFN(args.rdx));
+		*second = pfn_to_page(PHYS_PFN(args.r8));
+	}
+	return status;
+}
+
+static void warn_once(bool *warned, const char *what, unsigned long pfn, u64 status)
+{
+	if (!xchg(warned, true))
+		pr_warn(DPAMT "warn %s pfn 0x%lx status 0x%llx\n", what, pfn, status);
+}
+
+/* Under the lock: install a pair, or count one more; 1 when the pages were used. */
+static int add_locked(unsigned long pfn, struct page *first, struct page *second, u64 *status)
+{
+	atomic_t *count = &counts[pfn >> 9];
+
+	*status = 0;
+	if (atomic_read(count) > 0) {
+		atomic_inc(count);
+		return 0;
+	}
+	*status = pamt_add(pfn, first, second);
+	if (*status)
+		return 0;
+	atomic_set(count, 1);
+	return 1;
+}
+
+int pamt_get(unsigned long pfn)
+{
+	struct page *first, *second;
+	atomic_t *count;
+	u64 status;
+	int used;
+
+	if (chosen_design == DESIGN_NONE)
+		return 0;
+	if (pfn >> 9 >= REGIONS)
+		return -ERANGE;
+	count = &counts[pfn >> 9];
+	if (chosen_bug == SEEDED_UNLOCKED_COUNT) {
+		/* Reads, waits, writes: what another CPU did in between is lost. */
+		int seen = atomic_read(count);
+
+		if (seen > 0) {
+			udelay(20);
+			atomic_set(count, seen + 1);
+			return 0;
+		}
+	} else if (chosen_design == DESIGN_V6 && atomic_inc_not_zero(count)) {
+		return 0;
+	}
+
+	first = alloc_page(GFP_KERNEL);
+	second = alloc_page(GFP_KERNEL);
+	if (!first || !second) {
+		if (first)
+			__free_page(first);
+		if (second)
+			__free_page(second);
+		return -ENOMEM;
+	}
+	spin_lock(&pamt_lock);
+	used = add_locked(pfn, first, second, &status);
+	spin_unlock(&pamt_lock);
+	if (status)
+		warn_once(&warned_add, "PAMT.ADD", pfn, status);
+	if (!used) {
+		__free_page(first);
+		__free_page(second);
+	}
+	return status ? -EIO : 0;
+}
+
+void pamt_put(unsigned long pfn)
+{
+	struct page *first, *second;
+	atomic_t *count;
+	u64 status;
+
+	if (chosen_design == DESIGN_NONE || pfn >> 9 >= REGIONS)
+		return;
+	count = &counts[pfn >> 9];
+	if (chosen_design == DESIGN_V6) {
+		if (!atomic_dec_and_lock(count, &pamt_lock))
+			return;
+	} else {
+		spin_lock(&pamt_lock);
+		if (atomic_read(count) > 1) {
+			atomic_dec(count);
+			spin_unlock(&pamt_lock);
+			return;
+		}
+	}
+	status = pamt_remove(pfn, &first, &second);
+	if (status) {
+		if (chosen_design == DESIGN_V6)
+			atomic_set(count, 1);
+		spin_unlock(&pamt_lock);
+		warn_once(&warned_remove, "PAMT.REMOVE", pfn, status);
+		return;
+	}
+	atomic_set(count, 0);
+	spin_unlock(&pamt_lock);
+	__free_page(first);
+	__free_page(second);
+}
+
+struct page *alloc_control_page(void)
+{
+	struct page *page = alloc_page(GFP_KERNEL);
+
+	if (page && pamt_get(page_to_pfn(page))) {
+		__free_page(page);
+		return NULL;
+	}
+	return page;
+}
+
+void free_control_page(struct page *page)
+{
+	if (!page)
+		return;
+	pamt_put(page_to_pfn(page));
+	__free_page(page);
+}

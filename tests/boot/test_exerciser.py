@@ -1,0 +1,109 @@
+"""The exerciser's rules, its console lines, and what is judged of them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dpamt.abi.leaves import TDH_MEM_PAGE_AUG, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
+from dpamt.abi.status import (
+    TDX_HPA_RANGE_NOT_FREE,
+    TDX_MISSING_PAMT_PAGE_PAIR,
+    TDX_NO_PAMT_PAGE_PAIR,
+    TDX_OPERAND_BUSY,
+    TDX_PAMT_PAGE_NOT_EMPTY,
+)
+from dpamt.boot.exerciser import ThreadTold, Told, build_initrd, parse_exercise, read_console
+from dpamt.boot.image import KernelImage
+from dpamt.boot.judge import wrong_answers, wrong_in_threads
+from dpamt.errors import InputError
+from tests.boot.small_kernel import SmallKernel
+
+
+def test_rules() -> None:
+    plain = parse_exercise("life")
+    assert (plain.mode, dict(plain.parameters), plain.offline) == ("life", {}, -1)
+    full = parse_exercise("hammer:design=v6:rounds=1000:use-every=10:bug=missing-get:offline=1")
+    assert dict(full.parameters) == {
+        "design": "v6",
+        "rounds": "1000",
+        "use_every": "10",
+        "bug": "missing-get",
+    }
+    assert full.offline == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "''; expected one of life, hammer, hostile"),
+        ("hammer:design=v2", "design=v2; expected one of merged, v6, none"),
+        ("hammer:bug=all", "bug=all; expected one of none, put-too-many"),
+        ("life:rounds=0", "rounds=0; expected 1 to"),
+        ("life:rounds=-1", "rounds=-1; expected 1 to"),
+        ("life:rounds=\u0662", "expected 1 to"),
+        ("life:rounds", "rounds; expected 1 to"),
+        ("life:threads=65", "threads=65; expected 1 to 64"),
+        ("life:speed=1", "option 'speed'; expected one of design, bug"),
+        ("life:rounds=1:rounds=2", "rounds is said twice"),
+    ],
+)
+def test_what_is_no_rule(text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_exercise(text)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_its_lines_are_read() -> None:
+    told = read_console(
+        [
+            "virt/tdx: TDX-Module initialized",
+            "dpamt: begin mode hammer design v6 bug none threads 2 rounds 10",
+            "dpamt: warn PAMT.REMOVE pfn 0x10200 status 0xc000030600000000",
+            "dpamt: thread 0 did 10 failed 0 first - status 0x0",
+            "kvm_intel: dpamt: thread 1 did 9 failed 1 first PAGE.AUG status 0x8000030800000008",
+            "dpamt: end counted 3",
+            "dpamt: offline 1 result 1",
+        ]
+    )
+    assert told == Told(
+        [ThreadTold(0, 10, 0, "-", 0), ThreadTold(1, 9, 1, "PAGE.AUG", 0x8000030800000008)],
+        [("PAMT.REMOVE", TDX_PAMT_PAGE_NOT_EMPTY)],
+        3,
+        True,
+        "",
+        1,
+    )
+    assert wrong_in_threads(told, "hammer") == [
+        "thread 1: 1 of 9 rounds failed, first PAGE.AUG with TDX_MISSING_PAMT_PAGE_PAIR"
+    ]
+    assert wrong_in_threads(Told(), "life") == ["the exerciser did not come to its end"]
+    refused = read_console(["dpamt: refused mode=x"])
+    assert wrong_in_threads(refused, "life") == ["the exerciser: refused mode=x"]
+
+
+def test_answers_that_a_correct_host_never_gets() -> None:
+    counts = Counter(
+        {
+            (TDH_MEM_PAGE_AUG, TDX_MISSING_PAMT_PAGE_PAIR | 8): 2,
+            (TDH_PHYMEM_PAMT_ADD, TDX_HPA_RANGE_NOT_FREE | 1): 3,
+            (TDH_PHYMEM_PAMT_REMOVE, TDX_NO_PAMT_PAGE_PAIR | 1): 1,
+            (TDH_PHYMEM_PAMT_REMOVE, TDX_PAMT_PAGE_NOT_EMPTY): 4,
+            (TDH_PHYMEM_PAMT_REMOVE, TDX_PAMT_PAGE_NOT_EMPTY | 1): 1,
+            (TDH_PHYMEM_PAMT_ADD, 0): 100,
+            (TDH_PHYMEM_PAMT_ADD, TDX_OPERAND_BUSY | 1): 5,
+        }
+    )
+    assert wrong_answers(counts) == [
+        "bad-remove: TDH.PHYMEM.PAMT.REMOVE answered TDX_NO_PAMT_PAGE_PAIR 1 times",
+        "bad-remove: TDH.PHYMEM.PAMT.REMOVE answered TDX_PAMT_PAGE_NOT_EMPTY 5 times",
+        "double-add: TDH.PHYMEM.PAMT.ADD answered TDX_HPA_RANGE_NOT_FREE 3 times",
+        "missing-pair: TDH.MEM.PAGE.AUG answered TDX_MISSING_PAMT_PAGE_PAIR 2 times",
+    ]
+
+
+def test_a_tree_that_is_not_prepared(tmp_path: Path) -> None:
+    image = KernelImage(SmallKernel().write(tmp_path / "vmlinux"))
+    with pytest.raises(InputError, match=r"no scripts/module.lds; expected .*modules_prepare"):
+        build_initrd(tmp_path, image, parse_exercise("life"), tmp_path)
