@@ -42,7 +42,11 @@ def run(scenario: Scenario, watch: Watch | None = None) -> RunFacts:
     out on the way), KernelFailed when the kernel gives up as Linux would, and whatever finding the
     module or the allocator raises.
     """
-    machine = machine_of(scenario)
+    return run_on(scenario, machine_of(scenario), watch)
+
+
+def run_on(scenario: Scenario, machine: Machine, watch: Watch | None = None) -> RunFacts:
+    """:func:`run`, on this machine whatever the scenario says of one."""
     check_fits(scenario, machine)
     try:
         return _run(scenario, machine, watch)

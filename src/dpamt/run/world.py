@@ -32,7 +32,7 @@ from dpamt.host.core.init import tdx_enable
 from dpamt.host.core.kernel import Kernel, Progress
 from dpamt.host.core.meminfo import meminfo_line, pamt_account
 from dpamt.host.core.pamt_areas import pamt_bytes
-from dpamt.host.core.refcounts import REFCOUNT_BYTES
+from dpamt.host.core.refcounts import refcount_pages
 from dpamt.host.core.tdx_errno import ENOMEM
 from dpamt.host.designs.load import load_design
 from dpamt.module.bulk import ModuleBulk
@@ -304,8 +304,7 @@ def pamt_of_mode(kernel: Kernel, dynamic: bool, pairs: int) -> PamtFacts:
         )
     if not dynamic:
         return PamtFacts(level_1g, level_2m, level_4k, 0, 0, 0)
-    counters = -(-kernel.machine.max_pfn // PAGES_PER_2M) * REFCOUNT_BYTES
-    refcounts = -(-counters // PAGE_SIZE) * PAGE_SIZE
+    refcounts = refcount_pages(kernel.machine.max_pfn) * PAGE_SIZE
     pair_bytes = pairs * PAMT_PAIR_PAGES * PAGE_SIZE
     return PamtFacts(level_1g, level_2m, 0, level_4k, pair_bytes, refcounts)
 

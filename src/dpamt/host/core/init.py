@@ -76,7 +76,7 @@ def _init(kernel: Kernel, cpu: Cpu) -> int:
     if not sysinfo.supports(TDX_FEATURES0_NO_RBP_MOD):
         kernel.log.info("frame pointer (RBP) clobber bug present, upgrade TDX module")
         return -EINVAL
-    kernel.dynamic_pamt = _use_dynamic_pamt(kernel, sysinfo)
+    kernel.dynamic_pamt = use_dynamic_pamt(kernel, sysinfo)
     if kernel.dynamic_pamt:
         kernel.log.info("Enable Dynamic PAMT")
     design = kernel.design
@@ -90,7 +90,7 @@ def _init(kernel: Kernel, cpu: Cpu) -> int:
     return error
 
 
-def _use_dynamic_pamt(kernel: Kernel, sysinfo: TdxSysInfo) -> bool:
+def use_dynamic_pamt(kernel: Kernel, sysinfo: TdxSysInfo) -> bool:
     """Whether design, module and (in v6) the width of physical addresses allow it."""
     if not kernel.design.dynamic_pamt or not sysinfo.supports(TDX_FEATURES0_DYNAMIC_PAMT):
         return False

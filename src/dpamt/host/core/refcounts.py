@@ -17,12 +17,17 @@ REFCOUNTS_PER_PAGE: Final = PAGE_SIZE // REFCOUNT_BYTES
 SITE_REFCOUNTS: Final = "PAMT refcounts (vmalloc)"
 
 
+def refcount_pages(max_pfn: int) -> int:
+    """4K pages that hold ceil(max_pfn / 512) counters."""
+    counters = -(-max_pfn // PAGES_PER_2M)
+    return -(-counters // REFCOUNTS_PER_PAGE)
+
+
 def init_pamt_metadata(kernel: Kernel) -> int:
     """vzalloc() of ceil(max_pfn / 512) counters; a no-op without Dynamic PAMT.  0 or -ENOMEM."""
     if not kernel.dynamic_pamt:
         return 0
-    counters = -(-kernel.machine.max_pfn // PAGES_PER_2M)
-    for index in range(-(-counters // REFCOUNTS_PER_PAGE)):
+    for index in range(refcount_pages(kernel.machine.max_pfn)):
         pfn = kernel.allocator.alloc_page(SITE_REFCOUNTS)
         if pfn is None:
             free_pamt_metadata(kernel)

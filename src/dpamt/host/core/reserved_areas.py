@@ -13,17 +13,9 @@ from dpamt.host.core.tdx_errno import ENOSPC
 
 def tdmrs_populate_rsvd_areas_all(kernel: Kernel, sysinfo: TdxSysInfo) -> int:
     """Set the reserved areas of every TDMR; 0, or -ENOSPC with the TDMR logged."""
-    if kernel.behaviour.tdmr_holes == "cmrs":
-        memory = [(cmr.base, cmr.end) for cmr in sysinfo.cmrs]
-    else:
-        memory = [
-            (entry.start_pfn << PAGE_SHIFT, entry.end_pfn << PAGE_SHIFT)
-            for entry in kernel.memory_list
-        ]
     for tdmr in kernel.tdmrs:
-        areas = memory_holes(tdmr.base, tdmr.end, memory)
-        areas += _pamts_inside(tdmr, kernel.pamt_areas)
-        areas.sort()
+        holes, pamts = reserved_areas(kernel, sysinfo, tdmr)
+        areas = sorted(holes + pamts)
         if len(areas) > sysinfo.max_reserved_per_tdmr:
             kernel.log.info(
                 f"initialization failed: TDMR [{tdmr.base:#x}, {tdmr.end:#x}): "
@@ -32,6 +24,20 @@ def tdmrs_populate_rsvd_areas_all(kernel: Kernel, sysinfo: TdxSysInfo) -> int:
             return -ENOSPC
         tdmr.reserved = [(start - tdmr.base, end - start) for start, end in areas]
     return 0
+
+
+def reserved_areas(
+    kernel: Kernel, sysinfo: TdxSysInfo, tdmr: TdmrInfo
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """What of the TDMR is no memory, as this kernel looks for it, and what is PAMT; bytes."""
+    if kernel.behaviour.tdmr_holes == "cmrs":
+        memory = [(cmr.base, cmr.end) for cmr in sysinfo.cmrs]
+    else:
+        memory = [
+            (entry.start_pfn << PAGE_SHIFT, entry.end_pfn << PAGE_SHIFT)
+            for entry in kernel.memory_list
+        ]
+    return memory_holes(tdmr.base, tdmr.end, memory), _pamts_inside(tdmr, kernel.pamt_areas)
 
 
 def memory_holes(base: int, end: int, memory: list[tuple[int, int]]) -> list[tuple[int, int]]:

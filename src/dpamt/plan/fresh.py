@@ -1,0 +1,41 @@
+"""Page pairs on a host that has just booted, from the page allocator that its kernel left behind.
+
+Nothing of KVM is repeated here: so many folios and so many single pages are taken from the real
+allocator, and the regions counted that the single pages come from.  In what order control, S-EPT,
+pool and pair pages follow one another is left open, so the number may be a few off what a run has.
+"""
+
+from typing import Final
+
+from dpamt.abi.pages import PAGES_PER_2M, PAMT_PAIR_PAGES
+from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
+from dpamt.host.designs.base import SEPT_CACHE_PAGES
+from dpamt.plan.td_size import TdPages
+from dpamt.platform.page_allocator import PageAllocator
+
+_POOLED_PER_VCPU: Final = SEPT_CACHE_PAGES + PAMT_PAIR_PAGES * PT64_ROOT_MAX_LEVEL
+"""Pages that wait in the pools of a VCPU: S-EPT pages and pairs."""
+
+_TAKEN: Final = 1 << 19
+"""Single pages that are taken one by one.  By then the small free chunks are used up, and what
+follows comes off one whole 2M region after another."""
+
+_SITE: Final = "plan"
+
+
+def fresh_pairs(allocator: PageAllocator, pages: TdPages) -> int:
+    """Pairs of these pages; ``allocator`` is used up.  Memory that is not there is not counted."""
+    folios = pages.folio_ranges
+    single = pages.single + pages.vcpus * _POOLED_PER_VCPU
+    regions: set[int] = set()
+    taken = 0
+    while taken < min(single + PAMT_PAIR_PAGES * (folios + len(regions)), _TAKEN):
+        pfn = allocator.alloc_page(_SITE)
+        if pfn is None:
+            return folios + len(regions)
+        regions.add(pfn // PAGES_PER_2M)
+        taken += 1
+    pairs = folios + len(regions)
+    # p further pairs take 2 p pages themselves: 512 p = rest + 2 p.
+    rest = max(single + PAMT_PAIR_PAGES * pairs - taken, 0)
+    return pairs + -(-rest // (PAGES_PER_2M - PAMT_PAIR_PAGES))

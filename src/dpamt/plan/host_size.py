@@ -1,0 +1,183 @@
+"""What PAMT takes on a host before there are TDs: by level, by TDMR, and the reference counters."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from dpamt.abi.pages import (
+    MAX_PA_LIMIT,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PAGES_PER_2M,
+    PAMT_BITMAP_ENTRY_BITS,
+    PAMT_PAIR_PAGES,
+)
+from dpamt.errors import InputError
+from dpamt.host.core.kernel import Kernel
+from dpamt.host.core.metadata import TdxSysInfo
+from dpamt.host.core.pamt_areas import pamt_bytes
+from dpamt.host.core.refcounts import refcount_pages
+from dpamt.module.releases import Release
+from dpamt.plan.boot import Booted
+from dpamt.plan.vintages import DYNAMIC_VINTAGES, STATIC_VINTAGES, Verdict, try_vintages
+from dpamt.platform.machine import Machine
+from dpamt.run.facts import PamtFacts
+from dpamt.run.fits import tdx_bytes
+from dpamt.run.world import pamt_of_mode
+
+PAIR_BYTES: Final = PAMT_PAIR_PAGES * PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class TdmrSize:
+    """A TDMR, [base, end) in bytes, and the bytes of its PAMT by level."""
+
+    base: int
+    end: int
+    level_1g: int
+    level_2m: int
+    level_4k: int
+    bitmap: int
+
+    @property
+    def static(self) -> int:
+        """Static PAMT."""
+        return self.level_1g + self.level_2m + self.level_4k
+
+    @property
+    def dynamic(self) -> int:
+        """Dynamic PAMT, pairs not counted."""
+        return self.level_1g + self.level_2m + self.bitmap
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """Dynamic PAMT at idle if the kernel counted page frames up to ``max_pfn``."""
+
+    what: str
+    max_pfn: int
+    refcounts: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostSize:
+    """A host without TDs.  Bytes, unless the name says otherwise."""
+
+    source: str
+    module: str
+    memory_bytes: int
+    tdx_bytes: int
+    """From 1 MiB up: what TDs can get, less PAMT."""
+    regions: int
+    """2M regions that this memory touches."""
+    max_pfn: int
+    nodes: int
+    guest_keyids: int
+    keyid_start_bit: int
+    """Lowest address bit that holds a KeyID."""
+    tdmrs: tuple[TdmrSize, ...]
+    static: PamtFacts
+    dynamic: PamtFacts
+    """At idle."""
+    tops: tuple[Top, ...]
+    vintages: tuple[Verdict, ...]
+    recorded_pamt_kib: int | None
+    recorded_module: str | None
+    recorded_is: str
+    """Which mode gives the KB of the host's own log: ``static``, ``dynamic``, ``neither``; empty
+    where the log has none."""
+    notes: tuple[str, ...]
+
+    def verdict(self, vintage: str) -> Verdict:
+        """That of the vintage of this name."""
+        return next(verdict for verdict in self.vintages if verdict.vintage == vintage)
+
+
+def size_host(machine: Machine, release: Release) -> tuple[HostSize, Kernel]:
+    """The sizes, and a kernel of the host that has just booted, with Dynamic PAMT if one can.
+
+    Raises InputError for a host on which no kernel comes as far as sizes.
+    """
+    tried = try_vintages(machine, release)
+    static = _first(tried, STATIC_VINTAGES)
+    kernel = _first(tried, DYNAMIC_VINTAGES) or static
+    if kernel is None or kernel.sysinfo is None:
+        raise InputError(
+            f"{machine.source}: {tried[0][0].reason}; expected a host that Linux can build the "
+            "PAMT of"
+        )
+    sysinfo = replace(kernel.sysinfo, pamt_page_bitmap_entry_bits=PAMT_BITMAP_ENTRY_BITS)
+    dynamic = pamt_of_mode(kernel, True, 0)
+    first, end = machine.private_keyids
+    return (
+        HostSize(
+            source=machine.source,
+            module=release.name,
+            memory_bytes=machine.total_pages << PAGE_SHIFT,
+            tdx_bytes=tdx_bytes(machine),
+            regions=_regions(kernel),
+            max_pfn=machine.max_pfn,
+            nodes=len(machine.nodes),
+            guest_keyids=end - first - 1,
+            keyid_start_bit=machine.hkid_start_bit,
+            tdmrs=_tdmrs(kernel, sysinfo),
+            static=pamt_of_mode(kernel, False, 0),
+            dynamic=dynamic,
+            tops=_tops(machine, dynamic),
+            vintages=tuple(verdict for verdict, _booted in tried),
+            recorded_pamt_kib=machine.recorded_pamt_kib,
+            recorded_module=machine.recorded_module_version,
+            recorded_is=_recorded_is(machine, pamt_of_mode(kernel, False, 0), dynamic),
+            notes=machine.notes,
+        ),
+        kernel,
+    )
+
+
+def _first(tried: tuple[tuple[Verdict, Booted], ...], names: tuple[str, ...]) -> Kernel | None:
+    """The kernel of the first of these vintages that has TDMRs, those that initialise before."""
+    candidates = [pair for pair in tried if pair[0].vintage in names and pair[1].kernel.tdmrs]
+    candidates.sort(key=lambda pair: not pair[0].initialises)
+    return candidates[0][1].kernel if candidates else None
+
+
+def _regions(kernel: Kernel) -> int:
+    """2M regions with TDX memory in them."""
+    total, reached = 0, 0
+    for entry in kernel.memory_list or ():
+        first = max(entry.start_pfn // PAGES_PER_2M, reached)
+        reached = -(-entry.end_pfn // PAGES_PER_2M)
+        total += max(reached - first, 0)
+    return total
+
+
+def _tdmrs(kernel: Kernel, sysinfo: TdxSysInfo) -> tuple[TdmrSize, ...]:
+    sizes = []
+    for tdmr in kernel.tdmrs:
+        level_4k, level_2m, level_1g = pamt_bytes(tdmr.size, sysinfo, dynamic=False)
+        bitmap = pamt_bytes(tdmr.size, sysinfo, dynamic=True)[0]
+        sizes.append(TdmrSize(tdmr.base, tdmr.end, level_1g, level_2m, level_4k, bitmap))
+    return tuple(sizes)
+
+
+def _tops(machine: Machine, dynamic: PamtFacts) -> tuple[Top, ...]:
+    """Where the counters may end: at this host's memory, at its KeyIDs, at 52 address bits."""
+    ends = (
+        ("as it is", machine.max_pfn),
+        (f"below the KeyIDs, 2^{machine.hkid_start_bit}", 1 << machine.hkid_start_bit - PAGE_SHIFT),
+        (f"2^{MAX_PA_LIMIT.bit_length() - 1}, all there can be", MAX_PA_LIMIT >> PAGE_SHIFT),
+    )
+    return tuple(
+        Top(what, max_pfn, pages * PAGE_SIZE, dynamic.boot + pages * PAGE_SIZE)
+        for what, max_pfn in ends
+        for pages in (refcount_pages(max_pfn),)
+    )
+
+
+def _recorded_is(machine: Machine, static: PamtFacts, dynamic: PamtFacts) -> str:
+    if machine.recorded_pamt_kib is None:
+        return ""
+    for name, facts in (("static", static), ("dynamic", dynamic)):
+        if facts.boot == machine.recorded_pamt_kib << 10:
+            return name
+    return "neither"

@@ -1,0 +1,243 @@
+"""Plans as text of at most 80 columns: sizes, vintages, TDs, break-even, what to do."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from dpamt.plan.host_size import HostSize
+from dpamt.plan.mix_size import MixSize
+from dpamt.plan.plan import HostPlan
+from dpamt.plan.ran import Ran
+from dpamt.plan.vintages import Verdict
+from dpamt.report.plan_advice import advice
+from dpamt.report.run_text import heading, paragraph
+from dpamt.report.side_table import Row, side_table
+from dpamt.report.units import amount, bar, count, percent
+
+_SHOWN_TDMRS: Final = 16
+_BAR_WIDTH: Final = 30
+
+
+def plan_text(plans: Sequence[HostPlan]) -> str:
+    """All hosts one after another; a summary behind them where there are several."""
+    lines: list[str] = []
+    for plan in plans:
+        if lines:
+            lines += ["", ""]
+        lines += _plan(plan)
+    if len(plans) > 1:
+        lines += _summary(plans)
+    return "\n".join(lines) + "\n"
+
+
+def _plan(plan: HostPlan) -> Iterator[str]:
+    host = plan.host
+    title = paragraph(f"Plan for {host.source}")
+    yield from title
+    yield "=" * max(len(line) for line in title)
+    yield ""
+    yield from paragraph(
+        f"{amount(host.memory_bytes)} of RAM, {amount(host.tdx_bytes)} of it above 1 MiB where TDs "
+        f"may be, in {count(host.regions)} regions of 2M and {_some(host.nodes, 'NUMA node')}; "
+        f"{_some(host.guest_keyids, 'guest KeyID')}; TDX module {host.module}."
+    )
+    for note in host.notes:
+        yield from paragraph(f"Note: {note}.")
+    yield from heading("PAMT at idle")
+    yield from _idle(host)
+    yield from heading("By TDMR")
+    yield from _tdmrs(host)
+    yield from heading("Where the reference counters end")
+    yield from _tops(host)
+    yield from heading("Does Linux initialise TDX here?")
+    yield from _vintages(host)
+    if plan.mix is not None:
+        yield from heading("TDs, all of their memory in use")
+        yield from _mix(host, plan.mix)
+    if plan.ran is not None:
+        yield from heading("The same TDs, run on the model")
+        yield from _ran(plan.ran)
+    yield from heading("Break-even")
+    yield from _break_even(plan)
+    yield from heading("What to do")
+    yield from _advice(plan)
+
+
+def _idle(host: HostSize) -> Iterator[str]:
+    static, dynamic = host.static, host.dynamic
+    rows: list[Row] = [
+        ("1G level", [amount(static.level_1g), amount(dynamic.level_1g)]),
+        ("2M level", [amount(static.level_2m), amount(dynamic.level_2m)]),
+        ("4K level", [amount(static.level_4k), ""]),
+        ("page bitmap", ["", amount(dynamic.bitmap)]),
+        ("reference counters", ["", amount(dynamic.refcounts)]),
+        ("all", [amount(static.total), amount(dynamic.total)]),
+        ("  of RAM", [percent(facts.total, host.memory_bytes) for facts in (static, dynamic)]),
+        ("KB in the kernel log", [str(facts.boot >> 10) for facts in (static, dynamic)]),
+    ]
+    yield from side_table(("static", "dynamic"), rows)
+    if host.recorded_pamt_kib is None:
+        return
+    same = {
+        "static": "the same as static PAMT here, to the KB",
+        "dynamic": "the same as Dynamic PAMT here, to the KB",
+    }.get(host.recorded_is, "neither of the two, so something differs (module, kernel, map)")
+    yield from paragraph(
+        f"This host's own log says {host.recorded_pamt_kib} KB allocated for PAMT: {same}.", "  "
+    )
+
+
+def _tdmrs(host: HostSize) -> Iterator[str]:
+    yield f"  {'':38}{'size':>10}{'static':>11}{'dynamic':>11}"
+    for tdmr in islice(host.tdmrs, _SHOWN_TDMRS):
+        yield (
+            f"  [{tdmr.base:#16x}, {tdmr.end:#16x}){'':2}{amount(tdmr.end - tdmr.base):>10}"
+            f"{amount(tdmr.static):>11}{amount(tdmr.dynamic):>11}"
+        )
+    if len(host.tdmrs) > _SHOWN_TDMRS:
+        yield f"  and {len(host.tdmrs) - _SHOWN_TDMRS} more"
+
+
+def _tops(host: HostSize) -> Iterator[str]:
+    yield from paragraph(
+        "One counter for each 2M from address 0 to the highest page frame Linux counts, memory or "
+        "not: a map with memory far up pays for all below.",
+        "  ",
+    )
+    yield f"  {'':30}{'counters':>12}{'dynamic':>12}{'static is':>22}"
+    for top in host.tops:
+        ratio = host.static.total / top.total
+        what = f"{ratio:.1f} times it" if ratio >= 1 else f"1/{1 / ratio:.1f} of it"
+        yield f"  {top.what:30}{amount(top.refcounts):>12}{amount(top.total):>12}{what:>22}"
+
+
+def _vintages(host: HostSize) -> Iterator[str]:
+    yield f"  {'kernel':24}{'TDX comes up':14}{'KB for PAMT':>14}{'reserved areas':>18}"
+    for verdict in host.vintages:
+        came = f"{verdict.pamt} PAMT" if verdict.initialises else "NO"
+        size = str(verdict.pamt_kib) if verdict.initialises else "-"
+        yield f"  {verdict.vintage:24}{came:14}{size:>14}{_reserved(verdict):>18}"
+        if not verdict.initialises:
+            yield from paragraph(verdict.reason, "      ")
+    yield from paragraph(
+        "Reserved areas (holes in memory, and PAMT): those of the TDMR that needs most, of the "
+        "most that the module takes.",
+        "  ",
+    )
+    for verdict in host.vintages:
+        yield f"  {verdict.vintage:24}{verdict.about}"
+
+
+def _reserved(verdict: Verdict) -> str:
+    if verdict.reserved_used is None:
+        return "-"
+    return f"{verdict.reserved_used} of {verdict.reserved_max}"
+
+
+def _mix(host: HostSize, mix: MixSize) -> Iterator[str]:
+    for part in mix.parts:
+        yield from paragraph(f"{part.mix}", "  ")
+    pages = mix.pages
+    rows: list[Row] = [
+        ("control pages (TDR, TDCX, TDVPR)", [count(pages.control)]),
+        ("S-EPT pages", [count(pages.sept)]),
+        ("guest memory as 2M pages", [count(pages.guest_2m)]),
+        ("guest memory as 4K pages", [count(pages.guest_4k)]),
+        ("memory that they take", [amount(pages.bytes)]),
+    ]
+    yield from side_table(("pages",), rows)
+    yield ""
+    names = ("minimum", "fresh", "scattered", "worst")
+    yield f"  {'':22}" + "".join(f"{name:>14}" for name in names)
+    pairs, sizes = mix.pairs, mix.dynamic
+    yield f"  {'page pairs':22}" + "".join(f"{count(getattr(pairs, n)):>14}" for n in names)
+    yield f"  {'Dynamic PAMT':22}" + "".join(f"{amount(getattr(sizes, n)):>14}" for n in names)
+    yield f"  {'  of static PAMT':22}" + "".join(
+        f"{percent(getattr(sizes, n), host.static.total):>14}" for n in names
+    )
+    yield from paragraph(
+        "minimum: 4K pages packed as densely as can be; fresh: as placed on a host that has just "
+        "booted; scattered: single pages in regions picked at random; worst: each in a region of "
+        "its own.",
+        "  ",
+    )
+    yield ""
+    yield from side_table(
+        ("static", "dynamic"),
+        [("memory left", [_left(mix.left_static), _left(mix.left_dynamic)])],
+    )
+
+
+def _left(size: int) -> str:
+    return amount(size) if size >= 0 else f"-{amount(-size)}"
+
+
+def _ran(ran: Ran) -> Iterator[str]:
+    yield from side_table(
+        ("run",),
+        [
+            ("control pages (TDR, TDCX, TDVPR)", [count(ran.control)]),
+            ("S-EPT pages", [count(ran.sept)]),
+            ("guest memory as 2M pages", [count(ran.guest_2m)]),
+            ("guest memory as 4K pages", [count(ran.guest_4k)]),
+            ("page pairs", [count(ran.pairs)]),
+            ("Dynamic PAMT", [amount(ran.dynamic)]),
+            ("static PAMT", [amount(ran.static)]),
+            ("audit", ["clean" if ran.clean else "FINDINGS"]),
+        ],
+    )
+
+
+def _break_even(plan: HostPlan) -> Iterator[str]:
+    host, point = plan.host, plan.break_even
+    yield from paragraph(
+        "Share of the memory in TDs that are mapped at 4K; a full bar is static PAMT, "
+        f"{amount(host.static.total)}.",
+        "  ",
+    )
+    yield f"  {'':8}{'whole 2M regions':{_BAR_WIDTH + 4}}{'pages at random':>30}"
+    for at in point.curve[:: len(point.curve) // 10]:
+        drawn = bar(at.packed, host.static.total, _BAR_WIDTH)
+        mark = "!" if at.packed > host.static.total else " "
+        late = "!" if at.scattered > host.static.total else " "
+        yield (
+            f"  {100 * at.share:4.0f} %  {drawn:{_BAR_WIDTH}}{amount(at.packed):>11} {mark}"
+            f"{amount(at.scattered):>21} {late}".rstrip()
+        )
+    yield "  ! more than static PAMT"
+
+
+def _advice(plan: HostPlan) -> Iterator[str]:
+    told = advice(plan)
+    yield from paragraph(told.sentence)
+    for reason in told.reasons:
+        yield from _item("-", reason)
+    for warning in told.warnings:
+        yield from _item("!", warning)
+
+
+def _item(mark: str, text: str) -> Iterator[str]:
+    lines = paragraph(f"{text[:1].upper()}{text[1:]}.", "    ")
+    yield f"  {mark} {lines[0].lstrip()}"
+    yield from lines[1:]
+
+
+def _summary(plans: Sequence[HostPlan]) -> Iterator[str]:
+    yield from heading(f"All {len(plans)} hosts")
+    yield f"  {'':30}{'RAM':>11}{'static':>11}{'idle':>11}{'with TDs':>11}"
+    for plan in plans:
+        name = plan.host.source
+        name = name if len(name) <= 29 else "…" + name[-28:]
+        with_tds = plan.mix.dynamic.fresh if plan.mix else None
+        yield (
+            f"  {name:30}{amount(plan.host.memory_bytes):>11}{amount(plan.host.static.total):>11}"
+            f"{amount(plan.host.dynamic.total):>11}"
+            f"{'-' if with_tds is None else amount(with_tds):>11}"
+        )
+    static = sum(plan.host.static.total for plan in plans)
+    best = sum(plan.mix.dynamic.fresh if plan.mix else plan.host.dynamic.total for plan in plans)
+    yield from paragraph(f"Together: static {amount(static)}, dynamic {amount(best)}.", "  ")
+
+
+def _some(number: int, what: str) -> str:
+    return f"{count(number)} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,84 @@
+"""`dpamt plan` from outside: what it prints, how it refuses, that text and JSON say the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .command import dpamt, refused
+
+OVERLAPPING = """\
+BIOS-e820: [mem 0x0000000000100000-0x000000003fffffff] usable
+BIOS-e820: [mem 0x0000000030000000-0x000000007fffffff] usable
+"""
+
+
+def test_text_fits_80_columns_and_says_what_json_says() -> None:
+    arguments = ("plan", "host-1tib", "64GiB", "--td", "20x2GiB/4vcpu@2M=90%")
+    text, document = dpamt(*arguments), dpamt(*arguments, "--json")
+    assert text.code == document.code == 0
+    assert max(map(len, text.out.splitlines())) <= 80
+    hosts = json.loads(document.out)["hosts"]
+    assert [host["host"]["source"] for host in hosts] == ["host-1tib", "64GiB"]
+    for host in hosts:
+        for number in (host["mix"]["pairs"]["fresh"], host["mix"]["pages"]["sept"]):
+            assert f"{number:,}" in text.out
+        assert str(host["host"]["static"]["boot"] >> 10) in text.out
+        assert host["advice"]["sentence"] in text.out
+    assert "the same as static PAMT here, to the KB" in " ".join(text.out.split())
+    assert "All 2 hosts" in text.out
+
+
+def test_more_keyids_than_the_host_has() -> None:
+    ended = dpamt("plan", "host-1tib", "--td", "40x16GiB/4vcpu@2M=90%")
+    assert ended.code == 1
+    assert "40 TDs, but 31 guest KeyIDs" in " ".join(ended.out.split())
+
+
+def test_tds_that_do_not_fit() -> None:
+    ended = dpamt("plan", "64GiB", "--td", "5x16GiB", "--json")
+    assert ended.code == 1
+    host = json.loads(ended.out)["hosts"][0]
+    assert host["mix"]["fits"] is False
+    assert host["mix"]["left_dynamic"] < 0
+
+
+def test_a_map_that_some_kernels_fail_on() -> None:
+    ended = dpamt("plan", "reserved-areas")
+    assert ended.code == 0
+    text = " ".join(ended.out.split())
+    assert "reserved areas exhausted" in text
+    assert "17 of 16" in text
+
+
+def test_what_is_run_is_what_is_planned() -> None:
+    host = json.loads(dpamt("plan", "1GiB", "--td", "2x4MiB@2M=50%", "--run", "--json").out)
+    planned, ran = host["hosts"][0]["mix"], host["hosts"][0]["ran"]
+    assert ran["clean"]
+    assert planned["pages"]["sept"] == ran["sept"]
+    assert planned["pairs"]["minimum"] <= ran["pairs"] <= planned["pairs"]["worst"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "HOST"),
+        (("-64GiB",), "HOST"),
+        (("no-such-file",), "no-such-file: no such file"),
+        (("64GiB", "--td", "40x-16GiB"), "expected whole 2 MiB"),
+        (("64GiB", "--td", "nonsense"), "expected [COUNT x] SIZE"),
+        (("64GiB", "--td", "1x128GiB"), "a TD larger than 64GiB"),
+        (("64GiB", "--td", "1x1GiB/4000vcpu"), "VCPUs; expected at most"),
+        (("64GiB", "--module", "9.9"), "expected one of 1.5.25"),
+        (("64GiB", "--run"), "expected --td as well"),
+        (("64GiB", "--run", "--td", "2x16GiB"), "expected at most"),
+    ],
+)
+def test_it_refuses_in_one_line(arguments: tuple[str, ...], said: str) -> None:
+    assert said in refused("plan", *arguments)
+
+
+def test_maps_that_lie(tmp_path: Path) -> None:
+    (tmp_path / "overlapping").write_text(OVERLAPPING)
+    message = refused("plan", "64GiB", "overlapping", cwd=tmp_path)
+    assert message.startswith("overlapping:2: ")
