@@ -4,10 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from dpamt.abi.pages import SIZE_2M
+from dpamt.abi.pages import PAGE_SIZE, SIZE_2M
 from dpamt.errors import InputError
 from dpamt.run.check import parse_bytes, size_text
-from dpamt.run.schema import FIELDS
 
 MAX_TDS: Final = 1 << 20
 MAX_VCPUS: Final = 4096
@@ -16,10 +15,9 @@ MAX_MEMORY: Final = 1 << 46
 
 EXPECTED: Final = "[COUNT x] SIZE [/ VCPUS vcpu] [@ 2M = SHARE %], such as 40x16GiB/4vcpu@2M=90%"
 
-IMAGE_BYTES: Final = next(
-    int(field.default) for field in FIELDS if (field.table, field.name) == ("td", "image")
-)
-"""Memory of each TD that is added at 4K when it is built: what `dpamt run` adds."""
+IMAGE_BYTES: Final = PAGE_SIZE
+"""Memory that is added at 4K when a TD is built, so that its 2M range stays at 4K.  An image that
+ends in the first 2M range makes no difference to any size, and more is not worth asking for."""
 
 _MIX: Final = re.compile(
     r"(?:(?P<count>-?\d{1,9})\s*[x*]\s*)?(?P<memory>-?\d[\d.]*\s*[A-Za-z]*)"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dpamt.plan.mix import TdMix
+from dpamt.plan.mix import IMAGE_BYTES, TdMix
 from dpamt.platform.machine import Machine
 from dpamt.run.facts import RunFacts
 from dpamt.run.scenario import scenario_from_text
@@ -40,6 +40,7 @@ def scenario_text(mixes: Sequence[TdMix], module: str, tdmr_holes: str) -> str:
             f"memory = {mix.memory}",
             f"vcpus = {mix.vcpus}",
             f"share_2m = {mix.share_2m!r}",
+            f"image = {IMAGE_BYTES}",
         ]
     lines += ["[[phase]]", f'name = "{PEAK}"']
     lines += ['steps = [{ do = "build" }, { do = "fault" }]' if mixes else "steps = []"]
