@@ -66,11 +66,11 @@ $(VENV)/.ready-run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) --editable '.[test,lint,boot]'
+	$(PIP_INSTALL) --editable '.[test,lint]'
 	@touch $@ $(VENV)/.ready-run
 
 $(VENV)/.ready-mutants: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) --editable '.[test,mutants,boot]'
+	$(PIP_INSTALL) --editable '.[test,mutants]'
 	@touch $@ $(VENV)/.ready-run
 
 $(VENV)/.ready-docs: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -107,6 +107,47 @@ class BuddyZone:
         self.free -= 1 << want
         return pfn, want
 
+    def take_blocks(self, order: int, count: int) -> list[tuple[int, int]]:
+        """As ``count`` times ``take(order)``, for the two largest orders below the maximal one.
+
+        Runs (first page, chunks) of chunks that follow one another, in the order in which they
+        would be taken; fewer than ``count`` in all when memory runs out.
+        """
+        runs: list[tuple[int, int]] = []
+        per_block = MAX_PAGE_ORDER - order
+        while count:
+            blocks = count >> per_block
+            if blocks and self._whole and not any(self._lists[order:]):
+                first, end = next(iter(self._whole))
+                blocks = min(blocks, end - first)
+                self._whole.remove(first, first + blocks)
+                self.free -= blocks << MAX_PAGE_ORDER
+                runs.append((first << MAX_PAGE_ORDER, blocks << per_block))
+                count -= blocks << per_block
+                continue
+            chunk = self.take(order)
+            if chunk is None:
+                break
+            runs.append((chunk[0], 1))
+            count -= 1
+        return runs
+
+    def next_chunk(self, least_order: int) -> tuple[int, int] | None:
+        """(first page, order) of what single takes, up to ``least_order`` at once, use up next.
+
+        Only a chunk of at least that order and below 2 MiB: it is used up from its first page to
+        its last before another is touched, as what is left of it is always the smallest there is.
+        """
+        for order in range(REGION_ORDER):
+            listed = self._lists[order]
+            if listed:
+                return (next(reversed(listed)), order) if order >= least_order else None
+            cursor = self._cursors[order]
+            if cursor < len(self._kernel):
+                pfn = ((self._kernel[cursor] >> order) ^ 1) << order
+                return (pfn, order) if order >= least_order else None
+        return None
+
     def release(self, start: int, end: int) -> None:
         """Give back [start, end), merging buddies as far as they go."""
         lists = self._lists

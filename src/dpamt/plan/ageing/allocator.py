@@ -1,0 +1,159 @@
+"""The page allocator of `dpamt run`, with many pages at once; who holds a page is not kept.
+
+Every method does, to the page, what so many calls of :class:`PageAllocator`'s own would have done;
+tests/plan/ageing holds the two against each other.  What is left out is the proof of ownership: a
+page freed twice is not noticed here.  `dpamt run` is where that is looked for.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpamt.abi.pages import PAGES_PER_2M
+from dpamt.host.kvm.gmem import FOLIO_ORDER
+from dpamt.platform.buddy import BLOCK_PAGES
+from dpamt.platform.page_allocator import PageAllocator
+
+_FRONT_HIGH: Final = 1024
+_FRONT_DRAIN: Final = 512
+_REFILL_ORDER: Final = 6
+_MANY: Final = 64
+"""Fewer pages are freed faster one by one."""
+
+
+class AgeingAllocator(PageAllocator):
+    """Pages by frame number, 2M folios by region number (frame / 512); 0 is never either."""
+
+    __slots__ = ()
+
+    def page(self) -> int:
+        """One page; 0 when memory has run out."""
+        front = self._front
+        if not front:
+            self._refill()
+            if not front:
+                self.shortages += 1
+                return 0
+        return front.pop()
+
+    def free(self, pfn: int) -> None:
+        """Give one page back."""
+        front = self._front
+        front.append(pfn)
+        if len(front) > _FRONT_HIGH:
+            self._drain(_FRONT_DRAIN)
+
+    def alloc_page(self, site: str) -> int | None:
+        """One page, as of the class above."""
+        return self.page() or None
+
+    def free_page(self, pfn: int) -> None:
+        """Give back a page, as of the class above."""
+        self.free(pfn)
+
+    def rising(self, most: int, counts: Sequence[int]) -> range:
+        """The next pages, as far as they rise one by one in one region whose count is not 0.
+
+        1 to ``most`` of them, or none.
+        """
+        front = self._front
+        if not front:
+            for zone in self._zones:
+                if zone.free:
+                    chunk = zone.next_chunk(_REFILL_ORDER)
+                    if chunk is not None and 1 << chunk[1] <= most:
+                        pfn, order = chunk
+                        if counts[pfn // PAGES_PER_2M]:
+                            zone.take(order)
+                            return range(pfn, pfn + (1 << order))
+                    break
+            self._refill()
+            if not front:
+                return range(0)
+        first = front[-1]
+        if not counts[first // PAGES_PER_2M]:
+            return range(0)
+        most = min(most, len(front), PAGES_PER_2M - first % PAGES_PER_2M)
+        count = most if front[-most] == first + most - 1 and _falls(front, most) else 1
+        while count < most and front[-count - 1] == first + count:
+            count += 1
+        del front[-count:]
+        return range(first, first + count)
+
+    def free_many(self, pages: "list[int] | NDArray[np.uint32]") -> None:
+        """Free so many pages, one after another."""
+        front = self._front
+        if len(pages) < _MANY or len(front) + len(pages) <= _FRONT_HIGH:
+            for pfn in pages if isinstance(pages, list) else pages.tolist():
+                self.free(pfn)
+            return
+        waiting = np.concatenate((np.array(front, np.int64), np.asarray(pages, np.int64)))
+        drains = -(-(len(waiting) - _FRONT_HIGH) // _FRONT_DRAIN)
+        count = drains * _FRONT_DRAIN
+        leaving = waiting[:count].reshape(drains, _FRONT_DRAIN)
+        front[:] = waiting[count:].tolist()
+        leaving.sort(axis=1)
+        breaks = np.ones(leaving.shape, dtype=bool)
+        breaks[:, 1:] = leaving[:, 1:] != leaving[:, :-1] + 1
+        breaks |= leaving % BLOCK_PAGES == 0
+        starts = np.flatnonzero(breaks)
+        sizes = np.diff(starts, append=count)
+        for start, size in zip(leaving.ravel()[starts].tolist(), sizes.tolist(), strict=True):
+            self._zone_at(start).release(start, start + size)
+
+    def folio(self) -> int:
+        """A 2M folio, as its region; 0 when there is none."""
+        own = self._zones[0]
+        for zone in self._zones:
+            if zone.nid != own.nid:
+                break
+            chunk = zone.take(FOLIO_ORDER)
+            if chunk is not None:
+                return chunk[0] // PAGES_PER_2M
+        self._drain(len(self._front))
+        for zone in self._zones:
+            chunk = zone.take(FOLIO_ORDER)
+            if chunk is not None:
+                return chunk[0] // PAGES_PER_2M
+        return 0
+
+    def folios(self, count: int) -> list[tuple[int, int]]:
+        """So many folios, or as many as the first zone has: runs (first region, regions)."""
+        runs = self._zones[0].take_blocks(FOLIO_ORDER, count)
+        return [(first // PAGES_PER_2M, regions) for first, regions in runs]
+
+    def free_folios(self, region: int, count: int = 1) -> None:
+        """Free folios that follow one another, from ``region`` on."""
+        first, end = region * PAGES_PER_2M, (region + count) * PAGES_PER_2M
+        while first < end:
+            # Zones begin at any page; a run across two is given back in two pieces.
+            zone = self._zone_at(first)
+            last = self._extent_end(first)
+            zone.release(first, min(end, last))
+            first = min(end, last)
+
+    def pages_of_order(self, order: int) -> int:
+        """2^order pages, aligned; 0 when there are none."""
+        for zone in self._zones:
+            chunk = zone.take(order)
+            if chunk is not None:
+                return chunk[0]
+        return 0
+
+    def free_order(self, pfn: int, order: int) -> None:
+        """Give them back."""
+        self._zone_at(pfn).release(pfn, pfn + (1 << order))
+
+    def _extent_end(self, pfn: int) -> int:
+        for start, end, _zone in self._extents:
+            if start <= pfn < end:
+                return end
+        return pfn + 1
+
+
+def _falls(front: list[int], count: int) -> bool:
+    """Whether the last ``count`` pages fall by one each, towards the end of the list."""
+    last = front[-1]
+    return front[-count:] == list(range(last + count - 1, last - 1, -1))

@@ -1,0 +1,40 @@
+"""A host of `dpamt run`, booted with the allocator that ages: where an ageing simulation begins."""
+
+from dpamt.errors import InputError
+from dpamt.host.core.init import tdx_enable
+from dpamt.host.core.kernel import Kernel
+from dpamt.host.designs.load import load_design
+from dpamt.module.module import TdxModule
+from dpamt.plan.ageing.allocator import AgeingAllocator
+from dpamt.platform.machine import Machine
+from dpamt.platform.physical_memory import PhysicalMemory
+from dpamt.sync import Shared
+
+DESIGN = "merged"
+"""The design whose rules are simulated: what Linux merged."""
+RELEASE = "2.0.18"
+
+
+def boot_ageing(
+    machine: Machine, seed: int = 0, fragmentation: float = 0.0, release: str = RELEASE
+) -> Kernel:
+    """The machine's kernel after tdx_enable(), under Dynamic PAMT and the merged design.
+
+    ``fragmentation`` is the share (0 to 1) of wholly free 2 MiB regions in which the kernel takes a
+    page after boot, by ``seed``.  Raises InputError when the machine does not come up with Dynamic
+    PAMT, or for a share outside [0, 1].
+    """
+    shared, memory = Shared(), PhysicalMemory()
+    allocator = AgeingAllocator(machine)
+    module = TdxModule(memory, machine, release, shared)
+    seamcalls = [processor.seamcall for processor in module.processors]
+    kernel = Kernel(machine, allocator, memory, shared, seamcalls, load_design(DESIGN))
+    error = tdx_enable(kernel)
+    if error or not kernel.dynamic_pamt:
+        why = "; ".join(kernel.log.lines[-2:])
+        raise InputError(
+            f"{machine.source}: expected a host that initialises with Dynamic PAMT: {why}"
+        )
+    if fragmentation:
+        allocator.fragment(fragmentation, seed)
+    return kernel

@@ -1,0 +1,185 @@
+"""Ageing over several seeds: hosts in parallel, means with their confidence intervals."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from math import sqrt
+from os import cpu_count
+from statistics import mean, stdev
+from typing import Final
+
+from dpamt.abi.pages import PAGE_SHIFT
+from dpamt.errors import InputError
+from dpamt.plan.ageing.boot import RELEASE, boot_ageing
+from dpamt.plan.ageing.host import AgeingHost
+from dpamt.plan.ageing.weeks import Sample, Weeks
+from dpamt.plan.ageing.workload import Workload
+from dpamt.platform.machine import Machine
+from dpamt.run.world import pamt_of_mode
+
+Progress = Callable[[str, int, int], None]
+"""Told of long work: (what, done, total)."""
+
+HOURS_PER_WEEK: Final = 168
+
+T_975: Final = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+"""97.5 % quantiles of Student's t for 1 to 30 degrees of freedom; above, 1.96 serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over seeds with its 95 % confidence interval, one value for each moment.
+
+    Of one seed there is no interval: ``low`` and ``high`` are the value itself.
+    """
+
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ageing:
+    """What came of it.  Bytes, pairs and regions at ``times_hours``; moment 0 is the full host."""
+
+    source: str
+    seeds: tuple[int, ...]
+    times_hours: tuple[float, ...]
+    static_bytes: int
+    idle_bytes: int
+    """Dynamic PAMT without a TD."""
+    dynamic_bytes: Interval
+    pairs: Interval
+    packed_pairs: Interval
+    """The least that the same pages could do with, packed without gaps."""
+    pinned_by_one: Interval
+    td_bytes: Interval
+    tds: Interval
+    refused: Interval
+    """TDs that found no room, or ran out of it, in all: one value."""
+    page_events: int
+    regions: bytes
+    """At the end of the first seed, each 2M region from address 0 on: 0 free, 1 with a pair, 2 a
+    2M page of a TD, 3 other (kernel, pairs' own pages, holes, partly free)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OfSeed:
+    samples: list[Sample]
+    refused: int
+    page_events: int
+    static: int
+    idle: int
+    regions: bytes
+
+
+def simulate(
+    machine: Machine,
+    workload: Workload,
+    weeks: float = 4.0,
+    seeds: Sequence[int] = tuple(range(5)),
+    processes: int | None = None,
+    progress: Progress | None = None,
+    release: str = RELEASE,
+) -> Ageing:
+    """Let the host age under the workload, once for each seed; the same seeds, the same result.
+
+    ``processes`` (default: one a core) does not change it.  Raises InputError for weeks or seeds
+    that make no sense and for a host that does not come up with Dynamic PAMT.
+    """
+    hours = round(weeks * HOURS_PER_WEEK)
+    if not 1 <= hours <= 520 * HOURS_PER_WEEK:
+        raise InputError(f"ageing for {weeks:g} weeks: expected an hour to ten years")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError("ageing: expected at least one seed, each once")
+    workers = min(processes or cpu_count() or 1, len(seeds))
+    results: dict[int, _OfSeed] = {}
+    if workers == 1:
+        for seed in seeds:
+            results[seed] = _one_seed(machine, workload, hours, seed, release, progress)
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            jobs = {
+                pool.submit(_one_seed, machine, workload, hours, seed, release): seed
+                for seed in seeds
+            }
+            for done, job in enumerate(as_completed(jobs), 1):
+                results[jobs[job]] = job.result()
+                if progress is not None:
+                    progress("ageing", done, len(seeds))
+    return _gather(machine, [results[seed] for seed in seeds], tuple(seeds), hours)
+
+
+def _one_seed(
+    machine: Machine,
+    workload: Workload,
+    hours: int,
+    seed: int,
+    release: str,
+    progress: Progress | None = None,
+) -> _OfSeed:
+    kernel = boot_ageing(machine, seed, workload.fragmentation, release)
+    host = AgeingHost(kernel, workload.pairs, workload.control)
+    weeks = Weeks(host, workload, seed)
+    samples = [weeks.sample()]
+    for hour in range(hours):
+        samples.append(weeks.step())
+        if progress is not None:
+            progress(f"ageing, seed {seed}", hour + 1, hours)
+    return _OfSeed(
+        samples,
+        weeks.refused,
+        weeks.page_events,
+        pamt_of_mode(kernel, False, 0).total,
+        pamt_of_mode(kernel, True, 0).total,
+        weeks.regions(),
+    )
+
+
+def _gather(machine: Machine, results: list[_OfSeed], seeds: tuple[int, ...], hours: int) -> Ageing:
+    first = results[0]
+
+    def interval(value: Callable[[Sample], float]) -> Interval:
+        columns = [[value(result.samples[at]) for result in results] for at in range(hours + 1)]
+        return _interval(columns)
+
+    pair_bytes = 2 << PAGE_SHIFT
+    return Ageing(
+        source=machine.source,
+        seeds=seeds,
+        times_hours=tuple(float(hour) for hour in range(hours + 1)),
+        static_bytes=first.static,
+        idle_bytes=first.idle,
+        dynamic_bytes=interval(lambda sample: first.idle + sample.pairs * pair_bytes),
+        pairs=interval(lambda sample: sample.pairs),
+        packed_pairs=interval(lambda sample: sample.packed),
+        pinned_by_one=interval(lambda sample: sample.pinned_by_one),
+        td_bytes=interval(lambda sample: sample.td_pages << PAGE_SHIFT),
+        tds=interval(lambda sample: sample.tds),
+        refused=_interval([[float(result.refused) for result in results]]),
+        page_events=sum(result.page_events for result in results),
+        regions=first.regions,
+    )
+
+
+def _interval(columns: Sequence[Sequence[float]]) -> Interval:
+    """Of each column, over seeds."""
+    means = [mean(column) for column in columns]
+    halves = [_half_width(column) for column in columns]
+    return Interval(
+        tuple(means),
+        tuple(middle - half for middle, half in zip(means, halves, strict=True)),
+        tuple(middle + half for middle, half in zip(means, halves, strict=True)),
+    )
+
+
+def _half_width(values: Sequence[float]) -> float:
+    count = len(values)
+    if count < 2:
+        return 0.0
+    quantile = T_975[count - 2] if count - 2 < len(T_975) else 1.96
+    return quantile * stdev(values) / sqrt(count)
