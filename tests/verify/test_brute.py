@@ -39,10 +39,10 @@ def as_each_its_own(search: Search, state: tuple[int, ...]) -> list[tuple[int, .
 
 def answers_of(search: Search) -> set[Hashable]:
     found = set()
-    for packed in search.visited:
+    for packed in search.graph.numbers:
         state = search.packing.unpack(packed)
-        for position, way, _, local in search.successors(state):
-            for event in search._events(local, state, position, way):
+        for _, _, _, block in search.moves(state):
+            for event in block.events:
                 found.add(answer(event))
                 if event.kind == "misuse":
                     break
@@ -51,7 +51,7 @@ def answers_of(search: Search) -> set[Hashable]:
 
 def rests_of(search: Search) -> set[Snapshot]:
     found = set()
-    for packed in search.visited:
+    for packed in search.graph.numbers:
         state = search.packing.unpack(packed)
         if all(search.engine.ended[local] for local in state[search.capacity :]):
             for ordered in as_each_its_own(search, state):
@@ -77,7 +77,7 @@ def states_at(search: Search, addresses: list[Address]) -> set[tuple[Hashable, .
     """What those words hold together, in every state of the search."""
     found = set()
     array_of = search.setting.shared.array
-    for packed in search.visited:
+    for packed in search.graph.numbers:
         for ordered in as_each_its_own(search, search.packing.unpack(packed)):
             search.put_back(ordered)
             found.add(tuple(read_word(array_of(array), number) for array, number in addresses))

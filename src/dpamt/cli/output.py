@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +34,8 @@ def whole_file(path: str | None) -> Iterator[IO[str] | None]:
 
     Raises InputError when it cannot be written.
     """
+    import tempfile
+
     from dpamt.errors import InputError
 
     if path is None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Search and print; 0 when every property holds, else 1."""
+    import gc
+
+    gc.set_threshold(100_000, 20, 100)  # next to nothing of a search is garbage
     options = _parser().parse_args(arguments)
     _check_usage(options)
     if options.replay:
@@ -30,7 +33,6 @@ def _verify(options: argparse.Namespace) -> int:
     from dpamt.report.progress import watching
     from dpamt.report.verify_text import designs_text, nearest, suite_text
     from dpamt.verify.certificate import document
-    from dpamt.verify.costs import fast_path_locks
 
     designs = _designs(options)
     results: dict[str, list[Tried]] = {}
@@ -45,6 +47,8 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         write_text(whole)
     elif len(results) > 1:
+        from dpamt.verify.costs import fast_path_locks
+
         takes = [fast_path_locks(design) for design in designs.values()]
         locks = dict(zip(results, takes, strict=True))
         write_text(designs_text(results, locks))
@@ -197,6 +201,9 @@ def _replay(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace, found: "Counterexample | None") -> None:
     """The pages that were asked for."""
     import sys
+
+    if not options.html and not options.perfetto:
+        return
 
     from dpamt.cli.output import write_file
     from dpamt.report.verify_html import html_page

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from textwrap import wrap
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dpamt.verify.automaton import CHOICE, MARK
 from dpamt.verify.certificate import SAME, Tried
 from dpamt.verify.counterexample import Counterexample, StepTold
 from dpamt.verify.properties import PROPERTY_NAMES
-from dpamt.verify.replay import Replayed
+
+if TYPE_CHECKING:
+    from dpamt.verify.replay import Replayed
 
 _WIDTH: Final = 80
 _COLUMN_GAP: Final = 2
@@ -43,7 +45,9 @@ def designs_text(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int
     return "\n".join([*_table(results, locks), *_where(results)]) + "\n"
 
 
-def replay_text(title: str, found: Counterexample, said: Replayed, whole: bool, table: bool) -> str:
+def replay_text(
+    title: str, found: Counterexample, said: "Replayed", whole: bool, table: bool
+) -> str:
     """What happened when a counterexample was run again on threads."""
     return "\n".join(_replayed(title, found, said, whole, table)) + "\n"
 
@@ -134,7 +138,7 @@ def _words(changed: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 
 
 def _replayed(
-    title: str, found: Counterexample, said: Replayed, whole: bool, table: bool
+    title: str, found: Counterexample, said: "Replayed", whole: bool, table: bool
 ) -> Iterator[str]:
     yield from _wrapped(f"{title}: {found.broken}: {_said(found.broken, found.text)}", "")
     yield from _wrapped(

@@ -6,8 +6,9 @@ the granularity says so, all steps inside a SEAMCALL.  A block is known by the v
 it reads, so the search itself runs no code of the model.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import Finding
@@ -120,6 +121,9 @@ class Engine:
         self.read_pages: list[tuple[tuple[str, int], ...]] = []
         """By local: pages that its block uses whole and other threads have words in."""
         self.known: list[dict[Hashable, Blocks]] = []
+        """By local: its blocks, by the values of what they read (``keys``)."""
+        self.keys: list[Callable[[tuple[int, ...]], Hashable]] = []
+        """By local: what of a state its blocks depend on, pages that others have words in aside."""
         self._unsafe = {kind.interrupts for kind in setting.classes if kind.interrupts >= 0}
         """Classes that another thread may interrupt while they hold a lock: nothing that they do
         under it is safe from that thread."""
@@ -135,6 +139,7 @@ class Engine:
             self.read_slots.append(())
             self.read_pages.append(())
             self.known.append({})
+            self.keys.append(_nothing)
             self.ended.append(self.node_of(local).step is None)
         return known
 
@@ -150,7 +155,7 @@ class Engine:
 
     def blocks(self, local: int, state: tuple[int, ...], others: tuple[int, ...]) -> Blocks:
         """The blocks that a thread may do in a state; ``others`` are the other threads' locals."""
-        values: Hashable = tuple([state[slot] for slot in self.read_slots[local]])
+        values = self.keys[local](state)
         if self.read_pages[local]:
             values = values, self._others_on(self.read_pages[local], others)
         known = self.known[local].get(values)
@@ -180,8 +185,9 @@ class Engine:
         if slots != self.read_slots[local] or pages != self.read_pages[local]:
             self.read_slots[local] = slots
             self.read_pages[local] = pages
+            self.keys[local] = itemgetter(*slots) if slots else _nothing
             self.known[local].clear()
-        values: Hashable = tuple([state[slot] for slot in slots])
+        values = self.keys[local](state)
         if pages:
             values = values, self._others_on(pages, others)
         self.known[local][values] = done
@@ -449,6 +455,11 @@ class Engine:
         return self.number(
             Local(before.kind, before.node, _stripped(dict(enumerate(own))), before.held)
         )
+
+
+def _nothing(_: tuple[int, ...]) -> Hashable:
+    """Of a state that a block does not read."""
+    return ()
 
 
 def _hold(held: dict[Address, bool], lock: Address, exclusively: bool, taken: bool) -> None:

@@ -5,7 +5,7 @@ asked, so that `--check` can ask again and `--replay` can make the machine again
 """
 
 import json
-import platform
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,13 +17,13 @@ from dpamt.host.designs.base import Design
 from dpamt.verify.custom import load_properties, properties_of, with_custom
 from dpamt.verify.programs import PLACEMENTS, Choices, regions
 from dpamt.verify.properties import Property, properties
-from dpamt.verify.replay import replay
 from dpamt.verify.setting import GRANULARITIES
 from dpamt.verify.suite import SUITE, Trial
 from dpamt.verify.verdict import Verdict
 
 FORMAT: Final = 1
 """Version of the document."""
+PYTHON: Final = sys.version.split()[0]
 COMPARED: Final = ("verdict", "properties", "states", "transitions", "depth", "ends", "nodes")
 """What a certificate and a new verdict must agree in; and in the hash of the code."""
 
@@ -92,6 +92,11 @@ def confirm(
     design: Design, trial: Trial, verdict: Verdict, judges: tuple[Property, ...]
 ) -> tuple[str, ...]:
     """Run every counterexample of a verdict again on threads, each step of it."""
+    if not verdict.counterexamples:
+        return ()
+
+    from dpamt.verify.replay import replay
+
     said = []
     for found in verdict.counterexamples:
         again = replay(trial.make(design), judges, plain(found.as_json()))
@@ -110,7 +115,7 @@ def document(results: Mapping[str, list[Tried]]) -> dict[str, Any]:
         {
             "format": FORMAT,
             "dpamt": dpamt.__version__,
-            "python": platform.python_version(),
+            "python": PYTHON,
             "clean": all(
                 tried.verdict.verdict == "holds" for every in results.values() for tried in every
             ),
@@ -185,7 +190,7 @@ def differences(kept: Mapping[str, Any], python: str, verdict: Verdict) -> list[
         for name in COMPARED
         if kept[name] != now[name]
     ]
-    same_bytecode = python.split(".")[:2] == platform.python_version().split(".")[:2]
+    same_bytecode = python.split(".")[:2] == PYTHON.split(".")[:2]
     if same_bytecode and kept["code"] != now["code"]:
         lines.append("code: the functions that ran are not those of the certificate")
     return lines

@@ -109,12 +109,7 @@ def from_json(kept: Mapping[str, Any], where: str) -> Counterexample:
 
 def counterexample(search: Search, fault: Fault) -> Counterexample:
     """The way to a fault that the search has found."""
-    moves = []
-    state = fault.state
-    while state:
-        moves.append(search.moves[state])
-        state = search.parents[state]
-    moves.reverse()
+    moves = search.graph.way_to(fault.state)
     if fault.thread >= 0:
         moves.append(fault.thread << 8 | fault.way)
     return walk(search, moves, fault)
@@ -144,7 +139,7 @@ def walk(search: Search, moves: list[int], fault: Fault) -> Counterexample:
         turns.append((cpu, before + len(block.steps)))
         done += len(block.steps)
         choices += _choices(search, local, block)
-        state, numbers = _follow(search, state, position, block, numbers)
+        state, numbers = _follow(search, state, move, block, numbers)
     slots = [
         (n, slot)
         for n, slot in enumerate(engine.words.shared)
@@ -191,11 +186,12 @@ def _choices(search: Search, local: int, block: Any) -> list[int]:
 
 
 def _follow(
-    search: Search, state: tuple[int, ...], position: int, block: Any, numbers: list[int]
+    search: Search, state: tuple[int, ...], move: int, block: Any, numbers: list[int]
 ) -> tuple[tuple[int, ...], list[int]]:
     """The next state, and which CPU stands at each of its positions."""
     capacity = search.capacity
-    after = search._after(state, position, block)
+    position = move >> 8
+    after = next(key for at, way, key, _ in search.moves(state) if at << 8 | way == move)
     unsorted = list(state[capacity:])
     if block.fills:
         unsorted = [
@@ -207,7 +203,7 @@ def _follow(
     for first, end in search._bounds:
         order = sorted(range(first, end), key=lambda n: (unsorted[n], n))
         found[first:end] = [numbers[n] for n in order]
-    return after, found
+    return search.packing.unpack(after), found
 
 
 def _tell_block(

@@ -9,13 +9,14 @@ Source: CPython's ``dis`` documentation and Objects/exception_handling_notes.txt
 table), 3.11 to 3.14.
 """
 
-import ast
 import dis
-import linecache
 from collections.abc import Iterator
 from functools import cache
 from types import CodeType
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import ast
 
 _NO_FALL_THROUGH: Final = frozenset(
     {
@@ -29,6 +30,10 @@ _NO_FALL_THROUGH: Final = frozenset(
         "JUMP_ABSOLUTE",
     }
 )
+
+
+_JUMPS: Final = frozenset({*dis.hasjrel, *dis.hasjabs})
+_FOR_ITER: Final = frozenset({dis.opmap["FOR_ITER"]})
 
 
 class Handler(NamedTuple):
@@ -62,6 +67,10 @@ def _varint(table: Iterator[int]) -> int:
     return value
 
 
+def _locals_of(code: CodeType) -> tuple[str, ...]:
+    return (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
+
+
 def _uses(name: str, argument: object) -> tuple[frozenset[str], frozenset[str]]:
     """(locals that an instruction reads before it writes them, locals that it writes)."""
     if "_FAST" not in name:
@@ -79,48 +88,51 @@ class Liveness:
     """The live locals of one code object, by instruction."""
 
     def __init__(self, code: CodeType) -> None:
-        self._after: dict[int, frozenset[str]] = {}
+        self._after: dict[int, int] = {}
+        """By offset: the locals that may be read once the instruction there is done."""
+        self._bits: dict[str, int] = {}
         self._names: dict[int, tuple[str, ...]] = {}
         self._loops = _range_loops(code)
-        self._lines = {
-            offset: line or 0
-            for start, end, line in code.co_lines()
-            for offset in range(start, end, 2)
-        }
+        self._lines = list(code.co_lines()) if self._loops else []
         self._always = frozenset(code.co_cellvars) | frozenset(code.co_freevars)
         self._solve(code)
 
     def _solve(self, code: CodeType) -> None:
+        """Backwards over the instructions until nothing changes; a set of locals is a bit mask."""
         instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
         handlers = exception_handlers(code)
         place = {instruction.offset: n for n, instruction in enumerate(instructions)}
-        successors: list[list[int]] = []
+        bits = {name: 1 << n for n, name in enumerate(dict.fromkeys(_locals_of(code)))}
+        reads, keeps = [0] * len(instructions), [-1] * len(instructions)
+        jumps: list[list[int]] = []
+        falls: list[bool] = []
         for n, instruction in enumerate(instructions):
-            after = []
-            if instruction.opname not in _NO_FALL_THROUGH and n + 1 < len(instructions):
-                after.append(n + 1)
-            if instruction.opcode in dis.hasjrel or instruction.opcode in dis.hasjabs:
-                after.append(place[instruction.argval])
-            after += [
-                place[handler.target]
-                for handler in handlers
-                if handler.start <= instruction.offset < handler.end
-            ]
-            successors.append(after)
-        uses = [_uses(i.opname, i.argval) for i in instructions]
-        before: list[frozenset[str]] = [frozenset()] * len(instructions)
+            name, offset = instruction.opname, instruction.offset
+            falls.append(name not in _NO_FALL_THROUGH and n + 1 < len(instructions))
+            targets = [place[h.target] for h in handlers if h.start <= offset < h.end]
+            if instruction.opcode in _JUMPS:
+                targets.append(place[instruction.argval])
+            elif "_FAST" in name:
+                read, written = _uses(name, instruction.argval)
+                reads[n] = sum(bits[local] for local in read)
+                keeps[n] = ~sum(bits[local] for local in written)
+            jumps.append(targets)
+        before = [0] * len(instructions)
+        after = [0] * len(instructions)
         changed = True
         while changed:
             changed = False
             for n in range(len(instructions) - 1, -1, -1):
-                after_n = frozenset().union(*(before[s] for s in successors[n]))
-                read, written = uses[n]
-                now = read | (after_n - written)
+                live = before[n + 1] if falls[n] else 0
+                for target in jumps[n]:
+                    live |= before[target]
+                after[n] = live
+                now = reads[n] | live & keeps[n]
                 if now != before[n]:
                     before[n] = now
                     changed = True
-        for n, instruction in enumerate(instructions):
-            self._after[instruction.offset] = frozenset().union(*(before[s] for s in successors[n]))
+        self._bits = bits
+        self._after = {i.offset: after[n] for n, i in enumerate(instructions)}
 
     def after(self, offset: int) -> tuple[str, ...]:
         """Names that may be read once the instruction at ``offset`` (f_lasti) is done; sorted."""
@@ -132,8 +144,9 @@ class Liveness:
         return known
 
     def _named(self, offset: int) -> tuple[str, ...]:
-        line = self._lines.get(offset, 0)
-        names = set(self._after[offset] | self._always)
+        line = next((line or 0 for first, end, line in self._lines if first <= offset < end), 0)
+        live = self._after[offset]
+        names = {name for name, bit in self._bits.items() if live & bit} | self._always
         for first, last, kept in self._loops:
             if first <= line <= last:
                 names |= kept
@@ -147,10 +160,17 @@ def liveness_of(code: CodeType) -> Liveness:
 
 
 def _range_loops(code: CodeType) -> list[tuple[int, int, frozenset[str]]]:
-    """(first line, last line, names) of the body of each loop over a range in the function."""
+    """(first line, last line, names) of the body of each loop over a range in the function.
+
+    Its source is read only where the bytecode has a loop.
+    """
+    if not _FOR_ITER & set(code.co_code[::2]):
+        return []
     function = _functions(code.co_filename).get((code.co_name, code.co_firstlineno))
     if function is None:
         return []
+    import ast
+
     own = set(code.co_varnames)
     loops = []
     for node in ast.walk(function):
@@ -163,8 +183,11 @@ def _range_loops(code: CodeType) -> list[tuple[int, int, frozenset[str]]]:
 
 
 @cache
-def _functions(filename: str) -> dict[tuple[str, int], ast.FunctionDef]:
+def _functions(filename: str) -> "dict[tuple[str, int], ast.FunctionDef]":
     """The functions of a source file, by name and first line."""
+    import ast
+    import linecache
+
     source = "".join(linecache.getlines(filename))
     found = {}
     for node in ast.walk(ast.parse(source)):

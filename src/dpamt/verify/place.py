@@ -5,7 +5,7 @@ words) are the same for every run and show as themselves; everything else shows 
 that private pools, register files and lock lists tell places apart by content.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -52,6 +52,7 @@ _SHARED_STATE: Final = (
 _NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
 """What classes pickle by when their instances are their attributes and nothing else."""
 _DEPTH: Final = 12
+_UNSET: Final = object()
 
 
 class CallSite(NamedTuple):
@@ -73,6 +74,9 @@ class Places:
         self._machine = {id(item): n for n, item in enumerate(machine)}
         self._kept: list[object] = list(machine)
         self._fixed_types = (*_SHARED_STATE, *fixed_types)
+        self._ways: dict[type, Callable[[Any, int], Hashable]] = {}
+        """How values are shown, by type."""
+        self._slots: dict[type, list[str]] = {}
         self._seen: dict[int, int] = {}
         """Objects that the place being made shows already, by id."""
 
@@ -82,14 +86,15 @@ class Places:
         The innermost comes last.  Call sites are for people and not part of the key.
         """
         self._seen.clear()
+        show = self.show
         keys: list[Hashable] = []
         sites: list[CallSite] = []
         current: FrameType | None = frame
         while current is not None and current.f_code is not stop:
             code = current.f_code
             names = liveness_of(code).after(current.f_lasti)
-            here = current.f_locals
-            shown = tuple(self.show(here[name], 0) if name in here else None for name in names)
+            here = current.f_locals if names else {}
+            shown = tuple([show(here[name]) if name in here else None for name in names])
             keys.append((code, current.f_lasti, shown))
             line = current.f_lineno or 0
             sites.append(CallSite(code.co_qualname, code.co_filename, line))
@@ -107,36 +112,65 @@ class Places:
         if kind in _PLAIN:
             plain: Hashable = value
             return plain
-        if isinstance(value, _PLAIN_BESIDES):
-            return kind, value
-        if isinstance(value, tuple):
-            return (kind, *(self.show(item, depth + 1) for item in value))
         known = self._machine.get(id(value))
         if known is not None:
             return ("machine", known)
-        if isinstance(value, self._fixed_types):
-            return self._fixed(value)
+        how = self._ways.get(kind)
+        if how is None:
+            how = self._ways[kind] = self._way(kind)
+        return how(value, depth)
+
+    def _way(self, kind: type) -> Callable[[Any, int], Hashable]:
+        """How values of a type are shown."""
+        if issubclass(kind, _PLAIN_BESIDES):
+            return lambda value, depth: (kind, value)
+        if issubclass(kind, tuple):
+            return self._items
+        if issubclass(kind, self._fixed_types):
+            return self._fixed
+        if issubclass(kind, MethodType):
+            return self._method
+        for container, way in (
+            (list, self._items),
+            (FunctionType, self._function),
+            (dict, self._mapping),
+            ((set, frozenset), lambda value, _: (kind, *sorted(map(repr, value)))),
+            (object, self._content),
+        ):
+            if issubclass(kind, container):
+                return self._once(way, kind)
+        raise AssertionError(kind)
+
+    def _once(
+        self, way: Callable[[Any, int], Hashable], kind: type
+    ) -> Callable[[Any, int], Hashable]:
+        """Show the whole the first time, then its name: one object is not two equal ones."""
+
+        def show(value: Any, depth: int) -> Hashable:
+            if depth > _DEPTH:
+                raise ModelError(f"a thread holds a {kind.__name__} too deep to be shown")
+            seen = self._seen.get(id(value))
+            if seen is not None:
+                return ("same", seen)
+            self._seen[id(value)] = len(self._seen)
+            return way(value, depth)
+
+        return show
+
+    def _items(self, value: Any, depth: int) -> Hashable:
+        return (type(value), *[self.show(item, depth + 1) for item in value])
+
+    def _mapping(self, value: Any, depth: int) -> Hashable:
+        show = self.show
+        return (
+            type(value),
+            *((show(k, depth + 1), show(v, depth + 1)) for k, v in value.items()),
+        )
+
+    def _method(self, value: MethodType, depth: int) -> Hashable:
         if depth > _DEPTH:
-            raise ModelError(f"a thread holds a {kind.__name__} too deep to be shown")
-        if isinstance(value, MethodType):
-            return ("method", value.__func__, self.show(value.__self__, depth + 1))
-        # One object under two names acts otherwise than two equal objects.
-        seen = self._seen.get(id(value))
-        if seen is not None:
-            return ("same", seen)
-        self._seen[id(value)] = len(self._seen)
-        if isinstance(value, list):
-            return (kind, *(self.show(item, depth + 1) for item in value))
-        if isinstance(value, FunctionType):
-            return self._function(value, depth)
-        if isinstance(value, dict):
-            return (
-                kind,
-                *((self.show(k, depth + 1), self.show(v, depth + 1)) for k, v in value.items()),
-            )
-        if isinstance(value, (set, frozenset)):
-            return (kind, *sorted(map(repr, value)))
-        return self._content(value, depth)
+            raise ModelError("a thread holds a method too deep to be shown")
+        return ("method", value.__func__, self.show(value.__self__, depth + 1))
 
     def _function(self, value: FunctionType, depth: int) -> Hashable:
         defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
@@ -146,7 +180,7 @@ class Places:
             *(self.show(item, depth + 1) for item in defaults),
         )
 
-    def _fixed(self, value: Any) -> Hashable:
+    def _fixed(self, value: Any, depth: int) -> Hashable:
         address = getattr(value, "address", None)
         if address is not None:
             return ("word", address)
@@ -164,10 +198,13 @@ class Places:
             raise ModelError(  # it has a state of its own that its attributes do not show
                 f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
             )
-        for base in kind.__mro__:
-            for name in _slots(base):
-                if hasattr(value, name):
-                    fields.append((name, self.show(getattr(value, name), depth + 1)))
+        names = self._slots.get(kind)
+        if names is None:
+            names = self._slots[kind] = [name for base in kind.__mro__ for name in _slots(base)]
+        for name in names:
+            item = getattr(value, name, _UNSET)
+            if item is not _UNSET:
+                fields.append((name, self.show(item, depth + 1)))
         held = getattr(value, "__dict__", None)
         if held is not None:
             fields += [(name, self.show(item, depth + 1)) for name, item in sorted(held.items())]

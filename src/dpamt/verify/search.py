@@ -4,17 +4,17 @@ A state is the values of the shared slots and the sorted locals of each class: t
 are interchangeable.  It is kept packed; with it, from where and by which thread it was reached.
 """
 
-from array import array
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from struct import Struct
 from time import monotonic
 from typing import Final, NamedTuple
 
 from dpamt.sync.observed import WAITS
-from dpamt.verify.automaton import Automaton, Event
+from dpamt.verify.automaton import Automaton
 from dpamt.verify.blocks import Block, Engine
+from dpamt.verify.graph import Graph
 from dpamt.verify.properties import LIVELOCK, Property
 from dpamt.verify.setting import Setting
 from dpamt.verify.state import Knowledge, Restart
@@ -65,6 +65,16 @@ class Found:
     faults: dict[str, Fault] = field(default_factory=dict)
 
 
+class _Judged(NamedTuple):
+    """What properties say of a block's events; the block is kept, so that its id stays its own."""
+
+    block: Block
+    dead: bool
+    """Whether nothing can go on after it."""
+    wrong: tuple[tuple[str, str], ...]
+    """Name of each property that fails, and how."""
+
+
 class Search:
     """A search over one setting at one granularity; ``explore`` runs it."""
 
@@ -86,6 +96,7 @@ class Search:
         self.progress = progress
         self.knowledge = knowledge if knowledge is not None else Knowledge()
         self.restarts = 0
+        self._next_report = monotonic() + 0.2
         self._begin()
 
     def _begin(self) -> None:
@@ -97,7 +108,10 @@ class Search:
             self._bounds.append((first, first + kind.count))
             first += kind.count
         self.capacity = self.engine.words.capacity
-        self.packing = Struct(f"{self.capacity + self.threads}H")
+        self.packing = struct.Struct(
+            f"{self.capacity + self.threads}{'I' if self.knowledge.wide else 'H'}"
+        )
+        self._judged: dict[int, _Judged] = {}
         self._rests: dict[tuple[int, ...], list[str]] = {}
         self._always: dict[tuple[int, ...], list[str]] = {}
         self._interrupts = [
@@ -134,47 +148,56 @@ class Search:
 
     def successors(self, state: tuple[int, ...]) -> list[tuple[int, int, tuple[int, ...], int]]:
         """(thread, way, next state, events' local) of everything that can happen next."""
-        engine, capacity = self.engine, self.capacity
+        unpack, capacity = self.packing.unpack, self.capacity
+        return [
+            (position, way, unpack(key), state[capacity + position])
+            for position, way, key, _ in self.moves(state)
+        ]
+
+    def moves(self, state: tuple[int, ...]) -> list[tuple[int, int, bytes, Block]]:
+        """(thread, way, next state packed, block) of everything that can happen next."""
+        engine, capacity, pack = self.engine, self.capacity, self.packing.pack
+        known, keys, ended, read_pages = engine.known, engine.keys, engine.ended, engine.read_pages
         found = []
-        last = -1
-        for position in range(self.threads):
-            local = state[capacity + position]
-            first, _ = self._segment(position)
-            if position > first and local == last:
-                continue
-            last = local
-            if not self.enabled(state, position):
-                continue
-            others = state[capacity : capacity + position] + state[capacity + position + 1 :]
-            for way, block in enumerate(engine.blocks(local, state, others)):
-                found.append((position, way, self._after(state, position, block), local))
+        for first, end in self._bounds:
+            low, high = capacity + first, capacity + end
+            last = -1
+            for place in range(low, high):
+                local = state[place]
+                if local == last or ended[local]:
+                    continue  # an equal thread would do the same
+                last = local
+                if self._interrupts and not self.enabled(state, place - capacity):
+                    continue
+                blocks = None if read_pages[local] else known[local].get(keys[local](state))
+                if blocks is None:
+                    others = state[capacity:place] + state[place + 1 :]
+                    blocks = engine.blocks(local, state, others)
+                for way, block in enumerate(blocks):
+                    after = list(state)
+                    for slot, value in block.writes:
+                        after[slot] = value
+                    if block.fills:
+                        self._feel(after, place, block)
+                    after[place] = block.local
+                    if high - low > 1:
+                        after[low:high] = sorted(after[low:high])
+                    found.append((place - capacity, way, pack(*after), block))
         return found
 
-    def _segment(self, position: int) -> tuple[int, int]:
+    def _feel(self, after: list[int], place: int, block: Block) -> None:
+        """Other threads' own words lie in pages that the block writes whole."""
         for first, end in self._bounds:
-            if position < end:
-                return first, end
-        raise AssertionError(position)
-
-    def _after(self, state: tuple[int, ...], position: int, block: Block) -> tuple[int, ...]:
-        capacity, engine = self.capacity, self.engine
-        after = list(state)
-        for slot, value in block.writes:
-            after[slot] = value
-        if block.fills:
-            for other in range(self.threads):
-                if other != position:
-                    after[capacity + other] = engine.felt(
-                        after[capacity + other],
-                        block.fills,
-                    )
-        after[capacity + position] = block.local
-        for first, end in self._bounds:
-            if end - first > 1:
-                after[capacity + first : capacity + end] = sorted(
-                    after[capacity + first : capacity + end]
-                )
-        return tuple(after)
+            low, high = self.capacity + first, self.capacity + end
+            felt = {
+                other: self.engine.felt(after[other], block.fills)
+                for other in range(low, high)
+                if other != place
+            }
+            for other, local in felt.items():
+                after[other] = local
+            if not low <= place < high:
+                after[low:high] = sorted(after[low:high])
 
     # The whole.
 
@@ -185,7 +208,8 @@ class Search:
             try:
                 self._warm_up()
                 found = self._search()
-            except Restart:
+            except (Restart, struct.error) as why:
+                self.knowledge.wide |= isinstance(why, struct.error)
                 self.restarts += 1
                 self._begin()
                 continue
@@ -200,10 +224,10 @@ class Search:
             try:
                 state = self.first_state()
                 while True:
-                    after = self.successors(state)
+                    after = self.moves(state)
                     if not after:
                         break
-                    state = pick.choice(after)[2]
+                    state = self.packing.unpack(pick.choice(after)[2])
                 walks += 1
             except Restart:
                 self.restarts += 1
@@ -212,114 +236,97 @@ class Search:
     def _search(self) -> Found:
         found = Found(HOLDS)
         first = self.first_state()
-        pack, unpack = self.packing.pack, self.packing.unpack
-        visited = {pack(*first): 0}
-        self.visited = visited
-        self.parents = array("l", [-1])
-        self.moves = array("l", [0])
-        self.edges_from = array("l")
-        self.edges_to = array("l")
-        self.ends = array("l")
-        frontier = [pack(*first)]
-        next_report = monotonic() + 0.2
+        self.graph = Graph(self.packing.pack(*first))
         self._judge_state(first, 0, 0, found)
-        while frontier:
-            coming: list[bytes] = []
-            for packed in frontier:
-                state = unpack(packed)
-                here = visited[packed]
-                after = self.successors(state)
-                found.transitions += len(after)
-                if not after:
-                    self.ends.append(here)
-                    self._judge_end(state, here, found)
-                for position, way, next_state, local in after:
-                    events = self._events(local, state, position, way)
-                    dead = bool(events) and self._judge_events(events, here, position, way, found)
-                    if dead:
-                        self.ends.append(here)
-                        continue
-                    key = pack(*next_state)
-                    number = visited.get(key, -1)
-                    if number >= 0:
-                        self.edges_from.append(here)
-                        self.edges_to.append(number)
-                        continue
-                    number = len(visited)
-                    visited[key] = number
-                    self.parents.append(here)
-                    self.moves.append(position << 8 | way)
-                    coming.append(key)
-                    self._judge_state(next_state, number, found.depth + 1, found)
-                if len(visited) > self.most_states:
-                    found.verdict = BOUND
-                    break
-                if self.progress is not None and monotonic() > next_report:
-                    next_report = monotonic() + 0.2
-                    self.progress(
-                        Progress(len(visited), found.transitions, found.depth, len(coming))
-                    )
-            if found.verdict == BOUND:
-                found.finished = False
-                break
-            frontier = coming
-            found.depth += bool(coming)
-        found.states = len(visited)
-        found.ends = len(set(self.ends))
-        if found.verdict == HOLDS:
+        frontier = list(self.graph.numbers)
+        while frontier and found.finished:
+            frontier = self._level(frontier, found)
+            found.depth += bool(frontier)
+        found.states = len(self.graph.numbers)
+        found.ends = len(set(self.graph.ends))
+        if not found.finished:
+            found.verdict = BOUND
+        else:
             self._judge_endless(found)
         if found.faults:
             found.verdict = FAILS
         return found
 
+    def _level(self, frontier: list[bytes], found: Found) -> list[bytes]:
+        """Expand states of one depth; those found anew."""
+        graph, unpack, moves, judged = self.graph, self.packing.unpack, self.moves, self._judged
+        numbers, parents, targets = graph.numbers, graph.parents, graph.targets
+        number_of, come_from, move_by = numbers.get, parents.append, graph.moves.append
+        watched = bool(self.setting.always_arrays)
+        coming: list[bytes] = []
+        here = graph.expanded
+        for packed in frontier:
+            state = unpack(packed)
+            after = moves(state)
+            graph.first_edges.append(len(targets))
+            found.transitions += len(after)
+            if not after:
+                graph.ends.append(here)
+                self._judge_end(state, here, found)
+            for position, way, key, block in after:
+                if block.events:
+                    said = judged.get(id(block)) or self._judge_events(block)
+                    if said.wrong:
+                        self._note(said, here, position, way, found)
+                    if said.dead:
+                        graph.ends.append(here)
+                        continue
+                number = number_of(key, -1)
+                if number < 0:
+                    number = numbers[key] = len(numbers)
+                    come_from(here)
+                    move_by(position << 8 | way)
+                    coming.append(key)
+                    if watched:
+                        self._judge_state(unpack(key), number, found.depth + 1, found)
+                targets.append(number)
+            here += 1
+            if len(numbers) > self.most_states:
+                found.finished = False
+                break
+            if here & 63 == 0:
+                self._report(found, len(coming))
+        return coming
+
+    def _report(self, found: Found, waiting: int) -> None:
+        """Tell now and then how far the search is."""
+        now = monotonic()
+        if self.progress is not None and now > self._next_report:
+            self._next_report = now + 0.2
+            states = len(self.graph.numbers)
+            self.progress(Progress(states, found.transitions, found.depth, waiting))
+
     def _judge_endless(self, found: Found) -> None:
         """Every state must lead to an end (or to a fault): else threads go round for ever."""
-        count = found.states
-        before: list[list[int]] = [[] for _ in range(count)]
-        for number in range(1, count):
-            before[number].append(self.parents[number])
-        for source, target in zip(self.edges_from, self.edges_to, strict=True):
-            before[target].append(source)
-        leads = bytearray(count)
-        pending = list(set(self.ends))
-        for number in pending:
-            leads[number] = 1
-        while pending:
-            for number in before[pending.pop()]:
-                if not leads[number]:
-                    leads[number] = 1
-                    pending.append(number)
-        stuck = leads.find(0)
+        stuck = self.graph.stuck()
         if stuck >= 0:
             text = "from here on no way leads to the end of every thread"
-            depth = 0
-            state = stuck
-            while state:
-                state, depth = self.parents[state], depth + 1
+            depth = len(self.graph.way_to(stuck))
             found.faults[LIVELOCK] = Fault(LIVELOCK, text, stuck, -1, 0, depth)
 
-    def _events(
-        self, local: int, state: tuple[int, ...], position: int, way: int
-    ) -> tuple[Event, ...]:
-        capacity = self.capacity
-        others = state[capacity : capacity + position] + state[capacity + position + 1 :]
-        return self.engine.blocks(local, state, others)[way].events
-
-    def _judge_events(
-        self, events: tuple[Event, ...], here: int, position: int, way: int, found: Found
-    ) -> bool:
-        """Ask the properties about events; True when nothing can go on after them."""
-        dead = False
-        for event in events:
-            dead = dead or event.kind in ("raised", "misuse")
+    def _judge_events(self, block: Block) -> "_Judged":
+        """Ask the properties about a block's events, once."""
+        dead = any(event.kind in ("raised", "misuse") for event in block.events)
+        wrong = {}
+        for event in block.events:
             for judge in self.properties:
-                if judge.of_event is not None and judge.name not in found.faults:
+                if judge.of_event is not None and judge.name not in wrong:
                     text = judge.of_event(event)
                     if text:
-                        found.faults[judge.name] = Fault(
-                            judge.name, text, here, position, way, found.depth + 1
-                        )
-        return dead
+                        wrong[judge.name] = text
+        said = self._judged[id(block)] = _Judged(block, dead, tuple(wrong.items()))
+        return said
+
+    def _note(self, said: "_Judged", here: int, position: int, way: int, found: Found) -> None:
+        for name, text in said.wrong:
+            if name not in found.faults:
+                depth = found.depth + 1
+                found.faults[name] = Fault(name, text, here, position, way, depth)
 
     def _judge_end(self, state: tuple[int, ...], here: int, found: Found) -> None:
         """Nobody can go on: all have ended, or they wait for each other."""

@@ -74,6 +74,8 @@ class Knowledge:
     """Words that somebody does more to than add, paying no heed to the sum."""
     taken_as_counters: set[Address] = field(default_factory=set)
     slots: int = 0
+    wide: bool = False
+    """Whether a state has numbers above 65,535."""
 
 
 class Words:

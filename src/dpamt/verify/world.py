@@ -166,7 +166,7 @@ class World:
             ObservedAllocator,
             PoolAllocator,
         )
-        self.places = Places((), fixed)
+        self.places = Places((self.module.ready_handlers, self.module.live_headers), fixed)
         self.recorder = Recorder(self.places)
         self.kernel.log = ObservedLog(self.recorder, self.shared)
         error = tdx_enable(self.kernel)
