@@ -1,7 +1,9 @@
 """Locks in simulated time: the paths, and section G of the facts within a stated factor."""
 
-from dpamt.host.designs.load import load_design
-from dpamt.verify.costs import Costs, lock_takes, paths, play
+import pytest
+
+from dpamt.host.designs.load import SHIPPED, load_design
+from dpamt.verify.costs import Costs, fast_path_locks, lock_takes, paths, play
 
 TD_BYTES = 16 << 30
 VCPUS_OF_A_TD = 4
@@ -15,13 +17,14 @@ def test_the_fast_path_takes_no_lock_where_there_is_one() -> None:
     costs = Costs()
     takes = {
         name: tuple(map(lock_takes, paths(load_design(name), costs)))
-        for name in ("v2", "v6", "merged", "per-2m-lock", "lazy")
+        for name in ("v2", "v6", "merged", "per-2m-lock", "global-rwlock", "lazy")
     }
     assert takes == {
         "v2": (1, 0),
         "v6": (1, 0),
         "merged": (1, 1),
         "per-2m-lock": (1, 1),
+        "global-rwlock": (1, 1),
         "lazy": (0, 0),
     }
 
@@ -52,6 +55,18 @@ def test_without_a_fast_path_the_lock_is_taken_for_every_page() -> None:
     merged, v6 = (play(load_design(name), 16, 1024) for name in ("merged", "v6"))
     assert merged.taken == 16 * 1024
     assert v6.taken == 16 * 2
+
+
+def test_readers_of_one_lock_do_not_wait_for_each_other() -> None:
+    readers = play(load_design("global-rwlock"), 64, 512)
+    assert readers.taken == 64 * 512
+    assert readers.contended == 0
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if load_design(name).dynamic_pamt])
+def test_the_played_path_has_every_take_of_the_fast_path(name: str) -> None:
+    design = load_design(name)
+    assert lock_takes(paths(design, Costs())[1]) == fast_path_locks(design)
 
 
 def test_locks_of_regions_keep_tds_apart() -> None:

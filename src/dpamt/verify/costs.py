@@ -4,7 +4,8 @@ A VCPU that boots its TD faults page after page: an exit, the path through KVM, 
 does depends on whether the region has its pair already; both ways are learned by running the
 design's own function step by step on the machine at rest (:func:`paths`): which lock, for how long,
 with which SEAMCALLs under it.  The ways are then played by many VCPUs at once in simulated time.  A
-lock is given in the order it is asked for.  Put has no part in it: TDs that boot give nothing back.
+lock is given in the order it is asked for, to readers together.  Put has no part in it: TDs that
+boot give nothing back.
 
 What is not modelled: cache lines going between CPUs, other users of the locks, the page allocator's
 own locks.  So waiting is a lower bound.
@@ -52,10 +53,11 @@ class Costs:
 
 
 class Piece(NamedTuple):
-    """A stretch of time: ``lock`` held ("" for none), or just passing."""
+    """A stretch of time: ``lock`` held ("" for none), ``shared`` by a reader, or just passing."""
 
     lock: str
     microseconds: float
+    shared: bool = False
 
 
 class Waiting(NamedTuple):
@@ -146,19 +148,17 @@ def _noted(ground: Ground, pfn: int) -> list[tuple[Address, str, int]]:
 
 
 def _timed(steps: list[tuple[Address, str, int]], costs: Costs) -> tuple[Piece, ...]:
-    """Steps as pieces of time with and without a lock that others wait for.
-
-    Readers of a reader/writer lock wait for writers only, of which there are next to none.
-    """
+    """Steps as pieces of time with and without a lock that others wait for."""
     pieces: list[Piece] = []
-    lock, spent = "", 0.0
+    lock, spent, shared = "", 0.0, False
     for address, method, leaf in steps:
-        if method in WAITS and method != "read_lock":
-            pieces.append(Piece(lock, spent))
+        if method in WAITS:
+            pieces.append(Piece(lock, spent, shared))
+            shared = method == "read_lock"
             lock, spent = address.array + (OF_A_REGION if address.number else ""), costs.step
-        elif method in UNLOCKS and method != "read_unlock":
-            pieces.append(Piece(lock, spent + costs.step))
-            lock, spent = "", 0.0
+        elif method in UNLOCKS:
+            pieces.append(Piece(lock, spent + costs.step, shared))
+            lock, spent, shared = "", 0.0, False
         elif method == MARK:
             spent += {TDH_PHYMEM_PAMT_ADD: costs.add, TDH_PHYMEM_PAMT_REMOVE: costs.remove}.get(
                 leaf, 0.0
@@ -167,12 +167,12 @@ def _timed(steps: list[tuple[Address, str, int]], costs: Costs) -> tuple[Piece, 
             spent += costs.page
         else:
             spent += costs.step
-    pieces.append(Piece(lock, spent))
+    pieces.append(Piece(lock, spent, shared))
     return tuple(piece for piece in pieces if piece.microseconds or piece.lock)
 
 
 def lock_takes(pieces: tuple[Piece, ...]) -> int:
-    """How often a lock is taken on the way."""
+    """How often a lock is taken on the way, by readers too."""
     return sum(1 for piece in pieces if piece.lock)
 
 
@@ -190,7 +190,8 @@ def play(
     told = costs if costs is not None else Costs()
     first, later = paths(design, told)
     pick = Random(seed)
-    free_at: dict[str, float] = {}
+    free_at: dict[str, float] = {}  # nobody holds it
+    readable_at: dict[str, float] = {}  # no writer holds it
     taken = contended = 0
     waited = held = 0.0
     offsets = [pick.randrange(PAGES_PER_2M) for _ in range(vcpus)]
@@ -204,16 +205,19 @@ def play(
             now += told.fault * (1 + told.jitter * (2 * pick.random() - 1))
             heapq.heappush(queue, (now, vcpu, page, 0))
             continue
-        lock, length = way[piece]
+        lock, length, shared = way[piece]
         if lock:
             if lock.endswith(OF_A_REGION):
                 lock += str(vcpu)  # every VCPU is in a region of its own
-            begins = max(now, free_at.get(lock, 0.0))
+            begins = max(now, (readable_at if shared else free_at).get(lock, 0.0))
             taken += 1
             contended += begins > now
             waited += begins - now
             held += length
-            free_at[lock] = now = begins + length
+            now = begins + length
+            free_at[lock] = max(now, free_at.get(lock, 0.0))
+            if not shared:
+                readable_at[lock] = now
         else:
             now += length
         end = max(end, now)
