@@ -19,6 +19,7 @@ _HOLE_IF_SMALL: Final = 0xB000_0000
 _QUADWORD: Final = struct.Struct("<Q")
 _ZERO_PAGE: Final = bytes(PAGE_SIZE)
 _DWORD: Final = struct.Struct("<I")
+MOST_MISSED: Final = 16
 
 
 def low_memory(size: int) -> int:
@@ -121,3 +122,54 @@ class GuestMemory:
             mapped, offset = self._find(pfn << PAGE_SHIFT, PAGE_SIZE)
             if mapped[offset : offset + PAGE_SIZE] != _ZERO_PAGE:  # keeps untouched memory sparse
                 mapped[offset : offset + PAGE_SIZE] = _ZERO_PAGE
+
+
+class Bus:
+    """:class:`GuestMemory` as a processor reaches it; implements ``Memory``.
+
+    Where there is no memory, reads give ones and writes are lost, and ``missed`` says where that
+    was: the module has to go on and give its locks back, whatever pointer a guest hands it.
+    """
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+        self.missed: list[int] = []
+        """Addresses without memory since somebody emptied it; at most :data:`MOST_MISSED`."""
+
+    def _miss(self, address: int) -> None:
+        if len(self.missed) < MOST_MISSED:
+            self.missed.append(address)
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes from ``address``."""
+        try:
+            return self._memory.read(address, size)
+        except NoSuchMemory:
+            self._miss(address)
+            return b"\xff" * size
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store ``data`` from ``address`` on."""
+        try:
+            self._memory.write(address, data)
+        except NoSuchMemory:
+            self._miss(address)
+
+    def read64(self, address: int) -> int:
+        """The little-endian quadword at ``address``."""
+        return int.from_bytes(self.read(address, 8), "little")
+
+    def write64(self, address: int, value: int) -> None:
+        """Store a little-endian quadword at ``address``."""
+        self.write(address, _QUADWORD.pack(value))
+
+    def clear_page(self, pfn: int) -> None:
+        """Fill the 4 KiB page with zeros."""
+        self.write(pfn << PAGE_SHIFT, _ZERO_PAGE)
+
+    def clear_pages(self, first: int, pages: int) -> None:
+        """Fill as many 4 KiB pages with zeros."""
+        try:
+            self._memory.clear_pages(first, pages)
+        except NoSuchMemory:
+            self._miss(first << PAGE_SHIFT)

@@ -21,6 +21,7 @@ PROGRAM: Final = "qemu-system-x86_64"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _PR_SET_PDEATHSIG: Final = 1
 _START_SECONDS: Final = 20.0
+_END_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,15 @@ class Qemu:
     def has_ended(self) -> bool:
         """Whether the process is gone: after a reboot it is, by -no-reboot."""
         return self._process is None or self._process.poll() is not None
+
+    def failure(self) -> str:
+        """Why it ended, when not by the guest's doing; waits for the process."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "closed its sockets and goes on"
+        return f"exit code {code}: {self.said()}" if code else ""
 
     def said(self) -> str:
         """What QEMU wrote on its own account."""

@@ -16,13 +16,13 @@ from typing import Final
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_CONFIG
 from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
 from dpamt.abi.registers import REGISTER_NAMES, SeamCall, TdxModuleArgs
-from dpamt.abi.status import TDX_OPERAND_INVALID
 from dpamt.abi.tdmr import SYS_CONFIG_DYNAMIC_PAMT, TDMR_INFO_BYTES
 from dpamt.boot.call import Call, Recording
 from dpamt.boot.console import Complaint, Console, complaints, plain_lines
 from dpamt.boot.exerciser import Exercise, Told, build_initrd, read_console
+from dpamt.boot.forced import Forced, ForcedRule
 from dpamt.boot.gdb import GdbTransport
-from dpamt.boot.guest_memory import NoSuchMemory
+from dpamt.boot.guest_memory import Bus, NoSuchMemory
 from dpamt.boot.hold import HoldRule, Holds
 from dpamt.boot.image import KernelImage
 from dpamt.boot.interventions import (
@@ -37,6 +37,7 @@ from dpamt.boot.interventions import (
 )
 from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
 from dpamt.boot.mailbox import Mailbox
+from dpamt.boot.page_state import Kept, pamt_areas
 from dpamt.boot.qemu import GuestSetup, Qemu
 from dpamt.boot.request import Answer, Request, Transport
 from dpamt.boot.stack import KernelMemory, callers
@@ -67,11 +68,18 @@ MAX_CALLS: Final = 5_000_000
 """SEAMCALLs of one boot; a guest that makes more is stopped."""
 _KEPT_CALLS: Final = 100_000
 _TICK: Final = 0.05
+_QUIET: Final = 0.05
 _HELD_SECONDS: Final = 10.0
 _WHOLE_EVERY: Final = 256
 """SEAMCALLs between two looks at the module's whole tree."""
 _FRAMES: Final = 8
 _MEMORY_MAP: Final = b"e820: "
+_RESTARTS: Final = (
+    b"reboot: Restarting",
+    b"reboot: machine restart",
+    b"Kernel panic - not syncing",
+)
+"""What Linux prints on its way down (kernel/reboot.c, arch/x86/kernel/reboot.c, kernel/panic.c)."""
 
 Progress = Callable[[str, int], None]
 """Told now and then: what the guest is doing, and how many SEAMCALLs it has made."""
@@ -91,6 +99,7 @@ class BootOptions:
     pamt: str | None = None
     release: str = "2.0.18"
     inject: tuple[Rule, ...] = ()
+    forced: tuple[ForcedRule, ...] = ()
     hold: tuple[HoldRule, ...] = ()
     append: str = ""
     timeout: float = 120.0
@@ -118,7 +127,8 @@ class Booted:
     """Seconds from start to "TDX-Module initialized"."""
     seconds: float = 0.0
     ended: str = ""
-    """How it ended: ``reboot``, ``timeout``, ``stopped`` (by a finding)."""
+    """How it ended: ``reboot``, ``reset`` (without asking), ``timeout``, ``stopped`` (by a
+    finding)."""
     console: list[str] = field(default_factory=list)
     complaints: list[Complaint] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -131,6 +141,9 @@ class Booted:
     """What the exerciser said."""
     injected: list[tuple[str, int, int]] = field(default_factory=list)
     """By injection rule: its text, calls looked at, calls hit."""
+    pamt_kept: list[Kept] = field(default_factory=list)
+    """Where the module was not initialised: the PAMT of TDMRs that SYS.CONFIG was given and that
+    the kernel did not give back."""
 
     @property
     def clean(self) -> bool:
@@ -191,9 +204,11 @@ class _Session:
         """Requests kept back: (request, rule, count of the other CPU to wait for, deadline)."""
         self._asked: dict[int, float] = {}
         self._injector: Injector | None = None
+        self._forced = Forced(options.forced)
         self._qemu = stack.enter_context(self._guest(stack))
         self._began = monotonic()
         self._console = Console(self._qemu.socket("serial"))
+        self._bus = Bus(self._qemu.memory)
         self._kernel = KernelMemory(self._qemu.memory, image)
         self._open: dict[int, Request] = {}
         """By CPU: the request that is not answered yet."""
@@ -250,7 +265,7 @@ class _Session:
             if result.initialized is None and self._console.says(INITIALIZED.encode()):
                 result.initialized = monotonic() - self._began
             if self._transport.closed or self._qemu.has_ended():
-                result.ended = result.ended or "reboot"
+                result.ended = result.ended or self._how_it_ended()
             elif now > deadline:
                 result.ended = "timeout"
                 result.findings.append(
@@ -261,6 +276,17 @@ class _Session:
                 told = now
                 self._progress(self._last_line(), sum(result.counts.values()))
         return self._finished()
+
+    def _how_it_ended(self) -> str:
+        """A guest that is gone has asked for its restart, in words, or was reset."""
+        self._console.finish()
+        failure = self._qemu.failure()
+        if failure:
+            raise Finding(f"QEMU failed: {failure}")
+        if any(self._console.says(words) for words in _RESTARTS):
+            return "reboot"
+        self._result.findings.append("the guest was reset without asking for it (a triple fault?)")
+        return "reset"
 
     def _last_line(self) -> str:
         lines = [line for line in self._console.lines() if line.strip()]
@@ -286,6 +312,13 @@ class _Session:
             result.injected = [
                 (one.rule.text, one.seen, one.hits) for one in self._injector.results
             ]
+        result.injected += [
+            (rule.text, self._forced.seen[index], self._forced.hits[index])
+            for index, rule in enumerate(self._forced.rules)
+        ]
+        if result.initialized is None:
+            areas = pamt_areas(self._qemu.memory, self._kernel, self._image, result.tdmr_infos)
+            result.pamt_kept = [area for area in areas if area.is_kept]
         return result
 
     def _judge_exercise(self, exercise: Exercise) -> None:
@@ -340,7 +373,6 @@ class _Session:
 
     def _seamcall(self, request: Request) -> Answer | None:
         """The module's answer; None when it has shut down, or the run is to end."""
-        result = self._result
         if not self._walls:
             self._make_module()
         rax = request.registers["rax"]
@@ -351,16 +383,13 @@ class _Session:
         leaf = rax & RAX_LEAF_MASK
         if leaf == TDH_SYS_CONFIG:
             self._see_config(args)
+        forced = self._forced.status(leaf)
         try:
-            status = self._walls[request.cpu](rax, args)
+            status = self._walls[request.cpu](rax, args) if forced is None else forced
         except ModuleFatal as fatal:
             self._stop(request, str(fatal))
             return None
-        except NoSuchMemory as error:
-            # A machine reads ones there; the module refuses such a pointer before it comes to that
-            # wherever a CMR check stands before the access.
-            status = TDX_OPERAND_INVALID
-            result.findings.append(f"{LEAF_NAMES.get(leaf, leaf)}: {error}")
+        self._see_missed(leaf)
         self._remember(request, rax, before, status, args)
         wrong = self._wrong_now(before, args)
         if wrong:
@@ -381,6 +410,15 @@ class _Session:
         regions = {value >> 21 for value in (*before, *args.as_tuple())}
         known = [region for region in regions if module.pamt.find_region(region) is not None]
         return [line for region in known for line in view.check_region(region)]
+
+    def _see_missed(self, leaf: int) -> None:
+        """A pointer to where the guest has no memory, told once for each leaf."""
+        exercise = self._options.exercise
+        if self._bus.missed and (exercise is None or exercise.mode != "hostile"):
+            what = f"{LEAF_NAMES.get(leaf, leaf)}: a pointer to where the guest has no memory"
+            if not any(finding.startswith(what) for finding in self._result.findings):
+                self._result.findings.append(f"{what} ({self._bus.missed[0]:#x})")
+        self._bus.missed.clear()
 
     def _stop(self, request: Request, what: str) -> None:
         """The machine stands still: what happened, and where each CPU was."""
@@ -451,7 +489,7 @@ class _Session:
             release = replace(release, features0=release.features0 & ~TDX_FEATURES0_DYNAMIC_PAMT)
         elif options.pamt == DYNAMIC and not release.knows_dynamic_pamt:
             raise InputError(f"module {release.name} has no Dynamic PAMT; expected another release")
-        module = TdxModule(self._qemu.memory, machine, release)
+        module = TdxModule(self._bus, machine, release)
         self._result.machine = machine
         self._result.module = module
         self._injector = Injector(module, options.inject) if options.inject else None
@@ -477,8 +515,11 @@ class _Session:
 def machine_of(console: Console, options: BootOptions) -> Machine:
     """The guest as its own log describes it; raises Finding when that has no memory map."""
     deadline = monotonic() + 5.0
-    while not console.says(_MEMORY_MAP) and monotonic() < deadline:
-        sleep(_TICK)
+    while monotonic() < deadline:
+        # What was printed before the SEAMCALL is on its way; when nothing more comes, it is here.
+        if console.says(_MEMORY_MAP) and monotonic() - console.last > _QUIET:
+            break
+        sleep(_TICK / 10)
     text = console.text()
     # The last line may still be on its way.
     whole = text[: text.rfind("\n") + 1]

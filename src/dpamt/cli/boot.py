@@ -25,11 +25,11 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.boot.call import Recording
     from dpamt.boot.compare import told_by_host, told_by_kernel
     from dpamt.boot.exerciser import parse_exercise
+    from dpamt.boot.forced import split_rules
     from dpamt.boot.hold import parse_hold
     from dpamt.boot.session import DYNAMIC, BootOptions, boot
     from dpamt.cli.output import whole_file, write_file, write_text
     from dpamt.errors import InputError
-    from dpamt.module.injection_rules import parse_rule
     from dpamt.module.releases import release_named
     from dpamt.platform.size import parse_size
     from dpamt.report.boot_perfetto import calls_trace
@@ -37,6 +37,7 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.report.progress import counting
 
     release_named(options.release)
+    rules, forced = split_rules(options.inject)
     memory = parse_size(options.memory)
     if memory < options.numa * _LEAST_BYTES:
         raise InputError(
@@ -55,7 +56,8 @@ def _boot(options: argparse.Namespace) -> int:
         release=options.release,
         build=Path(options.build) if options.build else None,
         exercise=parse_exercise(options.exercise) if options.exercise else None,
-        inject=tuple(parse_rule(rule) for rule in options.inject),
+        inject=rules,
+        forced=forced,
         hold=tuple(parse_hold(rule, options.smp) for rule in options.hold),
         append=options.append,
         timeout=options.timeout,
@@ -120,7 +122,12 @@ def _parser() -> Parser:
         help="the kernel's build tree, for --exercise (where vmlinux is)",
     )
     parser.add_argument(
-        "--inject", action="append", default=[], metavar="RULE", help="docs/injection.md"
+        "--inject",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="SEAMCALLs that meet a held lock, an interrupt, or an answer of your choice, such as "
+        "TDH.SYS.INIT:answer=TDX_SYS_BUSY (docs/boot.md)",
     )
     parser.add_argument(
         "--hold",

@@ -134,6 +134,11 @@ def _bottom(booted: Booted) -> Iterator[str]:
         yield from paragraph(f"FINDING: {finding}", "")
     for stack in booted.stacks:
         yield from paragraph(stack, "  ")
+    if booted.initialized is None and booted.tdmr_infos:
+        kept = sum(area.held for area in booted.pamt_kept)
+        told = f"{kept:,} of its PAMT pages" if kept else "every PAMT page"
+        verb = "did not give back" if kept else "gave back"
+        yield from paragraph(f"The kernel {verb} {told} after that.", "")
     for complaint in booted.complaints:
         yield from paragraph(f"KERNEL SAYS: {complaint.kind}: {complaint.text}", "")
         for frame in complaint.stack[:_SHOWN_FRAMES]:
@@ -189,6 +194,7 @@ def boot_json(
             {"rule": rule.text, "times": times}
             for rule, times in zip(options.hold, booted.held, strict=True)
         ],
+        "pamt_pages_kept": [area._asdict() for area in booted.pamt_kept],
         "findings": booted.findings,
         "stacks": booted.stacks,
         "complaints": [

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,11 @@ from dpamt.abi.leaves import (
     TDH_SYS_TDMR_INIT,
 )
 from dpamt.abi.tdmr import TdmrInfo
+from dpamt.boot import session
 from dpamt.boot.compare import differences, told_by_host, told_by_kernel
+from dpamt.boot.forced import parse_forced
 from dpamt.boot.hold import parse_hold
+from dpamt.boot.page_state import Kept, pamt_areas
 from dpamt.boot.session import DYNAMIC, GDB, INITIALIZED, MAILBOX, Booted
 from dpamt.module.injection_rules import parse_rule
 
@@ -105,8 +109,46 @@ def test_an_initialisation_that_fails(rule: str, said: str, booted: Boot) -> Non
     assert any(said in line for line in found.console), found.console[-40:]
 
 
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        "TDH.SYS.INIT",
+        "TDH.SYS.LP.INIT",
+        "TDH.SYS.RD",
+        "TDH.SYS.CONFIG",
+        "TDH.SYS.KEY.CONFIG",
+        "TDH.SYS.TDMR.INIT",
+    ],
+)
+def test_each_initialisation_seamcall_answered_with_an_error(leaf: str, booted: Boot) -> None:
+    """The kernel boots on without TDX, and has every page of PAMT again."""
+    found = booted(forced=(parse_forced(f"{leaf}:answer=TDX_OPERAND_INVALID"),))
+    assert (found.ended, found.initialized) == ("reboot", None)
+    assert found.injected[0][2] >= 1
+    assert not found.findings
+    assert found.pamt_kept == []
+    assert any("SEAMCALL" in line or "failed" in line for line in found.console)
+
+
+def test_pages_in_use_are_seen_as_such(booted: Boot) -> None:
+    """After an initialisation that succeeded, all of PAMT is held: the counts mean something."""
+    seen: list[Kept] = []
+
+    def look(*state: Any) -> list[Kept]:
+        seen.extend(pamt_areas(*state))
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "pamt_areas", look)
+        patch.setattr(session, "INITIALIZED", "a line that never comes")
+        found = booted()
+    assert found.tdmr_infos
+    assert seen
+    assert all(area.is_kept for area in seen)
+
+
 def test_no_entropy_is_tried_again(booted: Boot) -> None:
-    found = booted(inject=(parse_rule("TDH.SYS.KEY.CONFIG:no-entropy:times=3"),))
+    found = booted(forced=(parse_forced("TDH.SYS.KEY.CONFIG:answer=TDX_RND_NO_ENTROPY:times=3"),))
     assert found.initialized is not None
     assert Counter(call.leaf for call in found.calls)[TDH_SYS_KEY_CONFIG] == 4
 

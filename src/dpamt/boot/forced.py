@@ -1,0 +1,109 @@
+"""Answers that a rule dictates, for leaves that the model would answer otherwise.
+
+    LEAF:answer=STATUS[:nth=N][:every=N][:times=N]     TDH.SYS.INIT:answer=TDX_OPERAND_BUSY
+
+STATUS is a name (``dpamt decode`` knows them all) or a number.  The module does not see such a
+call, and the registers stay as they were.  Any other rule is one of
+:mod:`dpamt.module.injection_rules`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.abi.registers import U64_MASK
+from dpamt.abi.status import STATUS_NAMES
+from dpamt.errors import InputError
+from dpamt.module.injection_rules import Rule, parse_rule
+
+_ANSWER: Final = "answer="
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedRule:
+    """A line; 0 stands for any (``nth``, ``every``, ``times``)."""
+
+    text: str
+    leaf: int
+    status: int
+    nth: int = 0
+    every: int = 0
+    times: int = 0
+
+
+class Forced:
+    """The rules of one boot, and what came of them."""
+
+    def __init__(self, rules: tuple[ForcedRule, ...]) -> None:
+        self.rules = rules
+        self.seen = [0] * len(rules)
+        self.hits = [0] * len(rules)
+
+    def status(self, leaf: int) -> int | None:
+        """The status that a rule dictates for this call of a leaf; None when none does."""
+        for index, rule in enumerate(self.rules):
+            if rule.leaf != leaf:
+                continue
+            self.seen[index] += 1
+            if rule.times and self.hits[index] >= rule.times:
+                continue
+            seen = self.seen[index]
+            if (rule.nth and seen != rule.nth) or (rule.every and seen % rule.every):
+                continue
+            self.hits[index] += 1
+            return rule.status
+        return None
+
+
+def split_rules(lines: Sequence[str]) -> tuple[tuple[Rule, ...], tuple[ForcedRule, ...]]:
+    """Rules that make a condition true, and rules that dictate an answer.
+
+    Raises InputError for a line that is neither.
+    """
+    forced = [line for line in lines if f":{_ANSWER}" in line]
+    rules = [line for line in lines if line not in forced]
+    return tuple(map(parse_rule, rules)), tuple(map(parse_forced, forced))
+
+
+def parse_forced(text: str) -> ForcedRule:
+    """The rule of a line with ``answer=``; InputError for one that is none."""
+    if not text.isprintable():
+        raise InputError(f"{text!r}: expected a rule on one line of plain text")
+    name, *parts = text.split(":")
+    numbers = {known: leaf for leaf, known in LEAF_NAMES.items()}
+    if name not in numbers:
+        near = get_close_matches(name, numbers, 1, 0.7)
+        hint = f"did you mean {near[0]}?" if near else "expected a name such as TDH.SYS.INIT"
+        raise InputError(f"{text}: leaf {name!r}; {hint}")
+    options: dict[str, int] = {}
+    status = None
+    for part in parts:
+        key, _, value = part.partition("=")
+        if part.startswith(_ANSWER) and status is None:
+            status = _status(text, value)
+        elif key in ("nth", "every", "times") and key not in options:
+            if not value.isdecimal() or not 0 < int(value) < 1 << 60:
+                raise InputError(f"{text}: {part}; expected a whole number from 1")
+            options[key] = int(value)
+        else:
+            raise InputError(f"{text}: {part!r}; expected one each of answer, nth, every, times")
+    if status is None:
+        raise InputError(f"{text}: no answer; expected answer=STATUS")
+    return ForcedRule(text, numbers[name], status, **options)
+
+
+def _status(text: str, value: str) -> int:
+    for status, name in STATUS_NAMES.items():
+        if name == value:
+            return status
+    try:
+        status = int(value, 0)
+    except ValueError:
+        status = -1
+    if not 0 <= status <= U64_MASK:
+        near = get_close_matches(value, STATUS_NAMES.values(), 1, 0.6)
+        hint = f"did you mean {near[0]}?" if near else "expected a status such as TDX_OPERAND_BUSY"
+        raise InputError(f"{text}: answer {value!r}; {hint}")
+    return status
