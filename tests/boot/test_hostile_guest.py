@@ -141,4 +141,6 @@ def test_a_guest_that_never_ends_is_stopped(tmp_path: Path) -> None:
     found = run(tmp_path, INITIALISE, times=0, seconds=3.0)  # 2^32 times
     assert found.ended == "timeout"
     assert any("not at its end" in finding for finding in found.findings)
-    assert found.seconds < 10
+    assert found.seconds < 30
+    assert len(found.stacks) == 1
+    assert found.stacks[0].startswith("CPU 0: ")

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final
 
 from dpamt.boot.guest_memory import GuestMemory
+from dpamt.boot.monitor import Monitor
 from dpamt.boot.stub import BELL_PORT
 from dpamt.errors import Finding, InputError
 
@@ -127,10 +128,13 @@ class Qemu:
         for name in ["serial", "bell", "monitor", *(["gdb"] if self.setup.gdb else [])]:
             self._sockets[name] = self._connect(self._folder / name)
         # The monitor greets when the machine is made: not before that are the memory files there.
-        self._wait_for_greeting()
+        try:
+            self.monitor = Monitor(self._sockets["monitor"])
+        except Finding as error:
+            raise Finding(f"{PROGRAM} does not start: {self.said() or error}") from None
         self.memory = GuestMemory(self._memory_files())
         if not self.setup.stopped:
-            self._let_go()
+            self.monitor.run("cont")
 
     def _connect(self, path: Path) -> socket.socket:
         deadline = monotonic() + _START_SECONDS
@@ -154,21 +158,6 @@ class Qemu:
         share = setup.memory // setup.nodes >> 20 << 20
         sizes = [setup.memory - share * (setup.nodes - 1), *[share] * (setup.nodes - 1)]
         return [(self._folder / f"memory{node}", size) for node, size in enumerate(sizes)]
-
-    def _wait_for_greeting(self) -> None:
-        monitor = self._sockets["monitor"]
-        monitor.settimeout(_START_SECONDS)
-        try:
-            greeting = monitor.recv(4096)
-        except OSError:
-            greeting = b""
-        if not greeting:
-            raise Finding(f"{PROGRAM} does not start: {self.said() or 'no answer'}")
-
-    def _let_go(self) -> None:
-        """The monitor's qmp_capabilities and cont."""
-        monitor = self._sockets["monitor"]
-        monitor.sendall(b'{"execute": "qmp_capabilities"}\n{"execute": "cont"}\n')
 
     def socket(self, name: str) -> socket.socket:
         """The connected socket ``serial``, ``bell`` or ``gdb``."""

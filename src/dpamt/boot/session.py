@@ -134,7 +134,7 @@ class Booted:
     findings: list[str] = field(default_factory=list)
     """What a real machine would have punished, or what was asked for and did not happen."""
     stacks: list[str] = field(default_factory=list)
-    """Where a finding stopped the machine: of each CPU that stood in a SEAMCALL, its stack."""
+    """Where a finding or the time stopped the machine: of each CPU, its stack, innermost first."""
     held: list[int] = field(default_factory=list)
     """By hold rule: how often it held a CPU."""
     told: Told | None = None
@@ -272,6 +272,7 @@ class _Session:
                     f"not at its end after {self._options.timeout:.0f} s; the last line: "
                     f"{self._last_line()!r}"
                 )
+                result.stacks = self._stacks()
             if self._progress is not None and now - told > 0.2:
                 told = now
                 self._progress(self._last_line(), sum(result.counts.values()))
@@ -471,13 +472,33 @@ class _Session:
         return self._image.symbol_at(found[0]) if found else ""
 
     def _stacks(self) -> list[str]:
-        """Of each CPU that waits for an answer: where in the kernel it is."""
+        """Of each CPU, stopped for good: where in the kernel it is."""
+        monitor = self._qemu.monitor
+        try:
+            monitor.run("stop")
+            stopped = monitor.registers()
+        except Finding as error:
+            return [f"where the CPUs stand cannot be told: {error}"]
         told = []
-        for request in self._open.values():
-            found = callers(self._kernel, self._image, request.registers["rsp"], _FRAMES)
-            frames = ", ".join(self._image.symbol_at(address) for address in found)
-            told.append(f"CPU {request.cpu}: {frames or 'stack not readable'}")
+        for cpu, registers in enumerate(stopped):
+            request = self._open.get(cpu)
+            what = "outside the kernel's code"
+            if request is not None:
+                what = self._what(request)
+                registers = request.registers
+            elif self._image.is_text(registers.get("rip", 0)):
+                what = self._image.symbol_at(registers["rip"])
+            found = callers(self._kernel, self._image, registers.get("rsp", 0), _FRAMES)
+            frames = [self._image.symbol_at(address) for address in found]
+            told.append(f"CPU {cpu}: {' < '.join([what, *frames])}")
         return told
+
+    def _what(self, request: Request) -> str:
+        """What a CPU that waits for its answer asks."""
+        if request.site >= RENDEZVOUS_SITE:
+            return "held at a rendezvous"
+        leaf = request.registers["rax"] & RAX_LEAF_MASK
+        return LEAF_NAMES.get(leaf, f"leaf {leaf}")
 
     # The module.
 

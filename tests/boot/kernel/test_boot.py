@@ -168,3 +168,16 @@ def test_a_rendezvous_in_kernel_code(booted: Boot) -> None:
     found = booted(hold=(rule,))
     assert found.held == [1]
     assert found.ended == "reboot"
+
+
+def test_where_each_cpu_stands_when_time_is_up(booted: Boot) -> None:
+    """CPU 0 is held in a SEAMCALL; that, and the functions that led there, are told."""
+    rule = parse_hold("0@TDH.SYS.LP.INIT:until=1:1000", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_HELD_SECONDS", 60.0)
+        found = booted(hold=(rule,), timeout=15.0)
+    assert found.ended == "timeout"
+    assert len(found.stacks) == 2
+    assert found.stacks[0].startswith("CPU 0: TDH.SYS.LP.INIT < ")
+    assert "tdx_cpu_enable" in found.stacks[0]
+    assert found.initialized is None
