@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpamt.boot import stub as stub_module
@@ -144,6 +144,7 @@ def test_files_that_are_no_vmlinux(data: bytes, told: str, tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 900), st.binary(min_size=1, max_size=40))
 def test_a_damaged_vmlinux_is_refused_or_read(at: int, garbage: bytes) -> None:
     """Whatever stands in the file: one line, or an image."""
