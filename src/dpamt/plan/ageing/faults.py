@@ -157,7 +157,7 @@ class FaultPath(CountedPages):
         A single page that is not mapped is not there at all: the two come and go together.
         """
         pages = part.pages
-        if pages is None or not self.plain:
+        if pages is None:
             return 0
         most = part.mapped.find(1, slot, high)
         most = (high if most < 0 else most) - slot
@@ -170,8 +170,9 @@ class FaultPath(CountedPages):
         part.mapped[slot : slot + count] = _ALL[:count]
         part.held += count
         self.counts[run[0] // PAGES_PER_2M] += count
-        pool = vcpu.pamt_cache
-        self.free_pair(pool.pop(), pool.pop())
+        if self.plain:
+            pool = vcpu.pamt_cache
+            self.free_pair(pool.pop(), pool.pop())
         return count
 
     def _fault_fresh(self, td: Td, vcpu: Vcpu, index: int, at_2m: bool) -> None:
