@@ -159,7 +159,7 @@ def test_a_document_that_is_none(
         (("--check", "nosuch.json"), "nosuch.json: "),
         (("merged", "--check", "nosuch.json"), "--check: expected alone"),
         (("--all", "--replay", "nosuch.json"), "--replay: expected alone"),
-        (("--check", "a", "--replay", "b"), "--replay: expected without --check"),
+        (("--check", "a", "--replay", "b"), "--replay, --check, --resume: expected one of them"),
         (("--check", "a", "--html", "b"), "--check: expected without --html"),
         (("--cpus", "2", "--property", "nosuch.py"), "nosuch.py: "),
         (("--cpus", "1", "--json", "--save", "no/such/file"), "no/such/file: "),

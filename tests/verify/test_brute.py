@@ -90,7 +90,7 @@ def compare(design: Design, plain: Setting, setting: Setting, granularity: str) 
     brute.explore()
     search = search_of(setting, judged, granularity)
     found = search.explore()
-    assert found.finished
+    assert not found.stopped
     assert set(found.faults) == brute.broken
     assert answers_of(search) == brute.answers
     assert rests_of(search) == brute.rests

@@ -3,12 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from dpamt.cli.parser import Parser
+from dpamt.cli.verify_options import options_of
 
 if TYPE_CHECKING:
     from dpamt.host.designs.base import Design
     from dpamt.report.progress import Watch
     from dpamt.verify.certificate import Asked, Tried
+    from dpamt.verify.checkpoint import Kept
     from dpamt.verify.counterexample import Counterexample
 
 
@@ -17,8 +18,7 @@ def main(arguments: list[str]) -> int:
     import gc
 
     gc.set_threshold(100_000, 20, 100)  # next to nothing of a search is garbage
-    options = _parser().parse_args(arguments)
-    _check_usage(options)
+    options = options_of(arguments)
     if options.replay:
         return _replay(options)
     if options.check:
@@ -34,9 +34,11 @@ def _verify(options: argparse.Namespace) -> int:
     from dpamt.report.verify_text import designs_text, nearest, suite_text
     from dpamt.verify.certificate import document
 
-    designs = _designs(options)
     results: dict[str, list[Tried]] = {}
+    designs = {} if options.resume else _designs(options)
     with watching() as watch:
+        if options.resume:
+            results = _resumed(options, watch)
         for name, design in designs.items():
             title = name if design.name in results else design.name
             results[title] = _tried(name, design, options, watch)
@@ -98,9 +100,9 @@ def _tried(
 
     if options.regions:
         first = asked("", options.regions, options.granularity or SEAMCALL)
-        tried = [_search(first, design, watch)]
+        tried = [_search(first, design, watch, options)]
         if options.granularity is None and tried[0].verdict.verdict == "holds":
-            tried.append(_search(asked("", (2,), WORDS), design, watch))
+            tried.append(_search(asked("", (2,), WORDS), design, watch, options))
         return tried
     trials = trials_of(design)
     if options.trial is not None:
@@ -108,9 +110,34 @@ def _tried(
         if not trials:
             raise _unknown_trial(options.trial, design)
     return [
-        _search(asked(trial.name, (), options.granularity or trial.granularity), design, watch)
+        _search(
+            asked(trial.name, (), options.granularity or trial.granularity), design, watch, options
+        )
         for trial in trials
     ]
+
+
+def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "dict[str, list[Tried]]":
+    """The search that a file keeps, taken up again."""
+    from dataclasses import replace
+
+    from dpamt.errors import InputError
+    from dpamt.host.designs.load import load_design
+    from dpamt.verify.certificate import asked_of
+    from dpamt.verify.checkpoint import read
+
+    kept = read(options.resume)
+    try:
+        asked = replace(asked_of(kept.head["asked"]), most_states=options.max_states)
+    except (TypeError, KeyError, ValueError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise InputError(
+            f"{options.resume}: asked: {what}; expected what --checkpoint wrote"
+        ) from None
+    design = load_design(asked.design)
+    _check_discipline(design)
+    options.checkpoint = options.checkpoint or options.resume
+    return {design.name: [_search(asked, design, watch, options, kept)]}
 
 
 def _unknown_trial(name: str, design: "Design") -> Exception:
@@ -121,7 +148,14 @@ def _unknown_trial(name: str, design: "Design") -> Exception:
     return InputError(f"--trial {name!r}: expected one of {known}")
 
 
-def _search(asked: "Asked", design: "Design", watch: "Watch | None") -> "Tried":
+def _search(
+    asked: "Asked",
+    design: "Design",
+    watch: "Watch | None",
+    options: argparse.Namespace,
+    kept: "Kept | None" = None,
+) -> "Tried":
+    from dpamt.cli.lasting import lasting
     from dpamt.verify.certificate import Tried, confirm, prepare
     from dpamt.verify.search import Progress
     from dpamt.verify.verdict import verify
@@ -133,7 +167,9 @@ def _search(asked: "Asked", design: "Design", watch: "Watch | None") -> "Tried":
             what = f"{now.states:,} states, depth {now.depth}"
             watch(design.name, trial.name, what, now.states, asked.most_states)
 
-    verdict = verify(trial.make(design), judges, asked.granularity, asked.most_states, told)
+    with lasting(options, asked, kept) as ready:
+        setting = trial.make(design)
+        verdict = verify(setting, judges, asked.granularity, asked.most_states, told, ready)
     return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
 
 
@@ -151,7 +187,7 @@ def _check(options: argparse.Namespace) -> int:
         for asked, trial in trials(kept):
             design = load_design(asked.design)
             _check_discipline(design)
-            said = _search(asked, design, watch).verdict
+            said = _search(asked, design, watch, options).verdict
             wrong = differences(trial, kept["python"], said)
             title = f"{asked.design}, {trial['trial']}: {trial['verdict']}"
             lines.append(f"{title}, {said.states:,} states: {'DIFFERS' if wrong else 'the same'}")
@@ -216,22 +252,6 @@ def _draw(options: argparse.Namespace, found: "Counterexample | None") -> None:
             sys.stderr.write(f"dpamt: {path}: not written, nothing failed\n")
 
 
-def _check_usage(options: argparse.Namespace) -> None:
-    """Options that do not go together."""
-    from dpamt.errors import InputError
-
-    if options.all and options.designs:
-        raise InputError("--all: expected without names of designs, for it takes all of them")
-    for name in ("replay", "check"):
-        given = getattr(options, name)
-        if given and (options.all or options.designs or options.save or options.json):
-            raise InputError(f"--{name}: expected alone, its file says what to do")
-    if options.replay and options.check:
-        raise InputError("--replay: expected without --check")
-    if options.check and (options.html or options.perfetto):
-        raise InputError("--check: expected without --html and --perfetto")
-
-
 def _check_discipline(design: "Design") -> None:
     """A user's design is run step by step: refuse code whose state could not be seen."""
     from pathlib import Path
@@ -250,108 +270,3 @@ def _check_discipline(design: "Design") -> None:
             raise InputError(
                 f"{breach}; expected each step alone in its statement (docs/verify.md)"
             )
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="dpamt verify",
-        description="Run the functions of a design, of the host and of the TDX module through "
-        "every interleaving: what holds, within which bounds, or the shortest way to the "
-        "failure.  Exit code 1 when a property fails or a search could not be finished.",
-    )
-    parser.add_argument(
-        "designs", nargs="*", metavar="DESIGN", help="merged (the default), v6, ... or a file"
-    )
-    parser.add_argument("--all", action="store_true", help="every design that comes with dpamt")
-    parser.add_argument("--trial", metavar="NAME", help="only this trial of the suite")
-    parser.add_argument(
-        "--cpus",
-        "--regions",
-        dest="regions",
-        type=_regions,
-        metavar="N[+N...]",
-        help="instead of the suite: so many CPUs in one 2M region (3), or in several (2+2); each "
-        "does get, AUG, REMOVE, put",
-    )
-    parser.add_argument(
-        "--granularity",
-        choices=("seamcall", "locks", "words"),
-        help="where CPUs are switched in the module: around SEAMCALLs, at its locks too, at every "
-        "shared word",
-    )
-    parser.add_argument(
-        "--pairs",
-        choices=("apart", "crossed", "own"),
-        default="apart",
-        help="with --cpus: where the pages of a pair lie: apart, in the other region, in its own",
-    )
-    parser.add_argument(
-        "--failures",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="with --cpus: allocations that fail, at most, wherever that does harm",
-    )
-    parser.add_argument(
-        "--max-states",
-        type=_states,
-        default=5_000_000,
-        metavar="N",
-        help="stop a search after so many states (5000000)",
-    )
-    parser.add_argument(
-        "--whole", action="store_true", help="counterexamples with the module's steps too"
-    )
-    parser.add_argument(
-        "--property",
-        metavar="FILE",
-        help="properties of your own: a Python file of functions name(view) (docs/verify.md)",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON document (docs/verify.md)")
-    parser.add_argument("--save", metavar="FILE", help="keep the verdict, as a certificate")
-    parser.add_argument(
-        "--check", metavar="FILE", help="ask again what a certificate says; 0 when it is the same"
-    )
-    parser.add_argument(
-        "--replay",
-        metavar="FILE",
-        help="run the counterexamples that --save or --json wrote again, each CPU a thread; 1 when "
-        "one fails again",
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", help="the nearest counterexample as a page with a time slider"
-    )
-    parser.add_argument(
-        "--perfetto", metavar="FILE", help="the same as a trace for ui.perfetto.dev"
-    )
-    return parser
-
-
-def _regions(text: str) -> tuple[int, ...]:
-    cpus = tuple(int(part) for part in text.split("+"))
-    if not all(1 <= n <= 16 for n in cpus) or sum(cpus) > 16 or len(cpus) > 4:
-        raise ValueError(text)
-    return cpus
-
-
-_regions.__name__ = "CPUs (1 to 16 in all, in at most 4 regions)"
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 4:
-        raise ValueError(text)
-    return number
-
-
-_count.__name__ = "number of failures (0 to 4)"
-
-
-def _states(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1 << 32:
-        raise ValueError(text)
-    return number
-
-
-_states.__name__ = "number of states (from 1)"

@@ -90,8 +90,9 @@ def _suite(design: str, tried: Sequence[Tried], whole: bool) -> Iterator[str]:
             "",
         )
     yield ""
-    if any(one.verdict.verdict == "not finished" for one in tried):
-        yield "NOT FINISHED: a search was stopped at its bound (--max-states)."
+    for one in tried:
+        if one.verdict.stopped:
+            yield from _wrapped(f"NOT FINISHED, {one.trial.name}: {one.verdict.stopped}.", "")
     if shown:
         broken = sorted(found.broken for _, found, _ in shown)
         yield from _wrapped("FAILS: " + ", ".join(broken) + ".", "")

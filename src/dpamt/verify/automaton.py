@@ -157,6 +157,10 @@ class Automaton:
             known = edges[result] = self._run((*self.nodes[node].history, result))
         return known
 
+    def reach(self, history: tuple[Any, ...]) -> int:
+        """The node that a history leads to, learned if it is not known."""
+        return self._run(history)[0]
+
     def _run(self, history: tuple[Any, ...]) -> tuple[int, Events]:
         recorder = self._recorder
         body = self._start()

@@ -152,7 +152,7 @@ def read(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: format: expected {FORMAT}, as --save writes it")
     try:
         for _, trial in trials(found):
-            _asked(trial["asked"])
+            asked_of(trial["asked"])
             for name in (*COMPARED, "code"):
                 trial[name]
             for one in trial["counterexamples"]:
@@ -169,10 +169,11 @@ def trials(kept: Mapping[str, Any]) -> Iterator[tuple[Asked, dict[str, Any]]]:
     """What was asked, and what was said, trial by trial."""
     for design in kept["designs"]:
         for trial in design["trials"]:
-            yield _asked(trial["asked"]), trial
+            yield asked_of(trial["asked"]), trial
 
 
-def _asked(kept: Mapping[str, Any]) -> Asked:
+def asked_of(kept: Mapping[str, Any]) -> Asked:
+    """What was asked, from its plain values.  Raises TypeError, KeyError or ValueError."""
     names = {field.name for field in fields(Asked)}
     asked = Asked(**{**{name: kept[name] for name in names}, "cpus": tuple(kept["cpus"])})
     if asked.granularity not in GRANULARITIES or asked.pairs not in PLACEMENTS:

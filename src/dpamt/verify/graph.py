@@ -24,6 +24,8 @@ class Graph:
         self.first_edges = array("q")
         """By expanded state: where its edges begin in ``targets``."""
         self.targets = array("I")
+        self.level_end = 1
+        """States from here on are of the next depth: those below are expanded first."""
         self.ends = array("I")
         """States from which nothing follows, or something after which nothing can."""
 

@@ -6,39 +6,21 @@ are interchangeable.  It is kept packed; with it, from where and by which thread
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
 from typing import Final, NamedTuple
 
-from dpamt.sync.observed import WAITS
 from dpamt.verify.automaton import Automaton
 from dpamt.verify.blocks import Block, Engine
 from dpamt.verify.graph import Graph
-from dpamt.verify.properties import LIVELOCK, Property
+from dpamt.verify.judging import BOUND, FAILS, HOLDS, Fault, Found, Judge
+from dpamt.verify.memory import resident_bytes
+from dpamt.verify.properties import Property
 from dpamt.verify.setting import Setting
 from dpamt.verify.state import Knowledge, Restart
 
-WARM_UP_WALKS: Final = 40
+WARM_UP_WALKS: Final = 12
 """Random schedules before the search, so that it knows which words are changed and by whom."""
-
-HOLDS: Final = "holds"
-FAILS: Final = "fails"
-BOUND: Final = "not finished"
-
-
-class Fault(NamedTuple):
-    """The nearest failure of a property: the state before it, and the thread and way that fail it.
-
-    ``thread`` is -1 where the state itself is the failure.
-    """
-
-    property: str
-    text: str
-    state: int
-    thread: int
-    way: int
-    depth: int
 
 
 class Progress(NamedTuple):
@@ -48,31 +30,6 @@ class Progress(NamedTuple):
     transitions: int
     depth: int
     waiting: int
-
-
-@dataclass(slots=True)
-class Found:
-    """What a search has found."""
-
-    verdict: str
-    finished: bool = True
-    states: int = 0
-    transitions: int = 0
-    depth: int = 0
-    ends: int = 0
-    seconds: float = 0.0
-    restarts: int = 0
-    faults: dict[str, Fault] = field(default_factory=dict)
-
-
-class _Judged(NamedTuple):
-    """What properties say of a block's events; the block is kept, so that its id stays its own."""
-
-    block: Block
-    dead: bool
-    """Whether nothing can go on after it."""
-    wrong: tuple[tuple[str, str], ...]
-    """Name of each property that fails, and how."""
 
 
 class Search:
@@ -95,11 +52,18 @@ class Search:
         self.most_states = most_states
         self.progress = progress
         self.knowledge = knowledge if knowledge is not None else Knowledge()
+        self.most_memory = 0
+        """Bytes that the process may hold; 0: as many as there are."""
+        self.keep: Callable[[Search, Found], None] | None = None
+        """Keeps the search as it stands; called now and then between two states."""
+        self.interrupted = False
         self.restarts = 0
         self._next_report = monotonic() + 0.2
-        self._begin()
+        self.begin(self.knowledge)
 
-    def _begin(self) -> None:
+    def begin(self, knowledge: Knowledge) -> None:
+        """Forget every state; only what is known of the words stays."""
+        self.knowledge = knowledge
         self.engine = Engine(self.setting, self.automata, self.knowledge, self.granularity)
         self.threads = sum(kind.count for kind in self.setting.classes)
         self._bounds = []
@@ -111,9 +75,7 @@ class Search:
         self.packing = struct.Struct(
             f"{self.capacity + self.threads}{'I' if self.knowledge.wide else 'H'}"
         )
-        self._judged: dict[int, _Judged] = {}
-        self._rests: dict[tuple[int, ...], list[str]] = {}
-        self._always: dict[tuple[int, ...], list[str]] = {}
+        self.judge = Judge(self)
         self._interrupts = [
             (position, self._bounds[kind.interrupts][0])
             for (position, _), kind in zip(self._bounds, self.setting.classes, strict=True)
@@ -201,17 +163,26 @@ class Search:
 
     # The whole.
 
-    def explore(self) -> Found:
-        """Search until all is seen or ``most_states`` are; begins anew as often as it must."""
-        began = monotonic()
+    def explore(self, so_far: Found | None = None) -> Found:
+        """Search until all is seen or a bound is reached; begins anew as often as it must.
+
+        ``so_far`` is what was found before, when the search goes on from where it was kept.
+        """
+        began = monotonic() - (so_far.seconds if so_far is not None else 0.0)
         while True:
             try:
-                self._warm_up()
-                found = self._search()
+                if so_far is None:
+                    self._warm_up()
+                    found = self._first()
+                else:
+                    found = so_far
+                self._began = began
+                self._search(found)
             except (Restart, struct.error) as why:
                 self.knowledge.wide |= isinstance(why, struct.error)
                 self.restarts += 1
-                self._begin()
+                so_far = None
+                self.begin(self.knowledge)
                 continue
             found.seconds = monotonic() - began
             found.restarts = self.restarts
@@ -231,34 +202,47 @@ class Search:
                 walks += 1
             except Restart:
                 self.restarts += 1
-                self._begin()
+                self.begin(self.knowledge)
 
-    def _search(self) -> Found:
+    def _first(self) -> Found:
+        """What there is before anything is searched."""
         found = Found(HOLDS)
         first = self.first_state()
         self.graph = Graph(self.packing.pack(*first))
-        self._judge_state(first, 0, 0, found)
-        frontier = list(self.graph.numbers)
-        while frontier and found.finished:
-            frontier = self._level(frontier, found)
-            found.depth += bool(frontier)
-        found.states = len(self.graph.numbers)
-        found.ends = len(set(self.graph.ends))
-        if not found.finished:
-            found.verdict = BOUND
-        else:
-            self._judge_endless(found)
-        if found.faults:
-            found.verdict = FAILS
+        self.judge.state(first, 0, 0, found)
         return found
 
-    def _level(self, frontier: list[bytes], found: Found) -> list[bytes]:
-        """Expand states of one depth; those found anew."""
-        graph, unpack, moves, judged = self.graph, self.packing.unpack, self.moves, self._judged
+    def _search(self, found: Found) -> None:
+        graph = self.graph
+        keys = list(graph.numbers)
+        frontier, coming = keys[graph.expanded : graph.level_end], keys[graph.level_end :]
+        del keys
+        while frontier or coming:
+            self._level(frontier, coming, found)
+            if found.stopped:
+                break
+            graph.level_end = len(graph.numbers)
+            frontier, coming = coming, []
+            found.depth += bool(frontier)
+        found.states = len(graph.numbers)
+        found.ends = len(set(graph.ends))
+        if found.stopped:
+            found.verdict = BOUND
+            found.seconds = monotonic() - self._began
+            if self.keep is not None:
+                self.keep(self, found)
+        else:
+            self.judge.endless(graph, found)
+        if found.faults:
+            found.verdict = FAILS
+
+    def _level(self, frontier: list[bytes], coming: list[bytes], found: Found) -> None:
+        """Expand the states of one depth; those found anew are ``coming``."""
+        graph, unpack, moves = self.graph, self.packing.unpack, self.moves
+        judged = self.judge.judged
         numbers, parents, targets = graph.numbers, graph.parents, graph.targets
         number_of, come_from, move_by = numbers.get, parents.append, graph.moves.append
         watched = bool(self.setting.always_arrays)
-        coming: list[bytes] = []
         here = graph.expanded
         for packed in frontier:
             state = unpack(packed)
@@ -267,12 +251,12 @@ class Search:
             found.transitions += len(after)
             if not after:
                 graph.ends.append(here)
-                self._judge_end(state, here, found)
+                self.judge.end(state, here, found)
             for position, way, key, block in after:
                 if block.events:
-                    said = judged.get(id(block)) or self._judge_events(block)
+                    said = judged.get(id(block)) or self.judge.events(block)
                     if said.wrong:
-                        self._note(said, here, position, way, found)
+                        self.judge.note(said, here, position, way, found)
                     if said.dead:
                         graph.ends.append(here)
                         continue
@@ -283,113 +267,38 @@ class Search:
                     move_by(position << 8 | way)
                     coming.append(key)
                     if watched:
-                        self._judge_state(unpack(key), number, found.depth + 1, found)
+                        self.judge.state(unpack(key), number, found.depth + 1, found)
                 targets.append(number)
             here += 1
             if len(numbers) > self.most_states:
-                found.finished = False
+                found.stopped = f"more than {self.most_states:,} states (--max-states)"
+            elif here & 63 == 0:
+                self._pause(found, len(coming))
+            if found.stopped:
                 break
-            if here & 63 == 0:
-                self._report(found, len(coming))
-        return coming
 
-    def _report(self, found: Found, waiting: int) -> None:
-        """Tell now and then how far the search is."""
+    def _pause(self, found: Found, waiting: int) -> None:
+        """Now and then: report, keep what there is, see whether to stop."""
+        if self.interrupted:
+            found.stopped = "interrupted"
         now = monotonic()
-        if self.progress is not None and now > self._next_report:
-            self._next_report = now + 0.2
+        if now < self._next_report:
+            return
+        self._next_report = now + 0.2
+        if self.most_memory and resident_bytes() > self.most_memory:
+            found.stopped = f"more than {self.most_memory >> 20:,} MiB of memory (--max-memory)"
+        if self.keep is not None and not found.stopped:
+            found.seconds = now - self._began
+            self.keep(self, found)
+        if self.progress is not None:
             states = len(self.graph.numbers)
             self.progress(Progress(states, found.transitions, found.depth, waiting))
-
-    def _judge_endless(self, found: Found) -> None:
-        """Every state must lead to an end (or to a fault): else threads go round for ever."""
-        stuck = self.graph.stuck()
-        if stuck >= 0:
-            text = "from here on no way leads to the end of every thread"
-            depth = len(self.graph.way_to(stuck))
-            found.faults[LIVELOCK] = Fault(LIVELOCK, text, stuck, -1, 0, depth)
-
-    def _judge_events(self, block: Block) -> "_Judged":
-        """Ask the properties about a block's events, once."""
-        dead = any(event.kind in ("raised", "misuse") for event in block.events)
-        wrong = {}
-        for event in block.events:
-            for judge in self.properties:
-                if judge.of_event is not None and judge.name not in wrong:
-                    text = judge.of_event(event)
-                    if text:
-                        wrong[judge.name] = text
-        said = self._judged[id(block)] = _Judged(block, dead, tuple(wrong.items()))
-        return said
-
-    def _note(self, said: "_Judged", here: int, position: int, way: int, found: Found) -> None:
-        for name, text in said.wrong:
-            if name not in found.faults:
-                depth = found.depth + 1
-                found.faults[name] = Fault(name, text, here, position, way, depth)
-
-    def _judge_end(self, state: tuple[int, ...], here: int, found: Found) -> None:
-        """Nobody can go on: all have ended, or they wait for each other."""
-        waiting = [
-            n for n in range(self.threads) if not self.engine.ended[state[self.capacity + n]]
-        ]
-        for judge in self.properties:
-            if judge.name in found.faults:
-                continue
-            text = ""
-            if waiting and judge.of_deadlock is not None:
-                text = judge.of_deadlock([self._standing(state, n) for n in waiting])
-            elif not waiting and judge.of_rest is not None:
-                text = "; ".join(line for line in self._at_rest(state) if judge.of_rest(line))
-            if text:
-                found.faults[judge.name] = Fault(judge.name, text, here, -1, 0, found.depth)
-
-    def _standing(self, state: tuple[int, ...], position: int) -> str:
-        """Where a thread stands for ever: what it waits for, or that it is interrupted."""
-        local = self.engine.locals[state[self.capacity + position]]
-        node = self.engine.node_of(local)
-        step = node.step
-        assert step is not None
-        function = next(
-            (site.function for site in reversed(node.sites) if "<locals>" not in site.function), ""
-        )
-        held = ", ".join(lock.array for lock, _ in local.held)
-        holding = f", holding {held}" if held else ""
-        if step.method in WAITS:
-            return f"CPU{position} waits for {step.address.array} in {function}{holding}"
-        return f"CPU{position} is interrupted in {function}{holding}"
-
-    def _at_rest(self, state: tuple[int, ...]) -> list[str]:
-        known = self._rests.get(state)
-        if known is None:
-            self.put_back(state)
-            known = self._rests[state] = self.setting.at_rest()
-            self.put_back(self.first_state())
-        return known
-
-    def _judge_state(self, state: tuple[int, ...], number: int, depth: int, found: Found) -> None:
-        arrays = self.setting.always_arrays
-        if not arrays:
-            return
-        seen = state  # of all arrays: words that one thread alone touches are with the thread
-        if "" not in arrays:
-            seen = tuple(
-                state[n] if slot.address.array.startswith(arrays) else 0
-                for n, slot in enumerate(self.engine.words.shared)
-            )
-        if seen in self._always:
-            return
-        self.put_back(state)
-        lines = self._always[seen] = self.setting.always()
-        self.put_back(self.first_state())
-        for judge in self.properties:
-            if judge.of_state is not None and judge.name not in found.faults:
-                text = "; ".join(line for line in lines if judge.of_state(line))
-                if text:
-                    found.faults[judge.name] = Fault(judge.name, text, number, -1, 0, depth)
 
     def put_back(self, state: tuple[int, ...]) -> None:
         """Give the machine's words the values of a state."""
         from dpamt.verify.restore import restore  # after Search: it reads its tables
 
         restore(self, state)
+
+
+__all__ = ["BOUND", "FAILS", "HOLDS", "Fault", "Found", "Progress", "Search"]

@@ -6,7 +6,7 @@ state already found, and slots can be handed out during the search.  What only o
 touch is kept with the thread: a *local* is (class, node, values of its own words).
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -163,6 +163,14 @@ class Words:
         slots.append(Slot(address, [start], {start: 0}))
         self._places[address] = owner, len(slots) - 1
         return self._places[address]
+
+    def put_slot(self, owner: int, address: Address, values: Sequence[Hashable]) -> None:
+        """Give a word the next slot of its owner, with the values that were seen."""
+        slots = self.shared if owner == SHARED_BY_ALL else self.own[owner]
+        slots.append(
+            Slot(address, list(values), {value: number for number, value in enumerate(values)})
+        )
+        self._places[address] = owner, len(slots) - 1
 
     def is_varying(self, address: Address) -> bool:
         """Whether somebody changes the word, as far as is known."""

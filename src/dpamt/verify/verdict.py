@@ -34,6 +34,8 @@ class Verdict:
     seconds: float
     code: str
     """SHA-256 of the functions that the threads ran through: whether the code is the same."""
+    stopped: str = ""
+    """Why the search is not finished, and what it has seen; empty: it is finished."""
     bounds: dict[str, str] = field(default_factory=dict)
     counterexamples: tuple[Counterexample, ...] = ()
 
@@ -51,6 +53,7 @@ class Verdict:
             "nodes": self.nodes,
             "seconds": round(self.seconds, 3),
             "code": self.code,
+            "stopped": self.stopped,
             "bounds": self.bounds,
             "counterexamples": [found.as_json() for found in self.counterexamples],
         }
@@ -62,14 +65,16 @@ def verify(
     granularity: str = SEAMCALL,
     most_states: int = MOST_STATES,
     progress: Callable[[Progress], None] | None = None,
+    ready: Callable[[Search], Found | None] | None = None,
 ) -> Verdict:
     """Search every interleaving of the setting's threads; at most ``most_states`` states.
 
     A property that fails has its nearest counterexample; one that did not fail in a search that was
-    not finished is ``not finished`` too.
+    not finished is ``not finished`` too.  ``ready`` is called with the search before it begins; it
+    may take up a search that was kept, and returns what that had found.
     """
     search = search_of(setting, properties, granularity, most_states, progress)
-    found = search.explore()
+    found = search.explore(ready(search) if ready is not None else None)
     return verdict_of(search, found)
 
 
@@ -91,7 +96,7 @@ def search_of(
 def verdict_of(search: Search, found: Found) -> Verdict:
     """What a finished search says."""
     verdicts = {
-        judge.name: FAILS if judge.name in found.faults else (HOLDS if found.finished else BOUND)
+        judge.name: FAILS if judge.name in found.faults else (BOUND if found.stopped else HOLDS)
         for judge in search.properties
     }
     return Verdict(
@@ -106,8 +111,18 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         sum(len(automaton.nodes) for automaton in search.automata),
         found.seconds,
         code_hash(search.automata),
+        _covered(found),
         dict(search.setting.bounds),
         tuple(counterexample(search, fault) for fault in found.faults.values()),
+    )
+
+
+def _covered(found: Found) -> str:
+    if not found.stopped:
+        return ""
+    return (
+        f"{found.stopped}: {found.states:,} states seen, every one that {found.depth:,} moves of "
+        f"a CPU lead to, and some of those that {found.depth + 1:,} lead to"
     )
 
 

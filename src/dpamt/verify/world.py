@@ -166,7 +166,9 @@ class World:
             ObservedAllocator,
             PoolAllocator,
         )
-        self.places = Places((self.module.ready_handlers, self.module.live_headers), fixed)
+        module = self.module  # its regions are made when they are first asked for: no state
+        same = (module.ready_handlers, module.live_headers, module.pamt.regions)
+        self.places = Places(same, fixed)
         self.recorder = Recorder(self.places)
         self.kernel.log = ObservedLog(self.recorder, self.shared)
         error = tdx_enable(self.kernel)

@@ -1,0 +1,71 @@
+"""`dpamt verify` for long searches: kept in a file now and then, stopped by Ctrl-C, bounded."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from dpamt.verify.certificate import Asked
+    from dpamt.verify.checkpoint import Kept
+    from dpamt.verify.judging import Found
+    from dpamt.verify.search import Search
+
+EVERY_SECONDS: Final = 60.0
+
+
+@contextmanager
+def lasting(
+    options: argparse.Namespace, asked: "Asked", kept: "Kept | None"
+) -> "Iterator[Callable[[Search], Found | None]]":
+    """What is done with a search before it begins; see :func:`dpamt.verify.verdict.verify`."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def ready(search: "Search") -> "Found | None":
+        search.most_memory = options.max_memory
+        if options.checkpoint:
+            _keep(options.checkpoint, search, asked)
+        if kept is None:
+            return None
+        from dpamt.verify.checkpoint import take_up
+
+        return take_up(kept, search)
+
+    try:
+        yield ready
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _keep(path: str, search: "Search", asked: "Asked") -> None:
+    """Write the file every so often and when the search is stopped; the first Ctrl-C stops it."""
+    from dataclasses import asdict
+
+    from dpamt.verify.checkpoint import keep
+
+    question = asdict(asked)
+    last = monotonic()
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: "FrameType | None") -> None:
+        search.interrupted = True
+        signal.signal(signal.SIGINT, before)  # the second one is as always
+
+    def write(search: "Search", found: "Found") -> None:
+        nonlocal last
+        if not found.stopped and monotonic() - last < EVERY_SECONDS:
+            return
+        keep(path, question, search, found)
+        last = monotonic()
+        if found.stopped:
+            sys.stderr.write(
+                f"dpamt: {found.stopped}; dpamt verify --resume {path} goes on from there\n"
+            )
+
+    search.keep = write
+    signal.signal(signal.SIGINT, interrupt)

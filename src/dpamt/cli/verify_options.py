@@ -1,0 +1,171 @@
+"""The options of `dpamt verify`: what may be asked, and what does not go together."""
+
+import argparse
+
+from dpamt.cli.parser import Parser
+
+
+def options_of(arguments: list[str]) -> argparse.Namespace:
+    """The options, checked; leaves with one line for those that are wrong."""
+    options = _parser().parse_args(arguments)
+    _check_usage(options)
+    return options
+
+
+def _check_usage(options: argparse.Namespace) -> None:
+    """Options that do not go together."""
+    from dpamt.errors import InputError
+
+    if options.all and options.designs:
+        raise InputError("--all: expected without names of designs, for it takes all of them")
+    for name in ("replay", "check", "resume"):
+        given = getattr(options, name)
+        writes = name != "resume" and (options.save or options.json)
+        if given and (options.all or options.designs or options.regions or writes):
+            raise InputError(f"--{name}: expected alone, its file says what to do")
+    if bool(options.replay) + bool(options.check) + bool(options.resume) > 1:
+        raise InputError("--replay, --check, --resume: expected one of them")
+    if options.checkpoint and not options.resume and not _is_one_search(options):
+        raise InputError(
+            "--checkpoint: expected with one search: one design, and --trial, or --cpus and "
+            "--granularity"
+        )
+    if options.check and (options.html or options.perfetto):
+        raise InputError("--check: expected without --html and --perfetto")
+
+
+def _is_one_search(options: argparse.Namespace) -> bool:
+    one = options.trial is not None or (options.regions and options.granularity)
+    return bool(one) and not options.all and len(options.designs) <= 1
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="dpamt verify",
+        description="Run the functions of a design, of the host and of the TDX module through "
+        "every interleaving: what holds, within which bounds, or the shortest way to the "
+        "failure.  Exit code 1 when a property fails or a search could not be finished.",
+    )
+    parser.add_argument(
+        "designs", nargs="*", metavar="DESIGN", help="merged (the default), v6, ... or a file"
+    )
+    parser.add_argument("--all", action="store_true", help="every design that comes with dpamt")
+    parser.add_argument("--trial", metavar="NAME", help="only this trial of the suite")
+    parser.add_argument(
+        "--cpus",
+        "--regions",
+        dest="regions",
+        type=_regions,
+        metavar="N[+N...]",
+        help="instead of the suite: so many CPUs in one 2M region (3), or in several (2+2); each "
+        "does get, AUG, REMOVE, put",
+    )
+    parser.add_argument(
+        "--granularity",
+        choices=("seamcall", "locks", "words"),
+        help="where CPUs are switched in the module: around SEAMCALLs, at its locks too, at every "
+        "shared word",
+    )
+    parser.add_argument(
+        "--pairs",
+        choices=("apart", "crossed", "own"),
+        default="apart",
+        help="with --cpus: where the pages of a pair lie: apart, in the other region, in its own",
+    )
+    parser.add_argument(
+        "--failures",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="with --cpus: allocations that fail, at most, wherever that does harm",
+    )
+    parser.add_argument(
+        "--max-states",
+        type=_states,
+        default=5_000_000,
+        metavar="N",
+        help="stop a search after so many states (5000000)",
+    )
+    parser.add_argument(
+        "--max-memory",
+        type=_memory,
+        default=0,
+        metavar="SIZE",
+        help="stop a search when dpamt holds so much memory (4GiB)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep one search in a file: every minute, on Ctrl-C, at --max-states, --max-memory",
+    )
+    parser.add_argument("--resume", metavar="FILE", help="go on with the search in such a file")
+    parser.add_argument(
+        "--whole", action="store_true", help="counterexamples with the module's steps too"
+    )
+    parser.add_argument(
+        "--property",
+        metavar="FILE",
+        help="properties of your own: a Python file of functions name(view) (docs/verify.md)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document (docs/verify.md)")
+    parser.add_argument("--save", metavar="FILE", help="keep the verdict, as a certificate")
+    parser.add_argument(
+        "--check", metavar="FILE", help="ask again what a certificate says; 0 when it is the same"
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="run the counterexamples that --save or --json wrote again, each CPU a thread; 1 when "
+        "one fails again",
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="the nearest counterexample as a page with a time slider"
+    )
+    parser.add_argument(
+        "--perfetto", metavar="FILE", help="the same as a trace for ui.perfetto.dev"
+    )
+    return parser
+
+
+def _regions(text: str) -> tuple[int, ...]:
+    cpus = tuple(int(part) for part in text.split("+"))
+    if not all(1 <= n <= 16 for n in cpus) or sum(cpus) > 16 or len(cpus) > 4:
+        raise ValueError(text)
+    return cpus
+
+
+_regions.__name__ = "CPUs (1 to 16 in all, in at most 4 regions)"
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 4:
+        raise ValueError(text)
+    return number
+
+
+_count.__name__ = "number of failures (0 to 4)"
+
+
+def _memory(text: str) -> int:
+    number, unit = text[:-3], text[-3:]
+    shift = {"MiB": 20, "GiB": 30, "TiB": 40}.get(unit)
+    if shift is None:
+        raise ValueError(text)
+    found = int(number) << shift
+    if not 1 << 20 <= found <= 1 << 50:
+        raise ValueError(text)
+    return found
+
+
+_memory.__name__ = "size (such as 512MiB or 4GiB)"
+
+
+def _states(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1 << 32:
+        raise ValueError(text)
+    return number
+
+
+_states.__name__ = "number of states (from 1)"
