@@ -85,6 +85,68 @@ def test_a_design_that_hides_a_step(capsys: pytest.CaptureFixture[str], tmp_path
     assert "in the middle of an expression" in err
 
 
+STORE = "        refcount.store(count + 1)\n"
+
+
+@pytest.mark.parametrize(
+    ("instead", "told"),
+    [
+        ('        refcount.store("1" + 1)\n', "tdx_pamt_get: TypeError: can only concatenate"),
+        ("        assert kernel is None\n", "tdx_pamt_get: AssertionError; expected a design"),
+        ("        kernel.nosuch.add(1)\n", "tdx_pamt_get: AttributeError: "),
+        ("        kernel.mine = 1\n", "kernel.mine is changed, and is no word"),
+        ("        mine = kernel\n        mine.pamt.n = 1\n", "mine.pamt.n is changed, and"),
+        ("        kernel.cpus.pop()\n", "kernel.cpus is changed, and is no word"),
+        ('        setattr(kernel, "n", 1)\n', "kernel is changed, and is no word"),
+        ("        helper(kernel)\n" + STORE, "kernel.hidden is changed while other CPUs run"),
+        ("        held = iter([1])\n" + STORE + "        next(held)\n", "cannot be shown"),
+    ],
+)
+def test_what_goes_wrong_in_a_design_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, instead: str, told: str
+) -> None:
+    assert MERGED.count(STORE) == 1
+    text = MERGED.replace(STORE, instead) + "\n\ndef helper(k):\n    k.hidden = 1\n"
+    file = tmp_path / "mine.py"
+    file.write_text(text, encoding="utf-8")
+    code, out, err = verify(capsys, str(file), "--cpus", "2")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    line = next(
+        n
+        for n, line in enumerate(text.splitlines(), 1)
+        if line in (instead.splitlines()[0], instead.splitlines()[-1], "    k.hidden = 1")
+    )
+    lines = [line, line + 1, text[: text.index("k.hidden")].count("\n") + 1]
+    assert any(f"dpamt: {file}:{n}: " in err for n in lines)
+    assert told in err
+
+
+def test_a_design_that_one_cpu_alone_breaks_is_a_finding(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(MERGED.replace(STORE, "        pass\n"), encoding="utf-8")
+    code, out, err = verify(capsys, str(file), "--cpus", "2")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"dpamt: design {file}: no TD can be made, one CPU alone: WARNING: PAMT")
+    assert err.count("\n") == 1
+
+
+def test_what_goes_wrong_in_a_design_that_runs_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    text = MERGED.replace(STORE, '        refcount.store("1" + 1)\n')
+    file.write_text(text, encoding="utf-8")
+    code = main(["run", "--memory", "8GiB", "--design", str(file)])
+    err = capsys.readouterr().err
+    line = text[: text.index('"1" + 1')].count("\n") + 1
+    assert code == 2
+    assert err.startswith(f"dpamt: {file}:{line}: tdx_pamt_get: TypeError: ")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

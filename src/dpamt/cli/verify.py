@@ -259,6 +259,7 @@ def _check_discipline(design: "Design") -> None:
     import dpamt
     from dpamt.errors import InputError
     from dpamt.sync.discipline import check_files
+    from dpamt.sync.plain_state import plain_changes
 
     path = Path(design.source)
     if path.suffix != ".py":
@@ -270,3 +271,5 @@ def _check_discipline(design: "Design") -> None:
             raise InputError(
                 f"{breach}; expected each step alone in its statement (docs/verify.md)"
             )
+    for breach in plain_changes(path):
+        raise InputError(f"{breach}; expected words and locks of kernel.pamt (docs/verify.md)")

@@ -17,7 +17,7 @@ from types import (
 )
 from typing import Any, Final, NamedTuple
 
-from dpamt.errors import ModelError
+from dpamt.errors import DpamtError, InputError, ModelError
 from dpamt.sync.entry_pages import EntryPage, EntryPages
 from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
 from dpamt.sync.kernel_locks import RwLock, RwLocks, SpinLock, SpinLocks
@@ -94,7 +94,10 @@ class Places:
             code = current.f_code
             names = liveness_of(code).after(current.f_lasti)
             here = current.f_locals if names else {}
-            shown = tuple([show(here[name]) if name in here else None for name in names])
+            try:
+                shown = tuple([show(here[name]) if name in here else None for name in names])
+            except ModelError as error:
+                raise _of_whom(current, error) from None
             keys.append((code, current.f_lasti, shown))
             line = current.f_lineno or 0
             sites.append(CallSite(code.co_qualname, code.co_filename, line))
@@ -213,6 +216,16 @@ class Places:
                 f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
             )
         return (kind, *fields)
+
+
+def _of_whom(frame: FrameType, error: ModelError) -> DpamtError:
+    """Ours, or that of the user whose function holds it."""
+    if frame.f_globals.get("__name__", "").startswith("dpamt."):
+        return error
+    return InputError(
+        f"{frame.f_code.co_filename}:{frame.f_lineno}: {error}; expected numbers, tuples, lists "
+        "and words (docs/verify.md)"
+    )
 
 
 def _slots(base: type) -> list[str]:

@@ -4,12 +4,13 @@ One 1 GiB TDMR without holes, Dynamic PAMT on.  Every word is observed; while no
 is as in a plain run, so the machine is brought to where the threads begin by running it.
 """
 
+import sys
 from collections.abc import Hashable, Iterable
 from threading import local
 from typing import Final
 
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
-from dpamt.errors import ModelError
+from dpamt.errors import Finding, InputError, ModelError
 from dpamt.host.core.audit import audit
 from dpamt.host.core.control_pages import tdx_alloc_page
 from dpamt.host.core.init import tdx_enable
@@ -72,6 +73,21 @@ class ObservedLog(KernelLog):
         """WARN_ONCE(): under observation each is told, whoever comes first."""
         if not self._told("warn", text):
             super().warn_once(place, text)
+
+
+class ObservedKernel(Kernel):
+    """The kernel, whose plain attributes no thread may change: they are no words."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set it; raises InputError, naming the line, when a thread does."""
+        shared = self.__dict__.get("shared")
+        if isinstance(shared, ObservedShared) and shared.watch.observer is not None:
+            frame = sys._getframe(1)
+            raise InputError(
+                f"{frame.f_code.co_filename}:{frame.f_lineno}: kernel.{name} is changed while "
+                "other CPUs run; expected a word or lock of kernel.pamt (docs/verify.md)"
+            )
+        super().__setattr__(name, value)
 
 
 class ObservedAllocator:
@@ -138,7 +154,7 @@ class World:
         self.memory = PhysicalMemory()
         self.allocator = PageAllocator(machine)
         self.module = TdxModule(self.memory, machine, "2.0.18", self.shared)
-        self.kernel = Kernel(
+        self.kernel = ObservedKernel(
             machine,
             self.allocator,
             self.memory,
@@ -182,7 +198,8 @@ class World:
         vm = Vm(self.kernel, memory_bytes)
         error = tdx_td_init(vm, self.kernel.cpus[0])
         if error:
-            raise ModelError(f"the verifier's TD cannot be made: {self.kernel.log.lines}")
+            told = self.kernel.log.lines[-1]
+            raise Finding(f"design {self.design.source}: no TD can be made, one CPU alone: {told}")
         self.vms.append(vm)
         return vm
 

@@ -4,11 +4,12 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from dpamt.errors import InputError
+from dpamt.errors import DpamtError, InputError
 from dpamt.host.core import demote, refcounts
 from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
 
@@ -60,6 +61,12 @@ def load_design(name_or_path: str) -> Design:
             f"design {name_or_path!r}: expected one of {', '.join(SHIPPED)}, or a Python file"
         )
     design = _design_of(_import(path), path.stem, str(path))
+    hooks: dict[str, Any] = {
+        name: _guarded(getattr(design, name), str(path))
+        for name in (*_REQUIRED, *_OPTIONAL, *_HOOKS)
+        if getattr(design, name) is not None
+    }
+    design = replace(design, **hooks)
     return replace(
         design,
         tdx_pamt_get=_returning_errno(design.tdx_pamt_get, design.source),
@@ -157,6 +164,25 @@ def _function(
     return function
 
 
+def _guarded(function: Callable[..., Any], source: str) -> Callable[..., Any]:
+    """The user's function; what is raised in it is told in one line, with its line."""
+    if function.__module__.startswith("dpamt."):
+        return function
+
+    @wraps(function)
+    def guarded(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except DpamtError:
+            raise
+        except Exception as error:
+            line = _line_in(Path(source), error)
+            what = f"{function.__name__}: {error_text(error)}"
+            raise InputError(f"{source}:{line}: {what}; expected a design that runs") from None
+
+    return guarded
+
+
 def _returning_errno(function: Callable[..., Any], source: str) -> Callable[..., int]:
     """The user's function, refused when it returns anything but 0 or a negative errno.
 
@@ -164,7 +190,7 @@ def _returning_errno(function: Callable[..., Any], source: str) -> Callable[...,
     """
     if function.__module__.startswith("dpamt."):
         return function
-    name, line = function.__name__, function.__code__.co_firstlineno
+    name, line = function.__name__, inspect.unwrap(function).__code__.co_firstlineno
 
     def checked(*arguments: Any) -> int:
         error = function(*arguments)
