@@ -104,7 +104,7 @@ def _tried(
         if options.granularity is None and tried[0].verdict.verdict == "holds":
             tried.append(_search(asked("", (2,), WORDS), design, watch, options))
         return tried
-    trials = trials_of(design)
+    trials = trials_of(design, options.trial is not None)
     if options.trial is not None:
         trials = [trial for trial in trials if trial.name == options.trial]
         if not trials:
@@ -144,7 +144,7 @@ def _unknown_trial(name: str, design: "Design") -> Exception:
     from dpamt.errors import InputError
     from dpamt.verify.suite import trials_of
 
-    known = ", ".join(f'"{trial.name}"' for trial in trials_of(design))
+    known = ", ".join(f'"{trial.name}"' for trial in trials_of(design, True))
     return InputError(f"--trial {name!r}: expected one of {known}")
 
 

@@ -13,7 +13,9 @@ from dpamt.host.core.page_cache import alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.seamcall import tdh_mem_page_aug, tdh_mem_page_remove, tdh_mem_sept_add
 from dpamt.host.core.tdx_errno import EBUSY, ENOMEM
 from dpamt.host.designs.base import Design
-from dpamt.verify.automaton import NO_LEAF, Body
+from dpamt.sync.observed import ObservedShared
+from dpamt.verify.automaton import NO_LEAF, Body, Recorder
+from dpamt.verify.other_agent import GUEST, Holds, OtherAgent
 from dpamt.verify.properties import AT_REST, LEAK
 from dpamt.verify.setting import OwnWord, Setting, ThreadClass
 from dpamt.verify.world import ObservedAllocator, World
@@ -81,9 +83,26 @@ def demote(world: World, cpu: Cpu, tdr: int, gpa: int, pfn: int, sept: int) -> i
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What may happen beside the schedule: so many allocations fail, at any place."""
+    """What may happen beside the schedule.
+
+    So many allocations fail, at any place; so many SEAMCALLs meet a lock that somebody holds who is
+    no thread of the program, one of those in ``holds``.
+    """
 
     failures: int = 0
+    busy: int = 0
+    holds: Holds = GUEST
+
+    def agent(self, shared: ObservedShared, recorder: Recorder) -> OtherAgent | None:
+        """Who holds those locks; None: nobody."""
+        return OtherAgent(shared, recorder, self.holds, self.busy) if self.busy else None
+
+    def told(self) -> dict[str, str]:
+        """As bounds of a verdict."""
+        told = {"allocations that fail": f"at most {self.failures}" if self.failures else "none"}
+        if self.busy:
+            told["SEAMCALLs that meet a lock of nobody here"] = f"at most {self.busy}"
+        return told
 
 
 class Ground:
@@ -102,7 +121,9 @@ class Ground:
         for level in range(3, 0, -1):
             status = tdh_mem_sept_add(cpu, self.tdr, 0, level, self.septs[3 - level])
             _must(status == 0)
-        self.allocator = ObservedAllocator(self.world, choices.failures if choices else 0)
+        self.choices = choices or Choices()
+        self.world.agent = self.choices.agent(self.world.shared, self.world.recorder)
+        self.allocator = ObservedAllocator(self.world, self.choices.failures)
 
     def begin(self) -> None:
         """From here on pages come from the threads' allocator."""
@@ -219,7 +240,7 @@ def _bounds(
             CROSSED: "in the other region that is verified",
             OWN: "in the region that they describe",
         }[placement],
-        "allocations that fail": f"at most {choices.failures}" if choices else "none",
+        **(choices or Choices()).told(),
         "memory model": "sequentially consistent",
     }
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dpamt.host.core.kernel import KernelBehaviour
-from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
+from dpamt.host.designs.base import Design
 from dpamt.verify.kvm_programs import faults
+from dpamt.verify.other_agent import PAIRS
 from dpamt.verify.programs import (
     APART,
     CROSSED,
@@ -15,7 +16,8 @@ from dpamt.verify.programs import (
     regions,
     softirq,
 )
-from dpamt.verify.setting import SEAMCALL, WORDS, Setting
+from dpamt.verify.setting import LOCKS, SEAMCALL, WORDS, Setting
+from dpamt.verify.td_programs import create, split, split_and_fault, teardown
 
 
 class Trial(NamedTuple):
@@ -26,6 +28,8 @@ class Trial(NamedTuple):
     granularity: str
     make: Callable[[Design], Setting]
     applies: Callable[[Design], bool] = lambda design: design.dynamic_pamt
+    by_name: bool = False
+    """Only when it is asked for by name: it takes long, or asks more than a design must stand."""
 
 
 SUITE: Final = (
@@ -61,11 +65,6 @@ SUITE: Final = (
         "2 TDs that run: a fault and a zap each, every shared word",
         WORDS,
         lambda d: faults(d, 2),
-        lambda design: (
-            design.dynamic_pamt
-            and design.counts != "none"
-            and design.sept_cache_pages <= SEPT_CACHE_PAGES
-        ),
     ),
     Trial(
         "softirq",
@@ -74,8 +73,87 @@ SUITE: Final = (
         softirq,
         lambda design: design.dynamic_pamt and design.sept_put == "rcu",
     ),
+    Trial(
+        "teardown",
+        "a TD ends; another one faults in the same region, and ends",
+        SEAMCALL,
+        teardown,
+    ),
+    Trial(
+        "split",
+        "a hole is punched into a 2M page; another TD faults and zaps where the new pages lie",
+        LOCKS,
+        split,
+        lambda design: design.dynamic_pamt and design.counts != "none",
+    ),
+    Trial(
+        "split, pairs",
+        "the same, but the new S-EPT page lies elsewhere",
+        LOCKS,
+        lambda d: split(d, sept_elsewhere=True),
+        lambda design: design.dynamic_pamt and design.counts != "none",
+    ),
+    Trial(
+        "split, same TD",
+        "a hole is punched into a 2M page that another VCPU faults on",
+        LOCKS,
+        split_and_fault,
+    ),
+    Trial(
+        "create",
+        "a TD and its VCPU are made, and given up; another TD faults and zaps in the same region",
+        SEAMCALL,
+        create,
+        by_name=True,
+    ),
+    Trial(
+        "create, no memory",
+        "as create, and one allocation fails",
+        SEAMCALL,
+        lambda d: create(d, Choices(1)),
+        by_name=True,
+    ),
+    Trial(
+        "teardown, no memory",
+        "as teardown, and one allocation fails",
+        SEAMCALL,
+        lambda d: teardown(d, Choices(1)),
+        by_name=True,
+    ),
+    Trial(
+        "teardown, own pair",
+        "as teardown, pairs from the region itself",
+        SEAMCALL,
+        lambda d: teardown(d, placement=OWN),
+        by_name=True,
+    ),
+    Trial(
+        "split, no memory",
+        "as split, and one allocation fails",
+        LOCKS,
+        lambda d: split(d, Choices(1)),
+        lambda design: design.dynamic_pamt and design.counts != "none",
+        by_name=True,
+    ),
+    Trial(
+        "busy guest",
+        "as faults; one SEAMCALL of a fault or zap meets a lock that a VCPU in the guest holds",
+        SEAMCALL,
+        lambda d: faults(d, 2, choices=Choices(busy=1)),
+        by_name=True,
+    ),
+    Trial(
+        "busy pair",
+        "as faults; one PAMT.ADD or REMOVE meets a lock, against all that Linux expects",
+        SEAMCALL,
+        lambda d: faults(d, 2, choices=Choices(busy=1, holds=PAIRS)),
+        by_name=True,
+    ),
 )
-"""Trials that a design has to stand; those that do not apply to it are left out."""
+"""Trials that a design has to stand; those that do not apply to it are left out.
+
+"busy pair" is none of these: no design holds there, and what matters is what a design makes of it.
+"""
 
 DEMOTE_WITHOUT_LOCK: Final = Trial(
     "demote, no lock",
@@ -85,7 +163,15 @@ DEMOTE_WITHOUT_LOCK: Final = Trial(
 )
 """What `[PATCH v3 00/24] KVM: TDX huge page support for private memory` did (H23)."""
 
+SPLIT_WITHOUT_LOCK: Final = Trial(
+    "split, no lock",
+    'as "split, pairs", DEMOTE under no lock',
+    LOCKS,
+    lambda d: split(d, None, KernelBehaviour(demote_lock="none"), sept_elsewhere=True),
+)
+"""The same through KVM's own split."""
 
-def trials_of(design: Design) -> list[Trial]:
-    """The trials that a design is put through."""
-    return [trial for trial in SUITE if trial.applies(design)]
+
+def trials_of(design: Design, by_name: bool = False) -> list[Trial]:
+    """The trials that a design is put through; with ``by_name`` those too that must be named."""
+    return [trial for trial in SUITE if trial.applies(design) and (by_name or not trial.by_name)]

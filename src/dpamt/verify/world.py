@@ -30,6 +30,7 @@ from dpamt.platform.page_allocator import PageAllocator
 from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.automaton import Event, Recorder
+from dpamt.verify.other_agent import OtherAgent
 from dpamt.verify.place import Places
 from dpamt.verify.pool import PoolAllocator
 
@@ -138,6 +139,13 @@ class ObservedAllocator:
         self.balance.add(-1)
 
 
+class StandingVm(Vm):
+    """A VM whose fields no thread changes: places show it by name.
+
+    Of one that a thread makes or ends they show what it holds: that is a plain Vm, its own.
+    """
+
+
 class World:
     """The machine, its kernel and module; ``make_td`` builds TDs before threads run."""
 
@@ -153,13 +161,16 @@ class World:
         self.shared = ObservedShared()
         self.memory = PhysicalMemory()
         self.allocator = PageAllocator(machine)
+        self._of_thread = local()
+        self.agent: OtherAgent | None = None
+        """Who may hold locks that the threads' SEAMCALLs want."""
         self.module = TdxModule(self.memory, machine, "2.0.18", self.shared)
         self.kernel = ObservedKernel(
             machine,
             self.allocator,
             self.memory,
             self.shared,
-            [lp.seamcall for lp in self.module.processors],
+            [self._seamcall_of(lp) for lp in self.module.processors],
             design,
             behaviour,
         )
@@ -175,11 +186,12 @@ class World:
             Machine,
             Design,
             KernelLog,
-            Vm,
+            StandingVm,
             PhysicalMemory,
             Recorder,
             World,
             ObservedAllocator,
+            OtherAgent,
             PoolAllocator,
         )
         module = self.module  # its regions are made when they are first asked for: no state
@@ -195,7 +207,7 @@ class World:
 
     def make_td(self, memory_bytes: int = 16 * MIB) -> Vm:
         """A TD that is created and not yet finalised."""
-        vm = Vm(self.kernel, memory_bytes)
+        vm = StandingVm(self.kernel, memory_bytes)
         error = tdx_td_init(vm, self.kernel.cpus[0])
         if error:
             told = self.kernel.log.lines[-1]
@@ -216,8 +228,26 @@ class World:
     def cpu(self, index: int) -> Cpu:
         """A CPU made afresh, its SEAMCALLs told to the recorder."""
         lp = LogicalProcessor(self.module, index, 0)
-        call = told_seamcall(lp, self.recorder)
+        self._of_thread.others = {}
+        call = told_seamcall(lp, self.recorder, self.agent)
         return Cpu(index, 0, call, self.kernel.machine.hkid_start_bit)
+
+    def _seamcall_of(self, lp: LogicalProcessor) -> SeamCall:
+        """The SEAMCALLs of one of the kernel's CPUs, that any thread may send its calls to.
+
+        While threads are observed, each thread has that CPU for itself, made afresh.
+        """
+
+        def seamcall(rax: int, args: TdxModuleArgs) -> int:
+            if self.shared.watch.observer is None:
+                return lp.seamcall(rax, args)
+            others: dict[int, SeamCall] = self._of_thread.others
+            if lp.index not in others:
+                fresh = LogicalProcessor(self.module, lp.index, lp.package)
+                others[lp.index] = told_seamcall(fresh, self.recorder, self.agent)
+            return others[lp.index](rax, args)
+
+        return seamcall
 
     def findings(self) -> list[str]:
         """What host and module say of themselves now."""
@@ -228,13 +258,18 @@ class World:
         return (510 - number) << 9
 
 
-def told_seamcall(lp: LogicalProcessor, recorder: Recorder) -> SeamCall:
+def told_seamcall(
+    lp: LogicalProcessor, recorder: Recorder, agent: OtherAgent | None = None
+) -> SeamCall:
     """The SEAMCALLs of a processor, their beginnings and ends told to the recorder."""
 
     def seamcall(rax: int, args: TdxModuleArgs) -> int:
         operands: tuple[Hashable, ...] = args.as_tuple()
         recorder.mark(rax & 0xFFFF)
-        status = lp.seamcall(rax, args)
+        if agent is None:
+            status = lp.seamcall(rax, args)
+        else:
+            status = agent.call(lp, rax, args)
         recorder.leaf = -1
         recorder.tell(Event("seamcall", rax & 0xFFFF, (operands, status)))
         return status
