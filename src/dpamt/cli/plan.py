@@ -29,6 +29,16 @@ def _plan(options: argparse.Namespace) -> int:
         plans = [
             plan_host(host, mixes, options.module, options.run, watch) for host in options.host
         ]
+    if options.html is not None:
+        from dpamt.cli.output import write_file
+        from dpamt.plan.plan import map_host
+        from dpamt.report.plan_html import plan_page
+
+        maps = [
+            map_host(host, plan, options.module)
+            for host, plan in zip(options.host, plans, strict=True)
+        ]
+        write_file(options.html, plan_page(plans, maps))
     write_text(json.dumps(plan_json(plans), indent=2) + "\n" if options.json else plan_text(plans))
     return int(any(plan.found for plan in plans))
 
@@ -61,4 +71,5 @@ def _parser() -> Parser:
         "--run", action="store_true", help="run the TDs on the model as well: exact pairs"
     )
     parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
+    parser.add_argument("--html", metavar="FILE", help="a page with plots as well (needs plotly)")
     return parser

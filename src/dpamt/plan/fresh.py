@@ -5,6 +5,7 @@ allocator, and the regions counted that the single pages come from.  In what ord
 pool and pair pages follow one another is left open, so the number may be a few off what a run has.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from dpamt.abi.pages import PAGES_PER_2M, PAMT_PAIR_PAGES
@@ -25,17 +26,45 @@ _SITE: Final = "plan"
 
 def fresh_pairs(allocator: PageAllocator, pages: TdPages) -> int:
     """Pairs of these pages; ``allocator`` is used up.  Memory that is not there is not counted."""
-    folios = pages.folio_ranges
-    single = pages.single + pages.vcpus * _POOLED_PER_VCPU
-    regions: set[int] = set()
-    taken = 0
-    while taken < min(single + PAMT_PAIR_PAGES * (folios + len(regions)), _TAKEN):
-        pfn = allocator.alloc_page(_SITE)
-        if pfn is None:
-            return folios + len(regions)
-        regions.add(pfn // PAGES_PER_2M)
-        taken += 1
-    pairs = folios + len(regions)
+    taken = _Taken()
+    regions = set(taken.regions(allocator, pages))
+    pairs = pages.folio_ranges + len(regions)
+    if taken.short:
+        return pairs
     # p further pairs take 2 p pages themselves: 512 p = rest + 2 p.
-    rest = max(single + PAMT_PAIR_PAGES * pairs - taken, 0)
+    rest = max(_single(pages) + PAMT_PAIR_PAGES * pairs - taken.pages, 0)
     return pairs + -(-rest // (PAGES_PER_2M - PAMT_PAIR_PAGES))
+
+
+def single_regions(allocator: PageAllocator, pages: TdPages) -> Iterator[int]:
+    """The 2M regions that single pages of TDs, pools and pairs come from, each once.
+
+    At most those of the first half million pages.
+    """
+    return _Taken().regions(allocator, pages)
+
+
+def _single(pages: TdPages) -> int:
+    return pages.single + pages.vcpus * _POOLED_PER_VCPU
+
+
+class _Taken:
+    """Single pages taken from an allocator: how many, and whether it had too few."""
+
+    def __init__(self) -> None:
+        self.pages = 0
+        self.short = False
+
+    def regions(self, allocator: PageAllocator, pages: TdPages) -> Iterator[int]:
+        single, folios = _single(pages), pages.folio_ranges
+        seen: set[int] = set()
+        while self.pages < min(single + PAMT_PAIR_PAGES * (folios + len(seen)), _TAKEN):
+            pfn = allocator.alloc_page(_SITE)
+            if pfn is None:
+                self.short = True
+                return
+            self.pages += 1
+            region = pfn // PAGES_PER_2M
+            if region not in seen:
+                seen.add(region)
+                yield region

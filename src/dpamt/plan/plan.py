@@ -7,6 +7,7 @@ from typing import Final
 from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.errors import InputError
 from dpamt.module.releases import Release, release_named
+from dpamt.plan.address_map import Cell, address_map
 from dpamt.plan.advice import Choice, choose
 from dpamt.plan.break_even import BreakEven, break_even
 from dpamt.plan.host_size import HostSize, size_host
@@ -83,6 +84,16 @@ def plan_host(
     point = break_even(size)
     ran = run_mix(machine, mixes, release.name, _holes(size), watch) if run else None
     return HostPlan(size, sized, point, choose(size, sized), ran)
+
+
+def map_host(
+    host: str | Machine, plan: HostPlan, module: str | Release = DEFAULT_MODULE
+) -> tuple[Cell, ...]:
+    """The host's memory by 2M region with the plan's TDs on it, as on a fresh host."""
+    machine = machine_named(host) if isinstance(host, str) else host
+    release = release_named(module) if isinstance(module, str) else module
+    kernel = size_host(machine, release)[1]
+    return address_map(kernel, plan.mix.pages if plan.mix else None)
 
 
 def _holes(host: HostSize) -> str:

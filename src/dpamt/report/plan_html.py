@@ -1,0 +1,169 @@
+"""Plans as one self-contained page with plots: no network, nothing beside it."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any, Final
+
+from dpamt.plan.address_map import KINDS, Cell
+from dpamt.plan.plan import HostPlan
+from dpamt.report.plan_advice import advice
+from dpamt.report.plan_plots import break_even_figure, coming_up_figure, graph_objects, map_figure
+from dpamt.report.units import amount, count, percent
+
+_CONFIG: Final = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+
+
+class Page:
+    """A page that grows by sections; figures are drawn when it is opened."""
+
+    def __init__(self, title: str) -> None:
+        graph_objects()  # says at once when there is no plotly
+        self._title = title
+        self._parts: list[str] = []
+        self._figures = 0
+
+    def html(self, text: str) -> None:
+        """Add markup."""
+        self._parts.append(text)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Add a table of texts."""
+        self._parts.append(_table(head, rows))
+
+    def figure(self, figure: Any, told: str) -> None:
+        """Add a figure; ``told`` is what it shows, for those who cannot see it."""
+        self._figures += 1
+        drawn = figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config=_CONFIG,
+            div_id=f"plot-{self._figures}",
+            default_height="400px",
+        )
+        self._parts.append(
+            f'<div class="plot" role="img" aria-label="{escape(told)}">{drawn}</div>'
+        )
+
+    def text(self) -> str:
+        """The whole document."""
+        from plotly.offline import get_plotlyjs
+
+        template = (files("dpamt.report") / "plan_page.html").read_text(encoding="utf-8")
+        filled = template.replace("@TITLE@", escape(self._title))
+        before, _, after = filled.partition("@BODY@")
+        head, _, rest = before.partition("@PLOTLY@")
+        return "".join((head, get_plotlyjs(), rest, "\n".join(self._parts), after))
+
+
+def plan_page(plans: Sequence[HostPlan], maps: Sequence[tuple[Cell, ...]]) -> str:
+    """The page of these plans; ``maps`` has the cells of each host."""
+    names = ", ".join(plan.host.source for plan in plans)
+    page = Page(f"PAMT plan: {names}")
+    for plan, cells in zip(plans, maps, strict=True):
+        page.html(f"<h2>{escape(plan.host.source)}</h2>")
+        _decision(page, plan)
+        _sizes(page, plan)
+        _plots(page, plan, cells)
+        _vintages(page, plan)
+    return page.text()
+
+
+def _decision(page: Page, plan: HostPlan) -> None:
+    told = advice(plan)
+    page.html(f'<p class="choice">{escape(told.sentence)}</p>')
+    items = [f"<li>{_sentence(reason)}</li>" for reason in told.reasons]
+    items += [f'<li class="warning">{_sentence(warning)}</li>' for warning in told.warnings]
+    page.html("<ul>" + "".join(items) + "</ul>")
+
+
+def _sizes(page: Page, plan: HostPlan) -> None:
+    host, mix = plan.host, plan.mix
+    rows = [
+        ["RAM", amount(host.memory_bytes), ""],
+        ["static PAMT", amount(host.static.total), percent(host.static.total, host.memory_bytes)],
+        [
+            "Dynamic PAMT, idle",
+            amount(host.dynamic.total),
+            percent(host.dynamic.total, host.memory_bytes),
+        ],
+    ]
+    if mix is not None:
+        rows += [
+            [f"Dynamic PAMT, {name}", amount(size), percent(size, host.memory_bytes)]
+            for name, size in (
+                ("TDs packed", mix.dynamic.minimum),
+                ("TDs on a fresh host", mix.dynamic.fresh),
+                ("TDs scattered", mix.dynamic.scattered),
+                ("TDs at worst", mix.dynamic.worst),
+            )
+        ]
+        page.html("<p>TDs: " + escape(", ".join(str(part.mix) for part in mix.parts)) + "</p>")
+    page.table(("", "size", "of RAM"), rows)
+
+
+def _plots(page: Page, plan: HostPlan, cells: tuple[Cell, ...]) -> None:
+    host, mix = plan.host, plan.mix
+    if mix is not None:
+        page.html("<h3>PAMT as the TDs come up</h3>")
+        page.figure(
+            coming_up_figure(plan),
+            f"Static PAMT stays at {amount(host.static.total)}; Dynamic PAMT grows from "
+            f"{amount(host.dynamic.total)} to {amount(mix.dynamic.fresh)} on a fresh host, at "
+            f"worst to {amount(mix.dynamic.worst)}.",
+        )
+    page.html("<h3>Break-even</h3>")
+    page.figure(
+        break_even_figure(plan),
+        "Dynamic PAMT over the share of memory in 4K-mapped TDs, against static PAMT's "
+        f"{amount(host.static.total)}.",
+    )
+    head = ("share at 4K", "whole 2M regions", "pages at random")
+    rows = [
+        [f"{100 * at.share:.0f} %", amount(at.packed), amount(at.scattered)]
+        for at in plan.break_even.curve[::10]
+    ]
+    page.html(f"<details><summary>The same as a table</summary>{_table(head, rows)}</details>")
+    page.html("<h3>Physical memory by 2M region, Dynamic PAMT</h3>")
+    each = sum(cells[0].counts)
+    page.html(
+        f"<p>From low addresses, top left, to high ones; a cell is {count(each)} "
+        f"region{'' if each == 1 else 's'}, coloured by its commonest use; addresses without "
+        "memory are left out.</p>"
+    )
+    totals = [sum(cell.counts[kind] for cell in cells) for kind in range(len(KINDS))]
+    told = ", ".join(f"{count(n)} {kind}" for n, kind in zip(totals, KINDS, strict=True))
+    page.figure(map_figure(cells), f"2M regions by use: {told}.")
+
+
+def _vintages(page: Page, plan: HostPlan) -> None:
+    page.html("<h3>Does Linux initialise TDX here?</h3>")
+    rows = [
+        [
+            verdict.about,
+            f"{verdict.pamt} PAMT" if verdict.initialises else f"no: {verdict.reason}",
+            str(verdict.pamt_kib) if verdict.initialises else "-",
+            "-"
+            if verdict.reserved_used is None
+            else f"{verdict.reserved_used} of {verdict.reserved_max}",
+        ]
+        for verdict in plan.host.vintages
+    ]
+    page.table(("kernel", "TDX comes up", "KB for PAMT", "reserved areas"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join(_table_parts(head, rows))
+
+
+def _table_parts(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield '<div class="wide"><table><thead><tr>'
+    yield from (f"<th>{escape(cell)}</th>" for cell in head)
+    yield "</tr></thead><tbody>"
+    for row in rows:
+        yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+    yield "</tbody></table></div>"
+
+
+def _sentence(text: str) -> str:
+    return escape(f"{text[:1].upper()}{text[1:]}.")

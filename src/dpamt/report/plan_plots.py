@@ -1,0 +1,170 @@
+"""The plots of a plan, as plotly figures: colours that colour-blind people can tell apart."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from dpamt.errors import InputError
+from dpamt.plan.address_map import KINDS, Cell
+from dpamt.plan.plan import HostPlan
+from dpamt.report.units import amount, count
+
+# Okabe and Ito's palette.
+STATIC: Final = "#D55E00"
+DYNAMIC: Final = "#0072B2"
+SCATTERED: Final = "#CC79A7"
+_KIND_COLOURS: Final = ("#E5E5E5", "#D55E00", "#0072B2", "#009E73")
+
+_HEIGHT: Final = 400
+_COLUMNS: Final = 64
+_GIB: Final = 1 << 30
+
+
+def graph_objects() -> Any:
+    """plotly's figures.  Raises InputError where plotly is not installed."""
+    try:
+        import plotly.graph_objects
+    except ImportError:
+        raise InputError(
+            "--html: plotly is not installed; expected it for plots (pip install 'dpamt[plots]')"
+        ) from None
+    return plotly.graph_objects
+
+
+def break_even_figure(plan: HostPlan) -> Any:
+    """PAMT over the share of memory that is in 4K-mapped TDs."""
+    curve = plan.break_even.curve
+    shares = [100 * at.share for at in curve]
+    static = plan.host.static.total
+    figure = _figure("share of the memory in 4K-mapped TDs (%)", "PAMT (GiB)")
+    _line(figure, shares, [static] * len(curve), "static PAMT", STATIC, "dash")
+    _line(figure, shares, [at.packed for at in curve], "Dynamic, whole 2M regions", DYNAMIC)
+    _line(
+        figure, shares, [at.scattered for at in curve], "Dynamic, pages at random", SCATTERED, "dot"
+    )
+    point = plan.break_even.packed
+    if point:
+        figure.add_vline(
+            x=100 * point,
+            line={"color": "#444", "width": 1},
+            annotation_text=f"break-even {100 * point:.1f} %",
+            annotation_position="top left",
+        )
+    return figure
+
+
+def coming_up_figure(plan: HostPlan) -> Any:
+    """PAMT as the TDs come up one after another: static against dynamic."""
+    mix, host = plan.mix, plan.host
+    assert mix is not None
+    tds = mix.pages.tds
+    steps = sorted({round(tds * index / 100) for index in range(101)})
+    idle = host.dynamic.total
+    figure = _figure("TDs up, all of their memory in use", "PAMT (GiB)")
+    _line(figure, steps, [host.static.total] * len(steps), "static PAMT", STATIC, "dash")
+    for name, size, colour, dash in (
+        ("Dynamic, fresh host", mix.dynamic.fresh, DYNAMIC, "solid"),
+        ("Dynamic, worst case", mix.dynamic.worst, SCATTERED, "dot"),
+    ):
+        sizes = [idle + round((size - idle) * step / tds) for step in steps]
+        _line(figure, steps, sizes, name, colour, dash)
+    return figure
+
+
+def map_figure(cells: Sequence[Cell]) -> Any:
+    """Physical memory by 2M region: rows from low addresses at the top to high ones."""
+    columns = min(_COLUMNS, len(cells))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    texts = [[_told(cell) for cell in row] for row in rows]
+    kinds: list[list[int | None]] = [[cell.kind for cell in row] for row in rows]
+    kinds[-1] += [None] * (columns - len(kinds[-1]))
+    texts[-1] += [""] * (columns - len(texts[-1]))
+    last = len(KINDS)
+    scale = [
+        stop
+        for kind, colour in enumerate(_KIND_COLOURS)
+        for stop in ((kind / last, colour), ((kind + 1) / last, colour))
+    ]
+    figure = _figure("", "")
+    figure.add_heatmap(
+        z=kinds,
+        text=texts,
+        hovertemplate="%{text}<extra></extra>",
+        zmin=-0.5,
+        zmax=last - 0.5,
+        colorscale=scale,
+        showscale=False,
+        xgap=1,
+        ygap=1,
+    )
+    for name, colour in zip(KINDS, _KIND_COLOURS, strict=True):
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 12, "symbol": "square"},
+        )
+    figure.update_xaxes(visible=False, fixedrange=True)
+    figure.update_yaxes(
+        autorange="reversed",
+        fixedrange=True,
+        tickvals=[0, len(rows) - 1],
+        ticktext=[f"{rows[0][0].start:#x}", f"{rows[-1][0].start:#x}"],
+    )
+    return figure
+
+
+def _told(cell: Cell) -> str:
+    parts = [
+        f"{count(number)} x {name}"
+        for number, name in zip(cell.counts, KINDS, strict=True)
+        if number
+    ]
+    return f"[{cell.start:#x}, {cell.end:#x})<br>" + "<br>".join(parts)
+
+
+def histogram_figure(values: Sequence[int], axis: str, unit: int = _GIB) -> Any:
+    """How many hosts have which value (bytes, told in ``unit``)."""
+    figure = _figure(axis, "hosts")
+    figure.add_histogram(
+        x=[value / unit for value in values],
+        name="hosts",
+        marker={"color": DYNAMIC, "line": {"color": "#fff", "width": 1}},
+        hovertemplate="%{x}: %{y} hosts<extra></extra>",
+    )
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _figure(x_title: str, y_title: str) -> Any:
+    figure = graph_objects().Figure()
+    figure.update_layout(
+        template="plotly_white",
+        height=_HEIGHT,
+        margin={"l": 10, "r": 10, "t": 30, "b": 10},
+        font={"size": 14, "color": "#1a1a1a"},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
+        hoverlabel={"font": {"size": 14}},
+    )
+    figure.update_xaxes(title=x_title, automargin=True, fixedrange=True)
+    figure.update_yaxes(title=y_title, automargin=True, fixedrange=True, rangemode="tozero")
+    return figure
+
+
+def _line(
+    figure: Any,
+    x: Sequence[float],
+    sizes: Sequence[int],
+    name: str,
+    colour: str,
+    dash: str = "solid",
+) -> None:
+    figure.add_scatter(
+        x=list(x),
+        y=[size / _GIB for size in sizes],
+        mode="lines",
+        name=name,
+        line={"color": colour, "width": 3, "dash": dash},
+        text=[amount(size) for size in sizes],
+        hovertemplate="%{x:.4~g}: %{text}<extra>" + name + "</extra>",
+    )
