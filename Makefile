@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
 
-.PHONY: run test test-kernel lint bench fuzz mutants docs clean
+.PHONY: run test test-kernel browser lint bench fuzz mutants docs clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
@@ -21,6 +21,12 @@ test-kernel: $(VENV)/.ready-test
 	@if build=$$($(BIN)/python -m tests.boot.kernel.build); then \
 	  DPAMT_KERNEL_BUILD=$$build $(BIN)/python -m pytest tests/boot/kernel; \
 	else echo "test-kernel: SKIPPED, see above"; fi
+
+# A browser for the tests of pages: root gets Debian's, others are told by the tests.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "make: no chromium: tests of pages will be skipped" >&2
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .

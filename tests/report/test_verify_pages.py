@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from dpamt.host.designs.load import load_design
 from dpamt.report.verify_html import html_page
@@ -16,6 +18,8 @@ from dpamt.verify.counterexample import Counterexample
 from dpamt.verify.programs import regions
 from dpamt.verify.properties import properties
 from dpamt.verify.verdict import verify
+
+from .browser import DESK, PHONE, fits_its_width, opened, started
 
 _DOM = Path(__file__).with_name("small_dom.js")
 
@@ -87,6 +91,32 @@ def test_the_slider_shows_the_values_of_every_step(found: Counterexample, tmp_pa
         assert at["values"] == [values[name] for name in names]
         assert at["now"] == moment - 1
         assert at["text"].startswith(f"{moment} of {len(found.steps)}. ")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    yield from started()
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_page_walks_through_the_schedule_in_a_browser(
+    found: Counterexample, tmp_path: Path, browser: Browser, size: tuple[int, int]
+) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(html_page(found), encoding="utf-8")
+    with opened(browser, file, size) as page:
+        assert fits_its_width(page)
+        slider, what = page.locator("#slider"), page.locator("#what")
+        assert slider.get_attribute("max") == str(len(found.steps))
+        rows = page.locator("#steps tbody tr.step, #steps tbody tr.module")
+        assert rows.count() >= len(found.steps)
+        page.locator("#on").click()
+        assert what.inner_text().startswith(f"1 of {len(found.steps)}")
+        slider.fill(str(len(found.steps)))
+        assert what.inner_text().startswith(f"{len(found.steps)} of {len(found.steps)}")
+        shown = [cell.inner_text() for cell in page.locator("#words td:nth-child(2)").all()]
+        names = [word["name"] for word in data_of(html_page(found))["words"]]
+        assert shown == [values_after(found, len(found.steps))[name] for name in names]
 
 
 def test_the_trace_has_a_track_for_each_cpu(found: Counterexample) -> None:

@@ -27,6 +27,10 @@ KINDS: Final = (
 )
 """What a region can be; the name of each number."""
 
+BOTH: Final = 4
+"""A cell with page pairs among 2M pages."""
+CELL_KINDS: Final = (*KINDS, "both of these")
+
 MAX_CELLS: Final = 4096
 
 
@@ -40,7 +44,9 @@ class Cell:
 
     @property
     def kind(self) -> int:
-        """Its colour: the commonest kind besides free memory; free where that is all."""
+        """The commonest kind besides free memory; free where that is all."""
+        if self.counts[PAIR] and self.counts[HUGE]:
+            return BOTH
         used = max(range(1, len(KINDS)), key=lambda kind: self.counts[kind])
         return used if self.counts[used] else FREE
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dpamt.errors import InputError
-from dpamt.plan.address_map import KINDS, Cell
+from dpamt.plan.address_map import CELL_KINDS, KINDS, Cell
 from dpamt.plan.plan import HostPlan
 from dpamt.report.units import amount, count
 
@@ -12,10 +12,12 @@ from dpamt.report.units import amount, count
 STATIC: Final = "#D55E00"
 DYNAMIC: Final = "#0072B2"
 SCATTERED: Final = "#CC79A7"
-_KIND_COLOURS: Final = ("#E5E5E5", "#D55E00", "#0072B2", "#009E73")
+_KIND_COLOURS: Final = ("#E5E5E5", "#D55E00", "#0072B2", "#009E73", "#56B4E9")
 
 _HEIGHT: Final = 400
 _COLUMNS: Final = 64
+_GAPS_UP_TO: Final = 512
+"""Cells, beyond which lines between them would be all that is seen."""
 _GIB: Final = 1 << 30
 
 
@@ -47,7 +49,7 @@ def break_even_figure(plan: HostPlan) -> Any:
             x=100 * point,
             line={"color": "#444", "width": 1},
             annotation_text=f"break-even {100 * point:.1f} %",
-            annotation_position="top left",
+            annotation_position="bottom left",
         )
     return figure
 
@@ -78,7 +80,8 @@ def map_figure(cells: Sequence[Cell]) -> Any:
     kinds: list[list[int | None]] = [[cell.kind for cell in row] for row in rows]
     kinds[-1] += [None] * (columns - len(kinds[-1]))
     texts[-1] += [""] * (columns - len(texts[-1]))
-    last = len(KINDS)
+    last = len(CELL_KINDS)
+    gap = 1 if len(cells) <= _GAPS_UP_TO else 0
     scale = [
         stop
         for kind, colour in enumerate(_KIND_COLOURS)
@@ -93,10 +96,10 @@ def map_figure(cells: Sequence[Cell]) -> Any:
         zmax=last - 0.5,
         colorscale=scale,
         showscale=False,
-        xgap=1,
-        ygap=1,
+        xgap=gap,
+        ygap=gap,
     )
-    for name, colour in zip(KINDS, _KIND_COLOURS, strict=True):
+    for name, colour in zip(CELL_KINDS, _KIND_COLOURS, strict=True):
         figure.add_scatter(
             x=[None],
             y=[None],

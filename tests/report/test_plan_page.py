@@ -1,0 +1,74 @@
+"""The page of a plan: whole, drawn by a real browser, on a desk and on a phone."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from dpamt.plan.mix import parse_mix
+from dpamt.plan.plan import map_host, plan_host
+from dpamt.report.plan_html import plan_page
+
+from .browser import DESK, PHONE, fits_its_width, opened, started
+
+PLOTS = 3
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    yield from started()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    plan = plan_host("host-1tib", [parse_mix("20x16GiB/4vcpu@2M=90%")])
+    file = tmp_path_factory.mktemp("pages") / "plan.html"
+    file.write_text(plan_page([plan], [map_host("host-1tib", plan)]), encoding="utf-8")
+    return file
+
+
+def test_every_mark_is_filled_in(page_file: Path) -> None:
+    text = page_file.read_text(encoding="utf-8")
+    assert not re.search(r"@(TITLE|BODY|PLOTLY)@", text)
+    assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)=.?https?:", text)
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_plots_are_drawn_and_answer_to_a_pointer(
+    browser: Browser, page_file: Path, size: tuple[int, int]
+) -> None:
+    with opened(browser, page_file, size) as page:
+        plots = page.locator(".js-plotly-plot")
+        plots.nth(PLOTS - 1).locator(".hm image").wait_for(state="attached")
+        assert plots.count() == PLOTS
+        assert fits_its_width(page)
+        for number in range(PLOTS):
+            plot = plots.nth(number)
+            plot.scroll_into_view_if_needed()
+            drawn = plot.locator(".plot-container").bounding_box()
+            assert drawn is not None
+            assert drawn["width"] > 0.8 * (min(size[0], 1024) - 32)
+            area = plot.locator(".nsewdrag").first
+            area.hover(position={"x": 60, "y": 20})
+            plot.locator(".hoverlayer .hovertext").first.wait_for(state="attached")
+            assert (plot.locator(".hoverlayer").text_content() or "").strip()
+
+
+def test_lines_and_map_have_what_the_plan_says(browser: Browser, page_file: Path) -> None:
+    plan = plan_host("host-1tib", [parse_mix("20x16GiB/4vcpu@2M=90%")])
+    assert plan.mix is not None
+    with opened(browser, page_file) as page:
+        names = page.evaluate(
+            "[...document.querySelectorAll('.js-plotly-plot')].map(p => p.data.map(t => t.name))"
+        )
+        assert names[0] == ["static PAMT", "Dynamic, fresh host", "Dynamic, worst case"]
+        last = page.evaluate(
+            "[...document.querySelectorAll('.js-plotly-plot')][0].data.map(t => [...t.y].at(-1))"
+        )
+        sizes = (plan.host.static.total, plan.mix.dynamic.fresh, plan.mix.dynamic.worst)
+        assert [round(value * (1 << 30)) for value in last] == list(sizes)
+        labels = page.locator("[role=img]")
+        assert labels.count() == PLOTS
+        assert all(labels.nth(number).get_attribute("aria-label") for number in range(PLOTS))
