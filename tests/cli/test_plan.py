@@ -59,6 +59,28 @@ def test_what_is_run_is_what_is_planned() -> None:
     assert planned["pairs"]["minimum"] <= ran["pairs"] <= planned["pairs"]["worst"]
 
 
+def test_a_host_that_ages_in_text_json_and_page(tmp_path: Path) -> None:
+    page = tmp_path / "aged.html"
+    arguments = ("plan", "8GiB", "--td", "4x1GiB@2M=50%", "--age", "0.1", "--seeds", "2")
+    text = dpamt(*arguments, "--html", str(page))
+    first, again = (json.loads(dpamt(*arguments, "--json").out) for _ in range(2))
+    assert first == again
+    ageing = first["hosts"][0]["ageing"]
+    assert ageing["static_bytes"] == first["hosts"][0]["host"]["static"]["total"]
+    assert ageing["idle_bytes"] == first["hosts"][0]["host"]["dynamic"]["total"]
+    low, mean, high = (ageing["dynamic_bytes"][name] for name in ("low", "mean", "high"))
+    assert all(a <= b <= c for a, b, c in zip(low, mean, high, strict=True))
+    assert f"{round(ageing['pairs']['mean'][-1]):,} pairs" in " ".join(text.out.split())
+    assert max(map(len, text.out.splitlines())) <= 80
+    assert "after 0.101 weeks" in page.read_text(encoding="utf-8")
+
+
+def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+    assert "expected a file to write to" in refused(
+        "plan", "1GiB", "--html", str(tmp_path / "no" / "page.html")
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -71,6 +93,11 @@ def test_what_is_run_is_what_is_planned() -> None:
         (("64GiB", "--td", "1x1GiB/4000vcpu"), "VCPUs; expected at most"),
         (("64GiB", "--module", "9.9"), "expected one of 1.5.25"),
         (("64GiB", "--run"), "expected --td as well"),
+        (("64GiB", "--age", "1"), "expected --td as well"),
+        (("64GiB", "--td", "16GiB", "--age", "-1"), "number of weeks"),
+        (("64GiB", "--td", "16GiB", "--age", "nan"), "number of weeks"),
+        (("64GiB", "--td", "16GiB", "--age", "1", "--seeds", "0"), "from 1 to 1000"),
+        (("64GiB", "--td", "16GiB", "--seed", "-1"), "from 0"),
         (("64GiB", "--run", "--td", "2x16GiB"), "expected at most"),
     ],
 )

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from dpamt.plan.address_map import HUGE, PAIR, aged_map
+from dpamt.plan.ageing.simulate import simulate
+from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.mix import parse_mix
-from dpamt.plan.plan import map_host, plan_host
+from dpamt.plan.plan import machine_named, map_host, plan_host
 from dpamt.report.plan_html import plan_page
 
 from .browser import DESK, PHONE, fits_its_width, opened, started
@@ -54,6 +57,28 @@ def test_the_plots_are_drawn_and_answer_to_a_pointer(
             area.hover(position={"x": 60, "y": 20})
             plot.locator(".hoverlayer .hovertext").first.wait_for(state="attached")
             assert (plot.locator(".hoverlayer").text_content() or "").strip()
+
+
+def test_a_host_that_has_aged(browser: Browser, tmp_path: Path) -> None:
+    mix = parse_mix("4x1GiB@2M=50%")
+    machine = machine_named("8GiB")
+    plan, ageing = plan_host(machine, [mix]), simulate(machine, Workload([mix]), 0.2, (0, 1))
+    cells = aged_map(machine, ageing.regions)
+    assert sum(cell.counts[PAIR] for cell in cells) == ageing.regions.count(1)
+    assert sum(cell.counts[HUGE] for cell in cells) == ageing.regions.count(2)
+    file = tmp_path / "aged.html"
+    page_text = plan_page([plan], [map_host(machine, plan)], [(ageing, cells)])
+    file.write_text(page_text, encoding="utf-8")
+    with opened(browser, file, PHONE) as page:
+        plots = page.locator(".js-plotly-plot")
+        plots.nth(PLOTS + 1).locator(".hm image").wait_for(state="attached")
+        assert plots.count() == PLOTS + 2
+        assert fits_its_width(page)
+        drawn = page.evaluate("document.querySelector('.js-plotly-plot').data[3].y")
+        shown = [drawn[key] for key in sorted(drawn, key=int)] if isinstance(drawn, dict) else drawn
+        assert [value * (1 << 30) for value in shown] == pytest.approx(
+            ageing.dynamic_bytes.mean, abs=1
+        )
 
 
 def test_lines_and_map_have_what_the_plan_says(browser: Browser, page_file: Path) -> None:

@@ -1,8 +1,16 @@
 """`dpamt plan`: what PAMT takes on hosts, static and dynamic, and what to do about it."""
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dpamt.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from dpamt.plan.ageing.simulate import Ageing
+    from dpamt.plan.mix import TdMix
+    from dpamt.plan.plan import HostPlan
+    from dpamt.report.progress import Watch
 
 
 def main(arguments: list[str]) -> int:
@@ -23,32 +31,88 @@ def _plan(options: argparse.Namespace) -> int:
     from dpamt.report.progress import watching
 
     mixes = [parse_mix(text) for text in options.td]
-    if options.run and not mixes:
-        raise InputError("plan: --run without TDs; expected --td as well")
+    for option, given in (("--run", options.run), ("--age", options.age is not None)):
+        if given and not mixes:
+            raise InputError(f"plan: {option} without TDs; expected --td as well")
     with watching() as watch:
         plans = [
             plan_host(host, mixes, options.module, options.run, watch) for host in options.host
         ]
+        aged = [] if options.age is None else _age(options, mixes, watch)
     if options.html is not None:
-        from dpamt.cli.output import write_file
-        from dpamt.plan.plan import map_host
-        from dpamt.report.plan_html import plan_page
+        _write_page(options, plans, aged)
+    if options.json:
+        from dpamt.report.plan_ageing import ageing_json
 
-        maps = [
-            map_host(host, plan, options.module)
-            for host, plan in zip(options.host, plans, strict=True)
-        ]
-        write_file(options.html, plan_page(plans, maps))
-    write_text(json.dumps(plan_json(plans), indent=2) + "\n" if options.json else plan_text(plans))
+        write_text(json.dumps(plan_json(plans, list(map(ageing_json, aged))), indent=2) + "\n")
+    else:
+        write_text(plan_text(plans))
+        if aged:
+            from dpamt.report.plan_ageing import ageing_text
+
+            write_text("".join(map(ageing_text, aged)))
     return int(any(plan.found for plan in plans))
+
+
+def _age(
+    options: argparse.Namespace, mixes: "Sequence[TdMix]", watch: "Watch | None"
+) -> "list[Ageing]":
+    try:
+        from dpamt.plan.ageing.simulate import simulate
+    except ImportError:
+        from dpamt.errors import InputError
+
+        raise InputError(
+            "--age: numpy is not installed; expected it (pip install 'dpamt[plan]')"
+        ) from None
+    from dpamt.plan.ageing.workload import Workload
+    from dpamt.plan.plan import machine_named
+
+    seeds = range(options.seed, options.seed + options.seeds)
+    workload = Workload(mixes, pairs=options.pairs, control=options.control)
+    aged = []
+    for host in options.host:
+
+        def progress(what: str, done: int, total: int, host: str = host) -> None:
+            if watch is not None:
+                watch(host, "dynamic", what, done, total)
+
+        aged.append(
+            simulate(
+                machine_named(host),
+                workload,
+                options.age,
+                tuple(seeds),
+                progress=progress if watch else None,
+                release=options.module,
+            )
+        )
+    return aged
+
+
+def _write_page(
+    options: argparse.Namespace, plans: "Sequence[HostPlan]", aged: "Sequence[Ageing]"
+) -> None:
+    from dpamt.cli.output import write_file
+    from dpamt.plan.address_map import aged_map
+    from dpamt.plan.plan import machine_named, map_host
+    from dpamt.report.plan_html import plan_page
+
+    hosts = options.host
+    maps = [map_host(host, plan, options.module) for host, plan in zip(hosts, plans, strict=True)]
+    old = [
+        (ageing, aged_map(machine_named(host), ageing.regions))
+        for host, ageing in zip(hosts, aged, strict=bool(aged))
+    ]
+    write_file(options.html, plan_page(plans, maps, old))
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt plan",
         description="Size PAMT on hosts: static against Dynamic PAMT at idle and with TDs, the "
-        "point where Dynamic PAMT stops paying, and whether Linux initialises TDX there at all "
-        "(docs/plan.md).",
+        "point where Dynamic PAMT stops paying, whether Linux initialises TDX there at all, and "
+        "what weeks of TDs that come and go make of it (docs/plan.md).",
     )
     parser.add_argument(
         "host",
@@ -70,6 +134,51 @@ def _parser() -> Parser:
     parser.add_argument(
         "--run", action="store_true", help="run the TDs on the model as well: exact pairs"
     )
+    parser.add_argument(
+        "--age", type=_weeks, metavar="WEEKS", help="let TDs like these come and go for so long"
+    )
+    parser.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the first ageing")
+    parser.add_argument(
+        "--seeds", type=_seeds, default=5, metavar="K", help="how often it is repeated (default 5)"
+    )
+    parser.add_argument(
+        "--pairs",
+        choices=("single", "order-1", "pool"),
+        default="single",
+        help="how the pages of a pair are allocated while it ages",
+    )
+    parser.add_argument(
+        "--control",
+        choices=("single", "pool"),
+        default="single",
+        help="how control pages are allocated while it ages",
+    )
     parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
     parser.add_argument("--html", metavar="FILE", help="a page with plots as well (needs plotly)")
     return parser
+
+
+def _weeks(text: str) -> float:
+    weeks = float(text)
+    if not 0 < weeks <= 520:
+        raise ValueError(text)
+    return weeks
+
+
+def _seeds(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1000:
+        raise ValueError(text)
+    return number
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 63:
+        raise ValueError(text)
+    return number
+
+
+_whole.__name__ = "whole number from 0"
+_weeks.__name__ = "number of weeks above 0, up to 520"
+_seeds.__name__ = "whole number from 1 to 1000"

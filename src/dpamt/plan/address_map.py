@@ -14,22 +14,25 @@ from dpamt.host.core.kernel import Kernel
 from dpamt.host.kvm.gmem import FOLIO_ORDER
 from dpamt.plan.fresh import single_regions
 from dpamt.plan.td_size import TdPages
+from dpamt.platform.machine import Machine, MemoryBlock
 
 FREE: Final = 0
 BOOT_PAMT: Final = 1
 PAIR: Final = 2
 HUGE: Final = 3
+OTHER: Final = 4
 KINDS: Final = (
     "no TD, no PAMT",
     "PAMT from boot",
     "4K pages of TDs: a page pair",
     "2M page of a TD",
+    "kernel, pair pages, partly free",
 )
 """What a region can be; the name of each number."""
 
-BOTH: Final = 4
+BOTH: Final = 5
 """A cell with page pairs among 2M pages."""
-CELL_KINDS: Final = (*KINDS, "both of these")
+CELL_KINDS: Final = (*KINDS, "page pairs among 2M pages")
 
 MAX_CELLS: Final = 4096
 
@@ -40,7 +43,7 @@ class Cell:
 
     start: int
     end: int
-    counts: tuple[int, int, int, int]
+    counts: tuple[int, ...]
 
     @property
     def kind(self) -> int:
@@ -53,7 +56,7 @@ class Cell:
 
 def address_map(kernel: Kernel, pages: TdPages | None) -> tuple[Cell, ...]:
     """The cells of a host whose kernel has just booted; its free memory is used up."""
-    spans = list(_spans(kernel))
+    spans = list(_spans(kernel.memory_list))
     starts = [first for first, _end in spans]
     before = [0]
     for first, end in spans:
@@ -76,10 +79,26 @@ def address_map(kernel: Kernel, pages: TdPages | None) -> tuple[Cell, ...]:
     return tuple(_cells(kinds, spans, before))
 
 
-def _spans(kernel: Kernel) -> Iterator[tuple[int, int]]:
+def aged_map(machine: Machine, regions: bytes) -> tuple[Cell, ...]:
+    """The cells of a host that has aged: ``regions`` as an :class:`Ageing` has them."""
+    spans = list(_spans(machine.memory))
+    before = [0]
+    kinds = bytearray()
+    for first, end in spans:
+        part = regions[first:end].translate(_AGED)
+        kinds += part.ljust(end - first, bytes([OTHER]))
+        before.append(len(kinds))
+    return tuple(_cells(kinds, spans, before))
+
+
+_AGED: Final = bytes([FREE, PAIR, HUGE, OTHER, *range(4, 256)])
+"""From the kinds of :class:`Ageing` to those here."""
+
+
+def _spans(memory: tuple[MemoryBlock, ...]) -> Iterator[tuple[int, int]]:
     """Runs of regions with memory in them, end exclusive, ascending."""
     first = end = 0
-    for entry in kernel.memory_list:
+    for entry in memory:
         start, stop = entry.start_pfn // PAGES_PER_2M, -(-entry.end_pfn // PAGES_PER_2M)
         if start > end or not end:
             if end:
@@ -114,5 +133,5 @@ def _cells(kinds: bytearray, spans: list[tuple[int, int]], before: list[int]) ->
 
     for start in range(0, len(kinds), size):
         part = kinds[start : start + size]
-        counts = part.count(FREE), part.count(BOOT_PAMT), part.count(PAIR), part.count(HUGE)
+        counts = tuple(part.count(kind) for kind in range(len(KINDS)))
         yield Cell(address(start), address(start + len(part) - 1) + SIZE_2M, counts)

@@ -3,13 +3,22 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dpamt.plan.address_map import KINDS, Cell
 from dpamt.plan.plan import HostPlan
 from dpamt.report.plan_advice import advice
-from dpamt.report.plan_plots import break_even_figure, coming_up_figure, graph_objects, map_figure
+from dpamt.report.plan_plots import (
+    ageing_figure,
+    break_even_figure,
+    coming_up_figure,
+    graph_objects,
+    map_figure,
+)
 from dpamt.report.units import amount, count, percent
+
+if TYPE_CHECKING:
+    from dpamt.plan.ageing.simulate import Ageing
 
 _CONFIG: Final = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 
@@ -56,14 +65,20 @@ class Page:
         return "".join((head, get_plotlyjs(), rest, "\n".join(self._parts), after))
 
 
-def plan_page(plans: Sequence[HostPlan], maps: Sequence[tuple[Cell, ...]]) -> str:
-    """The page of these plans; ``maps`` has the cells of each host."""
+def plan_page(
+    plans: Sequence[HostPlan],
+    maps: Sequence[tuple[Cell, ...]],
+    aged: Sequence[tuple["Ageing", tuple[Cell, ...]]] = (),
+) -> str:
+    """The page of these plans; ``maps`` has the cells of each host, ``aged`` what came of age."""
     names = ", ".join(plan.host.source for plan in plans)
     page = Page(f"PAMT plan: {names}")
-    for plan, cells in zip(plans, maps, strict=True):
+    for number, (plan, cells) in enumerate(zip(plans, maps, strict=True)):
         page.html(f"<h2>{escape(plan.host.source)}</h2>")
         _decision(page, plan)
         _sizes(page, plan)
+        if aged:
+            _ageing(page, *aged[number])
         _plots(page, plan, cells)
         _vintages(page, plan)
     return page.text()
@@ -124,7 +139,30 @@ def _plots(page: Page, plan: HostPlan, cells: tuple[Cell, ...]) -> None:
         for at in plan.break_even.curve[::10]
     ]
     page.html(f"<details><summary>The same as a table</summary>{_table(head, rows)}</details>")
-    page.html("<h3>Physical memory by 2M region, Dynamic PAMT</h3>")
+    page.html("<h3>Physical memory by 2M region, on a fresh host</h3>")
+    _map(page, cells)
+
+
+def _ageing(page: Page, ageing: "Ageing", cells: tuple[Cell, ...]) -> None:
+    weeks = ageing.times_hours[-1] / 168
+    page.html(f"<h3>PAMT over {weeks:.3g} weeks</h3>")
+    peak = round(max(ageing.dynamic_bytes.mean))
+    page.figure(
+        ageing_figure(ageing),
+        f"Static PAMT stays at {amount(ageing.static_bytes)}; Dynamic PAMT is at most "
+        f"{amount(peak)} (mean of {len(ageing.seeds)} seeds; the band is the 95 % confidence "
+        "interval).",
+    )
+    pairs, lonely = round(ageing.pairs.mean[-1]), round(ageing.pinned_by_one.mean[-1])
+    page.html(
+        f"<p>At the end {count(pairs)} page pairs, {count(lonely)} of them held by a single "
+        f"page; packed, the same pages need {count(round(ageing.packed_pairs.mean[-1]))}.</p>"
+        f"<h3>Physical memory by 2M region, after {weeks:.3g} weeks</h3>"
+    )
+    _map(page, cells)
+
+
+def _map(page: Page, cells: tuple[Cell, ...]) -> None:
     each = sum(cells[0].counts)
     page.html(
         f"<p>From low addresses, top left, to high ones; a cell is {count(each)} "

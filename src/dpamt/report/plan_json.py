@@ -11,9 +11,12 @@ JSON_FORMAT: Final = 1
 """Raised when a key of the document changes its meaning or goes away."""
 
 
-def plan_json(plans: Sequence[HostPlan]) -> dict[str, Any]:
-    """The document: one entry for each host, in their order."""
-    return {"format": JSON_FORMAT, "hosts": [_host(plan) for plan in plans]}
+def plan_json(plans: Sequence[HostPlan], aged: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The document: one entry for each host, in their order; ``aged`` has what came of age."""
+    hosts = [_host(plan) for plan in plans]
+    for host, ageing in zip(hosts, aged, strict=False):
+        host["ageing"] = ageing
+    return {"format": JSON_FORMAT, "hosts": hosts}
 
 
 def _host(plan: HostPlan) -> dict[str, Any]:

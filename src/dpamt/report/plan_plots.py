@@ -1,18 +1,25 @@
 """The plots of a plan, as plotly figures: colours that colour-blind people can tell apart."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dpamt.errors import InputError
 from dpamt.plan.address_map import CELL_KINDS, KINDS, Cell
+from dpamt.plan.host_size import PAIR_BYTES
 from dpamt.plan.plan import HostPlan
 from dpamt.report.units import amount, count
+
+if TYPE_CHECKING:
+    from dpamt.plan.ageing.simulate import Ageing
 
 # Okabe and Ito's palette.
 STATIC: Final = "#D55E00"
 DYNAMIC: Final = "#0072B2"
 SCATTERED: Final = "#CC79A7"
-_KIND_COLOURS: Final = ("#E5E5E5", "#D55E00", "#0072B2", "#009E73", "#56B4E9")
+_KIND_COLOURS: Final = (
+    *("#E5E5E5", "#D55E00", "#0072B2", "#009E73", "#8A8A8A"),
+    "#56B4E9",
+)
 
 _HEIGHT: Final = 400
 _COLUMNS: Final = 64
@@ -72,6 +79,29 @@ def coming_up_figure(plan: HostPlan) -> Any:
     return figure
 
 
+def ageing_figure(ageing: "Ageing") -> Any:
+    """PAMT over time: static, Dynamic with its confidence interval, and packed."""
+    days = [hours / 24 for hours in ageing.times_hours]
+    figure = _figure("days", "PAMT (GiB)")
+    dynamic = ageing.dynamic_bytes
+    for edge, fill in ((dynamic.high, None), (dynamic.low, "tonexty")):
+        figure.add_scatter(
+            x=days,
+            y=[size / _GIB for size in edge],
+            mode="lines",
+            line={"width": 0},
+            fill=fill,
+            fillcolor="rgba(0, 114, 178, 0.2)",
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    _line(figure, days, [ageing.static_bytes] * len(days), "static PAMT", STATIC, "dash")
+    _line(figure, days, [round(size) for size in dynamic.mean], "Dynamic PAMT", DYNAMIC)
+    packed = [round(ageing.idle_bytes + pairs * PAIR_BYTES) for pairs in ageing.packed_pairs.mean]
+    _line(figure, days, packed, "the same pages, packed", SCATTERED, "dot")
+    return figure
+
+
 def map_figure(cells: Sequence[Cell]) -> Any:
     """Physical memory by 2M region: rows from low addresses at the top to high ones."""
     columns = min(_COLUMNS, len(cells))
@@ -99,7 +129,10 @@ def map_figure(cells: Sequence[Cell]) -> Any:
         xgap=gap,
         ygap=gap,
     )
-    for name, colour in zip(CELL_KINDS, _KIND_COLOURS, strict=True):
+    present = {cell.kind for cell in cells}
+    for kind, (name, colour) in enumerate(zip(CELL_KINDS, _KIND_COLOURS, strict=True)):
+        if kind not in present:
+            continue
         figure.add_scatter(
             x=[None],
             y=[None],
