@@ -143,6 +143,24 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.take(pfn, pages)
         return ("contig", pfn, pages)
 
+    @rule(
+        target=chunks,
+        pages=st.integers(1, 2000),
+        block=st.sampled_from(SMALL.memory),
+        offset=st.integers(-100, 20_000),
+    )
+    def alloc_contig_at(self, pages: int, block: MemoryBlock, offset: int) -> tuple[str, int, int]:
+        """These very pages: where all are free and in one zone, and nowhere else."""
+        start = max(block.start_pfn + offset, 0)
+        wanted = set(range(start, start + pages))
+        zones = {zone_of(SMALL, pfn) for pfn in wanted} if wanted <= self.free else set()
+        pfn = self.allocator.alloc_contig_at(start, pages)
+        assert (pfn == start) is (len(zones) == 1)
+        if pfn is None:
+            return ("contig", -1, pages)
+        self.take(pfn, pages)
+        return ("contig", pfn, pages)
+
     @rule(chunk=consumes(chunks))
     def give_back(self, chunk: tuple[str, int, int]) -> None:
         kind, pfn, size = chunk
