@@ -17,7 +17,8 @@ from dpamt.abi.leaves import (
 from dpamt.abi.pages import PAGE_SIZE, SIZE_1G
 from dpamt.abi.status import TDX_SUCCESS
 from dpamt.abi.tdmr import SYS_CONFIG_DYNAMIC_PAMT, TdmrInfo
-from dpamt.boot.session import Booted, BootOptions, boot
+from dpamt.boot.outcome import Booted, BootOptions
+from dpamt.boot.session import boot
 from dpamt.boot.stub import SLOT_BYTES
 from tests.boot.hostile_guest import entry, hostile_kernel, raw_entry
 

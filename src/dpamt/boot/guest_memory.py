@@ -64,9 +64,20 @@ class GuestMemory:
                 self._pieces.append(_Piece(start, file_bytes - below, mapped, below))
             position += file_bytes
         self._maps = {piece.mapped for piece in self._pieces}
+        self._windows: list[memoryview] = []
+
+    def words(self, address: int, size: int) -> memoryview:
+        """The 32-bit words of a stretch of memory, until :meth:`close`; each is read and written at
+        once, as another CPU has to see it."""
+        mapped, offset = self._find(address, size)
+        window = memoryview(mapped)[offset : offset + size].cast("I")
+        self._windows.append(window)
+        return window
 
     def close(self) -> None:
         """Give the mappings back."""
+        for window in self._windows:
+            window.release()
         for mapped in self._maps:
             mapped.close()
 

@@ -27,26 +27,34 @@ from dpamt.boot.stub import (
 _REGISTERS: Final = struct.Struct(f"<{len(SLOT_REGISTER_NAMES)}Q")
 _BELLS: Final = 4096
 """Bytes read from the bell at once: one is enough, however many there are."""
+_LOOKS: Final = 20
+"""Looks at the slots before waiting for the bell: a CPU that is busy asking asks again soon."""
+_SLOT_WORDS: Final = SLOT_BYTES // 4
+_STATE: Final = SLOT_STATE // 4
+_SITE: Final = SLOT_SITE // 4
+_CARRY: Final = SLOT_CARRY // 4
 
 
 class Mailbox:
     """One guest's slots."""
 
     def __init__(self, memory: GuestMemory, bell: socket.socket, cpus: int) -> None:
-        self._memory = memory
+        count = min(cpus, MAX_CPUS)
+        self._words = memory.words(SLOTS_PHYSICAL, SLOT_BYTES * count)
         self._bell = bell
-        self._slots = [SLOTS_PHYSICAL + SLOT_BYTES * cpu for cpu in range(min(cpus, MAX_CPUS))]
-        self._taken = [False] * len(self._slots)
+        self._poll = select.poll()
+        self._poll.register(bell, select.POLLIN)
+        self._taken = [False] * count
         """Requests handed out and not answered yet."""
         self.closed = False
 
     def wait(self, seconds: float) -> list[Request]:
         """The requests that came, after waiting for one at most so long; none is no error."""
-        found = self._scan()
-        if found or self.closed:
-            return found
-        ready, _, _ = select.select([self._bell], [], [], seconds)
-        if ready:
+        for _ in range(_LOOKS):
+            found = self._scan()
+            if found or self.closed:
+                return found
+        if self._poll.poll(1000 * seconds):
             try:
                 self.closed = not self._bell.recv(_BELLS)
             except OSError:
@@ -55,23 +63,24 @@ class Mailbox:
 
     def _scan(self) -> list[Request]:
         found = []
-        for cpu, slot in enumerate(self._slots):
-            if self._taken[cpu] or self._memory.read32(slot + SLOT_STATE) != ASKED:
+        words = self._words
+        for cpu, taken in enumerate(self._taken):
+            slot = cpu * _SLOT_WORDS
+            if words[slot + _STATE] != ASKED or taken:
                 continue
             self._taken[cpu] = True
-            values = _REGISTERS.unpack(self._memory.read(slot + SLOT_REGISTERS, _REGISTERS.size))
+            values = _REGISTERS.unpack_from(words, 4 * slot + SLOT_REGISTERS)
             registers = dict(zip(SLOT_REGISTER_NAMES, values, strict=True))
-            found.append(Request(cpu, self._memory.read32(slot + SLOT_SITE), registers))
+            found.append(Request(cpu, words[slot + _SITE], registers))
         return found
 
     def answer(self, request: Request, answer: Answer) -> None:
         """Let the CPU of a request go on with these registers."""
-        slot = self._slots[request.cpu]
-        values = [answer.registers.get(name, request.registers[name]) for name in _NAMES]
-        self._memory.write(slot + SLOT_REGISTERS, _REGISTERS.pack(*values))
-        self._memory.write64(slot + SLOT_CARRY, int(answer.carry))
+        words = self._words
+        slot = request.cpu * _SLOT_WORDS
+        values = (request.registers | answer.registers).values()
+        _REGISTERS.pack_into(words, 4 * slot + SLOT_REGISTERS, *values)
+        words[slot + _CARRY] = answer.carry
+        words[slot + _CARRY + 1] = 0
         self._taken[request.cpu] = False
-        self._memory.write32(slot + SLOT_STATE, ANSWERED)
-
-
-_NAMES: Final = SLOT_REGISTER_NAMES
+        words[slot + _STATE] = ANSWERED

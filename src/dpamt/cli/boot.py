@@ -27,7 +27,8 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.boot.exerciser import parse_exercise
     from dpamt.boot.forced import split_rules
     from dpamt.boot.hold import parse_hold
-    from dpamt.boot.session import DYNAMIC, BootOptions, boot
+    from dpamt.boot.outcome import DYNAMIC, BootOptions
+    from dpamt.boot.session import boot
     from dpamt.cli.output import whole_file, write_file, write_text
     from dpamt.errors import InputError
     from dpamt.module.releases import release_named

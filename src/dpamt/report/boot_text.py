@@ -6,7 +6,7 @@ from typing import Any, Final
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import TDX_SUCCESS, status_name
 from dpamt.boot.compare import Told, differences
-from dpamt.boot.session import Booted, BootOptions
+from dpamt.boot.outcome import Booted, BootOptions
 from dpamt.module.view import ModuleView
 from dpamt.report.run_text import paragraph
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dpamt.boot.session import Booted, BootOptions, boot
+from dpamt.boot.outcome import Booted, BootOptions
+from dpamt.boot.session import boot
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from dpamt.boot import session
 from dpamt.boot.compare import differences, told_by_host, told_by_kernel
 from dpamt.boot.forced import parse_forced
 from dpamt.boot.hold import parse_hold
+from dpamt.boot.outcome import DYNAMIC, GDB, INITIALIZED, MAILBOX, Booted
 from dpamt.boot.page_state import Kept, pamt_areas
-from dpamt.boot.session import DYNAMIC, GDB, INITIALIZED, MAILBOX, Booted
 from dpamt.module.injection_rules import parse_rule
 
 MIB = 1 << 20

@@ -9,7 +9,7 @@ import pytest
 from dpamt.abi.leaves import TDH_MNG_CREATE, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY
 from dpamt.boot.exerciser import parse_exercise
-from dpamt.boot.session import DYNAMIC, GDB, STATIC, Booted
+from dpamt.boot.outcome import DYNAMIC, GDB, STATIC, Booted
 from dpamt.module.injection_rules import parse_rule
 from dpamt.module.view import ModuleView
 

@@ -1,0 +1,192 @@
+"""The module's side of a boot: each SEAMCALL answered, written down, and the module looked at."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_CONFIG
+from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
+from dpamt.abi.registers import REGISTER_NAMES, SeamCall, TdxModuleArgs
+from dpamt.abi.tdmr import MAX_TDMRS, SYS_CONFIG_DYNAMIC_PAMT, TDMR_INFO_BYTES
+from dpamt.boot.call import Call, Recording
+from dpamt.boot.forced import Forced
+from dpamt.boot.guest_memory import Bus, GuestMemory, NoSuchMemory
+from dpamt.boot.image import KernelImage
+from dpamt.boot.interventions import SEAMCALL_SITES
+from dpamt.boot.outcome import DYNAMIC, STATIC, Booted, BootOptions
+from dpamt.boot.request import Answer, Request
+from dpamt.boot.stack import KernelMemory, callers
+from dpamt.errors import InputError
+from dpamt.module.injection import Injector
+from dpamt.module.module import TdxModule
+from dpamt.module.releases import release_named
+from dpamt.module.view import ModuleView
+from dpamt.platform.machine import Machine
+
+MAX_CALLS: Final = 5_000_000
+"""SEAMCALLs of one boot; a guest that makes more is stopped."""
+_KEPT_CALLS: Final = 100_000
+_WHOLE_EVERY: Final = 256
+"""SEAMCALLs between two looks at the module's whole tree."""
+
+
+class Answering:
+    """The module of a guest; what it meets goes into ``result``.
+
+    ``clock`` gives the seconds since the guest was started.
+    """
+
+    def __init__(
+        self,
+        options: BootOptions,
+        result: Booted,
+        memory: GuestMemory,
+        kernel: KernelMemory,
+        image: KernelImage,
+        recording: Recording | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._options = options
+        self._result = result
+        self._memory = memory
+        self._bus = Bus(memory)
+        self._kernel = kernel
+        self._image = image
+        self._recording = recording
+        self._clock = clock
+        self._forced = Forced(options.forced)
+        self._injector: Injector | None = None
+        self._walls: list[SeamCall] = []
+        self._view: ModuleView | None = None
+        self.total = 0
+        """SEAMCALLs so far."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a module already."""
+        return bool(self._walls)
+
+    def load(self, machine: Machine) -> None:
+        """Make the module; InputError where it cannot be what was asked for."""
+        options = self._options
+        release = release_named(options.release)
+        if options.pamt == STATIC:
+            release = replace(release, features0=release.features0 & ~TDX_FEATURES0_DYNAMIC_PAMT)
+        elif options.pamt == DYNAMIC and not release.knows_dynamic_pamt:
+            raise InputError(f"module {release.name} has no Dynamic PAMT; expected another release")
+        module = TdxModule(self._bus, machine, release)
+        self._result.machine = machine
+        self._result.module = module
+        self._view = ModuleView(module)
+        self._injector = Injector(module, options.inject) if options.inject else None
+        self._walls = [
+            self._injector.wrap(lp) if self._injector is not None else lp.seamcall
+            for lp in module.processors
+        ]
+
+    def answer(self, request: Request, asked: float) -> tuple[Answer, list[str]]:
+        """The answer to a SEAMCALL that came at ``asked``, and what is wrong after it.
+
+        Raises ModuleFatal where the module would shut down.
+        """
+        registers = request.registers
+        rax = registers["rax"]
+        before = tuple([registers[name] for name in REGISTER_NAMES])
+        args = TdxModuleArgs()
+        args.rcx, args.rdx, args.r8, args.r9, args.r10, args.r11, args.r12, args.r13 = before
+        leaf = rax & RAX_LEAF_MASK
+        if leaf == TDH_SYS_CONFIG:
+            self._see_config(args)
+        forced = self._forced.status(leaf) if self._forced.rules else None
+        status = self._walls[request.cpu](rax, args) if forced is None else forced
+        after = args.as_tuple()
+        self.total += 1
+        self._result.counts[leaf, status] += 1
+        if self._bus.missed:
+            self._see_missed(leaf)
+        self._remember(request, asked, before, status, after)
+        answer = Answer({"rax": status, **dict(zip(REGISTER_NAMES, after, strict=True))})
+        return answer, self._wrong_now(before, after)
+
+    def take_stock(self) -> None:
+        """What came of the rules."""
+        result = self._result
+        if self._injector is not None:
+            result.injected = [
+                (one.rule.text, one.seen, one.hits) for one in self._injector.results
+            ]
+        result.injected += [
+            (rule.text, self._forced.seen[index], self._forced.hits[index])
+            for index, rule in enumerate(self._forced.rules)
+        ]
+
+    def _wrong_now(self, before: tuple[int, ...], after: tuple[int, ...]) -> list[str]:
+        """What is wrong in the module's tree: in the regions that the call names after each call,
+        in all of it every so many calls, and at the end."""
+        module, view = self._result.module, self._view
+        assert module is not None
+        assert view is not None
+        if self.total % _WHOLE_EVERY == 0:
+            return view.check()
+        regions = {value >> 21 for value in before + after}
+        known = [region for region in regions if module.pamt.find_region(region) is not None]
+        return [line for region in known for line in view.check_region(region)]
+
+    def _see_missed(self, leaf: int) -> None:
+        """A pointer to where the guest has no memory, told once for each leaf."""
+        exercise = self._options.exercise
+        if exercise is None or exercise.mode != "hostile":
+            what = f"{LEAF_NAMES.get(leaf, leaf)}: a pointer to where the guest has no memory"
+            if not any(finding.startswith(what) for finding in self._result.findings):
+                self._result.findings.append(f"{what} ({self._bus.missed[0]:#x})")
+        self._bus.missed.clear()
+
+    def _remember(
+        self,
+        request: Request,
+        asked: float,
+        before: tuple[int, ...],
+        status: int,
+        after: tuple[int, ...],
+    ) -> None:
+        result = self._result
+        if self.total > MAX_CALLS:
+            result.findings.append(f"more than {MAX_CALLS:,} SEAMCALLs: a flood")
+            result.ended = "stopped"
+        kept = self.total <= _KEPT_CALLS
+        if not kept and self._recording is None:
+            return
+        call = Call(
+            self.total,
+            request.cpu,
+            asked,
+            self._clock(),
+            SEAMCALL_SITES[request.site] if request.site < len(SEAMCALL_SITES) else "?",
+            self._caller(request),
+            request.registers["rax"],
+            before,
+            status,
+            after,
+        )
+        if kept:
+            result.calls.append(call)
+        if self._recording is not None:
+            self._recording.add(call)
+
+    def _caller(self, request: Request) -> str:
+        """The function that called the SEAMCALL wrapper, by the return address on the stack."""
+        found = callers(self._kernel, self._image, request.registers["rsp"], most=1)
+        return self._image.symbol_at(found[0]) if found else ""
+
+    def _see_config(self, args: TdxModuleArgs) -> None:
+        """Keep the TDMR_INFOs; and ask for Dynamic PAMT where the kernel does not know to."""
+        memory = self._memory
+        self._result.tdmr_infos = []
+        for index in range(min(args.rdx, MAX_TDMRS)):
+            try:
+                address = memory.read64(args.rcx + 8 * index)
+                self._result.tdmr_infos.append(memory.read(address, TDMR_INFO_BYTES))
+            except NoSuchMemory:
+                break
+        if self._options.pamt == DYNAMIC:
+            args.r8 |= SYS_CONFIG_DYNAMIC_PAMT

@@ -1,0 +1,89 @@
+"""What a boot is asked for, and what came of it: values, nothing that runs."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from dpamt.boot.call import Call
+from dpamt.boot.console import Complaint
+from dpamt.boot.exerciser import Exercise, Told
+from dpamt.boot.forced import ForcedRule
+from dpamt.boot.hold import HoldRule
+from dpamt.boot.interventions import Change, Place
+from dpamt.boot.page_state import Kept
+from dpamt.module.injection_rules import Rule
+from dpamt.module.module import TdxModule
+from dpamt.platform.machine import Machine
+
+MAILBOX: Final = "mailbox"
+GDB: Final = "gdb"
+STATIC: Final = "static"
+DYNAMIC: Final = "dynamic"
+INITIALIZED: Final = "TDX-Module initialized"
+
+
+@dataclass(frozen=True, slots=True)
+class BootOptions:
+    """What to boot, on what, and what to do to it; bytes and seconds."""
+
+    vmlinux: Path
+    kernel: Path | None = None
+    initrd: Path | None = None
+    transport: str = MAILBOX
+    cpus: int = 2
+    memory: int = 4 << 30
+    nodes: int = 1
+    pamt: str | None = None
+    release: str = "2.0.18"
+    inject: tuple[Rule, ...] = ()
+    forced: tuple[ForcedRule, ...] = ()
+    hold: tuple[HoldRule, ...] = ()
+    append: str = ""
+    timeout: float = 120.0
+    build: Path | None = None
+    """The kernel's build tree, to build the exerciser against."""
+    exercise: Exercise | None = None
+    tdx: bool = True
+    """False: the guest finds no TDX; for comparison of boot times."""
+
+
+@dataclass(slots=True)
+class Booted:
+    """What came of it."""
+
+    places: list[Place]
+    changes: list[Change]
+    machine: Machine | None = None
+    module: TdxModule | None = None
+    calls: list[Call] = field(default_factory=list)
+    """The first SEAMCALLs; ``counts`` has all of them, by leaf and status."""
+    counts: Counter[tuple[int, int]] = field(default_factory=Counter)
+    tdmr_infos: list[bytes] = field(default_factory=list)
+    """TDMR_INFO structures of the SYS.CONFIG that the kernel called."""
+    initialized: float | None = None
+    """Seconds from start to "TDX-Module initialized"."""
+    seconds: float = 0.0
+    ended: str = ""
+    """How it ended: ``reboot``, ``reset`` (without asking), ``timeout``, ``stopped`` (by a
+    finding)."""
+    console: list[str] = field(default_factory=list)
+    complaints: list[Complaint] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    """What a real machine would have punished, or what was asked for and did not happen."""
+    stacks: list[str] = field(default_factory=list)
+    """Where a finding or the time stopped the machine: of each CPU, its stack, innermost first."""
+    held: list[int] = field(default_factory=list)
+    """By hold rule: how often it held a CPU."""
+    told: Told | None = None
+    """What the exerciser said."""
+    injected: list[tuple[str, int, int]] = field(default_factory=list)
+    """By injection rule: its text, calls looked at, calls hit."""
+    pamt_kept: list[Kept] = field(default_factory=list)
+    """Where the module was not initialised: the PAMT of TDMRs that SYS.CONFIG was given and that
+    the kernel did not give back."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether the module was initialised and nobody complains."""
+        return self.initialized is not None and not self.complaints and not self.findings
