@@ -62,7 +62,10 @@ class GdbTransport:
 
     def _send(self, text: str) -> None:
         data = text.encode()
-        self._end.sendall(b"+$" + data + b"#%02x" % (sum(data) & 0xFF))
+        try:
+            self._end.sendall(b"+$" + data + b"#%02x" % (sum(data) & 0xFF))
+        except OSError:
+            self.closed = True
 
     def _receive(self, seconds: float) -> str | None:
         """The next packet; None when none comes in time; "" also when the guest is gone."""
@@ -123,6 +126,8 @@ class GdbTransport:
         self._thread = fields.get("thread", "1").rpartition(".")[2]
         self._must(f"Hg{self._thread}")
         self._raw = bytes.fromhex(self._ask("g"))
+        if self.closed:
+            return []
         values = _REGISTERS.unpack_from(self._raw)
         self._values = dict(zip((*_NAMES, "eflags"), values, strict=True))
         found = self._places.get(self._values["rip"])
@@ -151,7 +156,10 @@ class GdbTransport:
     def _return_0(self) -> None:
         """As if the function had returned 0."""
         stack = self._values["rsp"]
-        back = struct.unpack("<Q", bytes.fromhex(self._ask(f"m{stack:x},8")))[0]
+        told = bytes.fromhex(self._ask(f"m{stack:x},8"))
+        if self.closed:
+            return
+        back = struct.unpack("<Q", told)[0]
         self._write({"rax": 0, "rsp": stack + 8, "rip": back})
 
     def _go_on(self, changed: dict[str, int], size: int) -> None:
