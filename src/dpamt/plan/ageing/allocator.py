@@ -120,9 +120,19 @@ class AgeingAllocator(PageAllocator):
         return 0
 
     def folios(self, count: int) -> list[tuple[int, int]]:
-        """So many folios, or as many as the first zone has: runs (first region, regions)."""
-        runs = self._zones[0].take_blocks(FOLIO_ORDER, count)
-        return [(first // PAGES_PER_2M, regions) for first, regions in runs]
+        """As ``count`` times :meth:`folio`: runs (first region, regions), perhaps fewer."""
+        runs: list[tuple[int, int]] = []
+        nid = self._zones[0].nid
+        left = count
+        for drained in (False, True):
+            if drained and left:
+                self._drain(len(self._front))
+            for zone in self._zones:
+                if left and (drained or zone.nid == nid):
+                    taken = zone.take_blocks(FOLIO_ORDER, left)
+                    runs += [(first // PAGES_PER_2M, regions) for first, regions in taken]
+                    left -= sum(regions for _, regions in taken)
+        return runs
 
     def free_folios(self, region: int, count: int = 1) -> None:
         """Free folios that follow one another, from ``region`` on."""

@@ -33,6 +33,10 @@ class FaultPath(CountedPages):
                 whole = most == PAGES_PER_2M
                 if whole and td.huge and not td.table[index] and not td.folio[index]:
                     self._fault_fresh(td, own, index, at_2m)
+                    if at_2m and td.large[index]:
+                        gigabyte = (index // RANGES_PER_1G + 1) * RANGES_PER_1G
+                        stop = min(end // PAGES_PER_2M, gigabyte)
+                        page += self._fault_2m(td, own, index + 1, stop) * PAGES_PER_2M
                 else:
                     self._fault_pages(td, own, index, slot, slot + most, at_2m and whole)
             elif td.table[index] and not td.folio[index]:
@@ -196,3 +200,24 @@ class FaultPath(CountedPages):
         self.install_whole(region, (pool.pop(), pool.pop()))
         self.top_up(vcpu)
         self.free_pair(pool.pop(), pool.pop())
+
+    def _fault_2m(self, td: Td, vcpu: Vcpu, first: int, end: int) -> int:
+        """Ranges from ``first`` on at 2M, below one S-EPT page that is there: how many.
+
+        No such fault takes anything from the pools, so nothing happens but folios.
+        """
+        count = 0
+        while first + count < end and not (
+            td.folio[first + count] or td.table[first + count] or first + count in td.parts
+        ):
+            count += 1
+        if not count:
+            return 0
+        self.top_up(vcpu)
+        at = first
+        for region, regions in self.allocator.folios(count):
+            td.folio[at : at + regions] = array("I", range(region, region + regions))
+            td.large[at : at + regions] = b"\1" * regions
+            self.large[region : region + regions] = b"\1" * regions
+            at += regions
+        return at - first

@@ -1,0 +1,190 @@
+"""What came of a fleet: summed up from its clusters, and written as Parquet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from dpamt.abi.pages import PAGE_SIZE, PAGES_PER_2M
+from dpamt.errors import InputError
+from dpamt.plan.fleet.cluster import ClusterResult
+from dpamt.plan.fleet.hosts import HostSizes
+from dpamt.plan.fleet.spread import Spread
+
+PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
+_PAIR_BYTES: Final = 2 * PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class HostSaving:
+    """One host; bytes saved are static PAMT less Dynamic PAMT, negative where that costs more.
+
+    ``low`` is with every control and S-EPT page in a region of its own, ``high`` with all packed.
+    """
+
+    host: int
+    host_type: str
+    static_bytes: int
+    idle_bytes: int
+    mean_tds: float
+    mean_td_bytes: float
+    mean_saved: float
+    mean_saved_low: float
+    mean_saved_high: float
+    least_saved: float
+    most_saved: float
+    losing_share: float
+    """Share of the moments at which Dynamic PAMT takes more than static PAMT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The whole fleet at one moment: bytes, TDs."""
+
+    hours: float
+    tds: int
+    td_bytes: int
+    dynamic_bytes: float
+    saved: float
+    saved_low: float
+    saved_high: float
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A fleet's weeks.  All bytes; see :class:`HostSaving` for what saved means."""
+
+    vms: int
+    hosts: tuple[HostSaving, ...]
+    moments: tuple[Moment, ...]
+    spreads: dict[str, Spread]
+    """By host type."""
+    static_bytes: int
+    """Of all hosts."""
+    mean_saved: float
+    peak_saved: float
+    least_saved: float
+    saved_percentiles: dict[int, float]
+    """Over hosts, of each one's mean."""
+    hosts_losing: int
+    """Hosts that lose at some moment."""
+    hosts_losing_on_average: int
+    placed_static: int
+    placed_dynamic: int
+    turned_away_static: int
+    turned_away_dynamic: int
+
+    @property
+    def newly_fitting_tds(self) -> int:
+        """TDs that found a host under Dynamic PAMT beyond those that do under static PAMT."""
+        return self.placed_dynamic - self.placed_static
+
+
+def sum_up(
+    clusters: Sequence[tuple[int, int]],
+    sizes: Sequence[HostSizes],
+    results: Sequence[ClusterResult],
+    spreads: Sequence[Spread],
+    vms: int,
+    step: float,
+) -> Fleet:
+    """``clusters`` are (host type, hosts), in the order of ``results``."""
+    hosts: list[HostSaving] = []
+    moments = results[0].memory.shape[0]
+    sums = np.zeros((6, moments))
+    for (kind, _count), result in zip(clusters, results, strict=True):
+        size = sizes[kind]
+        saved, low, high = savings(size, result, spreads[kind].regions_per_page)
+        dynamic = size.static_bytes - saved
+        parts = (result.tds, result.memory, dynamic, saved, low, high)
+        sums += np.array([part.sum(axis=1, dtype=np.float64) for part in parts])
+        for at in range(saved.shape[1]):
+            hosts.append(
+                HostSaving(
+                    len(hosts),
+                    size.name,
+                    size.static_bytes,
+                    size.idle_bytes,
+                    float(result.tds[:, at].mean()),
+                    float(result.memory[:, at].mean()),
+                    float(saved[:, at].mean()),
+                    float(low[:, at].mean()),
+                    float(high[:, at].mean()),
+                    float(saved[:, at].min()),
+                    float(saved[:, at].max()),
+                    float((saved[:, at] < 0).mean()),
+                )
+            )
+    means = np.array([host.mean_saved for host in hosts])
+    percentiles = np.percentile(means, PERCENTILES).tolist()
+    total = sums[3]
+    return Fleet(
+        vms=vms,
+        hosts=tuple(hosts),
+        moments=tuple(
+            Moment(at * step / 3600, int(row[0]), int(row[1]), *map(float, row[2:]))
+            for at, row in enumerate(sums.T)
+        ),
+        spreads={size.name: spread for size, spread in zip(sizes, spreads, strict=True)},
+        static_bytes=sum(host.static_bytes for host in hosts),
+        mean_saved=float(total.mean()),
+        peak_saved=float(total.max()),
+        least_saved=float(total.min()),
+        saved_percentiles=dict(zip(PERCENTILES, percentiles, strict=True)),
+        hosts_losing=sum(host.losing_share > 0 for host in hosts),
+        hosts_losing_on_average=sum(host.mean_saved < 0 for host in hosts),
+        placed_static=sum(result.placed[0] for result in results),
+        placed_dynamic=sum(result.placed[1] for result in results),
+        turned_away_static=sum(result.turned_away[0] for result in results),
+        turned_away_dynamic=sum(result.turned_away[1] for result in results),
+    )
+
+
+def savings(
+    sizes: HostSizes, result: ClusterResult, regions_per_page: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Bytes saved at each moment on each host: expected, at least, at most."""
+    singles = result.singles + result.scattered
+    expected = (
+        result.folios
+        + np.ceil(result.singles / PAGES_PER_2M)
+        + np.ceil(result.scattered * regions_per_page)
+    )
+    most = result.folios + -(-result.singles // PAGES_PER_2M) + result.scattered
+    least = result.folios + -(-singles // PAGES_PER_2M)
+    base = float(sizes.static_bytes - sizes.idle_bytes)
+    bounds = [np.clip(pairs, least, most) for pairs in (expected, most, least)]
+    first, second, third = (base - pairs * float(_PAIR_BYTES) for pairs in bounds)
+    return first, second, third
+
+
+def write_parquet(fleet: Fleet, folder: Path) -> tuple[Path, Path]:
+    """``hosts.parquet`` and ``moments.parquet``, each whole or not there.
+
+    Raises InputError when the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (
+            _write(folder / "hosts.parquet", fleet.hosts, HostSaving),
+            _write(folder / "moments.parquet", fleet.moments, Moment),
+        )
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(f"{folder}: {why}; expected a folder to write to") from None
+
+
+def _write(path: Path, rows: Sequence[Any], kind: type[Any]) -> Path:
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(kind)}
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        pa.parquet.write_table(pa.table(columns), unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
