@@ -13,7 +13,7 @@ VERBS = {
     "run": "run a host and its TDs: static against Dynamic PAMT, phase by phase",
     "verify": "every interleaving of a design: what holds, or how it fails",
     "boot": "a real kernel in QEMU, its SEAMCALLs answered by the model",
-    "plan": "size hosts: what Dynamic PAMT saves or costs, and whether TDX comes up",
+    "plan": "size hosts: what Dynamic PAMT saves or costs, does TDX come up",
     "conform": "replay recorded SEAMCALLs against the model and judge its answers",
     "decode": "explain a status, a leaf, an operand, a field or a whole kernel log",
 }

@@ -87,7 +87,7 @@ def ageing_figure(ageing: "Ageing") -> Any:
     for edge, fill in ((dynamic.high, None), (dynamic.low, "tonexty")):
         figure.add_scatter(
             x=days,
-            y=[size / _GIB for size in edge],
+            y=[max(size, ageing.idle_bytes) / _GIB for size in edge],
             mode="lines",
             line={"width": 0},
             fill=fill,

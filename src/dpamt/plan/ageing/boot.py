@@ -2,7 +2,7 @@
 
 from dpamt.errors import InputError
 from dpamt.host.core.init import tdx_enable
-from dpamt.host.core.kernel import Kernel
+from dpamt.host.core.kernel import Kernel, KernelBehaviour
 from dpamt.host.designs.load import load_design
 from dpamt.module.module import TdxModule
 from dpamt.plan.ageing.allocator import AgeingAllocator
@@ -24,17 +24,36 @@ def boot_ageing(
     page after boot, by ``seed``.  Raises InputError when the machine does not come up with Dynamic
     PAMT, or for a share outside [0, 1].
     """
-    shared, memory = Shared(), PhysicalMemory()
-    allocator = AgeingAllocator(machine)
-    module = TdxModule(memory, machine, release, shared)
-    seamcalls = [processor.seamcall for processor in module.processors]
-    kernel = Kernel(machine, allocator, memory, shared, seamcalls, load_design(DESIGN))
-    error = tdx_enable(kernel)
-    if error or not kernel.dynamic_pamt:
+    kernel = _booted(machine, release, KernelBehaviour())
+    if not kernel.dynamic_pamt:
+        # Where the map has too many holes, a kernel with the patch of 2024 comes up.
+        patched = _booted(machine, release, KernelBehaviour(tdmr_holes="cmrs"))
+        if patched.dynamic_pamt:
+            kernel = patched
+    if not kernel.dynamic_pamt:
         why = "; ".join(kernel.log.lines[-2:])
         raise InputError(
             f"{machine.source}: expected a host that initialises with Dynamic PAMT: {why}"
         )
     if fragmentation:
-        allocator.fragment(fragmentation, seed)
+        assert isinstance(kernel.allocator, AgeingAllocator)
+        kernel.allocator.fragment(fragmentation, seed)
+    return kernel
+
+
+def _booted(machine: Machine, release: str, behaviour: KernelBehaviour) -> Kernel:
+    """After tdx_enable(); ``dynamic_pamt`` is False when it failed, too."""
+    shared, memory = Shared(), PhysicalMemory()
+    module = TdxModule(memory, machine, release, shared)
+    seamcalls = [processor.seamcall for processor in module.processors]
+    kernel = Kernel(
+        machine,
+        AgeingAllocator(machine),
+        memory,
+        shared,
+        seamcalls,
+        load_design(DESIGN),
+        behaviour,
+    )
+    tdx_enable(kernel)
     return kernel
