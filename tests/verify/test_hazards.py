@@ -119,7 +119,8 @@ def test_h23_gives_the_code_that_was_seen_in_test() -> None:
 
 
 @pytest.mark.parametrize(
-    "trial", ["one region", "two regions", "words", "own pair", "crossed pairs", "no memory"]
+    "trial",
+    ["one region", "two regions", "words", "own pair", "crossed pairs", "no memory", "demote"],
 )
 def test_the_reserve_idea_stands_what_only_gets_and_puts(trial: str) -> None:
     assert verdict("global-rwlock", trial).verdict == "holds"
