@@ -4,7 +4,6 @@ CPUs wait for their answers inside their stubs, each for itself: others go on, a
 kept back as long as one likes.
 """
 
-import select
 import socket
 import struct
 from typing import Final
@@ -27,8 +26,8 @@ from dpamt.boot.stub import (
 _REGISTERS: Final = struct.Struct(f"<{len(SLOT_REGISTER_NAMES)}Q")
 _BELLS: Final = 4096
 """Bytes read from the bell at once: one is enough, however many there are."""
-_LOOKS: Final = 20
-"""Looks at the slots before waiting for the bell: a CPU that is busy asking asks again soon."""
+_TIMEVAL: Final = struct.Struct("@ll")
+"""struct timeval, for SO_RCVTIMEO: one system call waits and reads."""
 _SLOT_WORDS: Final = SLOT_BYTES // 4
 _STATE: Final = SLOT_STATE // 4
 _SITE: Final = SLOT_SITE // 4
@@ -42,23 +41,25 @@ class Mailbox:
         count = min(cpus, MAX_CPUS)
         self._words = memory.words(SLOTS_PHYSICAL, SLOT_BYTES * count)
         self._bell = bell
-        self._poll = select.poll()
-        self._poll.register(bell, select.POLLIN)
+        self._patience = 0.0
         self._taken = [False] * count
         """Requests handed out and not answered yet."""
         self.closed = False
 
     def wait(self, seconds: float) -> list[Request]:
         """The requests that came, after waiting for one at most so long; none is no error."""
-        for _ in range(_LOOKS):
-            found = self._scan()
-            if found or self.closed:
-                return found
-        if self._poll.poll(1000 * seconds):
-            try:
-                self.closed = not self._bell.recv(_BELLS)
-            except OSError:
-                self.closed = True
+        if seconds and seconds != self._patience:
+            self._patience = seconds
+            whole = int(seconds)
+            patience = _TIMEVAL.pack(whole, int(1e6 * (seconds - whole)))
+            self._bell.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        try:
+            self.closed = not self._bell.recv(_BELLS, 0 if seconds else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass  # nobody rang
+        except OSError:
+            self.closed = True
+        # A slot is filled before its bell rings: after the bell, all that rang are seen.
         return self._scan()
 
     def _scan(self) -> list[Request]:
