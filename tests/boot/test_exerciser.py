@@ -46,6 +46,8 @@ def test_rules() -> None:
         ("life:threads=65", "threads=65; expected 1 to 64"),
         ("life:speed=1", "option 'speed'; expected one of design, bug"),
         ("life:rounds=1:rounds=2", "rounds is said twice"),
+        ("life:fail=101", "fail=101; expected 1 to 100"),
+        ("hammer:design=kernel:bug=unlocked-count", "the kernel's own counts; expected design="),
     ],
 )
 def test_what_is_no_rule(text: str, told: str) -> None:
@@ -59,25 +61,31 @@ def test_its_lines_are_read() -> None:
     told = read_console(
         [
             "virt/tdx: TDX-Module initialized",
-            "dpamt: begin mode hammer design v6 bug none threads 2 rounds 10",
+            "dpamt: begin mode hammer design v6 bug none threads 2 rounds 10 fail 0",
             "dpamt: warn PAMT.REMOVE pfn 0x10200 status 0xc000030600000000",
-            "dpamt: thread 0 did 10 failed 0 first - status 0x0",
-            "kvm_intel: dpamt: thread 1 did 9 failed 1 first PAGE.AUG status 0x8000030800000008",
+            "dpamt: thread 0 did 10 scant 0 failed 0 first - status 0x0",
+            "kvm_intel: dpamt: thread 1 did 9 scant 2 failed 1 first PAGE.AUG status "
+            "0x8000030800000008",
             "dpamt: end counted 3",
             "dpamt: offline 1 result 1",
         ]
     )
     assert told == Told(
-        [ThreadTold(0, 10, 0, "-", 0), ThreadTold(1, 9, 1, "PAGE.AUG", 0x8000030800000008)],
+        [ThreadTold(0, 10, 0, 0, "-", 0), ThreadTold(1, 9, 2, 1, "PAGE.AUG", 0x8000030800000008)],
         [("PAMT.REMOVE", TDX_PAMT_PAGE_NOT_EMPTY)],
         3,
         True,
         "",
         1,
+        "v6",
+        0,
     )
     assert wrong_in_threads(told, "hammer") == [
-        "thread 1: 1 of 9 rounds failed, first PAGE.AUG with TDX_MISSING_PAMT_PAGE_PAIR"
+        "thread 1: 2 of 9 rounds given up: no page, or no page pair for one",
+        "thread 1: 1 of 9 rounds failed, first PAGE.AUG with TDX_MISSING_PAMT_PAGE_PAIR",
     ]
+    told.fail = 5  # percent of the allocations: to be given up is what was asked for
+    assert len(wrong_in_threads(told, "hammer")) == 1
     assert wrong_in_threads(Told(), "life") == ["the exerciser did not come to its end"]
     refused = read_console(["dpamt: refused mode=x"])
     assert wrong_in_threads(refused, "life") == ["the exerciser: refused mode=x"]

@@ -19,15 +19,28 @@ from dpamt.errors import InputError
 
 _SOURCES: Final = ("Kbuild", "exerciser.c", "exerciser.h", "pamt.c", "td.c")
 _CALLED: Final = "__seamcall_ret"
+_KERNEL: Final = "kernel"
+_GET_AND_PUT: Final = frozenset(
+    {"tdx_pamt_get", "tdx_pamt_put", "tdx_alloc_control_page", "tdx_free_control_page"}
+)
+"""What a kernel with Dynamic PAMT exports to KVM (merged commits of 2026-09-04)."""
 _INIT_FLAGS: Final = (
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-pie", "-no-pie"),
     *("-fno-stack-protector", "-fno-tree-loop-distribute-patterns"),
 )
 
 MODES: Final = ("life", "hammer", "hostile")
-DESIGNS: Final = ("merged", "v6", "none")
+DESIGNS: Final = ("merged", "v6", "none", "kernel")
 BUGS: Final = ("none", "put-too-many", "missing-get", "unlocked-count")
-_NUMBERS: Final = {"threads": 64, "rounds": 10_000_000, "use_every": 10_000_000, "offline": 63}
+_OWN_COUNTS: Final = "unlocked-count"
+"""The bug that is in the exerciser's own get, and cannot be seeded into the kernel's."""
+_NUMBERS: Final = {
+    "threads": 64,
+    "rounds": 10_000_000,
+    "use_every": 10_000_000,
+    "offline": 63,
+    "fail": 100,
+}
 """Options that are numbers, from 1, and the most they may be."""
 _WORDS: Final = {"design": DESIGNS, "bug": BUGS}
 
@@ -63,6 +76,8 @@ def parse_exercise(text: str) -> Exercise:
             expected = ", ".join((*_WORDS, *_NUMBERS))
             raise InputError(f"{text}: option {name!r}; expected one of {expected}")
         given[name] = value
+    if given.get("design") == _KERNEL and given.get("bug") == _OWN_COUNTS:
+        raise InputError(f"{text}: the kernel's own counts; expected design=merged or v6 with it")
     offline = int(given.pop("offline", "-1"))
     return Exercise(text, mode, given, offline)
 
@@ -81,6 +96,8 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
                 f"{build}: no {needed}; expected a kernel's build tree after "
                 "'make vmlinux modules_prepare'"
             )
+    exported = exports(build / "vmlinux.symvers") >= _GET_AND_PUT
+    design = _design(exercise, exported)
     source = files("dpamt.boot") / "guest"
     module = folder / "module"
     module.mkdir()
@@ -88,10 +105,17 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
         (module / name).write_bytes((source / name).read_bytes())
     (folder / "init.c").write_bytes((source / "init.c").read_bytes())
     symbols = f"KBUILD_EXTRA_SYMBOLS={build / 'vmlinux.symvers'}"
-    _run(["make", "-s", "-C", str(build), f"M={module}", symbols, "KBUILD_MODPOST_WARN=1"])
+    own = f"DPAMT_KERNEL_PAMT={'y' if exported else 'n'}"
+    _run(["make", "-s", "-C", str(build), f"M={module}", symbols, own, "KBUILD_MODPOST_WARN=1"])
     init = folder / "init"
     _run(["gcc", *_INIT_FLAGS, "-o", str(init), str(folder / "init.c")])
-    parameters = {"mode": exercise.mode, **exercise.parameters, "seamcall": f"{called.address:#x}"}
+    parameters = {
+        "mode": exercise.mode,
+        "design": design,
+        **exercise.parameters,
+        "seamcall": f"{called.address:#x}",
+        **_kernel_counts(image, design),
+    }
     contents = {
         "init": init.read_bytes(),
         "exerciser.ko": (module / "kvm-intel.ko").read_bytes(),
@@ -99,9 +123,40 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
     }
     if exercise.offline >= 0:
         contents["offline"] = str(exercise.offline).encode()
+    if "fail" in exercise.parameters:
+        contents["fail"] = exercise.parameters["fail"].encode()
     initrd = folder / "initrd"
     initrd.write_bytes(archive(contents))
     return initrd
+
+
+def exports(symvers: Path) -> frozenset[str]:
+    """Names that a kernel exports, of its ``vmlinux.symvers`` (CRC, name, where, how)."""
+    lines = (line.split("\t") for line in symvers.read_text().splitlines())
+    return frozenset(line[1] for line in lines if len(line) > 1)
+
+
+def _design(exercise: Exercise, exported: bool) -> str:
+    """The design that was asked for; without one, the kernel's own where it has one."""
+    asked = exercise.parameters.get("design")
+    if asked is None:
+        own = exported and exercise.parameters.get("bug") != _OWN_COUNTS
+        return _KERNEL if own else DESIGNS[0]
+    if asked == _KERNEL and not exported:
+        raise InputError(
+            f"{exercise.text}: this kernel exports no tdx_pamt_get; expected one with Dynamic "
+            "PAMT, or design=merged or v6"
+        )
+    return asked
+
+
+def _kernel_counts(image: KernelImage, design: str) -> dict[str, str]:
+    """Where the module finds the kernel's refcounts: neither symbol is exported."""
+    found = {"kernel_counts": "pamt_refcounts", "kernel_max_pfn": "max_pfn"}
+    symbols = {name: image.symbol(known) for name, known in found.items()}
+    if design != _KERNEL:
+        return {}
+    return {name: f"{symbol.address:#x}" for name, symbol in symbols.items() if symbol is not None}
 
 
 def _run(words: list[str]) -> None:
@@ -115,16 +170,21 @@ def _run(words: list[str]) -> None:
 
 
 _LINE: Final = re.compile(r"^(?:kvm_intel: |kvm-intel: )?dpamt: (?P<rest>.*)$")
-_THREAD: Final = re.compile(r"thread (\d+) did (\d+) failed (\d+) first (.+) status (0x[0-9a-f]+)$")
+_THREAD: Final = re.compile(
+    r"thread (\d+) did (\d+) scant (\d+) failed (\d+) first (.+) status (0x[0-9a-f]+)$"
+)
+_BEGIN: Final = re.compile(r"begin mode \S+ design (\S+) .* fail (\d+)$")
 _WARN: Final = re.compile(r"warn (\S+) pfn (0x[0-9a-f]+) status (0x[0-9a-f]+)$")
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadTold:
-    """What one thread did: rounds, of those that failed, and the first SEAMCALL that did."""
+    """What one thread did: rounds, of those given up for want of a page or a pair, those that
+    failed, and the first SEAMCALL that did."""
 
     number: int
     did: int
+    scant: int
     failed: int
     first: str
     status: int
@@ -143,6 +203,10 @@ class Told:
     refused: str = ""
     offline: int | None = None
     """Result of taking a CPU offline: 1, or a negative errno."""
+    design: str = ""
+    """How pairs were counted."""
+    fail: int = 0
+    """Percent of page allocations that were made to fail."""
 
 
 def read_console(lines: list[str]) -> Told:
@@ -153,8 +217,9 @@ def read_console(lines: list[str]) -> Told:
         if match is None:
             continue
         rest = match["rest"]
-        if rest.startswith("begin "):
+        if begin := _BEGIN.match(rest):
             told.began = True
+            told.design, told.fail = begin[1], int(begin[2])
         elif rest.startswith("refused"):
             told.refused = rest
         elif rest.startswith("end counted "):
@@ -162,10 +227,9 @@ def read_console(lines: list[str]) -> Told:
         elif rest.startswith("offline "):
             told.offline = int(rest.rpartition(" ")[2])
         elif thread := _THREAD.match(rest):
-            number, did, failed, first, status = thread.groups()
-            told.threads.append(
-                ThreadTold(int(number), int(did), int(failed), first, int(status, 16))
-            )
+            *numbers, first, status = thread.groups()
+            number, did, scant, failed = map(int, numbers)
+            told.threads.append(ThreadTold(number, did, scant, failed, first, int(status, 16)))
         elif warn := _WARN.match(rest):
             told.warnings.append((warn[1], int(warn[3], 16)))
     return told

@@ -64,7 +64,13 @@ def wrong_in_threads(told: Told, mode: str) -> list[str]:
         return ["the exerciser did not come to its end"]
     if mode == "hostile":
         return []
-    return [
+    scant = [
+        f"thread {thread.number}: {thread.scant:,} of {thread.did:,} rounds given up: no page, or "
+        "no page pair for one"
+        for thread in told.threads
+        if thread.scant and not told.fail
+    ]
+    return scant + [
         f"thread {thread.number}: {thread.failed:,} of {thread.did:,} rounds failed, first "
         f"{thread.first} with {status_name(thread.status)}"
         for thread in told.threads

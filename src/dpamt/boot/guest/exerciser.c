@@ -20,7 +20,7 @@ module_param(mode, charp, 0);
 MODULE_PARM_DESC(mode, "life, hammer or hostile");
 static char *design = "merged";
 module_param(design, charp, 0);
-MODULE_PARM_DESC(design, "merged, v6, or none: no page pair is added or removed");
+MODULE_PARM_DESC(design, "merged, v6, kernel: its own, or none: no page pair is added or removed");
 static char *bug = "none";
 module_param(bug, charp, 0);
 MODULE_PARM_DESC(bug, "none, put-too-many, missing-get or unlocked-count");
@@ -32,6 +32,15 @@ MODULE_PARM_DESC(rounds, "lives of a TD in each thread; rounds of get, use, put"
 static int use_every = 1;
 module_param(use_every, int, 0);
 MODULE_PARM_DESC(use_every, "in the hammer: the page is used in every n-th round");
+static int fail;
+module_param(fail, int, 0);
+MODULE_PARM_DESC(fail, "allocations of the threads fail, if fail_page_alloc is set up to");
+unsigned long kernel_counts;
+module_param(kernel_counts, ulong, 0);
+MODULE_PARM_DESC(kernel_counts, "address of pamt_refcounts");
+unsigned long kernel_max_pfn;
+module_param(kernel_max_pfn, ulong, 0);
+MODULE_PARM_DESC(kernel_max_pfn, "address of max_pfn");
 static unsigned long seamcall;
 module_param(seamcall, ulong, 0);
 MODULE_PARM_DESC(seamcall, "address of __seamcall_ret");
@@ -61,10 +70,19 @@ struct worker {
 	struct completion done;
 	struct page *region;	/* of the hammer: 2 MiB */
 	long did;
+	long scant;	/* rounds given up: no page or no pair to be had */
 	long failed;
 	u64 status;
 	const char *what;
 };
+
+/* This task's allocations fail as /sys/kernel/debug/fail_page_alloc says (task-filter). */
+static void let_allocations_fail(bool on)
+{
+#ifdef CONFIG_FAULT_INJECTION
+	current->make_it_fail = fail && on;
+#endif
+}
 
 static void note(struct worker *w, struct test_td *t)
 {
@@ -82,16 +100,23 @@ static void note(struct worker *w, struct test_td *t)
 static void live(struct worker *w)
 {
 	struct test_td *t = kzalloc(sizeof(*t), GFP_KERNEL);
+	bool scant = true;
 	int n;
 
 	if (!t)
-		return;
-	if (!td_build(t)) {
-		for (n = 0; n < TD_PAGES; n++) {
+		goto no_memory;
+	let_allocations_fail(true);
+	if (td_build(t)) {
+		scant = !t->failed;
+	} else {
+		scant = false;
+		for (n = 1; n < TD_PAGES; n++) {
 			struct page *page = alloc_control_page();
 
-			if (!page)
+			if (!page) {
+				scant = true;
 				break;
+			}
 			if (td_add_page(t, (u64)n << PAGE_SHIFT, page)) {
 				free_control_page(page);
 				break;
@@ -106,10 +131,13 @@ static void live(struct worker *w)
 			t->guest[n] = NULL;
 		}
 	}
+	let_allocations_fail(false);
 	td_teardown(t);
 	note(w, t);
-	w->did++;
 	kfree(t);
+no_memory:
+	w->scant += scant;
+	w->did++;
 }
 
 /* get, use, put of one page of a region that all threads share. */
@@ -120,25 +148,34 @@ static void hammer(struct worker *w)
 	unsigned long pfn = page_to_pfn(page);
 	int n;
 
-	if (!t)
+	if (!t) {
+		w->scant++;
 		return;
+	}
 	if (td_build(t)) {
+		w->scant += !t->failed;
 		note(w, t);
 		td_teardown(t);
 		kfree(t);
 		return;
 	}
+	let_allocations_fail(true);
 	for (n = 0; n < rounds; n++) {
 		bool seeded = n % BUG_EVERY == BUG_EVERY - 1;
 		bool skip = chosen_bug == SEEDED_MISSING_GET && seeded;
 
-		if (!skip && pamt_get(pfn)) {
-			w->failed++;
+		int error = skip ? 0 : pamt_get(pfn);
+
+		if (error) {
+			if (error == -ENOMEM)
+				w->scant++;
+			else
+				w->failed++;
 			continue;
 		}
 		if (n % use_every == 0 || skip) {
-			if (!td_add_page(t, 0, page))
-				td_remove_page(t, 0, pfn);
+			if (!td_add_page(t, PAGE_SIZE, page))
+				td_remove_page(t, PAGE_SIZE, pfn);
 		}
 		pamt_put(pfn);
 		if (chosen_bug == SEEDED_PUT_TOO_MANY && seeded)
@@ -148,6 +185,7 @@ static void hammer(struct worker *w)
 		if (n % 256 == 255)
 			cond_resched();
 	}
+	let_allocations_fail(false);
 	td_teardown(t);
 	note(w, t);
 	kfree(t);
@@ -210,7 +248,7 @@ static int choose(const char *what, const char *value, const char * const *known
 static int read_parameters(void)
 {
 	static const char * const modes[] = { "life", "hammer", "hostile" };
-	static const char * const designs[] = { "none", "merged", "v6" };
+	static const char * const designs[] = { "none", "merged", "v6", "kernel" };
 	static const char * const bugs[] = {
 		"none", "put-too-many", "missing-get", "unlocked-count",
 	};
@@ -221,6 +259,14 @@ static int read_parameters(void)
 		return -EINVAL;
 	if (threads < 1 || threads > 64 || rounds < 1 || use_every < 1 || !seamcall) {
 		pr_err(DPAMT "refused threads=%d rounds=%d use_every=%d\n", threads, rounds, use_every);
+		return -EINVAL;
+	}
+	if (which_design == DESIGN_KERNEL && (!IS_ENABLED(DPAMT_KERNEL_PAMT) || !kernel_max_pfn)) {
+		pr_err(DPAMT "refused design=kernel: it has no get and put\n");
+		return -EINVAL;
+	}
+	if (fail && !IS_ENABLED(CONFIG_FAIL_PAGE_ALLOC)) {
+		pr_err(DPAMT "refused fail=%d: CONFIG_FAIL_PAGE_ALLOC is not set\n", fail);
 		return -EINVAL;
 	}
 	chosen_design = which_design;
@@ -258,8 +304,8 @@ static void run(struct worker *workers, struct page *region)
 			continue;
 		wait_for_completion(&w->done);
 		kthread_stop(w->task);
-		pr_info(DPAMT "thread %d did %ld failed %ld first %s status 0x%llx\n", n, w->did,
-			w->failed, w->what ?: "-", w->status);
+		pr_info(DPAMT "thread %d did %ld scant %ld failed %ld first %s status 0x%llx\n", n,
+			w->did, w->scant, w->failed, w->what ?: "-", w->status);
 	}
 }
 
@@ -271,8 +317,8 @@ static int __init exerciser_init(void)
 
 	if (error)
 		return error;
-	pr_info(DPAMT "begin mode %s design %s bug %s threads %d rounds %d\n", mode, design, bug,
-		threads, rounds);
+	pr_info(DPAMT "begin mode %s design %s bug %s threads %d rounds %d fail %d\n", mode, design,
+		bug, threads, rounds, fail);
 	workers = kcalloc(threads, sizeof(*workers), GFP_KERNEL);
 	region = alloc_pages(GFP_KERNEL | __GFP_NOWARN, 9);
 	error = pamt_init();

@@ -9,13 +9,16 @@
 
 #define DPAMT "dpamt: "
 
-enum design { DESIGN_NONE, DESIGN_MERGED, DESIGN_V6 };
+enum design { DESIGN_NONE, DESIGN_MERGED, DESIGN_V6, DESIGN_KERNEL };
 
 /* Bugs that can be seeded, one at a time. */
 enum bug { SEEDED_NONE, SEEDED_PUT_TOO_MANY, SEEDED_MISSING_GET, SEEDED_UNLOCKED_COUNT };
 
 extern enum design chosen_design;
 extern enum bug chosen_bug;
+
+/* Of a kernel with Dynamic PAMT: where its pamt_refcounts and max_pfn are; neither is exported. */
+extern unsigned long kernel_counts, kernel_max_pfn;
 
 /* The kernel's __seamcall_ret, by its address: it is not exported. */
 u64 raw_seamcall(u64 leaf, struct tdx_module_args *args);
@@ -38,6 +41,8 @@ struct test_td {
 	int hkid;
 	struct page *sept[3];
 	struct page *guest[TD_PAGES];
+	int tdcs_given, tdcx_given;	/* pages that are the module's */
+	bool vp_given;
 	u64 status;		/* of the first SEAMCALL that failed */
 	const char *failed;	/* its name */
 };

@@ -3,7 +3,8 @@
  * The first and only program of the guest: load the exerciser, take a CPU offline when asked, reboot.
  * No C library; built with -nostdlib -static.
  *
- * /parameters holds the module's parameters; /offline, when it is there, the number of a CPU.
+ * /parameters holds the module's parameters; /offline, when it is there, the number of a CPU; /fail
+ * the share of page allocations that fail, in percent, for tasks that the module marks.
  */
 
 typedef unsigned long ulong;
@@ -73,10 +74,38 @@ static int text_of(const char *name, char *buffer, long size)
 	return 1;
 }
 
+static long write_to(const char *path, const char *text)
+{
+	long fd = call(SYS_open, (long)path, 1, 0, 0, 0);
+
+	return fd < 0 ? fd : call(SYS_write, fd, (long)text, length(text), 0, 0);
+}
+
+/* Documentation/fault-injection/fault-injection.rst */
+#define FAIL "/sys/kernel/debug/fail_page_alloc/"
+
+static void fail_allocations(const char *percent)
+{
+	long result;
+
+	call(SYS_mount, (long)"debugfs", (long)"/sys/kernel/debug", (long)"debugfs", 0, 0);
+	write_to(FAIL "task-filter", "Y");
+	write_to(FAIL "ignore-gfp-wait", "N");
+	write_to(FAIL "min-order", "0");
+	write_to(FAIL "verbose", "0");
+	write_to(FAIL "times", "-1");
+	result = write_to(FAIL "probability", percent);
+	if (result < 0) {
+		say("dpamt: refused: no fail_page_alloc in debugfs, result ");
+		say_number(result);
+		say("\n");
+	}
+}
+
 static void offline(const char *cpu)
 {
 	char path[64] = "/sys/devices/system/cpu/cpu";
-	long at = length(path), n, fd;
+	long at = length(path), n;
 	const char *rest = "/online";
 
 	for (n = 0; cpu[n] && at < 50; n++)
@@ -84,8 +113,7 @@ static void offline(const char *cpu)
 	for (n = 0; rest[n]; n++)
 		path[at++] = rest[n];
 	path[at] = 0;
-	fd = call(SYS_open, (long)path, 1, 0, 0, 0);
-	n = fd < 0 ? fd : call(SYS_write, fd, (long)"0", 1, 0, 0);
+	n = write_to(path, "0");
 	say("dpamt: offline ");
 	say(cpu);
 	say(" result ");
@@ -99,6 +127,8 @@ __attribute__((force_align_arg_pointer, noreturn)) void _start(void)
 	long fd, result;
 
 	call(SYS_mount, (long)"sysfs", (long)"/sys", (long)"sysfs", 0, 0);
+	if (text_of("/fail", buffer, sizeof(buffer)))
+		fail_allocations(buffer);
 	if (text_of("/parameters", buffer, sizeof(buffer))) {
 		fd = call(SYS_open, (long)"/exerciser.ko", 0, 0, 0, 0);
 		result = call(SYS_finit_module, fd, (long)buffer, 0, 0, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * get and put of page pairs, for kernels that have none: the merged design, and the optimised one
- * that was posted as v6.
+ * get and put of page pairs: the kernel's own where it exports them; for kernels that have none, the
+ * merged design, and the optimised one that was posted as v6.
  *
  * Written from the protocols, not from the patches: merged commits of 2026-09-04 (ad52ce8389d9,
  * eca9d4a3f1f8), "[PATCH v6 00/11] Dynamic PAMT" (2026-05-25).
@@ -40,6 +40,14 @@ long pamt_counted(void)
 	long sum = 0;
 	unsigned long n;
 
+	if (chosen_design == DESIGN_KERNEL) {
+		int *own = kernel_counts ? *(int **)kernel_counts : NULL;
+		unsigned long regions = DIV_ROUND_UP(*(unsigned long *)kernel_max_pfn, 512);
+
+		for (n = 0; own && n < regions; n++)
+			sum += abs(READ_ONCE(own[n]));
+		return sum;
+	}
 	for (n = 0; n < REGIONS; n++)
 		sum += abs(atomic_read(&counts[n]));
 	return sum;
@@ -102,6 +110,10 @@ int pamt_get(unsigned long pfn)
 
 	if (chosen_design == DESIGN_NONE)
 		return 0;
+#ifdef DPAMT_KERNEL_PAMT
+	if (chosen_design == DESIGN_KERNEL)
+		return tdx_pamt_get(pfn, NULL);
+#endif
 	if (pfn >> 9 >= REGIONS)
 		return -ERANGE;
 	count = &counts[pfn >> 9];
@@ -145,6 +157,12 @@ void pamt_put(unsigned long pfn)
 	atomic_t *count;
 	u64 status;
 
+#ifdef DPAMT_KERNEL_PAMT
+	if (chosen_design == DESIGN_KERNEL) {
+		tdx_pamt_put(pfn);
+		return;
+	}
+#endif
 	if (chosen_design == DESIGN_NONE || pfn >> 9 >= REGIONS)
 		return;
 	count = &counts[pfn >> 9];
@@ -175,8 +193,13 @@ void pamt_put(unsigned long pfn)
 
 struct page *alloc_control_page(void)
 {
-	struct page *page = alloc_page(GFP_KERNEL);
+	struct page *page;
 
+#ifdef DPAMT_KERNEL_PAMT
+	if (chosen_design == DESIGN_KERNEL)
+		return tdx_alloc_control_page();
+#endif
+	page = alloc_page(GFP_KERNEL);
 	if (page && pamt_get(page_to_pfn(page))) {
 		__free_page(page);
 		return NULL;
@@ -188,6 +211,12 @@ void free_control_page(struct page *page)
 {
 	if (!page)
 		return;
+#ifdef DPAMT_KERNEL_PAMT
+	if (chosen_design == DESIGN_KERNEL) {
+		tdx_free_control_page(page);
+		return;
+	}
+#endif
 	pamt_put(page_to_pfn(page));
 	__free_page(page);
 }

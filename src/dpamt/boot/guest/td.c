@@ -12,21 +12,28 @@
 #define CLASS_MASK	0xffffffff00000000ULL
 #define BUSY_TRIES	16
 #define INTERRUPTED	0x8000000300000000ULL	/* TDX_INTERRUPTED_RESUMABLE */
+#define NOT_ASSOCIATED	0x8000070200000000ULL	/* TDX_VCPU_NOT_ASSOCIATED */
 
 /* Do it again while another CPU holds a lock: how often KVM may, is a rule of its own. */
-#define TRY(t, name, expression) ({						\
+#define WHILE_BUSY(expression) ({						\
 	u64 __status;								\
 	int __tries = BUSY_TRIES;						\
 										\
 	do {									\
 		__status = (expression);					\
 	} while ((__status & CLASS_MASK) == BUSY_CLASS && --__tries);		\
-	if (__status && !(t)->failed) {						\
-		(t)->failed = name;						\
-		(t)->status = __status;						\
-	}									\
 	__status;								\
 })
+#define TRY(t, name, expression) noted(t, name, WHILE_BUSY(expression))
+
+static u64 noted(struct test_td *t, const char *name, u64 status)
+{
+	if (status && !t->failed) {
+		t->failed = name;
+		t->status = status;
+	}
+	return status;
+}
 
 /* TD_PARAMS (Intel TDX Module 1.5 ABI specification): XFAM x87 and SSE, one VCPU, 4-level EPT, 1 GHz. */
 static void fill_params(u8 *params)
@@ -64,9 +71,12 @@ static int build_vcpu(struct test_td *t)
 		return -ENOMEM;
 	if (TRY(t, "VP.CREATE", tdh_vp_create(&t->td, &t->vp)))
 		return -EIO;
-	for (n = 0; n < t->td.tdcx_nr_pages; n++)
+	t->vp_given = true;
+	for (n = 0; n < t->td.tdcx_nr_pages; n++) {
 		if (TRY(t, "VP.ADDCX", tdh_vp_addcx(&t->vp, t->vp.tdcx_pages[n])))
 			return -EIO;
+		t->tdcx_given++;
+	}
 	return TRY(t, "VP.INIT", tdh_vp_init(&t->vp, 0, 0)) ? -EIO : 0;
 }
 
@@ -80,14 +90,32 @@ static int build_tree(struct test_td *t)
 
 		if (!page)
 			return -ENOMEM;
-		t->sept[PG_LEVEL_512G - level] = page;
-		if (TRY(t, "SEPT.ADD", tdh_mem_sept_add(&t->td, 0, level, page, &err1, &err2)))
+		if (TRY(t, "SEPT.ADD", tdh_mem_sept_add(&t->td, 0, level, page, &err1, &err2))) {
+			free_control_page(page);
 			return -EIO;
+		}
+		t->sept[PG_LEVEL_512G - level] = page;
 	}
 	return 0;
 }
 
-/* A TD that is finalized and has an S-EPT page for its first 2 MiB; what is there when it fails is
+/* The first page comes with what is in it, before the TD is finalized. */
+static int add_first_page(struct test_td *t, struct page *source)
+{
+	struct page *page = alloc_control_page();
+	u64 err1, err2;
+
+	if (!page)
+		return -ENOMEM;
+	if (TRY(t, "PAGE.ADD", tdh_mem_page_add(&t->td, 0, page_to_pfn(page), source, &err1, &err2))) {
+		free_control_page(page);
+		return -EIO;
+	}
+	t->guest[0] = page;
+	return 0;
+}
+
+/* A TD that is finalized, with S-EPT pages for its first 2 MiB and its first page; what is there when it fails is
  * taken down by td_teardown(). */
 int td_build(struct test_td *t)
 {
@@ -113,9 +141,11 @@ int td_build(struct test_td *t)
 		return -EIO;
 	if (alloc_pages_of(&t->td.tdcs_pages, t->td.tdcs_nr_pages))
 		return -ENOMEM;
-	for (n = 0; n < t->td.tdcs_nr_pages; n++)
+	for (n = 0; n < t->td.tdcs_nr_pages; n++) {
 		if (TRY(t, "MNG.ADDCX", tdh_mng_addcx(&t->td, t->td.tdcs_pages[n])))
 			return -EIO;
+		t->tdcs_given++;
+	}
 
 	params = (u8 *)get_zeroed_page(GFP_KERNEL);
 	if (!params)
@@ -127,6 +157,8 @@ int td_build(struct test_td *t)
 		result = build_vcpu(t);
 	if (!result)
 		result = build_tree(t);
+	if (!result)
+		result = add_first_page(t, virt_to_page(params));
 	free_page((unsigned long)params);
 	if (result)
 		return result;
@@ -155,7 +187,7 @@ int td_remove_page(struct test_td *t, u64 gpa, unsigned long pfn)
 	return TRY(t, "PAGE.WBINVD", tdh_phymem_page_wbinvd_hkid(t->hkid, pfn)) ? -EIO : 0;
 }
 
-/* Back to the allocator, when the module had it and gives it up, or never had it. */
+/* Back to the allocator, when the module gives it up. */
 static void reclaim(struct test_td *t, struct page *page)
 {
 	u64 type, owner, size;
@@ -167,14 +199,19 @@ static void reclaim(struct test_td *t, struct page *page)
 	free_control_page(page);
 }
 
-static void reclaim_all(struct test_td *t, struct page **pages, int count)
+/* The first ``given`` are the module's, the rest never were. */
+static void reclaim_all(struct test_td *t, struct page **pages, int count, int given)
 {
 	int n;
 
 	if (!pages)
 		return;
-	for (n = 0; n < count; n++)
-		reclaim(t, pages[n]);
+	for (n = 0; n < count; n++) {
+		if (n < given)
+			reclaim(t, pages[n]);
+		else
+			free_control_page(pages[n]);
+	}
 	kfree(pages);
 }
 
@@ -184,20 +221,27 @@ void td_teardown(struct test_td *t)
 	int n;
 
 	if (t->td.tdr_page) {
-		if (t->vp.tdvpr_page)
-			TRY(t, "VP.FLUSH", tdh_vp_flush(&t->vp));
+		if (t->vp_given) {
+			status = WHILE_BUSY(tdh_vp_flush(&t->vp));
+			if ((status & CLASS_MASK) != NOT_ASSOCIATED)
+				noted(t, "VP.FLUSH", status);
+		}
 		TRY(t, "MNG.VPFLUSHDONE", tdh_mng_vpflushdone(&t->td));
-		do {
-			status = TRY(t, "PHYMEM.CACHE.WB", tdh_phymem_cache_wb(false));
-		} while (status == INTERRUPTED);
+		status = WHILE_BUSY(tdh_phymem_cache_wb(false));
+		while ((status & CLASS_MASK) == INTERRUPTED)
+			status = WHILE_BUSY(tdh_phymem_cache_wb(true));
+		noted(t, "PHYMEM.CACHE.WB", status);
 		TRY(t, "MNG.KEY.FREEID", tdh_mng_key_freeid(&t->td));
 		for (n = 0; n < TD_PAGES; n++)
 			reclaim(t, t->guest[n]);
 		for (n = 2; n >= 0; n--)
 			reclaim(t, t->sept[n]);
-		reclaim_all(t, t->vp.tdcx_pages, t->td.tdcx_nr_pages);
-		reclaim(t, t->vp.tdvpr_page);
-		reclaim_all(t, t->td.tdcs_pages, t->td.tdcs_nr_pages);
+		reclaim_all(t, t->vp.tdcx_pages, t->td.tdcx_nr_pages, t->tdcx_given);
+		if (t->vp_given)
+			reclaim(t, t->vp.tdvpr_page);
+		else
+			free_control_page(t->vp.tdvpr_page);
+		reclaim_all(t, t->td.tdcs_pages, t->td.tdcs_nr_pages, t->tdcs_given);
 		reclaim(t, t->td.tdr_page);
 	}
 	if (t->hkid >= 0)
