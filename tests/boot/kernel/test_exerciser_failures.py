@@ -9,7 +9,7 @@ import pytest
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.boot.exerciser import exports, parse_exercise
 from dpamt.boot.forced import parse_forced
-from dpamt.boot.session import Booted
+from dpamt.boot.outcome import Booted
 from dpamt.errors import InputError
 from dpamt.module.view import ModuleView
 
