@@ -10,8 +10,12 @@ from playwright.sync_api import Browser
 from dpamt.plan.address_map import HUGE, PAIR, aged_map
 from dpamt.plan.ageing.simulate import simulate
 from dpamt.plan.ageing.workload import Workload
+from dpamt.plan.fleet.generate import Made, generate_vms
+from dpamt.plan.fleet.hosts import HostType
+from dpamt.plan.fleet.simulate import simulate_fleet
 from dpamt.plan.mix import parse_mix
 from dpamt.plan.plan import machine_named, map_host, plan_host
+from dpamt.report.plan_fleet import fleet_page
 from dpamt.report.plan_html import plan_page
 
 from .browser import DESK, PHONE, fits_its_width, opened, started
@@ -79,6 +83,24 @@ def test_a_host_that_has_aged(browser: Browser, tmp_path: Path) -> None:
         assert [value * (1 << 30) for value in shown] == pytest.approx(
             ageing.dynamic_bytes.mean, abs=1
         )
+
+
+def test_a_fleet(browser: Browser, tmp_path: Path) -> None:
+    hosts = [HostType("64GiB", machine_named("64GiB"), 5, max_tds=90)]
+    fleet = simulate_fleet(generate_vms(Made(200, 20)), hosts, processes=1)
+    file = tmp_path / "fleet.html"
+    file.write_text(fleet_page(fleet, "generated"), encoding="utf-8")
+    with opened(browser, file, PHONE) as page:
+        plots = page.locator(".js-plotly-plot")
+        plots.nth(1).locator(".bars .point").first.wait_for(state="attached")
+        assert plots.count() == 2
+        assert fits_its_width(page)
+        plots.nth(1).scroll_into_view_if_needed()
+        bar = plots.nth(1).locator(".bars .point path").first
+        bar.hover(force=True)
+        shown = plots.nth(1).locator(".hoverlayer .hovertext").first
+        shown.wait_for(state="attached")
+        assert "hosts" in (shown.text_content() or "")
 
 
 def test_lines_and_map_have_what_the_plan_says(browser: Browser, page_file: Path) -> None:

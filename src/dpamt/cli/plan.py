@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     """Plan and print; 1 when TDX comes up on some host under no kernel, or the TDs do not fit."""
     options = _parser().parse_args(arguments)
+    if options.fleet is not None:
+        from dpamt.cli.plan_fleet import plan_fleet
+
+        return plan_fleet(options)
     return _plan(options)
 
 
@@ -153,6 +157,19 @@ def _parser() -> Parser:
         default="single",
         help="how control pages are allocated while it ages",
     )
+    fleet = parser.add_argument_group("a fleet (docs/plan-fleets.md)")
+    fleet.add_argument(
+        "--fleet",
+        metavar="FILE|generated",
+        help="lives of VMs (CSV or Parquet) placed on hosts: HOST, or COUNT*HOST for many of them",
+    )
+    fleet.add_argument(
+        "--share-2m", type=_percent, default=90.0, metavar="PERCENT", help="of VMs that do not say"
+    )
+    fleet.add_argument("--max-tds", type=_seeds, metavar="N", help="of a host (default: KeyIDs)")
+    fleet.add_argument("--processes", type=_seeds, metavar="N", help="default: one a core")
+    fleet.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (needs ray)")
+    fleet.add_argument("--out", metavar="FOLDER", help="results as Parquet")
     parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
     parser.add_argument("--html", metavar="FILE", help="a page with plots as well (needs plotly)")
     return parser
@@ -163,6 +180,13 @@ def _weeks(text: str) -> float:
     if not 0 < weeks <= 520:
         raise ValueError(text)
     return weeks
+
+
+def _percent(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 100:
+        raise ValueError(text)
+    return share
 
 
 def _seeds(text: str) -> int:
@@ -182,3 +206,4 @@ def _whole(text: str) -> int:
 _whole.__name__ = "whole number from 0"
 _weeks.__name__ = "number of weeks above 0, up to 520"
 _seeds.__name__ = "whole number from 1 to 1000"
+_percent.__name__ = "share from 0 to 100"

@@ -11,6 +11,7 @@ from dpamt.report.units import amount, count
 
 if TYPE_CHECKING:
     from dpamt.plan.ageing.simulate import Ageing
+    from dpamt.plan.fleet.results import Fleet
 
 # Okabe and Ito's palette.
 STATIC: Final = "#D55E00"
@@ -99,6 +100,18 @@ def ageing_figure(ageing: "Ageing") -> Any:
     _line(figure, days, [round(size) for size in dynamic.mean], "Dynamic PAMT", DYNAMIC)
     packed = [round(ageing.idle_bytes + pairs * PAIR_BYTES) for pairs in ageing.packed_pairs.mean]
     _line(figure, days, packed, "the same pages, packed", SCATTERED, "dot")
+    return figure
+
+
+def fleet_figure(fleet: "Fleet") -> Any:
+    """PAMT of a whole fleet over time."""
+    days = [moment.hours / 24 for moment in fleet.moments]
+    figure = _figure("days", "PAMT (GiB)")
+    _line(figure, days, [fleet.static_bytes] * len(days), "static PAMT", STATIC, "dash")
+    dynamic = [round(moment.dynamic_bytes) for moment in fleet.moments]
+    _line(figure, days, dynamic, "Dynamic PAMT", DYNAMIC)
+    worst = [round(fleet.static_bytes - moment.saved_low) for moment in fleet.moments]
+    _line(figure, days, worst, "Dynamic, worst case", SCATTERED, "dot")
     return figure
 
 

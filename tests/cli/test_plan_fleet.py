@@ -1,0 +1,67 @@
+"""`dpamt plan --fleet` from outside: a trace and made-up VMs, and how it refuses."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from .command import dpamt, refused
+
+TRACE = """\
+arrival,departure,memory_gib,vcpus
+0,7200,4.0,2
+60,86400,2.0,1
+120,3600,1.0,1
+"""
+
+
+def test_made_up_vms_are_the_same_each_time_and_in_every_form(tmp_path: Path) -> None:
+    arguments = ("plan", "--fleet", "generated", "4*64GiB", "--age", "0.1", "--max-tds", "90")
+    page, folder = tmp_path / "fleet.html", tmp_path / "out"
+    text = dpamt(*arguments, "--html", str(page), "--out", str(folder), "--processes", "1")
+    document = dpamt(*arguments, "--json", "--processes", "2")
+    assert text.code == document.code == 0
+    assert max(map(len, text.out.splitlines())) <= 80
+    fleet = json.loads(document.out)["fleet"]
+    assert f"{fleet['vms']:,}" in text.out
+    assert len(fleet["hosts"]) == 4
+    assert fleet["static_bytes"] == sum(host["static_bytes"] for host in fleet["hosts"])
+    hosts = pyarrow.parquet.read_table(folder / "hosts.parquet").to_pylist()
+    assert [host["mean_saved"] for host in hosts] == [host["mean_saved"] for host in fleet["hosts"]]
+    assert "What each host saves on average" in page.read_text(encoding="utf-8")
+
+
+def test_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text(TRACE)
+    ended = dpamt("plan", "--fleet", "trace.csv", "2*16GiB", "--json", cwd=tmp_path)
+    fleet = json.loads(ended.out)["fleet"]
+    assert (fleet["vms"], fleet["placed_dynamic"], len(fleet["hosts"])) == (3, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("trace", "said"),
+    [
+        (TRACE.replace("0,7200", "7300,7200"), "trace.csv, line 2"),
+        (TRACE.replace("4.0", "-4.0"), "trace.csv, line 2"),
+        (TRACE.replace("memory_gib,", "size,"), "memory_gib"),
+        ("", "trace.csv"),
+    ],
+)
+def test_a_trace_that_lies_is_refused_in_one_line(tmp_path: Path, trace: str, said: str) -> None:
+    (tmp_path / "trace.csv").write_text(trace)
+    assert said in refused("plan", "--fleet", "trace.csv", "2*16GiB", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--fleet", "generated"), "HOST"),
+        (("--fleet", "generated", "0*16GiB"), "expected at least 1"),
+        (("--fleet", "no-such.csv", "16GiB"), "no-such.csv"),
+        (("--fleet", "generated", "16GiB", "--td", "1GiB"), "expected one of the two"),
+        (("--fleet", "generated", "16GiB", "--share-2m", "101"), "from 0 to 100"),
+    ],
+)
+def test_it_refuses_in_one_line(arguments: tuple[str, ...], said: str) -> None:
+    assert said in refused("plan", *arguments)
