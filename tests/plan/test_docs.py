@@ -1,0 +1,45 @@
+"""docs/plan.md names exactly the keys that the document has."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dpamt.plan.ageing.simulate import simulate
+from dpamt.plan.ageing.workload import Workload
+from dpamt.plan.mix import parse_mix
+from dpamt.plan.plan import machine_named, plan_host
+from dpamt.report.plan_ageing import ageing_json
+from dpamt.report.plan_json import plan_json
+
+PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
+
+
+def keys_of(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*(keys_of(inner) for inner in value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*(keys_of(inner) for inner in value)) if value else set()
+    return set()
+
+
+def test_the_page_names_exactly_the_keys_there_are() -> None:
+    mix = parse_mix("1x4MiB")
+    ageing = simulate(machine_named("1GiB"), Workload([mix]), 1 / 168, (0,), processes=1)
+    document = plan_json([plan_host("1GiB", [mix], run=True)], [ageing_json(ageing)])
+    text = PAGE.read_text(encoding="utf-8").partition("## The JSON document")[2]
+    named = {part for name in re.findall(r"`([a-z][a-z0-9_.]*)`", text) for part in name.split(".")}
+    assert named - {"neither", "fleet"} == keys_of(document)
+
+
+def test_the_table_of_the_cover_has_our_own_figures() -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:3] == "| 2"]
+    assert len(rows) == 2
+    for row, size in zip(rows, (256, 2048), strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        # A size has its hole for devices below 4 GiB, which changes the counters only.
+        host = plan_host(f"{size}GiB,nodes=1").host
+        gib = 1 << 30
+        assert abs(host.static.total / gib - float(cells[2])) < 0.001
+        assert abs(host.dynamic.total / gib - float(cells[4])) < 0.0001
+        assert abs(host.static.total / host.dynamic.total - float(cells[6])) < 0.1
+        assert abs(host.tops[-1].total / gib - float(cells[8])) < 0.001
