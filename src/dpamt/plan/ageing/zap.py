@@ -48,11 +48,22 @@ def puts_of(
     if not parts:
         return
     pages, mapped = _pages(parts, low, high), b"".join(part.mapped[low:high] for part in parts)
-    regions = pages[np.frombuffer(mapped, np.uint8) != 0] // PAGES_PER_2M
-    if len(regions):
-        starts = np.flatnonzero(np.diff(regions.astype(np.int64), prepend=-1))
-        sizes = np.diff(starts, append=len(regions))
-        yield from zip(regions[starts].tolist(), sizes.tolist(), strict=True)
+    regions, counts = region_runs(pages[np.frombuffer(mapped, np.uint8) != 0])
+    yield from zip(regions.tolist(), counts.tolist(), strict=True)
+
+
+def region_runs(pages: Frames) -> tuple[Frames, NDArray[np.int64]]:
+    """From pages to regions: the region of each run of pages that share one, and its pages.
+
+    A region comes as often as it is come back to; :func:`numpy.bincount` of the first by the second
+    is what it counts in all.
+    """
+    if not len(pages):
+        return pages, np.zeros(0, np.int64)
+    regions = pages // np.uint32(PAGES_PER_2M)
+    starts = np.flatnonzero(regions[1:] != regions[:-1]) + 1
+    starts = np.concatenate((np.zeros(1, np.int64), starts))
+    return regions[starts], np.diff(starts, append=len(pages))
 
 
 def singles_of(parts: Sequence[Part], low: int = 0, high: int = PAGES_PER_2M) -> Frames:

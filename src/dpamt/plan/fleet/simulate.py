@@ -32,7 +32,7 @@ class Settings:
     seed: int = 0
     reserve: float = 0.05
     step_hours: float = 1.0
-    sample_hours: int = 48
+    sample_hours: int = 24
     fragmentation: float = 0.02
 
     def __post_init__(self) -> None:

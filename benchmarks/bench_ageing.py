@@ -1,0 +1,156 @@
+"""Ageing against a plain loop and SimPy on the same work, and pages to regions against bincount.
+
+    python -m benchmarks.bench_ageing [--json] [--rounds N]
+
+The work: TDs with 2M folios on a host whose memory is fragmented come, take all their memory, give
+ranges back and take them again, and go; all three arrive at the same count in every region,
+which is checked.  Seconds are of processor time, medians over rounds that take turns.
+"""
+
+import argparse
+import json
+from random import Random
+from statistics import median
+from time import process_time
+
+import numpy as np
+
+from benchmarks.plain_ageing import PlainHost, Step, run_loop, run_simpy
+from dpamt.abi.pages import PAGES_PER_2M, SIZE_2M
+from dpamt.plan.ageing.boot import boot_ageing
+from dpamt.plan.ageing.host import AgeingHost
+from dpamt.plan.ageing.tds import Td
+from dpamt.plan.ageing.zap import region_runs
+from dpamt.platform.page_allocator import PageAllocator
+from dpamt.platform.size import machine_from_size
+
+LIMIT_EVENTS = 100
+LIMIT_BINCOUNT = 0.5
+HOST = "8GiB"
+RANGES = 1024
+"""2 GiB a TD."""
+VCPUS = 1
+
+
+def story(share_2m: float, seed: int = 1) -> list[Step]:
+    """TDs 0 to 5, two alive at a time; the last one stays."""
+    random = Random(seed)
+    steps: list[Step] = []
+    for number in range(6):
+        steps.append(("create", number, 0, RANGES, False))
+        first = 0
+        while first < RANGES:
+            count = min(random.randint(1, 16), RANGES - first)
+            steps.append(("fault", number, first, count, random.random() < share_2m))
+            first += count
+        for index in random.sample(range(RANGES), 40):
+            steps.append(("punch", number, index, 1, False))
+            steps.append(("fault", number, index, 1, False))
+        if number:
+            steps.append(("destroy", number - 1, 0, 0, False))
+    return steps
+
+
+def run_ageing(host: AgeingHost, steps: list[Step]) -> None:
+    tds: dict[int, Td] = {}
+    for what, number, first, count, at_2m in steps:
+        if what == "create":
+            tds[number] = host.create(count * SIZE_2M, VCPUS, True)
+        elif what == "fault":
+            host.fault(tds[number], 0, first * PAGES_PER_2M, count * PAGES_PER_2M, at_2m)
+        elif what == "punch":
+            host.punch(tds[number], first * PAGES_PER_2M, PAGES_PER_2M)
+        else:
+            host.destroy(tds.pop(number))
+
+
+def compare(share_2m: float, rounds: int) -> dict[str, float]:
+    steps = story(share_2m)
+    seconds: dict[str, list[float]] = {"ageing": [], "loop": [], "simpy": []}
+    events = 0
+    for _ in range(rounds):
+        ageing = AgeingHost(boot_ageing(machine_from_size(HOST), 1, 0.1))
+        start = process_time()
+        run_ageing(ageing, steps)
+        seconds["ageing"].append(process_time() - start)
+        expected = {at: count for at, count in enumerate(ageing.counts) if count}
+        for name, run in (("loop", run_loop), ("simpy", run_simpy)):
+            sysinfo = ageing.sysinfo
+            vcpu_pages = VCPUS * (1 + sysinfo.tdcx_pages_per_vcpu)
+            plain = PlainHost(fresh_allocator(), 1 + sysinfo.tdcs_pages, vcpu_pages)
+            start = process_time()
+            events = run(plain, steps)
+            seconds[name].append(process_time() - start)
+            if plain.counts != expected:
+                raise SystemExit(f"{name} arrives at other pairs than the ageing host")
+    nanoseconds = {name: median(taken) / events * 1e9 for name, taken in seconds.items()}
+    return {"share_2m": share_2m, "events": events, **nanoseconds}
+
+
+def fresh_allocator() -> PageAllocator:
+    """That of the booted host, with the bookkeeping of `dpamt run`."""
+    kernel = boot_ageing(machine_from_size(HOST), 1, 0.1)
+    booted = kernel.allocator
+    allocator = PageAllocator(kernel.machine)
+    for name in ("_front", "_zone_lists", "_zone_of", "_zones"):
+        setattr(allocator, name, getattr(booted, name))
+    return allocator
+
+
+def pages_to_regions(rounds: int) -> list[dict[str, float]]:
+    """Pages in runs, as a TD's single pages are: counted by region, both ways."""
+    random = np.random.Generator(np.random.PCG64(1))
+    rows = []
+    for size in (1 << 12, 1 << 16, 1 << 20, 1 << 24):
+        starts = random.integers(1, 1 << 26, size // 64) * 64
+        pages = (starts[:, None] + np.arange(64)).ravel().astype(np.uint32)
+        indices = (pages // PAGES_PER_2M).astype(np.intp)
+        own, numpys = [], []
+        repeats = max(1, (1 << 21) // size)
+        for _ in range(max(rounds, 5)):
+            start = process_time()
+            for _ in range(repeats):
+                region_runs(pages)
+            own.append((process_time() - start) / repeats)
+            start = process_time()
+            for _ in range(repeats):
+                np.bincount(indices)
+            numpys.append((process_time() - start) / repeats)
+        rows.append(
+            {
+                "pages": size,
+                "own_ns": median(own) / size * 1e9,
+                "bincount_ns": median(numpys) / size * 1e9,
+                "of_bincount": median(numpys) / median(own),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    ageing = [compare(share, arguments.rounds) for share in (0.0, 0.5, 0.9)]
+    regions = pages_to_regions(arguments.rounds)
+    if arguments.json:
+        print(json.dumps({"ageing": ageing, "regions": regions}))
+        return
+    for row in ageing:
+        loop, simpy = (row[name] / row["ageing"] for name in ("loop", "simpy"))
+        print(
+            f"at 2M {row['share_2m']:.0%}: {row['events']:,.0f} page events; ns each: ageing "
+            f"{row['ageing']:.2f}, loop {row['loop']:.0f} ({loop:.0f} times), SimPy "
+            f"{row['simpy']:.0f} ({simpy:.0f} times); limit {LIMIT_EVENTS}"
+        )
+    for line in regions:
+        print(
+            f"{line['pages']:>10,} pages to regions: {line['own_ns']:.2f} ns, bincount "
+            f"{line['bincount_ns']:.2f} ns: {line['of_bincount']:.2f} of its speed; limit "
+            f"{LIMIT_BINCOUNT}"
+        )
+
+
+if __name__ == "__main__":
+    main()
