@@ -1,4 +1,4 @@
-"""`dpamt verify` for long searches: kept in a file now and then, stopped by Ctrl-C, bounded."""
+"""`dpamt verify` for long searches: kept in a file, stopped, bounded, in many processes."""
 
 import argparse
 import signal
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dpamt.verify.checkpoint import Kept
     from dpamt.verify.judging import Found
     from dpamt.verify.search import Search
+    from dpamt.verify.shards import Team
 
 EVERY_SECONDS: Final = 60.0
 
@@ -40,6 +41,26 @@ def lasting(
         yield ready
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def team_of(options: argparse.Namespace, asked: "Asked") -> "Iterator[Team | None]":
+    """The shards of --jobs and --ray; None where neither is given."""
+    if options.jobs <= 1 and not options.ray:
+        yield None
+        return
+    from dataclasses import asdict
+
+    if options.ray:
+        from dpamt.verify.ray_team import RayTeam
+
+        with RayTeam(options.ray, options.jobs, asdict(asked)) as cluster:
+            yield cluster
+    else:
+        from dpamt.verify.team import Processes
+
+        with Processes(options.jobs, asdict(asked)) as processes:
+            yield processes
 
 
 def _keep(path: str, search: "Search", asked: "Asked") -> None:

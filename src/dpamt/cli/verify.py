@@ -155,7 +155,7 @@ def _search(
     options: argparse.Namespace,
     kept: "Kept | None" = None,
 ) -> "Tried":
-    from dpamt.cli.lasting import lasting
+    from dpamt.cli.lasting import lasting, team_of
     from dpamt.verify.certificate import Tried, confirm, prepare
     from dpamt.verify.search import Progress
     from dpamt.verify.verdict import verify
@@ -167,9 +167,10 @@ def _search(
             what = f"{now.states:,} states, depth {now.depth}"
             watch(design.name, trial.name, what, now.states, asked.most_states)
 
-    with lasting(options, asked, kept) as ready:
-        setting = trial.make(design)
-        verdict = verify(setting, judges, asked.granularity, asked.most_states, told, ready)
+    setting = trial.make(design)
+    most = asked.most_states
+    with lasting(options, asked, kept) as ready, team_of(options, asked) as team:
+        verdict = verify(setting, judges, asked.granularity, most, told, ready, team)
     return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
 
 

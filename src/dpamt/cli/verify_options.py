@@ -25,6 +25,8 @@ def _check_usage(options: argparse.Namespace) -> None:
             raise InputError(f"--{name}: expected alone, its file says what to do")
     if bool(options.replay) + bool(options.check) + bool(options.resume) > 1:
         raise InputError("--replay, --check, --resume: expected one of them")
+    if (options.checkpoint or options.resume) and (options.jobs > 1 or options.ray):
+        raise InputError("--checkpoint, --resume: expected without --jobs and --ray")
     if options.checkpoint and not options.resume and not _is_one_search(options):
         raise InputError(
             "--checkpoint: expected with one search: one design, and --trial, or --cpus and "
@@ -94,6 +96,19 @@ def _parser() -> Parser:
         help="stop a search when dpamt holds so much memory (4GiB)",
     )
     parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        default=0,
+        metavar="N",
+        help="search in so many processes: same verdict, same states",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="with the extra ray: the processes are on the machines of a Ray cluster (auto, "
+        "HOST:PORT, or local)",
+    )
+    parser.add_argument(
         "--checkpoint",
         metavar="FILE",
         help="keep one search in a file: every minute, on Ctrl-C, at --max-states, --max-memory",
@@ -159,6 +174,16 @@ def _memory(text: str) -> int:
 
 
 _memory.__name__ = "size (such as 512MiB or 4GiB)"
+
+
+def _jobs(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1024:
+        raise ValueError(text)
+    return number
+
+
+_jobs.__name__ = "number of processes (1 to 1024)"
 
 
 def _states(text: str) -> int:

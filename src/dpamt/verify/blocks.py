@@ -129,19 +129,49 @@ class Engine:
         under it is safe from that thread."""
         self._counting: dict[tuple[int, int], bool] = {}
         self.ended: list[bool] = []
+        self.worked_out: list[tuple[int, Hashable]] | None = None
+        """(local, values) of each block in the order they were worked out, if that is asked for."""
 
     def number(self, local: Local) -> int:
         """The number of a local."""
         known = self._numbers.get(local)
         if known is None:
             known = self._numbers[local] = len(self.locals)
-            self.locals.append(local)
-            self.read_slots.append(())
-            self.read_pages.append(())
-            self.known.append({})
-            self.keys.append(_nothing)
-            self.ended.append(self.node_of(local).step is None)
+            self._append(local, self.node_of(local).step is None)
         return known
+
+    def tell_local(self, local: Local, ended: bool) -> None:
+        """The next local, as another process numbered it."""
+        self._numbers[local] = len(self.locals)
+        self._append(local, ended)
+
+    def tell_blocks(
+        self,
+        local: int,
+        slots: tuple[int, ...],
+        pages: tuple[tuple[str, int], ...],
+        void: bool,
+        blocks: dict[Hashable, Blocks],
+    ) -> None:
+        """Blocks that another process has worked out; ``void``: those before are none any more."""
+        if void:
+            self._read(local, slots, pages)
+        self.known[local].update(blocks)
+
+    def _append(self, local: Local, ended: bool) -> None:
+        self.locals.append(local)
+        self.read_slots.append(())
+        self.read_pages.append(())
+        self.known.append({})
+        self.keys.append(_nothing)
+        self.ended.append(ended)
+
+    def _read(self, local: int, slots: tuple[int, ...], pages: tuple[tuple[str, int], ...]) -> None:
+        """What the blocks of a local read; those known before go by something else."""
+        self.read_slots[local] = slots
+        self.read_pages[local] = pages
+        self.keys[local] = itemgetter(*slots) if slots else _nothing
+        self.known[local].clear()
 
     def node_of(self, local: Local) -> Node:
         """The node where a local stands."""
@@ -183,14 +213,13 @@ class Engine:
         slots = tuple(sorted({*self.read_slots[local], *run.reads}))
         pages = tuple(sorted({*self.read_pages[local], *run.others}))
         if slots != self.read_slots[local] or pages != self.read_pages[local]:
-            self.read_slots[local] = slots
-            self.read_pages[local] = pages
-            self.keys[local] = itemgetter(*slots) if slots else _nothing
-            self.known[local].clear()
+            self._read(local, slots, pages)
         values = self.keys[local](state)
         if pages:
             values = values, self._others_on(pages, others)
         self.known[local][values] = done
+        if self.worked_out is not None:
+            self.worked_out.append((local, values))
         return done
 
     def _ends(

@@ -109,7 +109,7 @@ def from_json(kept: Mapping[str, Any], where: str) -> Counterexample:
 
 def counterexample(search: Search, fault: Fault) -> Counterexample:
     """The way to a fault that the search has found."""
-    moves = search.graph.way_to(fault.state)
+    moves = search.way_to(fault.state)
     if fault.thread >= 0:
         moves.append(fault.thread << 8 | fault.way)
     return walk(search, moves, fault)

@@ -6,6 +6,7 @@ array.  A million states with four edges each take about 180 MB, most of it the 
 """
 
 from array import array
+from collections.abc import Callable, Sequence
 from typing import Final
 
 _PASSES_DOWN: Final = 8
@@ -49,39 +50,46 @@ class Graph:
         Edges mostly lead to higher numbers, so a pass downwards settles nearly all.  Asked when
         every state is expanded.
         """
-        targets = self.targets
-        begins = [*self.first_edges, len(targets)]
+        begins = [*self.first_edges, len(self.targets)]
         leads = bytearray(len(self.numbers))
         for state in self.ends:
             leads[state] = 1
-        open_states = [n for n in range(len(leads) - 1, -1, -1) if not leads[n]]
-        for _ in range(_PASSES_DOWN):
-            left = []
-            for state in open_states:
-                for target in targets[begins[state] : begins[state + 1]]:
-                    if leads[target]:
-                        leads[state] = 1
-                        break
-                else:
-                    left.append(state)
-            if len(left) == len(open_states):
-                return left[-1] if left else -1
-            open_states = left
-        self._spread(open_states, begins, leads)
-        return leads.find(0)
+        return first_stuck(leads, lambda state: self.targets[begins[state] : begins[state + 1]])
 
-    def _spread(self, open_states: list[int], begins: list[int], leads: bytearray) -> None:
-        """Settle the last states by going backwards over their edges."""
-        before: dict[int, list[int]] = {state: [] for state in open_states}
-        pending = []
+
+def first_stuck(leads: bytearray, edges_of: Callable[[int], Sequence[int]]) -> int:
+    """The first state from which no way leads to one that ``leads`` marks; marks those that do."""
+    open_states = [n for n in range(len(leads) - 1, -1, -1) if not leads[n]]
+    for _ in range(_PASSES_DOWN):
+        left = []
         for state in open_states:
-            for target in self.targets[begins[state] : begins[state + 1]]:
+            for target in edges_of(state):
                 if leads[target]:
-                    pending.append(state)
-                else:
-                    before[target].append(state)
-        while pending:
-            state = pending.pop()
-            if not leads[state]:
-                leads[state] = 1
-                pending += before[state]
+                    leads[state] = 1
+                    break
+            else:
+                left.append(state)
+        if len(left) == len(open_states):
+            return left[-1] if left else -1
+        open_states = left
+    _spread(open_states, edges_of, leads)
+    return leads.find(0)
+
+
+def _spread(
+    open_states: list[int], edges_of: Callable[[int], Sequence[int]], leads: bytearray
+) -> None:
+    """Settle the last states by going backwards over their edges."""
+    before: dict[int, list[int]] = {state: [] for state in open_states}
+    pending = []
+    for state in open_states:
+        for target in edges_of(state):
+            if leads[target]:
+                pending.append(state)
+            else:
+                before[target].append(state)
+    while pending:
+        state = pending.pop()
+        if not leads[state]:
+            leads[state] = 1
+            pending += before[state]

@@ -9,7 +9,6 @@ from typing import Final, NamedTuple, Protocol
 
 from dpamt.sync.observed import WAITS
 from dpamt.verify.blocks import Block, Engine
-from dpamt.verify.graph import Graph
 from dpamt.verify.properties import LIVELOCK, Property
 from dpamt.verify.setting import Setting
 
@@ -74,6 +73,16 @@ class _Searched(Protocol):
         """Give the machine's words the values of a state."""
 
 
+class _Reached(Protocol):
+    """What is asked of a search's states and edges."""
+
+    def stuck(self) -> int:
+        """The first state from which no way leads to an end; -1: there is none."""
+
+    def way_to(self, state: int) -> list[int]:
+        """The moves from the first state to this one."""
+
+
 class Judge:
     """The properties of one search, asked."""
 
@@ -84,7 +93,7 @@ class Judge:
         self._rests: dict[tuple[int, ...], list[str]] = {}
         self._always: dict[tuple[int, ...], list[str]] = {}
 
-    def endless(self, graph: Graph, found: Found) -> None:
+    def endless(self, graph: _Reached, found: Found) -> None:
         """Every state must lead to an end (or to a fault): else threads go round for ever."""
         stuck = graph.stuck()
         if stuck >= 0:

@@ -294,6 +294,10 @@ class Search:
             states = len(self.graph.numbers)
             self.progress(Progress(states, found.transitions, found.depth, waiting))
 
+    def way_to(self, state: int) -> list[int]:
+        """The moves from the first state to this one."""
+        return self.graph.way_to(state)
+
     def put_back(self, state: tuple[int, ...]) -> None:
         """Give the machine's words the values of a state."""
         from dpamt.verify.restore import restore  # after Search: it reads its tables

@@ -4,13 +4,16 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dpamt.verify.automaton import Automaton
 from dpamt.verify.counterexample import Counterexample, counterexample
 from dpamt.verify.properties import Property
 from dpamt.verify.search import BOUND, FAILS, HOLDS, Found, Progress, Search
 from dpamt.verify.setting import SEAMCALL, Setting
+
+if TYPE_CHECKING:
+    from dpamt.verify.shards import Team
 
 MOST_STATES: Final = 5_000_000
 """A search of more states than this stops unfinished, unless it is told otherwise."""
@@ -66,14 +69,16 @@ def verify(
     most_states: int = MOST_STATES,
     progress: Callable[[Progress], None] | None = None,
     ready: Callable[[Search], Found | None] | None = None,
+    team: "Team | None" = None,
 ) -> Verdict:
     """Search every interleaving of the setting's threads; at most ``most_states`` states.
 
     A property that fails has its nearest counterexample; one that did not fail in a search that was
     not finished is ``not finished`` too.  ``ready`` is called with the search before it begins; it
-    may take up a search that was kept, and returns what that had found.
+    may take up a search that was kept, and returns what that had found.  With a ``team`` its shards
+    keep and expand the states.
     """
-    search = search_of(setting, properties, granularity, most_states, progress)
+    search = search_of(setting, properties, granularity, most_states, progress, team)
     found = search.explore(ready(search) if ready is not None else None)
     return verdict_of(search, found)
 
@@ -84,13 +89,20 @@ def search_of(
     granularity: str,
     most_states: int = MOST_STATES,
     progress: Callable[[Progress], None] | None = None,
+    team: "Team | None" = None,
 ) -> Search:
     """The search over a setting, not yet begun."""
     automata = tuple(
         Automaton(kind.name, kind.start, setting.recorder, setting.shared.watch)
         for kind in setting.classes
     )
-    return Search(setting, automata, properties, granularity, most_states, progress)
+    if team is None:
+        return Search(setting, automata, properties, granularity, most_states, progress)
+    from dpamt.verify.shards import ShardedSearch
+
+    sharded = ShardedSearch(setting, automata, properties, granularity, most_states, progress)
+    sharded.team = team
+    return sharded
 
 
 def verdict_of(search: Search, found: Found) -> Verdict:
