@@ -1,0 +1,60 @@
+"""The rooms of docs/architecture.md: imports point downwards, and never through the wall."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dpamt
+
+PACKAGE = Path(dpamt.__file__).parent
+FLOORS = (
+    {"cli"},
+    {"report"},
+    {"verify", "plan"},
+    {"run", "trace", "boot"},
+    {"host"},
+    {"module"},
+    {"platform"},
+    {"sync"},
+    {"abi"},
+    {"errors"},
+)
+"""From the top; rooms of one floor do not import each other."""
+ROOMS = sorted(room for floor in FLOORS[:-1] for room in floor)
+
+
+def imports_of(room: str) -> dict[str, set[str]]:
+    """Rooms that a room's files import, each with the files that do."""
+    found: dict[str, set[str]] = {}
+    for file in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                if name.startswith("dpamt."):
+                    found.setdefault(name.split(".")[1], set()).add(str(file))
+    found.pop(room, None)
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_below(room: str) -> None:
+    level = next(number for number, floor in enumerate(FLOORS) if room in floor)
+    below = set().union(*FLOORS[level + 1 :])
+    above = {name: files for name, files in imports_of(room).items() if name not in below}
+    assert above == {}
+
+
+def test_the_host_does_not_know_the_module() -> None:
+    """The wall is the SEAMCALL: neither side imports the other."""
+    assert "module" not in imports_of("host")
+    assert "host" not in imports_of("module")
+
+
+def test_every_folder_is_a_room() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ROOMS)
