@@ -1,7 +1,10 @@
 """`dpamt plan` from outside: what it prints, how it refuses, that text and JSON say the same."""
 
 import json
+import os
+from importlib.resources import files
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -27,6 +30,19 @@ def test_text_fits_80_columns_and_says_what_json_says() -> None:
         assert host["advice"]["sentence"] in text.out
     assert "the same as static PAMT here, to the KB" in " ".join(text.out.split())
     assert "All 2 hosts" in text.out
+
+
+def test_a_log_that_comes_through_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    log = files("dpamt.platform") / "data" / "host-1tib.dmesg"
+    writer = Thread(target=pipe.write_bytes, args=(log.read_bytes(),))
+    writer.start()
+    page = tmp_path / "plan.html"
+    ended = dpamt("plan", str(pipe), "--json", "--html", str(page))
+    writer.join()
+    assert json.loads(ended.out)["hosts"][0]["host"]["recorded_is"] == "static"
+    assert page.stat().st_size > 1 << 20
 
 
 def test_more_keyids_than_the_host_has() -> None:

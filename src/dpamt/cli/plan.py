@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dpamt.plan.ageing.simulate import Ageing
     from dpamt.plan.mix import TdMix
     from dpamt.plan.plan import HostPlan
+    from dpamt.platform.machine import Machine
     from dpamt.report.progress import Watch
 
 
@@ -29,7 +30,7 @@ def _plan(options: argparse.Namespace) -> int:
     from dpamt.cli.output import write_text
     from dpamt.errors import InputError
     from dpamt.plan.mix import parse_mix
-    from dpamt.plan.plan import plan_host
+    from dpamt.plan.plan import machine_named, plan_host
     from dpamt.report.plan_json import plan_json
     from dpamt.report.plan_text import plan_text
     from dpamt.report.progress import watching
@@ -38,13 +39,14 @@ def _plan(options: argparse.Namespace) -> int:
     for option, given in (("--run", options.run), ("--age", options.age is not None)):
         if given and not mixes:
             raise InputError(f"plan: {option} without TDs; expected --td as well")
+    machines = [machine_named(host) for host in options.host]
     with watching() as watch:
         plans = [
-            plan_host(host, mixes, options.module, options.run, watch) for host in options.host
+            plan_host(machine, mixes, options.module, options.run, watch) for machine in machines
         ]
-        aged = [] if options.age is None else _age(options, mixes, watch)
-    if options.html is not None:
-        _write_page(options, plans, aged)
+        aged = [] if options.age is None else _age(options, machines, mixes, watch)
+        if options.html is not None:
+            _write_page(options, machines, plans, aged, watch)
     if options.json:
         from dpamt.report.plan_ageing import ageing_json
 
@@ -59,7 +61,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _age(
-    options: argparse.Namespace, mixes: "Sequence[TdMix]", watch: "Watch | None"
+    options: argparse.Namespace,
+    machines: "Sequence[Machine]",
+    mixes: "Sequence[TdMix]",
+    watch: "Watch | None",
 ) -> "list[Ageing]":
     try:
         from dpamt.plan.ageing.simulate import simulate
@@ -70,20 +75,19 @@ def _age(
             "--age: numpy is not installed; expected it (pip install 'dpamt[plan]')"
         ) from None
     from dpamt.plan.ageing.workload import Workload
-    from dpamt.plan.plan import machine_named
 
     seeds = range(options.seed, options.seed + options.seeds)
     workload = Workload(mixes, pairs=options.pairs, control=options.control)
     aged = []
-    for host in options.host:
+    for machine in machines:
 
-        def progress(what: str, done: int, total: int, host: str = host) -> None:
+        def progress(what: str, done: int, total: int, host: str = machine.source) -> None:
             if watch is not None:
                 watch(host, "dynamic", what, done, total)
 
         aged.append(
             simulate(
-                machine_named(host),
+                machine,
                 workload,
                 options.age,
                 tuple(seeds),
@@ -95,18 +99,24 @@ def _age(
 
 
 def _write_page(
-    options: argparse.Namespace, plans: "Sequence[HostPlan]", aged: "Sequence[Ageing]"
+    options: argparse.Namespace,
+    machines: "Sequence[Machine]",
+    plans: "Sequence[HostPlan]",
+    aged: "Sequence[Ageing]",
+    watch: "Watch | None",
 ) -> None:
     from dpamt.cli.output import write_file
     from dpamt.plan.address_map import aged_map
-    from dpamt.plan.plan import machine_named, map_host
+    from dpamt.plan.plan import map_host
     from dpamt.report.plan_html import plan_page
 
-    hosts = options.host
-    maps = [map_host(host, plan, options.module) for host, plan in zip(hosts, plans, strict=True)]
+    maps = [
+        map_host(machine, plan, options.module, watch)
+        for machine, plan in zip(machines, plans, strict=True)
+    ]
     old = [
-        (ageing, aged_map(machine_named(host), ageing.regions))
-        for host, ageing in zip(hosts, aged, strict=bool(aged))
+        (ageing, aged_map(machine, ageing.regions))
+        for machine, ageing in zip(machines, aged, strict=bool(aged))
     ]
     write_file(options.html, plan_page(plans, maps, old))
 

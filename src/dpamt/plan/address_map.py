@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dpamt.abi.pages import PAGES_PER_2M, SIZE_2M
-from dpamt.host.core.kernel import Kernel
+from dpamt.host.core.kernel import Kernel, Progress
 from dpamt.host.kvm.gmem import FOLIO_ORDER
 from dpamt.plan.fresh import single_regions
 from dpamt.plan.td_size import TdPages
@@ -54,8 +54,16 @@ class Cell:
         return used if self.counts[used] else FREE
 
 
-def address_map(kernel: Kernel, pages: TdPages | None) -> tuple[Cell, ...]:
-    """The cells of a host whose kernel has just booted; its free memory is used up."""
+_TELL_EVERY: Final = 1 << 12
+
+
+def address_map(
+    kernel: Kernel, pages: TdPages | None, progress: Progress | None = None
+) -> tuple[Cell, ...]:
+    """The cells of a host whose kernel has just booted; its free memory is used up.
+
+    ``progress`` is told of folios placed: millions, on a host of terabytes.
+    """
     spans = list(_spans(kernel.memory_list))
     starts = [first for first, _end in spans]
     before = [0]
@@ -72,7 +80,7 @@ def address_map(kernel: Kernel, pages: TdPages | None) -> tuple[Cell, ...]:
         for region in range(area.pfn // PAGES_PER_2M, -(-(area.pfn + area.pages) // PAGES_PER_2M)):
             mark(region, BOOT_PAMT)
     if pages is not None:
-        for region, kind in _folios(kernel, pages):
+        for region, kind in _folios(kernel, pages, progress):
             mark(region, kind)
         for region in single_regions(kernel.allocator, pages):
             mark(region, PAIR)
@@ -109,7 +117,7 @@ def _spans(memory: tuple[MemoryBlock, ...]) -> Iterator[tuple[int, int]]:
         yield first, end
 
 
-def _folios(kernel: Kernel, pages: TdPages) -> Iterator[tuple[int, int]]:
+def _folios(kernel: Kernel, pages: TdPages, progress: Progress | None) -> Iterator[tuple[int, int]]:
     """Regions of folios, those at 4K spread evenly among those at 2M."""
     total = pages.folio_ranges + pages.guest_2m
     at_4k = 0
@@ -117,6 +125,8 @@ def _folios(kernel: Kernel, pages: TdPages) -> Iterator[tuple[int, int]]:
         base = kernel.allocator.alloc_pages(FOLIO_ORDER, "plan")
         if base is None:
             return
+        if progress is not None and not number % _TELL_EVERY:
+            progress("placing TDs", number, total)
         if number * pages.folio_ranges // total > at_4k:
             at_4k += 1
             yield base // PAGES_PER_2M, PAIR

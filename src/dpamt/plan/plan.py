@@ -87,13 +87,21 @@ def plan_host(
 
 
 def map_host(
-    host: str | Machine, plan: HostPlan, module: str | Release = DEFAULT_MODULE
+    host: str | Machine,
+    plan: HostPlan,
+    module: str | Release = DEFAULT_MODULE,
+    watch: Watch | None = None,
 ) -> tuple[Cell, ...]:
     """The host's memory by 2M region with the plan's TDs on it, as on a fresh host."""
     machine = machine_named(host) if isinstance(host, str) else host
     release = release_named(module) if isinstance(module, str) else module
     kernel = size_host(machine, release)[1]
-    return address_map(kernel, plan.mix.pages if plan.mix else None)
+
+    def progress(what: str, done: int, total: int) -> None:
+        if watch is not None:
+            watch(machine.source, "dynamic", what, done, total)
+
+    return address_map(kernel, plan.mix.pages if plan.mix else None, progress if watch else None)
 
 
 def _holes(host: HostSize) -> str:
