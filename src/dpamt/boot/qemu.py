@@ -133,6 +133,8 @@ class Qemu:
         except Finding as error:
             raise Finding(f"{PROGRAM} does not start: {self.said() or error}") from None
         self.memory = GuestMemory(self._memory_files())
+        # Everyone has opened what is in there: gone now, nothing is left behind by a SIGKILL.
+        shutil.rmtree(self._folder, ignore_errors=True)
         if not self.setup.stopped:
             self.monitor.run("cont")
 

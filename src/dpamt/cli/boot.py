@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
 
 def _boot(options: argparse.Namespace) -> int:
     import json
+    import signal
     from pathlib import Path
 
     from dpamt.boot.call import Recording
@@ -63,6 +64,7 @@ def _boot(options: argparse.Namespace) -> int:
         append=options.append,
         timeout=options.timeout,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that QEMU and files are gone
     with whole_file(options.record) as file, counting() as progress:
         recording = Recording(file, vmlinux=options.vmlinux) if file is not None else None
         booted = boot(chosen, recording, progress)

@@ -1,0 +1,117 @@
+"""QEMU's end: whatever happens to dpamt, the process and its files are gone."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dpamt.boot.qemu import GuestSetup, Qemu
+from dpamt.errors import Finding
+from tests.boot.hostile_guest import hostile_kernel
+from tests.boot.test_hostile_guest import CONFIGURATION, INITIALISE, LOG, MEMORY
+from tests.cli.command import environment
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("qemu-system-x86_64") is None, reason="no QEMU on this machine"
+)
+SECONDS = 60.0
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def left_behind(pid: int) -> list[str]:
+    """Files that a process has open and that still have a name, in places for temporary files."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            name = os.readlink(link)
+        except OSError:
+            continue
+        if "dpamt-boot-" in name and not name.endswith("(deleted)"):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
+    """The guest would go on for hours."""
+    kernel = hostile_kernel(tmp_path / "vmlinux", LOG, INITIALISE, 0, CONFIGURATION)
+    record = tmp_path / "record"
+    words = ("--smp", "1", "--memory", "256MiB", "--record", str(record))
+    command = [sys.executable, "-m", "dpamt", "boot", "--vmlinux", str(kernel), *words]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment(), "TMPDIR": str(temporary)},
+    )
+    deadline = time.monotonic() + SECONDS
+    guests: list[int] = []
+    beside = list(tmp_path.glob(".record.*"))
+    while time.monotonic() < deadline:
+        guests = children(process.pid)
+        beside = list(tmp_path.glob(".record.*"))
+        if guests and beside and beside[0].stat().st_size > 0:  # SEAMCALLs are answered
+            break
+        time.sleep(0.05)
+    assert len(guests) == 1
+    assert left_behind(guests[0]) == []
+    process.send_signal(how)
+    _, said = process.communicate(timeout=SECONDS)
+    while is_alive(guests[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(guests[0])
+    assert not record.exists()
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert said == "dpamt: interrupted\n"
+        assert list(temporary.iterdir()) == []
+        assert not list(tmp_path.glob(".record.*"))
+
+
+def test_a_kernel_that_qemu_does_not_take(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(b"no kernel")
+    with pytest.raises(Finding, match="qemu") as told:
+        Qemu(GuestSetup(kernel, MEMORY, 1, 1, "")).__enter__()
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_nothing_of_it_is_open_to_others(nodes: int, tmp_path: Path) -> None:
+    kernel = hostile_kernel(tmp_path / "vmlinux", LOG, INITIALISE, 0, CONFIGURATION)
+    with Qemu(GuestSetup(kernel, MEMORY, 2, nodes, "")) as qemu:
+        words = " ".join(qemu.command())
+        assert "tcp" not in words
+        assert "path=" in words
+        (guest,) = children(os.getpid())
+        inodes = {
+            os.readlink(link).removeprefix("socket:[").rstrip("]")
+            for link in Path(f"/proc/{guest}/fd").iterdir()
+            if os.readlink(link).startswith("socket:")
+        }
+        listening = Path(f"/proc/{guest}/net/tcp").read_text().splitlines()[1:]
+        listening += Path(f"/proc/{guest}/net/tcp6").read_text().splitlines()[1:]
+        assert not inodes & {line.split()[9] for line in listening}
+    assert not is_alive(guest)
