@@ -83,10 +83,10 @@ def test_a_signal_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
         time.sleep(0.05)
     assert not is_alive(guests[0])
     assert not record.exists()
+    assert list(temporary.iterdir()) == []
     if how != signal.SIGKILL:
         assert process.returncode == 130
         assert said == "dpamt: interrupted\n"
-        assert list(temporary.iterdir()) == []
         assert not list(tmp_path.glob(".record.*"))
 
 

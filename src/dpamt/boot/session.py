@@ -8,6 +8,7 @@ checked; what a real machine would punish ends the run with its story.
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Final
 
@@ -110,7 +111,9 @@ class _Session:
         self._waiting: list[tuple[Request, int, int, float]] = []
         """Requests kept back: (request, rule, count of the other CPU to wait for, deadline)."""
         self._asked: dict[int, float] = {}
-        self._qemu = stack.enter_context(self._guest(stack))
+        with TemporaryDirectory(prefix="dpamt-boot-") as folder:
+            # QEMU has read its kernel and RAM disk when it has started.
+            self._qemu = stack.enter_context(self._guest(Path(folder)))
         self._began = monotonic()
         self._console = Console(self._qemu.socket("serial"))
         self._kernel = KernelMemory(self._qemu.memory, image)
@@ -128,11 +131,8 @@ class _Session:
         self._transport = self._make_transport(places)
         self._rendezvous = [rule.call for rule in options.hold if rule.call]
 
-    def _guest(self, stack: ExitStack) -> Qemu:
-        from tempfile import TemporaryDirectory
-
+    def _guest(self, folder: Path) -> Qemu:
         options = self._options
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="dpamt-boot-")))
         kernel = options.kernel or options.vmlinux
         if self._result.changes:
             kernel = folder / "vmlinux"
