@@ -74,12 +74,6 @@ SUITE: Final = (
         lambda design: design.dynamic_pamt and design.sept_put == "rcu",
     ),
     Trial(
-        "teardown",
-        "a TD ends; another one faults in the same region, and ends",
-        SEAMCALL,
-        teardown,
-    ),
-    Trial(
         "split",
         "a hole is punched into a 2M page; another TD faults and zaps where the new pages lie",
         LOCKS,
@@ -98,6 +92,13 @@ SUITE: Final = (
         "a hole is punched into a 2M page that another VCPU faults on",
         LOCKS,
         split_and_fault,
+    ),
+    Trial(
+        "teardown",
+        "a TD ends; another one faults in the same region, and ends",
+        SEAMCALL,
+        teardown,
+        by_name=True,
     ),
     Trial(
         "create",

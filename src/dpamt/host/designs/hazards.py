@@ -89,7 +89,8 @@ HAZARDS: Final = (
         _WINDOW,
         "v6",
         "the cause of H1; found by dpamt verify: both puts go on to remove the pair, and v2 to v5 "
-        "then put back a count without one (docs/findings.md)",
+        "then put back a count without one; a TD that ends beside a fault is enough "
+        "(docs/findings.md)",
     ),
     Hazard(
         "H5",
@@ -189,7 +190,8 @@ HAZARDS: Final = (
         "threads on v1 to v3",
         "protocol",
         "leak",
-        note="avoided: every failure is followed by a put",
+        note="avoided: every failure is followed by a put; but in v2 to v5 that put may be one of "
+        "the two of H4, and the next try meets no pair (docs/findings.md)",
     ),
     Hazard(
         "H14",
@@ -285,7 +287,8 @@ HAZARDS: Final = (
         "Y. Zhao, v4 thread",
         "protocol",
         "REMOVE of a used pair",
-        note="avoided: the S-EPT page is put; the pair of the DEMOTE was never installed",
+        note="avoided: the S-EPT page is put; the pair of the DEMOTE was never installed "
+        "(`dpamt verify` with DEMOTE refused twice)",
     ),
     Hazard(
         "H25",
@@ -295,7 +298,8 @@ HAZARDS: Final = (
         "missing pair seen",
         ("v5",),
         "v6",
-        "where the region has a pair already the split succeeds, and the count is one too low",
+        "where the region has a pair already the split succeeds, the count is one too low, and the "
+        "last put of another TD goes for a pair that is in use (docs/findings.md)",
     ),
     Hazard(
         "H26",
