@@ -1,6 +1,6 @@
-"""A kernel's own counts, read through page tables made here, against the pairs of a real module."""
+"""The kernel's counters, read through its own page table and held against the module's pairs."""
 
-import tempfile
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,115 +10,122 @@ from hypothesis import strategies as st
 
 from dpamt.boot.guest_memory import GuestMemory
 from dpamt.boot.image import KernelImage
-from dpamt.boot.refcounts import count_of, kernel_counts_itself, wrong_counts
+from dpamt.boot.refcounts import KernelCounts
 from dpamt.boot.stack import KernelMemory
 from tests.boot.small_kernel import BASE, SmallKernel
-from tests.module.rig import FIRST, Rig
 
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 ARRAY = 0xFFFF_C900_0000_0000
-"""Where the kernel has mapped its array (vmalloc)."""
-TABLES_AT = 0x200000
-COUNTS_AT = 0x300000
-PRESENT, LARGE = 1, 1 << 7
-FIRST_REGION = FIRST >> 21
-ARRAY_PAGES = range(FIRST_REGION * 4 >> 12, ((FIRST_REGION + 2048) * 4 >> 12) + 1)
-"""Pages of the array that are there: the array is sparse, as that of v6 is."""
+REGIONS = 3000
+MEMORY = 32 << 20
+PRESENT = 1
 
 
-class Played:
-    """A kernel's memory with the page tables, the pointer and the array."""
+class Guest:
+    """A guest's memory with a kernel's counters, whose pages lie apart and in no order."""
 
     def __init__(self, folder: Path) -> None:
-        small = SmallKernel()
-        small.functions |= {
+        kernel = SmallKernel()
+        kernel.functions = {
             "init_top_pgt": bytes(4096),
-            "pamt_refcounts": bytes(8),
+            "pamt_refcounts": bytes(16),
+            "pamt_lock": bytes(16),
+            "max_pfn": bytes(16),
+            **kernel.functions,
         }
-        self.image = KernelImage(small.write(folder / "vmlinux"))
-        path, size = folder / "memory", 32 << 20
-        with path.open("wb") as file:
-            file.truncate(size)
-        self.memory = GuestMemory([(path, size)])
-        self._free = TABLES_AT
-        self._map(BASE, BASE - KERNEL_MAP, large=True)
-        for page in ARRAY_PAGES:
-            self._map(ARRAY + page * 4096, COUNTS_AT + (page - ARRAY_PAGES[0]) * 4096)
-        self.memory.write64(self._at("pamt_refcounts"), ARRAY)
-        self.kernel = KernelMemory(self.memory, self.image)
+        self.image = KernelImage(kernel.write(folder / "vmlinux"))
+        self.at = {name: address - KERNEL_MAP for name, address in kernel.addresses().items()}
+        path = folder / "memory"
+        path.touch()
+        with path.open("r+b") as file:
+            file.truncate(MEMORY)
+        self.memory = GuestMemory([(path, MEMORY)])
+        self.top = BASE - KERNEL_MAP
+        self.free = 24 << 20
+        for page in range(0, 8192, 4096):
+            self.map(BASE + page, BASE - KERNEL_MAP + page)
+        self.array = [5 << 20, 3 << 20, 9 << 20]
+        for index, place in enumerate(self.array):
+            self.map(ARRAY + index * 4096, place)
+        self.memory.write64(self.at["pamt_refcounts"], ARRAY)
+        self.memory.write64(self.at["max_pfn"], REGIONS * 512)
+        self.counts = KernelCounts(self.memory, KernelMemory(self.memory, self.image), self.image)
 
-    def _at(self, name: str) -> int:
-        symbol = self.image.symbol(name)
-        assert symbol is not None
-        return symbol.address - KERNEL_MAP
+    def map(self, address: int, place: int) -> None:
+        table = self.top
+        for shift in (39, 30, 21):
+            slot = table + (address >> shift & 511) * 8
+            if not self.memory.read64(slot):
+                self.memory.write64(slot, self.free | PRESENT)
+                self.free += 4096
+            table = self.memory.read64(slot) & ~0xFFF
+        self.memory.write64(table + (address >> 12 & 511) * 8, place | PRESENT)
 
-    def _map(self, address: int, physical: int, large: bool = False) -> None:
-        table = self._at("init_top_pgt")
-        for shift in (39, 30) if large else (39, 30, 21):
-            entry = table + (address >> shift & 511) * 8
-            if not self.memory.read64(entry):
-                self.memory.write64(entry, self._free | PRESENT)
-                self._free += 4096
-            table = self.memory.read64(entry) & -4096
-        last = 21 if large else 12
-        flags = PRESENT | LARGE if large else PRESENT
-        self.memory.write64(table + (address >> last & 511) * 8, physical | flags)
+    def count(self, region: int, value: int) -> None:
+        place = self.array[region >> 10] + (region & 1023) * 4
+        self.memory.write(place, struct.pack("<i", value))
 
-    def count(self, region: int, count: int) -> None:
-        place = COUNTS_AT + region * 4 - ARRAY_PAGES[0] * 4096
-        self.memory.write32(place, count & 0xFFFF_FFFF)
+    def lock(self, word: int) -> None:
+        self.memory.write64(self.at["pamt_lock"], word)
 
 
-@pytest.fixture
-def played(tmp_path: Path) -> Iterator[Played]:
-    guest = Played(tmp_path)
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    guest = Guest(tmp_path_factory.mktemp("guest"))
     yield guest
     guest.memory.close()
 
 
-def with_pairs(regions: set[int]) -> Rig:
-    rig = Rig()
-    for region in sorted(regions):
-        rig.add_pair(region << 21)
-    return rig
-
-
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(
-    st.dictionaries(st.integers(FIRST_REGION, FIRST_REGION + 40), st.integers(-2, 3)),
-    st.sets(st.integers(FIRST_REGION, FIRST_REGION + 40), max_size=5),
+    st.dictionaries(st.integers(0, REGIONS - 1), st.integers(-3, 600), max_size=20),
+    st.sets(st.integers(0, REGIONS - 1), max_size=20),
+    st.booleans(),
 )
-def test_every_region_that_disagrees_is_told(counts: dict[int, int], pairs: set[int]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        guest = Played(Path(folder))
-        for region, count in counts.items():
-            guest.count(region, count)
-            assert count_of(guest.kernel, guest.image, region) == count
-        told = wrong_counts(guest.kernel, guest.image, with_pairs(pairs).module)
-        wrong = {
-            region
-            for region in counts.keys() | pairs
-            if counts.get(region, 0) < 0 or (counts.get(region, 0) > 0) != (region in pairs)
-        }
-        if len(wrong) <= 8:
-            named = [line.partition("region ")[2].split()[0].rstrip(",:") for line in told]
-            assert [int(name, 16) for name in named] == sorted(wrong)
-        else:
-            assert len(told) == 9
-            assert f"and {len(wrong) - 8} more" in told[-1]
-        guest.memory.close()
+def test_counters_and_pairs(
+    guest: Guest, values: dict[int, int], others: set[int], locked: bool
+) -> None:
+    for region, value in values.items():
+        guest.count(region, value)
+    guest.lock(0x1_0000_0001 if locked else 0x1_0000_0000)  # what follows is not the lock's
+    counted = {region: value for region, value in sorted(values.items()) if value}
+    assert guest.counts.counted() == counted
+    assert guest.counts.is_locked() is locked
+    used = {region for region, value in values.items() if value > 0}
+    negative = {region for region, value in values.items() if value < 0}
+    assert guest.counts.wrong_now(used | others) == []
+    assert (guest.counts.wrong_at_rest(used) == []) is (not negative)
+    assert len(guest.counts.wrong_now(others)) == (0 if locked else min(9, len(used - others)))
+    wrong = len(used ^ others) + len(negative)
+    assert len(guest.counts.wrong_at_rest(others)) == min(9, wrong)
+    for region in values:
+        guest.count(region, 0)
 
 
-def test_a_page_of_the_array_that_is_not_there(played: Played) -> None:
-    assert kernel_counts_itself(played.image)
-    outside = (ARRAY_PAGES[-1] + 1) * 1024
-    assert count_of(played.kernel, played.image, outside) is None
-    played.memory.write64(played._at("pamt_refcounts"), 0)
-    assert count_of(played.kernel, played.image, FIRST_REGION) is None
-    told = wrong_counts(played.kernel, played.image, with_pairs({FIRST_REGION}).module)
-    assert told == [f"region {FIRST_REGION:#x} has a page pair, and the kernel no count for it"]
+def test_it_names_the_region(guest: Guest) -> None:
+    guest.lock(0)
+    guest.count(2047, 7)
+    assert guest.counts.wrong_now([]) == [
+        "region 0xffe00000: its refcount is 7, and it has no pair"
+    ]
+    guest.count(2047, 0)
+    assert guest.counts.wrong_at_rest([3]) == ["region 0x600000 has a pair, and its refcount is 0"]
 
 
-def test_a_kernel_without_it(tmp_path: Path) -> None:
+def test_before_there_are_counters(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.memory.write64(guest.at["pamt_refcounts"], 0)
+    assert guest.counts.is_known
+    assert guest.counts.counted() == {}
+    guest.memory.write64(guest.at["pamt_refcounts"], 0xFFFF_D000_0000_0000)  # mapped nowhere
+    assert guest.counts.counted() == {}
+    guest.memory.close()
+
+
+def test_a_kernel_that_has_none(tmp_path: Path) -> None:
     image = KernelImage(SmallKernel().write(tmp_path / "vmlinux"))
-    assert not kernel_counts_itself(image)
+    path = tmp_path / "memory"
+    path.write_bytes(bytes(4096))
+    memory = GuestMemory([(path, 4096)])
+    assert not KernelCounts(memory, KernelMemory(memory, image), image).is_known
+    memory.close()

@@ -1,6 +1,6 @@
 """The module's side of a boot: each SEAMCALL answered, written down, and the module looked at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
@@ -14,6 +14,7 @@ from dpamt.boot.guest_memory import Bus, GuestMemory, NoSuchMemory
 from dpamt.boot.image import KernelImage
 from dpamt.boot.interventions import SEAMCALL_SITES
 from dpamt.boot.outcome import DYNAMIC, STATIC, Booted, BootOptions
+from dpamt.boot.refcounts import KernelCounts
 from dpamt.boot.request import Answer, Request
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.errors import InputError
@@ -28,6 +29,8 @@ MAX_CALLS: Final = 5_000_000
 _KEPT_CALLS: Final = 100_000
 _WHOLE_EVERY: Final = 256
 """SEAMCALLs between two looks at the module's whole tree."""
+_COUNTS_EVERY: Final = 16
+"""SEAMCALLs between two looks at the kernel's own counters."""
 
 
 class Answering:
@@ -58,6 +61,7 @@ class Answering:
         self._injector: Injector | None = None
         self._walls: list[SeamCall] = []
         self._view: ModuleView | None = None
+        self._counts = KernelCounts(memory, kernel, image)
         self.total = 0
         """SEAMCALLs so far."""
 
@@ -128,9 +132,23 @@ class Answering:
         assert view is not None
         if self.total % _WHOLE_EVERY == 0:
             return view.check()
+        if self.total % _COUNTS_EVERY == 0 and (
+            wrong := self._wrong_counts(self._counts.wrong_now)
+        ):
+            return wrong
         regions = {value >> 21 for value in before + after}
         known = [region for region in regions if module.pamt.find_region(region) is not None]
         return [line for region in known for line in view.check_region(region)]
+
+    def wrong_at_rest(self) -> list[str]:
+        """What is wrong when the guest is gone: the kernel's own counts against the pairs."""
+        return self._wrong_counts(self._counts.wrong_at_rest)
+
+    def _wrong_counts(self, judge: Callable[[Collection[int]], list[str]]) -> list[str]:
+        module, view = self._result.module, self._view
+        if module is None or view is None or not module.pamt.dynamic or not self._counts.is_known:
+            return []
+        return judge(view.pairs())
 
     def _see_missed(self, leaf: int) -> None:
         """A pointer to where the guest has no memory, told once for each leaf."""

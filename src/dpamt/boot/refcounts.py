@@ -1,57 +1,107 @@
-"""The refcounts of a kernel that has Dynamic PAMT itself, held against the module's page pairs.
+"""The refcounts of a kernel with Dynamic PAMT, read from its memory and held against the module.
 
-Source: `[PATCH v6 00/11] Dynamic PAMT` (2026-05-25) and what was merged of it (2026-09-04):
-``pamt_refcounts`` points to an array of ints, one for each 2M region, by page frame number >> 9.
+Source: merged commits of 2026-09-04 (5386c5288001, eca9d4a3f1f8): ``pamt_refcounts`` points to one
+4-byte counter for each 2 MiB of memory up to ``max_pfn``; ``pamt_lock`` is held from the ADD of a
+pair to the first count, and from the REMOVE to the last.
 """
 
+from collections.abc import Collection, Iterable
 from typing import Final
 
+from dpamt.abi.pages import PAGE_SIZE
+from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
 from dpamt.boot.image import KernelImage
 from dpamt.boot.stack import KernelMemory
-from dpamt.module.module import TdxModule
-from dpamt.module.view import ModuleView
 
-COUNTS: Final = "pamt_refcounts"
-_INT_BYTES: Final = 4
+_COUNTER_BYTES: Final = 4
+_PAGE_COUNTERS: Final = PAGE_SIZE // _COUNTER_BYTES
+_REGION_PAGES: Final = 512
+_MOST_REGIONS: Final = 1 << 23
+"""16 TiB: a guest may say anything."""
 _MOST_TOLD: Final = 8
 
 
-def kernel_counts_itself(image: KernelImage) -> bool:
-    """Whether the kernel has Dynamic PAMT."""
-    return image.symbol(COUNTS) is not None
+class KernelCounts:
+    """The counters and their lock; nothing is counted while the kernel has no counters yet."""
+
+    def __init__(self, memory: GuestMemory, kernel: KernelMemory, image: KernelImage) -> None:
+        self._memory = memory
+        self._kernel = kernel
+        symbols = [image.symbol(name) for name in ("pamt_refcounts", "pamt_lock", "max_pfn")]
+        counts, lock, last = (0 if symbol is None else symbol.address for symbol in symbols)
+        self.is_known = bool(counts and lock and last)
+        """Whether the kernel has them, by its symbols."""
+        self._pointer, self._lock, self._last = counts, lock, last
+
+    def is_locked(self) -> bool:
+        """Whether some CPU is at a pair or its counter (the queued spinlock's word is not 0)."""
+        word = self._kernel.read64(self._lock)
+        return word is None or word & 0xFFFF_FFFF != 0
+
+    def counted(self) -> dict[int, int]:
+        """Region (address >> 21) to its counter, of those that are not 0; ascending."""
+        array = self._kernel.read64(self._pointer) or 0
+        regions = -(-(self._kernel.read64(self._last) or 0) // _REGION_PAGES)
+        found: dict[int, int] = {}
+        if not array:
+            return found
+        for first in range(0, min(regions, _MOST_REGIONS), _PAGE_COUNTERS):
+            page = self._read(array + first * _COUNTER_BYTES)
+            if not any(page):
+                continue
+            for index in range(min(_PAGE_COUNTERS, regions - first)):
+                at = index * _COUNTER_BYTES
+                count = int.from_bytes(page[at : at + _COUNTER_BYTES], "little", signed=True)
+                if count:
+                    found[first + index] = count
+        return found
+
+    def _read(self, address: int) -> bytes:
+        """A page of counters, which begin at a page; zeros where nothing is mapped."""
+        place = self._kernel.physical(address)
+        try:
+            return b"" if place is None else self._memory.read(place, PAGE_SIZE)
+        except NoSuchMemory:
+            return b""
+
+    def wrong_now(self, paired: Collection[int]) -> list[str]:
+        """What is wrong while the guest runs: regions in use, by their counter, without a pair.
+
+        A CPU that is between the pair and its counter holds the lock, and no pair comes or goes
+        while nobody answers; so with the lock free a counter above 0 has its pair, whatever other
+        CPUs do meanwhile.  A pair whose counter is 0 is no contradiction yet: the designs before v6
+        count down before they lock.
+        """
+        if self.is_locked():
+            return []
+        return _most(_no_pair(self.counted(), paired))
+
+    def wrong_at_rest(self, paired: Collection[int]) -> list[str]:
+        """What is wrong when nothing runs: a counter is above 0 exactly where there is a pair."""
+        counted = self.counted()
+        idle = [region for region in sorted(paired) if counted.get(region, 0) <= 0]
+        found = _no_pair(counted, paired)
+        found += [f"{_name(region)} has a pair, and its refcount is 0" for region in idle]
+        negative = [(region, count) for region, count in counted.items() if count < 0]
+        found += [f"{_name(region)}: its refcount is {count}" for region, count in negative]
+        return _most(found)
 
 
-def count_of(kernel: KernelMemory, image: KernelImage, region: int) -> int | None:
-    """The kernel's count of a 2M region; None where its array has no page for it."""
-    symbol = image.symbol(COUNTS)
-    array = kernel.read64(symbol.address) if symbol is not None else None
-    if not array:
-        return None
-    place = array + region * _INT_BYTES
-    word = kernel.read64(place & -8)
-    if word is None:
-        return None
-    count = word >> 8 * (place % 8) & 0xFFFF_FFFF
-    return count - (1 << 32) if count >> 31 else count
+def _no_pair(counted: dict[int, int], paired: Collection[int]) -> list[str]:
+    wrong: Iterable[tuple[int, int]] = (
+        (region, count) for region, count in counted.items() if count > 0 and region not in paired
+    )
+    return [
+        f"{_name(region)}: its refcount is {count}, and it has no pair" for region, count in wrong
+    ]
 
 
-def wrong_counts(kernel: KernelMemory, image: KernelImage, module: TdxModule) -> list[str]:
-    """A sentence for each region whose count and pair do not agree, when the machine is quiet.
+def _most(lines: list[str]) -> list[str]:
+    more = len(lines) - _MOST_TOLD
+    if more <= 0:
+        return lines
+    return [*lines[:_MOST_TOLD], f"and {more:,} more regions whose refcount and pair do not agree"]
 
-    A count above 0 goes with an installed pair, 0 with none; below 0 is a put too many.
-    """
-    pairs = ModuleView(module).pairs()
-    found = []
-    for region in range((module.machine.max_pfn >> 9) + 1):
-        count = count_of(kernel, image, region)
-        if count is None and region in pairs:
-            found.append(f"region {region:#x} has a page pair, and the kernel no count for it")
-        elif count is not None and (count > 0) != (region in pairs):
-            pair = "a page pair" if region in pairs else "no page pair"
-            found.append(f"the kernel counts {count} in region {region:#x}, which has {pair}")
-        elif count is not None and count < 0:
-            found.append(f"the kernel counts {count} in region {region:#x}: a put too many")
-    more = len(found) - _MOST_TOLD
-    if more > 0:
-        found[_MOST_TOLD:] = [f"and {more:,} more regions whose count and pair do not agree"]
-    return found
+
+def _name(region: int) -> str:
+    return f"region {region << 21:#x}"

@@ -35,7 +35,6 @@ from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.outcome import GDB, INITIALIZED, MAILBOX, Booted, BootOptions
 from dpamt.boot.page_state import pamt_areas
 from dpamt.boot.qemu import GuestSetup, Qemu
-from dpamt.boot.refcounts import kernel_counts_itself, wrong_counts
 from dpamt.boot.request import Answer, Request, Transport
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.boot.tiny_initrd import quick_initrd
@@ -220,8 +219,8 @@ class _Session:
         result.complaints = complaints(result.console)
         if result.module is not None and result.ended != "stopped":
             result.findings += ModuleView(result.module).check()
-            if result.module.pamt.dynamic and kernel_counts_itself(self._image):
-                result.findings += wrong_counts(self._kernel, self._image, result.module)
+        if result.ended == "reboot":
+            result.findings += self._answering.wrong_at_rest()
         result.held = self._holds.times
         if result.initialized is None and self._console.says(INITIALIZED.encode()):
             result.initialized = result.seconds

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
-from dpamt.boot.exerciser import exports, parse_exercise
+from dpamt.boot.exerciser import parse_exercise
 from dpamt.boot.forced import parse_forced
 from dpamt.boot.outcome import Booted
-from dpamt.errors import InputError
 from dpamt.module.view import ModuleView
 
 Boot = Callable[..., Booted]
@@ -89,23 +88,3 @@ def test_each_seamcall_of_a_td_fails_once(
     (thread,) = found.told.threads
     assert (thread.did, thread.failed) == (len(leaves) + 1, len(leaves))
     assert thread.first == leaves[0].removeprefix("TDH.").removeprefix("MEM.")
-
-
-def test_the_kernels_own_get_and_put(exercised: Boot, build: Path) -> None:
-    """Where it exports them they are what is called; where not, the user is told."""
-    if "tdx_pamt_get" not in exports(build / "vmlinux.symvers"):
-        with pytest.raises(InputError, match="exports no tdx_pamt_get; expected one with Dynamic"):
-            exercised("life:design=kernel")
-        return
-    for text in ("life:threads=2:rounds=2", "hammer:rounds=2000:use-every=20"):
-        found = exercised(text, pamt=None)
-        nothing_is_left(found)
-        assert found.clean, (found.findings, found.complaints)
-        assert found.told is not None
-        assert found.told.design == "kernel"
-        callers = {call.caller for call in found.calls if call.leaf == TDH_PHYMEM_PAMT_ADD}
-        assert callers
-        assert not any("kvm_intel" in caller for caller in callers)
-    wrong = exercised("hammer:rounds=2000:use-every=10:bug=put-too-many", pamt=None)
-    assert any(line.startswith("bad-remove") for line in wrong.findings)
-    assert any(complaint.kind == "WARNING" for complaint in wrong.complaints)
