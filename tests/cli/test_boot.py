@@ -12,6 +12,7 @@ import pytest
 
 from dpamt.abi.leaves import TDH_PHYMEM_PAGE_RDMD, TDH_SYS_INIT
 from dpamt.boot.call import Call
+from dpamt.boot.exerciser import _NUMBERS, BUGS, DESIGNS, MODES
 from dpamt.cli.boot import _parser
 from tests.boot.hostile_guest import entry, hostile_kernel
 from tests.boot.small_kernel import SmallKernel
@@ -148,6 +149,12 @@ def test_every_option_is_documented() -> None:
         for option in action.option_strings:
             if option.startswith("--") and option != "--help":
                 assert f"{option}" in DOCUMENT, option
+
+
+@pytest.mark.parametrize("word", [*MODES, *DESIGNS, *BUGS, *_NUMBERS])
+def test_every_word_of_the_exerciser_is_documented(word: str) -> None:
+    section = DOCUMENT.partition("## The exerciser")[2].partition("\n## ")[0]
+    assert re.search(rf"\b{word.replace('_', '[-_]')}\b", section)
 
 
 def test_same_as_looks_at_all_but_the_time() -> None:
