@@ -43,9 +43,12 @@ from dpamt.module.fatal import ModuleFatal
 from dpamt.module.view import ModuleView
 
 COMMAND_LINE: Final = (
-    "console=ttyS0 earlyprintk=serial,ttyS0 nokaslr panic=-1 setcpuid=vmx,movdir64b,ss,xsave"
+    "console=ttyS0 earlyprintk=serial,ttyS0 nokaslr no_timer_check panic=-1 "
+    "setcpuid=vmx,movdir64b,ss,xsave"
 )
-"""VMX and MOVDIR64B are what the kernel asks of a CPU for TDX and QEMU's TCG does not show."""
+"""VMX and MOVDIR64B are what the kernel asks of a CPU for TDX and QEMU's TCG does not show.  On a
+busy machine no tick may come in the time in which the kernel looks for one: no_timer_check, as
+guests of KVM have it, or it panics ("IO-APIC + timer doesn't work")."""
 _TICK: Final = 0.05
 _HELD_SECONDS: Final = 10.0
 _FRAMES: Final = 8
