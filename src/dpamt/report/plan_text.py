@@ -112,11 +112,15 @@ def _tops(host: HostSize) -> Iterator[str]:
 
 
 def _vintages(host: HostSize) -> Iterator[str]:
-    yield f"  {'kernel':24}{'TDX comes up':14}{'KB for PAMT':>14}{'reserved areas':>18}"
+    yield (
+        f"  {'kernel':22}{'TDX comes up':13}{'KB for PAMT':>12}{'counters':>12}"
+        f"{'reserved areas':>16}"
+    )
     for verdict in host.vintages:
         came = f"{verdict.pamt} PAMT" if verdict.initialises else "NO"
         size = str(verdict.pamt_kib) if verdict.initialises else "-"
-        yield f"  {verdict.vintage:24}{came:14}{size:>14}{_reserved(verdict):>18}"
+        counters = amount(verdict.refcount_bytes) if verdict.refcount_bytes else "-"
+        yield (f"  {verdict.vintage:22}{came:13}{size:>12}{counters:>12}{_reserved(verdict):>16}")
         if not verdict.initialises:
             yield from paragraph(verdict.reason, "      ")
     yield from paragraph(
@@ -125,7 +129,7 @@ def _vintages(host: HostSize) -> Iterator[str]:
         "  ",
     )
     for verdict in host.vintages:
-        yield f"  {verdict.vintage:24}{verdict.about}"
+        yield f"  {verdict.vintage:22}{verdict.about}"
 
 
 def _reserved(verdict: Verdict) -> str:
