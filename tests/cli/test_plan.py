@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from importlib.resources import files
 from pathlib import Path
 from threading import Thread
+from unittest import mock
 
 import pytest
 
@@ -89,6 +91,21 @@ def test_a_host_that_ages_in_text_json_and_page(tmp_path: Path) -> None:
     assert f"{round(ageing['pairs']['mean'][-1]):,} pairs" in " ".join(text.out.split())
     assert max(map(len, text.out.splitlines())) <= 80
     assert "after 0.101 weeks" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "said"),
+    [
+        ("plotly.graph_objects", ("--html", "page.html"), "pip install 'dpamt[plots]'"),
+        ("pyarrow", ("--fleet", "generated"), "pip install 'dpamt[plan]'"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(
+    tmp_path: Path, missing: str, arguments: tuple[str, ...], said: str
+) -> None:
+    with mock.patch.dict(sys.modules, {missing: None}):
+        assert said in refused("plan", "1GiB", *arguments, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
