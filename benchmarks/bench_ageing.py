@@ -102,7 +102,7 @@ def pages_to_regions(rounds: int) -> list[dict[str, float]]:
     random = np.random.Generator(np.random.PCG64(1))
     rows = []
     for size in (1 << 12, 1 << 16, 1 << 20, 1 << 24):
-        starts = random.integers(1, 1 << 26, size // 64) * 64
+        starts = random.integers(1, 1 + size // 16, size // 64) * 64
         pages = (starts[:, None] + np.arange(64)).ravel().astype(np.uint32)
         indices = (pages // PAGES_PER_2M).astype(np.intp)
         own, numpys = [], []

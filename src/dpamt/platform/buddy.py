@@ -150,19 +150,24 @@ class BuddyZone:
 
     def release(self, start: int, end: int) -> None:
         """Give back [start, end), merging buddies as far as they go."""
-        lists = self._lists
         self.free += end - start
         first_block, end_block = -(-start >> MAX_PAGE_ORDER), end >> MAX_PAGE_ORDER
         if first_block < end_block:
             self._whole.add(first_block, end_block)
-            pieces = [
-                *aligned_chunks(start, first_block << MAX_PAGE_ORDER),
-                *aligned_chunks(end_block << MAX_PAGE_ORDER, end),
-            ]
+            self._merge(start, first_block << MAX_PAGE_ORDER)
+            self._merge(end_block << MAX_PAGE_ORDER, end)
         else:
-            pieces = list(aligned_chunks(start, end))
-        for piece, piece_order in pieces:
-            pfn, order = piece, piece_order
+            self._merge(start, end)
+
+    def _merge(self, start: int, end: int) -> None:
+        """Enter [start, end), less than a block, each chunk merged as far as it goes."""
+        lists = self._lists
+        while start < end:
+            order = (end - start).bit_length() - 1
+            if start:
+                order = min(order, (start & -start).bit_length() - 1)
+            pfn = start
+            start += 1 << order
             while order < MAX_PAGE_ORDER and pfn ^ (1 << order) in lists[order]:
                 del lists[order][pfn ^ (1 << order)]
                 pfn &= ~(1 << order)

@@ -12,13 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpamt.abi.pages import PAGES_PER_2M
+from dpamt.errors import ModelError
 from dpamt.host.kvm.gmem import FOLIO_ORDER
-from dpamt.platform.buddy import BLOCK_PAGES
+from dpamt.platform.buddy import BLOCK_PAGES, BuddyZone
 from dpamt.platform.page_allocator import PageAllocator
 
 _FRONT_HIGH: Final = 1024
 _FRONT_DRAIN: Final = 512
 _REFILL_ORDER: Final = 6
+_FIRST_RANGE_PAGES: Final = 16
+"""More than both pools of a VCPU hold."""
+_NEXT_RANGE_PAGES: Final = 5
+"""Pages that one more range takes: an S-EPT page and two pairs."""
 _MANY: Final = 64
 """Fewer pages are freed faster one by one."""
 
@@ -100,8 +105,11 @@ class AgeingAllocator(PageAllocator):
         breaks |= leaving % BLOCK_PAGES == 0
         starts = np.flatnonzero(breaks)
         sizes = np.diff(starts, append=count)
+        low = high = 0
         for start, size in zip(leaving.ravel()[starts].tolist(), sizes.tolist(), strict=True):
-            self._zone_at(start).release(start, start + size)
+            if not low <= start < high:
+                low, high, zone = self._extent_at(start)
+            zone.release(start, start + size)
 
     def folio(self) -> int:
         """A 2M folio, as its region; 0 when there is none."""
@@ -138,11 +146,10 @@ class AgeingAllocator(PageAllocator):
         """Free folios that follow one another, from ``region`` on."""
         first, end = region * PAGES_PER_2M, (region + count) * PAGES_PER_2M
         while first < end:
-            # Zones begin at any page; a run across two is given back in two pieces.
-            zone = self._zone_at(first)
-            last = self._extent_end(first)
-            zone.release(first, min(end, last))
-            first = min(end, last)
+            # A run may go from one extent into the next, of another zone.
+            _low, high, zone = self._extent_at(first)
+            zone.release(first, min(end, high))
+            first = min(end, high)
 
     def pages_of_order(self, order: int) -> int:
         """2^order pages, aligned; 0 when there are none."""
@@ -156,11 +163,29 @@ class AgeingAllocator(PageAllocator):
         """Give them back."""
         self._zone_at(pfn).release(pfn, pfn + (1 << order))
 
-    def _extent_end(self, pfn: int) -> int:
-        for start, end, _zone in self._extents:
-            if start <= pfn < end:
-                return end
-        return pfn + 1
+    def _extent_at(self, pfn: int) -> tuple[int, int, BuddyZone]:
+        """The range of memory that a page lies in, and its zone."""
+        for low, high, key in self._extents:
+            if low <= pfn < high:
+                return low, high, self._zone_of[key]
+        raise ModelError(f"page {pfn:#x} was handed out but is in no zone")
+
+    def take_front(self, ranges: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The list of free pages in front, and folios for as many of so many ranges as can be
+        faulted in at 4K from it: without a refill of the list, and without a drain.
+        """
+        front = self._front
+        if len(front) > _FRONT_HIGH - 4:
+            return front, []
+        count = min(ranges, (len(front) - _FIRST_RANGE_PAGES) // _NEXT_RANGE_PAGES)
+        runs: list[tuple[int, int]] = []
+        nid = self._zones[0].nid
+        for zone in self._zones:
+            if zone.nid == nid and count > 0:
+                taken = zone.take_blocks(FOLIO_ORDER, count)
+                runs += [(first // PAGES_PER_2M, regions) for first, regions in taken]
+                count -= sum(regions for _, regions in taken)
+        return front, runs
 
 
 def _falls(front: list[int], count: int) -> bool:

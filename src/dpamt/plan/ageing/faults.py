@@ -9,7 +9,8 @@ So the rest of a folio is one addition, and single pages go by runs.
 from array import array
 
 from dpamt.abi.pages import PAGES_PER_2M
-from dpamt.plan.ageing.pages import CountedPages, OutOfMemory
+from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
+from dpamt.plan.ageing.pages import PAMT_CACHE_PAGES, CountedPages, OutOfMemory
 from dpamt.plan.ageing.tds import RANGES_PER_1G, Part, Td, Vcpu
 
 _ALL = b"\1" * PAGES_PER_2M
@@ -33,10 +34,11 @@ class FaultPath(CountedPages):
                 whole = most == PAGES_PER_2M
                 if whole and td.huge and not td.table[index] and not td.folio[index]:
                     self._fault_fresh(td, own, index, at_2m)
-                    if at_2m and td.large[index]:
-                        gigabyte = (index // RANGES_PER_1G + 1) * RANGES_PER_1G
-                        stop = min(end // PAGES_PER_2M, gigabyte)
-                        page += self._fault_2m(td, own, index + 1, stop) * PAGES_PER_2M
+                    more = self._fresh_after(td, index, end // PAGES_PER_2M)
+                    if more and at_2m:
+                        page += self._fault_2m(td, own, index + 1, more) * PAGES_PER_2M
+                    elif more and self.plain:
+                        page += self._fault_4k(td, own, index + 1, more) * PAGES_PER_2M
                 else:
                     self._fault_pages(td, own, index, slot, slot + most, at_2m and whole)
             elif td.table[index] and not td.folio[index]:
@@ -201,18 +203,19 @@ class FaultPath(CountedPages):
         self.top_up(vcpu)
         self.free_pair(pool.pop(), pool.pop())
 
-    def _fault_2m(self, td: Td, vcpu: Vcpu, first: int, end: int) -> int:
-        """Ranges from ``first`` on at 2M, below one S-EPT page that is there: how many.
+    def _fresh_after(self, td: Td, index: int, end: int) -> int:
+        """Ranges after ``index`` without backing or table, below the same S-EPT page."""
+        end = min(end, (index // RANGES_PER_1G + 1) * RANGES_PER_1G)
+        at = index + 1
+        while at < end and not (td.folio[at] or td.table[at] or at in td.parts):
+            at += 1
+        return at - index - 1
+
+    def _fault_2m(self, td: Td, vcpu: Vcpu, first: int, count: int) -> int:
+        """Fresh ranges at 2M, below an S-EPT page that is there: how many of them.
 
         No such fault takes anything from the pools, so nothing happens but folios.
         """
-        count = 0
-        while first + count < end and not (
-            td.folio[first + count] or td.table[first + count] or first + count in td.parts
-        ):
-            count += 1
-        if not count:
-            return 0
         self.top_up(vcpu)
         at = first
         for region, regions in self.allocator.folios(count):
@@ -220,4 +223,46 @@ class FaultPath(CountedPages):
             td.large[at : at + regions] = b"\1" * regions
             self.large[region : region + regions] = b"\1" * regions
             at += regions
+        return at - first
+
+    def _fault_4k(self, td: Td, vcpu: Vcpu, first: int, count: int) -> int:
+        """Fresh ranges at 4K, below an S-EPT page that is there: how many of them.
+
+        :meth:`_fault_fresh` again and again, written out, for as many as the allocator has pages in
+        front; pages are only handed back and forth at the ends of three lists.
+        """
+        counts, sept, pamt = self.counts, vcpu.sept_cache, vcpu.pamt_cache
+        pair_first, pair_second = self.pair_first, self.pair_second
+        at = first
+        while at < first + count:
+            front, runs = self.allocator.take_front(first + count - at)
+            if not runs:
+                break
+            for start, regions in runs:
+                for region in range(start, start + regions):
+                    while len(sept) < PT64_ROOT_MAX_LEVEL:
+                        sept.append(front.pop())
+                    while len(pamt) < PAMT_CACHE_PAGES:
+                        pamt.append(front.pop())
+                    table = sept.pop()
+                    own = table // PAGES_PER_2M
+                    before = counts[own]
+                    counts[own] = before + 1
+                    if before:
+                        front.append(pamt.pop())
+                        front.append(pamt.pop())
+                    else:
+                        self.install(own, pamt.pop(), pamt.pop())
+                    pair_first[region] = pamt.pop()
+                    pair_second[region] = pamt.pop()
+                    counts[region] = PAGES_PER_2M
+                    td.folio[at] = region
+                    td.table[at] = table
+                    at += 1
+                    sept.append(front.pop())
+                    pamt += front[:-5:-1]
+                    del front[-4:]
+                    front.append(pamt.pop())
+                    front.append(pamt.pop())
+                self.pairs += regions
         return at - first

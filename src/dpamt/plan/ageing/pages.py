@@ -19,7 +19,7 @@ from dpamt.plan.ageing.tds import Vcpu
 PairPlacement = Literal["single", "order-1", "pool"]
 ControlPlacement = Literal["single", "pool"]
 
-_PAMT_CACHE_PAGES: Final = 2 * PT64_ROOT_MAX_LEVEL
+PAMT_CACHE_PAGES: Final = 2 * PT64_ROOT_MAX_LEVEL
 
 
 class OutOfMemory(Finding):
@@ -105,7 +105,7 @@ class CountedPages:
             if not pfn:
                 raise OutOfMemory("no page for the S-EPT")
             sept.append(pfn)
-        while len(pamt) < _PAMT_CACHE_PAGES:
+        while len(pamt) < PAMT_CACHE_PAGES:
             self._add_pair_pages(pamt)
 
     def _add_pair_pages(self, pages: list[int]) -> None:
@@ -148,7 +148,7 @@ class CountedPages:
         if count:
             self.free_pair(first, second)
         else:
-            self._install(region, first, second)
+            self.install(region, first, second)
 
     def get_alone(self, pfn: int) -> None:
         """tdx_pamt_get() of a control page: without a pool.  Raises OutOfMemory."""
@@ -175,7 +175,8 @@ class CountedPages:
             self.pairs -= 1
             self.free_pair(self.pair_first[region], self.pair_second[region])
 
-    def _install(self, region: int, first: int, second: int) -> None:
+    def install(self, region: int, first: int, second: int) -> None:
+        """PAMT.ADD."""
         self.pairs += 1
         self.pair_first[region] = first
         self.pair_second[region] = second
@@ -183,7 +184,7 @@ class CountedPages:
     def install_whole(self, region: int, pair: tuple[int, int]) -> None:
         """DEMOTE: the pair goes in, the count from 0 to 512."""
         self.counts[region] = PAGES_PER_2M
-        self._install(region, pair[0], pair[1])
+        self.install(region, pair[0], pair[1])
 
     def split_pages(self) -> tuple[int, list[int]]:
         """The S-EPT page and the pool of two pairs that one split needs.  Raises OutOfMemory."""
