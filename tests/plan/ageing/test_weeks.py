@@ -133,7 +133,13 @@ def test_workloads_that_cannot_be(changes: dict[str, object], said: str) -> None
 
 @pytest.mark.parametrize(
     ("weeks", "seeds", "said"),
-    [(-1.0, (1,), "for -1 weeks"), (1.0, (), "one seed"), (1.0, (1, 1), "each once")],
+    [
+        (-1.0, (1,), "for -1 weeks"),
+        (math.nan, (1,), "for nan weeks"),
+        (math.inf, (1,), "for inf weeks"),
+        (1.0, (), "one seed"),
+        (1.0, (1, 1), "each once"),
+    ],
 )
 def test_runs_that_cannot_be(weeks: float, seeds: tuple[int, ...], said: str) -> None:
     with pytest.raises(InputError, match=said):

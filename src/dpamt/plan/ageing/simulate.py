@@ -91,9 +91,9 @@ def simulate(
     ``processes`` (default: one a core) does not change it.  Raises InputError for weeks or seeds
     that make no sense and for a host that does not come up with Dynamic PAMT.
     """
-    hours = round(weeks * HOURS_PER_WEEK)
-    if not 1 <= hours <= 520 * HOURS_PER_WEEK:
+    if not 1 / HOURS_PER_WEEK <= weeks <= 520:
         raise InputError(f"ageing for {weeks:g} weeks: expected an hour to ten years")
+    hours = round(weeks * HOURS_PER_WEEK)
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError("ageing: expected at least one seed, each once")
     workers = min(processes or cpu_count() or 1, len(seeds))

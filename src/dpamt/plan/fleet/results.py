@@ -1,6 +1,6 @@
 """What came of a fleet: summed up from its clusters, and written as Parquet."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -88,21 +88,24 @@ class Fleet:
 def sum_up(
     clusters: Sequence[tuple[int, int]],
     sizes: Sequence[HostSizes],
-    results: Sequence[ClusterResult],
+    results: Iterable[ClusterResult],
     spreads: Sequence[Spread],
     vms: int,
     step: float,
 ) -> Fleet:
-    """``clusters`` are (host type, hosts), in the order of ``results``."""
+    """``clusters`` are (host type, hosts), in the order of ``results``, each used once."""
     hosts: list[HostSaving] = []
-    moments = results[0].memory.shape[0]
-    sums = np.zeros((6, moments))
+    sums: Any = 0.0
+    placed, turned_away = [0, 0], [0, 0]
     for (kind, _count), result in zip(clusters, results, strict=True):
         size = sizes[kind]
         saved, low, high = savings(size, result, spreads[kind].regions_per_page)
         dynamic = size.static_bytes - saved
         parts = (result.tds, result.memory, dynamic, saved, low, high)
-        sums += np.array([part.sum(axis=1, dtype=np.float64) for part in parts])
+        sums = sums + np.array([part.sum(axis=1, dtype=np.float64) for part in parts])
+        for mode in (0, 1):
+            placed[mode] += result.placed[mode]
+            turned_away[mode] += result.turned_away[mode]
         for at in range(saved.shape[1]):
             hosts.append(
                 HostSaving(
@@ -138,10 +141,10 @@ def sum_up(
         saved_percentiles=dict(zip(PERCENTILES, percentiles, strict=True)),
         hosts_losing=sum(host.losing_share > 0 for host in hosts),
         hosts_losing_on_average=sum(host.mean_saved < 0 for host in hosts),
-        placed_static=sum(result.placed[0] for result in results),
-        placed_dynamic=sum(result.placed[1] for result in results),
-        turned_away_static=sum(result.turned_away[0] for result in results),
-        turned_away_dynamic=sum(result.turned_away[1] for result in results),
+        placed_static=placed[0],
+        placed_dynamic=placed[1],
+        turned_away_static=turned_away[0],
+        turned_away_dynamic=turned_away[1],
     )
 
 

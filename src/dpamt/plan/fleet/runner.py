@@ -1,24 +1,28 @@
 """Jobs on all local cores, or on a Ray cluster; results in the order of the jobs either way."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from os import cpu_count
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from dpamt.errors import InputError
 
 J = TypeVar("J")
 R = TypeVar("R")
 
+_AHEAD: Final = 3
+"""Jobs for each worker that are dealt out before the first of them is asked for."""
+
 
 def run_jobs(
     function: Callable[[J], R],
-    jobs: Sequence[J],
+    jobs: Iterable[J],
     processes: int | None = None,
     ray_address: str | None = None,
 ) -> Iterator[R]:
-    """``function`` of each job, as they become ready in order.
+    """``function`` of each job, in order; few jobs and results are held at a time.
 
     ``ray_address`` is what ray.init() takes (``auto``, ``ray://host:10001``, ``local``).  Raises
     InputError when Ray is not installed or not there.
@@ -26,21 +30,25 @@ def run_jobs(
     if ray_address is not None:
         yield from _on_ray(function, jobs, ray_address)
         return
-    workers = min(processes or cpu_count() or 1, len(jobs))
+    workers = processes or cpu_count() or 1
     if workers <= 1:
         yield from map(function, jobs)
         return
     with ProcessPoolExecutor(workers) as pool:
-        waiting: list[Future[R]] = [pool.submit(function, job) for job in jobs]
+        waiting: deque[Future[R]] = deque()
         try:
-            for future in waiting:
-                yield future.result()
+            for job in jobs:
+                waiting.append(pool.submit(function, job))
+                if len(waiting) > _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _on_ray(function: Callable[[J], R], jobs: Sequence[J], address: str) -> Iterator[R]:
+def _on_ray(function: Callable[[J], R], jobs: Iterable[J], address: str) -> Iterator[R]:
     try:
         import ray
     except ImportError:
@@ -52,7 +60,14 @@ def _on_ray(function: Callable[[J], R], jobs: Sequence[J], address: str) -> Iter
         raise InputError(f"--ray {address}: {line}; expected a running Ray cluster") from None
     try:
         remote = ray.remote(function)
-        for reference in [remote.remote(job) for job in jobs]:
-            yield ray.get(reference)
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        most = _AHEAD * max(1, int(resources.get("CPU", 1)))
+        waiting: deque[Any] = deque()
+        for job in jobs:
+            waiting.append(remote.remote(job))
+            if len(waiting) > most:
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
     finally:
         ray.shutdown()

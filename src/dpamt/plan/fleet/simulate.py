@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -94,19 +95,30 @@ def simulate_fleet(
         for index, one in enumerate(host_types):
             job = jobs[next(at for at, (kind, _) in enumerate(clusters) if kind == index)]
             aged.append(replace(job, host_type=one))
+        dealt = iter([*aged, *jobs])
         if ray_address is not None:
-            jobs, aged = [_carried(job) for job in jobs], [_carried(job) for job in aged]
-        spreads: list[Spread] = []
-        results: list[ClusterResult] = []
-        everything = run_jobs(_run, [*aged, *jobs], processes, ray_address)
-        for done, result in enumerate(everything, 1):
-            if isinstance(result, Spread):
-                spreads.append(result)
-            else:
-                results.append(result)
-            if progress is not None:
-                progress("placing VMs", done, len(jobs) + len(aged))
-    return sum_up(clusters, sizes, results, spreads, spilled.vms, step)
+            dealt = map(_carried, dealt)
+        everything = _counted(
+            run_jobs(_run, dealt, processes, ray_address), len(aged) + len(jobs), progress
+        )
+        spreads = [next(everything) for _ in aged]
+        return sum_up(
+            clusters,
+            sizes,
+            cast(Iterator[ClusterResult], everything),
+            cast(list[Spread], spreads),
+            spilled.vms,
+            step,
+        )
+
+
+def _counted(
+    results: Iterator[ClusterResult | Spread], total: int, progress: Progress | None
+) -> Iterator[ClusterResult | Spread]:
+    for done, result in enumerate(results, 1):
+        if progress is not None:
+            progress("placing VMs", done, total)
+        yield result
 
 
 def _cut(hosts: int) -> list[int]:
