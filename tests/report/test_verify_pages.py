@@ -147,3 +147,46 @@ def test_seamcalls_of_the_trace_open_and_close(found: Counterexample) -> None:
         assert not inside
     told = [text for step in found.steps for text in step.events if text.startswith("TDH.")]
     assert sorted(answers) == sorted(told)
+
+
+_PHASES = {"X": {"dur", "tid"}, "B": {"tid"}, "E": {"tid"}, "i": {"s", "tid"}, "C": {"args"}}
+
+
+def test_the_trace_keeps_the_rules_of_its_format(found: Counterexample) -> None:
+    """Source: Trace Event Format (Google, "Event Descriptions"), which ui.perfetto.dev reads."""
+    trace = json.loads(perfetto_trace(found))
+    assert trace["displayTimeUnit"] in ("ms", "ns")
+    for event in trace["traceEvents"]:
+        assert isinstance(event["name"], str)
+        assert isinstance(event["pid"], int)
+        if event["ph"] == "M":
+            assert event["name"] in ("process_name", "thread_name")
+            assert isinstance(event["args"]["name"], str)
+            continue
+        assert _PHASES[event["ph"]] <= event.keys()
+        assert event["ts"] >= 0
+        assert isinstance(event.get("tid", 0), int)
+        if event["ph"] == "i":
+            assert event["s"] in ("g", "p", "t")
+        elif event["ph"] == "C":
+            assert all(type(value) in (int, float) for value in event["args"].values())
+        elif event["ph"] == "X":
+            assert event["dur"] > 0
+    # On one track slices lie inside each other or apart, whatever phase they are written in.
+    for cpu in range(len(found.cpus)):
+        mine = [e for e in trace["traceEvents"] if e.get("tid") == cpu + 1 and e["ph"] in "XBE"]
+        spans, begun = [], []
+        for event in mine:
+            if event["ph"] == "B":
+                begun.append(event["ts"])
+            elif event["ph"] == "E":
+                spans.append((begun.pop(), event["ts"]))
+            else:
+                spans.append((event["ts"], event["ts"] + event["dur"]))
+        assert not begun
+        for first, end in spans:
+            for other, last in spans:
+                apart = end <= other or last <= first
+                inside = first <= other and last <= end
+                around = other <= first and end <= last
+                assert apart or inside or around

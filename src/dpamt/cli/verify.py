@@ -32,7 +32,7 @@ def _verify(options: argparse.Namespace) -> int:
     from dpamt.cli.output import write_file, write_text
     from dpamt.report.progress import watching
     from dpamt.report.verify_text import designs_text, nearest, suite_text
-    from dpamt.verify.certificate import document
+    from dpamt.verify.certificate import document, refined
 
     results: dict[str, list[Tried]] = {}
     designs = {} if options.resume else _designs(options)
@@ -42,6 +42,8 @@ def _verify(options: argparse.Namespace) -> int:
         for name, design in designs.items():
             title = name if design.name in results else design.name
             results[title] = _tried(name, design, options, watch)
+        if len(designs) == 1:
+            results[title] = refined(design, results[title])
     if options.save or options.json:
         whole = json.dumps(document(results), indent=2) + "\n"
     if options.save:

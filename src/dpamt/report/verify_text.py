@@ -9,6 +9,7 @@ from dpamt.verify.automaton import CHOICE, MARK
 from dpamt.verify.certificate import SAME, Tried
 from dpamt.verify.counterexample import Counterexample, StepTold
 from dpamt.verify.properties import PROPERTY_NAMES
+from dpamt.verify.refine import FOUND
 
 if TYPE_CHECKING:
     from dpamt.verify.replay import Replayed
@@ -118,6 +119,11 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
     else:
         yield "It is so before anybody has done a step."
     yield from _words(found.shared)
+    fine = one.fine.get(found.broken)
+    if fine == FOUND:
+        yield "With CPUs switched at every shared word, along the same schedule: it fails too."
+    elif fine:
+        yield from _wrapped(f"NOT SEEN with CPUs switched at every shared word: {fine}.", "")
     if again == SAME:
         yield from _wrapped(
             "Run again with each CPU a thread, every step on the word itself: the same.", ""

@@ -6,8 +6,8 @@ asked, so that `--check` can ask again and `--replay` can make the machine again
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from dpamt.host.designs.base import Design
 from dpamt.verify.custom import load_properties, properties_of, with_custom
 from dpamt.verify.programs import PLACEMENTS, Choices, regions
 from dpamt.verify.properties import Property, properties
-from dpamt.verify.setting import GRANULARITIES
+from dpamt.verify.setting import GRANULARITIES, WORDS
 from dpamt.verify.suite import SUITE, Trial
 from dpamt.verify.verdict import Verdict
 
@@ -70,6 +70,8 @@ class Tried:
     trial: Trial
     verdict: Verdict
     replayed: tuple[str, ...] = ()
+    fine: dict[str, str] = field(default_factory=dict)
+    """By property, of counterexamples that were looked for with all switches: see ``refined``."""
     """For each counterexample: how it went on threads, ``the same`` or what was not."""
 
 
@@ -109,6 +111,31 @@ def confirm(
     return tuple(said)
 
 
+def refined(design: Design, tried: Sequence[Tried]) -> list[Tried]:
+    """Look for the nearest failure of each property with CPUs switched at every shared word."""
+    from dpamt.verify.refine import Refinement
+
+    nearest: dict[str, tuple[int, int]] = {}
+    for n, one in enumerate(tried):
+        for found in one.verdict.counterexamples:
+            best = nearest.get(found.broken)
+            if best is None or len(found.steps) < best[0]:
+                nearest[found.broken] = len(found.steps), n
+    looked = []
+    for n, one in enumerate(tried):
+        wanted = [
+            found
+            for found in one.verdict.counterexamples
+            if nearest[found.broken][1] == n and found.granularity != WORDS
+        ]
+        if wanted:
+            trial, judges = prepare(one.asked, design)
+            fine = Refinement(trial.make(design), judges)
+            one = replace(one, fine={found.broken: fine.look(found) for found in wanted})
+        looked.append(one)
+    return looked
+
+
 def document(results: Mapping[str, list[Tried]]) -> dict[str, Any]:
     """The document, as plain values."""
     found: dict[str, Any] = plain(
@@ -129,6 +156,7 @@ def document(results: Mapping[str, list[Tried]]) -> dict[str, Any]:
                             "asked": asdict(tried.asked),
                             **tried.verdict.as_json(),
                             "replayed": tried.replayed,
+                            "fine": tried.fine,
                         }
                         for tried in every
                     ],

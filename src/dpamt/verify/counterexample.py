@@ -138,8 +138,8 @@ def walk(search: Search, moves: list[int], fault: Fault) -> Counterexample:
         before = turns.pop()[1] if turns and turns[-1][0] == cpu else 0
         turns.append((cpu, before + len(block.steps)))
         done += len(block.steps)
-        choices += _choices(search, local, block)
-        state, numbers = _follow(search, state, move, block, numbers)
+        choices += choices_of(search, local, block)
+        state, numbers = follow(search, state, move, block, numbers)
     slots = [
         (n, slot)
         for n, slot in enumerate(engine.words.shared)
@@ -176,7 +176,8 @@ def _shown(search: Search, address: Address, value: Any) -> str:
     return value_text(search.setting.shared.array(address.array), value)
 
 
-def _choices(search: Search, local: int, block: Any) -> list[int]:
+def choices_of(search: Search, local: int, block: Any) -> list[int]:
+    """What was chosen at the choices of a block, in order."""
     nodes = search.automata[search.engine.locals[local].kind].nodes
     return [
         result
@@ -185,7 +186,7 @@ def _choices(search: Search, local: int, block: Any) -> list[int]:
     ]
 
 
-def _follow(
+def follow(
     search: Search, state: tuple[int, ...], move: int, block: Any, numbers: list[int]
 ) -> tuple[tuple[int, ...], list[int]]:
     """The next state, and which CPU stands at each of its positions."""
