@@ -89,7 +89,7 @@ SUITE: Final = (
     ),
     Trial(
         "split, same TD",
-        "a hole is punched into a 2M page that another VCPU faults on",
+        "a hole is punched into a 2M page; a VCPU, whichever, faults on the hole or behind it",
         LOCKS,
         split_and_fault,
     ),

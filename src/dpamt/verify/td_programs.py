@@ -15,6 +15,7 @@ from dpamt.host.kvm.teardown import kvm_destroy_vm
 from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
 from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
+from dpamt.verify.automaton import Recorder
 from dpamt.verify.programs import APART, CROSSED, Choices
 from dpamt.verify.setting import Setting, ThreadClass
 from dpamt.verify.stage import Stage, fault, give_back, no_harm
@@ -139,18 +140,31 @@ def split(
 def split_and_fault(
     design: Design, choices: Choices | None = None, behaviour: KernelBehaviour | None = None
 ) -> Setting:
-    """A 4K hole is punched into a 2M page that another VCPU of the TD faults on."""
+    """A 4K hole is punched into a 2M page that a VCPU of the TD faults on: which, and on what page.
+
+    The thread that punches is none of the VCPUs.
+    """
     stage = Stage(design, choices, behaviour)
+    recorder = stage.world.recorder
     large = stage.pools(0, 1, 100)
     splitting, faulting = stage.pools(1, 0, 0), stage.pools(2, 0, 0)
     vm = stage.running_td(large, 2 * SIZE_2M, 2, page=SIZE_2M, folio=stage.world.free_region(2))
     return stage.setting(
-        "a 2M page is split and a hole punched; another VCPU faults on the hole",
+        "a 2M page is split and a hole punched; a VCPU faults on it",
         (
             ThreadClass("split, zap 4K", stage.start(0, splitting, vm, punch_hole)),
-            ThreadClass("fault on the hole", stage.start(1, faulting, vm, fault_on_the_hole)),
+            ThreadClass(
+                "a VCPU faults on the hole or behind it",
+                stage.start(
+                    1, faulting, vm, lambda own, cpu: fault_near_the_hole(recorder, own, cpu)
+                ),
+            ),
         ),
-        {"TDs": "1, of 2 VCPUs", **_demote_told(behaviour)},
+        {
+            "TDs": "1, of 2 VCPUs",
+            "the fault": "of either, on the hole or the page behind it",
+            **_demote_told(behaviour),
+        },
         gone=False,
     )
 
@@ -161,10 +175,12 @@ def punch_hole(vm: Vm, cpu: Cpu) -> int:
     return no_harm(error)
 
 
-def fault_on_the_hole(vm: Vm, cpu: Cpu) -> int:
-    """The guest wants that page; it may be there still, by a 2M page or a 4K one."""
-    vcpu = vm.vcpus[1]
-    result = fault(vm, vcpu, cpu, SIZE_2M, LEVEL_2M)
+def fault_near_the_hole(recorder: Recorder, vm: Vm, cpu: Cpu) -> int:
+    """A VCPU wants that page or the one behind it, which may be mapped still: as 2M, or as 4K."""
+    which = recorder.choose("the second VCPU faults", len(vm.vcpus))
+    behind = recorder.choose("it faults on the page behind the hole", 2)
+    vcpu = vm.vcpus[which]
+    result = fault(vm, vcpu, cpu, SIZE_2M + behind * PAGE_SIZE, LEVEL_2M)
     give_back(vm, vcpu, cpu)
     return 0 if result == RET_PF_SPURIOUS else no_harm(result)
 
