@@ -60,10 +60,14 @@ def region_runs(pages: Frames) -> tuple[Frames, NDArray[np.int64]]:
     """
     if not len(pages):
         return pages, np.zeros(0, np.int64)
-    regions = pages // np.uint32(PAGES_PER_2M)
-    starts = np.flatnonzero(regions[1:] != regions[:-1]) + 1
-    starts = np.concatenate((np.zeros(1, np.int64), starts))
-    return regions[starts], np.diff(starts, append=len(pages))
+    regions = pages >> np.uint32(PAGES_PER_2M.bit_length() - 1)
+    changes = np.flatnonzero(regions[1:] != regions[:-1])
+    starts = np.zeros(len(changes) + 1, np.int64)
+    np.add(changes, 1, out=starts[1:])
+    counts = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=counts[:-1])
+    counts[-1] = len(pages) - starts[-1]
+    return regions[starts], counts
 
 
 def singles_of(parts: Sequence[Part], low: int = 0, high: int = PAGES_PER_2M) -> Frames:
