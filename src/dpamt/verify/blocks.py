@@ -6,13 +6,12 @@ the granularity says so, all steps inside a SEAMCALL.  A block is known by the v
 it reads, so the search itself runs no code of the model.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from dpamt.errors import Finding
-from dpamt.sync.host_priority import EX, LOCK_MASK, PAYLOAD_SHIFT
+from dpamt.sync.host_priority import EX, PAYLOAD_SHIFT
 from dpamt.sync.observed import (
     ACQUIRES,
     LOCK_READS,
@@ -25,48 +24,13 @@ from dpamt.sync.observed import (
     WAITS,
     Address,
 )
-from dpamt.verify.automaton import CHOICE, MARK, Automaton, Event, Events, Node, Step
-from dpamt.verify.setting import LOCKS, SEAMCALL, Setting
-from dpamt.verify.state import REST, SHARED_BY_ALL, Knowledge, Local, Restart, Words
-from dpamt.verify.values import BLOCKED, MISUSED
+from dpamt.verify.automaton import CHOICE, MARK, Automaton, Event, Node, Step
+from dpamt.verify.setting import LOCK_STEPS, LOCKS, SEAMCALL, Setting
+from dpamt.verify.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
+from dpamt.verify.tables import Block, Blocks, MicroStep, Tables
+from dpamt.verify.values import BLOCKED, MISUSED, filled
 
-_LOCK_STEPS: Final = frozenset(
-    {
-        "try_shared",
-        "try_exclusive",
-        "try_exclusive_guest",
-        "try_shared_guest",
-        "promote",
-        "release_shared",
-        "release_exclusive",
-    }
-)
 _LONGEST_BLOCK: Final = 100_000
-
-
-class MicroStep(NamedTuple):
-    """One step inside a block: the node it was taken from and its result."""
-
-    node: int
-    result: Any
-
-
-class Block(NamedTuple):
-    """What a block does: the thread's next local, values written to shared slots, events, fills.
-
-    ``fills`` are whole-page writes that other threads' own words may feel: (array, page, method,
-    arguments).
-    """
-
-    local: int
-    writes: tuple[tuple[int, int], ...]
-    events: Events
-    fills: tuple[tuple[str, int, str, tuple[Any, ...]], ...]
-    steps: tuple[MicroStep, ...]
-
-
-Blocks = tuple[Block, ...]
-"""The ways a block can go: one, or several where it makes choices; none: it must wait."""
 
 
 @dataclass(slots=True)
@@ -100,7 +64,7 @@ class _Run:
         )
 
 
-class Engine:
+class Engine(Tables):
     """The blocks of all threads of a setting, at one granularity; filled while it is searched."""
 
     def __init__(
@@ -111,75 +75,15 @@ class Engine:
         granularity: str,
     ) -> None:
         self.setting = setting
-        self.automata = automata
         self.granularity = granularity
         self.words = Words(setting, knowledge)
-        self.locals: list[Local] = []
-        self._numbers: dict[Local, int] = {}
-        self.read_slots: list[tuple[int, ...]] = []
-        """By local: the shared slots that its block may read."""
-        self.read_pages: list[tuple[tuple[str, int], ...]] = []
-        """By local: pages that its block uses whole and other threads have words in."""
-        self.known: list[dict[Hashable, Blocks]] = []
-        """By local: its blocks, by the values of what they read (``keys``)."""
-        self.keys: list[Callable[[tuple[int, ...]], Hashable]] = []
-        """By local: what of a state its blocks depend on, pages that others have words in aside."""
+        super().__init__(automata)
         self._unsafe = {kind.interrupts for kind in setting.classes if kind.interrupts >= 0}
         """Classes that another thread may interrupt while they hold a lock: nothing that they do
         under it is safe from that thread."""
         self._counting: dict[tuple[int, int], bool] = {}
-        self.ended: list[bool] = []
         self.worked_out: list[tuple[int, Hashable]] | None = None
         """(local, values) of each block in the order they were worked out, if that is asked for."""
-
-    def number(self, local: Local) -> int:
-        """The number of a local."""
-        known = self._numbers.get(local)
-        if known is None:
-            known = self._numbers[local] = len(self.locals)
-            self._append(local, self.node_of(local).step is None)
-        return known
-
-    def tell_local(self, local: Local, ended: bool) -> None:
-        """The next local, as another process numbered it."""
-        self._numbers[local] = len(self.locals)
-        self._append(local, ended)
-
-    def tell_blocks(
-        self,
-        local: int,
-        slots: tuple[int, ...],
-        pages: tuple[tuple[str, int], ...],
-        void: bool,
-        blocks: dict[Hashable, Blocks],
-    ) -> None:
-        """Blocks that another process has worked out; ``void``: those before are none any more."""
-        if void:
-            self._read(local, slots, pages)
-        self.known[local].update(blocks)
-
-    def _append(self, local: Local, ended: bool) -> None:
-        self.locals.append(local)
-        self.read_slots.append(())
-        self.read_pages.append(())
-        self.known.append({})
-        self.keys.append(_nothing)
-        self.ended.append(ended)
-
-    def _read(self, local: int, slots: tuple[int, ...], pages: tuple[tuple[str, int], ...]) -> None:
-        """What the blocks of a local read; those known before go by something else."""
-        self.read_slots[local] = slots
-        self.read_pages[local] = pages
-        self.keys[local] = itemgetter(*slots) if slots else _nothing
-        self.known[local].clear()
-
-    def node_of(self, local: Local) -> Node:
-        """The node where a local stands."""
-        return self.automata[local.kind].nodes[local.node]
-
-    def first_local(self, kind: int) -> int:
-        """A thread of class ``kind`` at the place where it may first be switched away."""
-        return self.number(Local(kind, 0, ()))
 
     # Blocks.
 
@@ -201,7 +105,7 @@ class Engine:
         done = tuple(
             Block(
                 self.number(
-                    Local(start.kind, end.node, _stripped(end.own), tuple(sorted(end.held.items())))
+                    Local(start.kind, end.node, stripped(end.own), tuple(sorted(end.held.items())))
                 ),
                 tuple(sorted(end.writes.items())),
                 tuple(end.events),
@@ -284,7 +188,7 @@ class Engine:
             return self.words.is_varying(step.address)
         if node.leaf >= 0 and (
             self.granularity == SEAMCALL
-            or (self.granularity == LOCKS and step.method not in _LOCK_STEPS)
+            or (self.granularity == LOCKS and step.method not in LOCK_STEPS)
         ):
             return False
         if step.method in UNLOCKS and kind not in self._unsafe:
@@ -423,7 +327,7 @@ class Engine:
             self.words.vary(entry)
             before = self._value(kind, run, entry, state)
             self._write(
-                kind, run, entry, _filled(entry.number & 511, step.method, arguments, before)
+                kind, run, entry, filled(entry.number & 511, step.method, arguments, before)
             )
         self.words.vary(rest)
         if step.method == "fill_run":
@@ -477,18 +381,13 @@ class Engine:
             for kind, slot in self._own_entries((array, page)):
                 if kind == before.kind and slot < len(own):
                     word = self.words.own[kind][slot]
-                    value = _filled(
+                    value = filled(
                         word.address.number & 511, method, arguments, word.values[own[slot]]
                     )
                     own[slot] = word.number(value)
         return self.number(
-            Local(before.kind, before.node, _stripped(dict(enumerate(own))), before.held)
+            Local(before.kind, before.node, stripped(dict(enumerate(own))), before.held)
         )
-
-
-def _nothing(_: tuple[int, ...]) -> Hashable:
-    """Of a state that a block does not read."""
-    return ()
 
 
 def _hold(held: dict[Address, bool], lock: Address, exclusively: bool, taken: bool) -> None:
@@ -498,24 +397,3 @@ def _hold(held: dict[Address, bool], lock: Address, exclusively: bool, taken: bo
 
 def _is_shared_use(step: Step) -> bool:
     return step.method in READS or step.method in SHARES
-
-
-def _filled(index: int, method: str, arguments: tuple[Any, ...], before: Any) -> int:
-    """An entry's value after a whole-page write."""
-    if method == "zero":
-        lock: int = before & LOCK_MASK
-        return lock
-    if method == "fill":
-        payload: int = arguments[0]
-    else:
-        payload = arguments[0] + index * arguments[1]
-    return payload << PAYLOAD_SHIFT
-
-
-def _stripped(own: dict[int, int]) -> tuple[int, ...]:
-    """Own values by slot, without the zeros at the end."""
-    last = max((slot for slot, value in own.items() if value), default=-1)
-    return tuple(own.get(slot, 0) for slot in range(last + 1))
-
-
-__all__ = ["Block", "Blocks", "Engine", "MicroStep", "Restart"]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from dpamt.sync.observed import WAITS
-from dpamt.verify.blocks import Block, Engine
+from dpamt.verify.blocks import Engine
 from dpamt.verify.properties import LIVELOCK, Property
 from dpamt.verify.setting import Setting
+from dpamt.verify.tables import Block
 
 HOLDS: Final = "holds"
 FAILS: Final = "fails"

@@ -24,7 +24,6 @@ from dpamt.trace.vector_file import Json, Race
 from dpamt.trace.vector_machine import RecordedMachine, build_module
 from dpamt.trace.vectors import SHUTDOWN, Replay, play_before, rax_of, shown_call
 from dpamt.verify.automaton import Body, Recorder, Start
-from dpamt.verify.blocks import Block
 from dpamt.verify.counterexample import Counterexample, walk
 from dpamt.verify.place import Places
 from dpamt.verify.race_outcomes import (
@@ -39,6 +38,7 @@ from dpamt.verify.race_outcomes import (
 )
 from dpamt.verify.search import BOUND, Fault, Search
 from dpamt.verify.setting import WORDS, Setting, ThreadClass
+from dpamt.verify.tables import Block
 from dpamt.verify.verdict import search_of
 from dpamt.verify.world import told_seamcall
 

@@ -7,13 +7,13 @@ property fails on that way is asked of that search's own blocks and states.
 
 from typing import Final
 
-from dpamt.verify.blocks import Block
 from dpamt.verify.counterexample import Counterexample, choices_of, follow
 from dpamt.verify.judging import HOLDS, Found
 from dpamt.verify.properties import LIVELOCK, Property
 from dpamt.verify.search import Search
 from dpamt.verify.setting import WORDS, Setting
 from dpamt.verify.state import Restart
+from dpamt.verify.tables import Block
 from dpamt.verify.verdict import search_of
 
 FOUND: Final = "found"

@@ -11,13 +11,14 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from dpamt.verify.automaton import Automaton
-from dpamt.verify.blocks import Block, Engine
+from dpamt.verify.blocks import Engine
 from dpamt.verify.graph import Graph
 from dpamt.verify.judging import BOUND, FAILS, HOLDS, Fault, Found, Judge
 from dpamt.verify.memory import resident_bytes
 from dpamt.verify.properties import Property
 from dpamt.verify.setting import Setting
 from dpamt.verify.state import Knowledge, Restart
+from dpamt.verify.tables import Block
 
 WARM_UP_WALKS: Final = 12
 """Random schedules before the search, so that it knows which words are changed and by whom."""

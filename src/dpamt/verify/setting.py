@@ -20,6 +20,18 @@ WORDS: Final = "words"
 GRANULARITIES: Final = (SEAMCALL, LOCKS, WORDS)
 """Where CPUs are switched: around SEAMCALLs; also at the module's locks; at every shared word.
 The words of the host are always seen one by one."""
+LOCK_STEPS: Final = frozenset(
+    {
+        "try_shared",
+        "try_exclusive",
+        "try_exclusive_guest",
+        "try_shared_guest",
+        "promote",
+        "release_shared",
+        "release_exclusive",
+    }
+)
+"""Steps of the module before which CPUs are switched at ``locks``."""
 
 
 @dataclass(frozen=True, slots=True)

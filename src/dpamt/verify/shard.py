@@ -13,10 +13,11 @@ from zlib import crc32
 
 from dpamt.host.designs.load import load_design
 from dpamt.sync.observed import Address
-from dpamt.verify.blocks import Block, Blocks, Engine
+from dpamt.verify.blocks import Engine
 from dpamt.verify.certificate import asked_of, prepare
 from dpamt.verify.memory import resident_bytes
 from dpamt.verify.state import Local, Slot
+from dpamt.verify.tables import Block, Blocks
 from dpamt.verify.verdict import search_of
 
 JUDGED: Final = "judged"

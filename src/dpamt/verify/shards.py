@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from dpamt.verify.automaton import Event
-from dpamt.verify.blocks import Block, Blocks
 from dpamt.verify.graph import first_stuck
 from dpamt.verify.judging import BOUND, FAILS, Fault, Found
 from dpamt.verify.search import Progress, Search
 from dpamt.verify.shard import JUDGED, Batch, Learned, Move, Report
 from dpamt.verify.state import SPARE_SLOTS
+from dpamt.verify.tables import Block, Blocks
 
 
 class Team(Protocol):

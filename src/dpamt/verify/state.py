@@ -265,3 +265,9 @@ class Words:
         for entry in self.known.entries[page]:
             if self.known.toucher.get(entry, owner) != owner:
                 self.known.toucher[entry] = SHARED_BY_ALL
+
+
+def stripped(own: dict[int, int]) -> tuple[int, ...]:
+    """Own values by slot, without the zeros at the end."""
+    last = max((slot for slot, value in own.items() if value), default=-1)
+    return tuple(own.get(slot, 0) for slot in range(last + 1))

@@ -210,3 +210,15 @@ def value_text(array: object, value: Any) -> str:
 
 def _number(value: int) -> str:
     return str(value) if -10 < value < 10 else hex(value)
+
+
+def filled(index: int, method: str, arguments: tuple[Any, ...], before: Any) -> int:
+    """An entry's value after a whole-page write."""
+    if method == "zero":
+        lock: int = before & LOCK_MASK
+        return lock
+    if method == "fill":
+        payload: int = arguments[0]
+    else:
+        payload = arguments[0] + index * arguments[1]
+    return payload << PAYLOAD_SHIFT
