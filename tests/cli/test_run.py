@@ -111,7 +111,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("small.toml", "--design", "none.py"), r"none\.py: No such file"),
         (("small.toml", "--design", "half.py"), r"half\.py: tdx_pamt_put is missing"),
         (("small.toml", "--design", "syntax.py"), r"syntax\.py:1: "),
-        (("small.toml", "--design", "broken.py"), r"broken\.py:2: tdx_pamt_get: AttributeError: .*no_su"),
+        (
+            ("small.toml", "--design", "broken.py"),
+            r"broken\.py:2: tdx_pamt_get: AttributeError: .*no_su",
+        ),
         (("--seed", "-1"), r"run: argument --seed: invalid seed"),
         (("--pamt", "both"), r"run: argument --pamt"),
         (("--fly",), r"run: unrecognized arguments: --fly"),
