@@ -26,7 +26,7 @@ from dpamt.platform.machine import Machine
 
 MAX_CALLS: Final = 5_000_000
 """SEAMCALLs of one boot; a guest that makes more is stopped."""
-_KEPT_CALLS: Final = 100_000
+_KEPT_CALLS: Final = 20_000
 _WHOLE_EVERY: Final = 256
 """SEAMCALLs between two looks at the module's whole tree."""
 _COUNTS_EVERY: Final = 16

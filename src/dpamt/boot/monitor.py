@@ -51,7 +51,10 @@ class Monitor:
 
     def _read(self) -> dict[str, Any]:
         while b"\n" not in self._buffer:
-            data = self._socket.recv(65536)
+            try:
+                data = self._socket.recv(65536)
+            except OSError as error:
+                raise Finding(f"QEMU: the monitor: {error}") from None
             if not data or len(self._buffer) > _MOST_BYTES:
                 raise Finding("QEMU: the monitor is closed")
             self._buffer += data
