@@ -17,9 +17,10 @@ test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
 
 # The tests that boot a real kernel: built from Debian's source package, kept in the user's cache.
+# A boot depends on the machine's load: one that fails is tried once more, and that is told.
 test-kernel: $(VENV)/.ready-test
 	@if build=$$($(BIN)/python -m tests.boot.kernel.build); then \
-	  DPAMT_KERNEL_BUILD=$$build $(BIN)/python -m pytest tests/boot/kernel; \
+	  DPAMT_KERNEL_BUILD=$$build $(BIN)/python -m pytest --reruns 1 -rR tests/boot/kernel; \
 	else echo "test-kernel: SKIPPED, see above"; fi
 
 # A browser for the tests of pages: root gets Debian's, others are told by the tests.
