@@ -1,6 +1,5 @@
 """Text on standard output, whatever characters it can take, and in files: whole or not at all."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +33,8 @@ def whole_file(path: str | None) -> Iterator[IO[str] | None]:
 
     Raises InputError when it cannot be written.
     """
-    import tempfile
-
     from dpamt.errors import InputError
+    from dpamt.files import replaced
 
     if path is None:
         yield None
@@ -48,18 +46,7 @@ def whole_file(path: str | None) -> Iterator[IO[str] | None]:
             with target.open("w", encoding="utf-8") as file:
                 yield file
             return
-        handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a file to write to") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
-        os.replace(beside, target)
-    except BaseException as error:
-        Path(beside).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path}: {error.strerror}; expected a file to write to") from None
-        raise
+    with replaced(path) as file:
+        yield file

@@ -9,9 +9,7 @@ changed.
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 import zipfile
 from array import array
 from ast import literal_eval
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import InputError, ModelError
+from dpamt.files import replaced
 from dpamt.sync.observed import Address
 from dpamt.verify.automaton import Automaton
 from dpamt.verify.blocks import Engine
@@ -67,37 +66,22 @@ def keep(path: str, asked: Mapping[str, Any], search: Search, found: Found) -> N
         "restarts": search.restarts,
         "faults": list(found.faults.values()),
     }
-    target = Path(path)
-    try:
-        handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a file to write to") from None
-    try:
-        with (
-            os.fdopen(handle, "wb") as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        ):
-            archive.writestr("search.json", json.dumps(head))
-            archive.writestr("knowledge.txt", _text([asdict(search.knowledge)]))
-            for n, automaton in enumerate(search.automata):
-                archive.writestr(f"nodes{n}.txt", _text(node.history for node in automaton.nodes))
-            for name, slots in (("", words.shared), *enumerate(words.own)):
-                archive.writestr(
-                    f"slots{name}.txt", _text((slot.address, slot.values) for slot in slots)
-                )
-            archive.writestr("locals.txt", _text(search.engine.locals))
-            archive.writestr("states.bin", b"".join(graph.numbers))
-            for name in _ARRAYS:
-                archive.writestr(f"{name}.bin", getattr(graph, name).tobytes())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
-        os.replace(beside, target)
-    except BaseException as error:
-        Path(beside).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path}: {error.strerror}; expected a file to write to") from None
-        raise
+    with (
+        replaced(path, "wb") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        archive.writestr("search.json", json.dumps(head))
+        archive.writestr("knowledge.txt", _text([asdict(search.knowledge)]))
+        for n, automaton in enumerate(search.automata):
+            archive.writestr(f"nodes{n}.txt", _text(node.history for node in automaton.nodes))
+        for name, slots in (("", words.shared), *enumerate(words.own)):
+            archive.writestr(
+                f"slots{name}.txt", _text((slot.address, slot.values) for slot in slots)
+            )
+        archive.writestr("locals.txt", _text(search.engine.locals))
+        archive.writestr("states.bin", b"".join(graph.numbers))
+        for name in _ARRAYS:
+            archive.writestr(f"{name}.bin", getattr(graph, name).tobytes())
 
 
 def _digest(path: str) -> str:
