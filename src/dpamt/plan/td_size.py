@@ -56,16 +56,23 @@ class Pairs:
     worst: int
 
 
-def pages_of(mix: TdMix, sysinfo: TdxSysInfo) -> TdPages:
-    """The pages of all TDs of one kind, all of their memory in use."""
-    ranges = mix.memory // SIZE_2M
-    image = min(-(-IMAGE_BYTES // SIZE_2M), ranges)
-    guest_2m = round(mix.share_2m * (ranges - image))
-    small = ranges - guest_2m
+def small_ranges(ranges: int, image: int, share_2m: float) -> tuple[int, int]:
+    """Of a TD's 2M ranges, those that are mapped at 4K, and its S-EPT pages.
+
+    The ``image`` ranges at its beginning are, and of the rest what ``share_2m`` leaves.
+    """
+    small = ranges - round(share_2m * (ranges - min(image, ranges)))
     # One S-EPT page for each 2M range at 4K, and one for each 1G and 512G that memory reaches into;
     # the root is one of the TDCX pages.
     per_1g = -(-ranges // PAGES_PER_2M)
-    sept = small + per_1g + -(-per_1g // PAGES_PER_2M)
+    return small, small + per_1g + -(-per_1g // PAGES_PER_2M)
+
+
+def pages_of(mix: TdMix, sysinfo: TdxSysInfo) -> TdPages:
+    """The pages of all TDs of one kind, all of their memory in use."""
+    ranges = mix.memory // SIZE_2M
+    small, sept = small_ranges(ranges, -(-IMAGE_BYTES // SIZE_2M), mix.share_2m)
+    guest_2m = ranges - small
     control = 1 + sysinfo.tdcs_pages + mix.vcpus * (1 + sysinfo.tdcx_pages_per_vcpu)
     count = mix.count
     return TdPages(

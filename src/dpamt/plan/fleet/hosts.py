@@ -7,7 +7,7 @@ import numpy as np
 from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M, SIZE_2M
 from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import RELEASE, boot_ageing
-from dpamt.plan.ageing.tds import RANGES_PER_1G
+from dpamt.plan.td_size import small_ranges
 from dpamt.platform.machine import Machine
 from dpamt.run.world import pamt_of_mode
 
@@ -60,10 +60,7 @@ class HostSizes:
 
     def takes(self, ranges: int, vcpus: int, share_2m: float) -> "Takes":
         """What a TD of so many 2M ranges takes, all of it in use."""
-        image = min(-(-IMAGE_PAGES // PAGES_PER_2M), ranges)
-        small = ranges - round(share_2m * (ranges - image))
-        per_1g = -(-ranges // RANGES_PER_1G)
-        sept = small + per_1g + -(-per_1g // RANGES_PER_1G)
+        small, sept = small_ranges(ranges, -(-IMAGE_PAGES // PAGES_PER_2M), share_2m)
         scattered = self.td_pages + vcpus * self.vcpu_pages + sept
         folios = small if share_2m else 0
         singles = 0 if share_2m else small * PAGES_PER_2M
