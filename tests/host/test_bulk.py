@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M
+from dpamt.abi.pages import LEVEL_2M, PAGE_SHIFT, PAGES_PER_2M
+from dpamt.host.core.tdx_errno import EIO
 from dpamt.host.kvm.bulk import fault_in_run
-from dpamt.host.kvm.mmu import kvm_tdp_mmu_page_fault
+from dpamt.host.kvm.mmu import RET_PF_RETRY, kvm_tdp_mmu_page_fault
 from dpamt.host.kvm.vm import Vm
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
 from dpamt.module.bulk import ModuleBulk
@@ -53,6 +54,7 @@ class Twin:
                 cpu.running_vcpu = vcpu
                 done = fault_in_run(self.vm, vcpu, cpu, cpu.bulk, gfn, end - gfn)
                 cpu.running_vcpu = None
+                assert done >= 0
             if not done:
                 fault(self.host, self.vm, gfn << PAGE_SHIFT)
                 done = 1
@@ -63,7 +65,7 @@ class Twin:
 
 
 steps = st.tuples(
-    st.sampled_from(("fault", "fault", "hole", "fault 2M", "fail", "shared")),
+    st.sampled_from(("fault", "fault", "hole", "empty", "fault 2M", "fail", "shared")),
     st.sampled_from((0, 1, 100, PAGES_PER_2M - 3, PAGES_PER_2M, 3 * PAGES_PER_2M - 60)),
     st.sampled_from((1, 2, 63, 200, PAGES_PER_2M, PAGES_PER_2M + 5)),
 )
@@ -99,6 +101,8 @@ def apply(twin: Twin, what: str, gfn: int, pages: int) -> None:
     elif what == "hole":
         count = min(pages, GUEST_PAGES - gfn)
         assert kvm_gmem_punch_hole(vm, cpu, gfn << PAGE_SHIFT, count << PAGE_SHIFT) == 0
+    elif what == "empty":  # S-EPT pages stay
+        assert kvm_gmem_punch_hole(vm, cpu, 0, GUEST_PAGES << PAGE_SHIFT) == 0
     elif what == "fault 2M":
         fault(twin.host, vm, gfn << PAGE_SHIFT, 1)
     elif what == "fail":
@@ -115,7 +119,7 @@ def apply(twin: Twin, what: str, gfn: int, pages: int) -> None:
 @pytest.mark.parametrize("design", ALL_DESIGNS)
 @pytest.mark.parametrize("huge", [False, True])
 def test_most_of_it_goes_in_bulk(design: str, huge: bool) -> None:
-    """The first page of a region at least is page by page; with folios, nothing else."""
+    """With folios all but the page that brings the S-EPT page; without, more around each pair."""
     twin = Twin(design, huge, 0.0, True)
     in_bulk = twin.fault_pages(0, GUEST_PAGES)
     assert in_bulk >= GUEST_PAGES - (4 if huge else 40)
@@ -155,3 +159,46 @@ def test_a_design_of_the_users_goes_page_by_page() -> None:
     assert twin.fault_pages(0, 40) == 0
     kernel.tdx_pamt_get = shipped
     assert twin.fault_pages(40, 40) == 40
+
+
+@pytest.mark.parametrize("design", ["merged", "v2"])
+@pytest.mark.parametrize("huge", [False, True])
+def test_a_folio_and_its_pair_come_in_bulk(design: str, huge: bool) -> None:
+    one, other = Twin(design, huge, 0.0, True), Twin(design, huge, 0.0, False)
+    for twin in (one, other):
+        twin.fault_pages(0, PAGES_PER_2M)
+        kvm_gmem_punch_hole(twin.vm, twin.host.cpu, 0, PAGES_PER_2M << PAGE_SHIFT)
+    in_bulk = one.fault_pages(0, PAGES_PER_2M)
+    assert in_bulk == PAGES_PER_2M if huge else in_bulk < PAGES_PER_2M
+    other.fault_pages(0, PAGES_PER_2M)
+    assert one.state() == other.state()
+
+
+@pytest.mark.parametrize("design", ["merged", "v2"])
+@pytest.mark.parametrize("what", ["pair", "page"])
+def test_a_first_page_that_the_module_refuses_is_one_fault(design: str, what: str) -> None:
+    """Another CPU holds what PAMT.ADD, or the AUG after it, needs: no second try, nothing left."""
+    results, states = [], []
+    for in_bulk in (True, False):
+        twin = Twin(design, True, 0.0, in_bulk)
+        twin.fault_pages(0, 1)
+        kvm_gmem_punch_hole(twin.vm, twin.host.cpu, 0, PAGES_PER_2M << PAGE_SHIFT)
+        pairs = twin.host.kernel.pamt_pairs.load()
+        lp, vm, cpu = twin.host.module.processor(1), twin.vm, twin.host.cpu
+        pfn, level = vm.gmem.get_pfn(0)
+        assert level == LEVEL_2M
+        region = lp.pamt.find_region(pfn // PAGES_PER_2M)
+        assert region is not None
+        lock = region.top if what == "pair" else lp.tds.at(vm.tdr).tree
+        assert lock.try_exclusive() == 0
+        cpu.running_vcpu = vm.vcpus[0]
+        if in_bulk:
+            results.append(fault_in_run(vm, vm.vcpus[0], cpu, twin.bulk, 0, PAGES_PER_2M))
+        else:
+            results.append(kvm_tdp_mmu_page_fault(vm, vm.vcpus[0], cpu, 0, 0, 0))
+        cpu.running_vcpu = None
+        lock.release_exclusive()
+        states.append(twin.state())
+        assert twin.host.kernel.pamt_pairs.load() == pairs
+    assert results == ([0, RET_PF_RETRY] if what == "page" else [-EIO, -EIO])
+    assert states[0] == states[1]

@@ -150,6 +150,10 @@ class PageAllocator:
         del front[-pages:]
         self.allocations += pages
 
+    def has_waiting(self, pages: int) -> bool:
+        """Whether the next ``pages`` calls of :meth:`alloc_page` will not fail, nor ask a zone."""
+        return self.fail_when is None and len(self._front) >= pages
+
     def can_pass(self, pages: int) -> bool:
         """Whether ``pages`` pages freed one by one just stay in front, for the next allocations."""
         return self.fail_when is None and len(self._front) + pages <= _FRONT_HIGH

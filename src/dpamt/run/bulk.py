@@ -83,7 +83,7 @@ def faults_ahead(guest: LazyGuest) -> Callable[[Vm, Vcpu, Cpu, int], int]:
         if pages < WORTH_IT or waiting or bugged or signal:
             return 0
         done = fault_in_run(vm, vcpu, cpu, bulk, gfn, pages)
-        if done:
+        if done > 0:
             bulk.calls.page_accept(vm.tdr, gfn, done)
             bulk.counter.add(TDH_VP_ENTER, EXIT_REASON_EPT_VIOLATION, done)
             guest.accepted(done)

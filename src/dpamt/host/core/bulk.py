@@ -22,17 +22,18 @@ fault has them back in the pool, in the same order, before it allocates anything
 _KNOWN_PUTS: Final[set[object]] = {static.tdx_pamt_put, v2.tdx_pamt_put, merged.tdx_pamt_put}
 
 
-def may_get_run(kernel: Kernel, pfn: int) -> bool:
-    """Whether pages of the region of ``pfn`` may be had as a run."""
+def may_get_run(kernel: Kernel) -> bool:
+    """Whether pages of one region may be had as a run, once it counts one of them."""
     if kernel.tdx_pamt_get not in _POOL_PAGES_BY_GET:
         return False
-    if not kernel.dynamic_pamt:
+    if not kernel.dynamic_pamt or not _POOL_PAGES_BY_GET[kernel.tdx_pamt_get]:
         return True
-    if _POOL_PAGES_BY_GET[kernel.tdx_pamt_get]:
-        can_pass = kernel.allocator.can_pass(PAMT_PAIR_PAGES)
-        if not can_pass:
-            return False
-    return _is_counted(kernel, pfn, 1)
+    return kernel.allocator.can_pass(PAMT_PAIR_PAGES)
+
+
+def is_counted(kernel: Kernel, pfn: int) -> bool:
+    """Whether a get in the region of ``pfn`` leaves the module alone."""
+    return not kernel.dynamic_pamt or kernel.pamt_refcounts.at(pfn // PAGES_PER_2M).load() > 0
 
 
 def get_run(kernel: Kernel, cpu: Cpu, pfn: int, pages: int, cache: PamtCache) -> None:
@@ -48,7 +49,10 @@ def may_put_run(kernel: Kernel, pfn: int, pages: int) -> bool:
     """Whether ``pages`` pages of the region of ``pfn`` may be put as a run."""
     if kernel.tdx_pamt_put not in _KNOWN_PUTS:
         return False
-    return not kernel.dynamic_pamt or _is_counted(kernel, pfn, pages)
+    if not kernel.dynamic_pamt:
+        return True
+    count = kernel.pamt_refcounts.at(pfn // PAGES_PER_2M).load()
+    return count >= pages and not kernel.pamt_lock.is_locked()
 
 
 def put_run(kernel: Kernel, cpu: Cpu, pfn: int, pages: int) -> None:
@@ -57,9 +61,3 @@ def put_run(kernel: Kernel, cpu: Cpu, pfn: int, pages: int) -> None:
         return
     kernel.pamt_refcounts.at(pfn // PAGES_PER_2M).add(1 - pages)
     kernel.tdx_pamt_put(kernel, cpu, pfn)
-
-
-def _is_counted(kernel: Kernel, pfn: int, least: int) -> bool:
-    """Whether the region counts at least so many pages, and nobody holds the lock."""
-    count = kernel.pamt_refcounts.at(pfn // PAGES_PER_2M).load()
-    return count >= least and not kernel.pamt_lock.is_locked()

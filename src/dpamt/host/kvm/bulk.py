@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from dpamt.abi.bulk import BulkSeamCalls
-from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGES_PER_2M
-from dpamt.host.core.bulk import get_run, may_get_run, may_put_run, put_run
+from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M, PAMT_PAIR_PAGES
+from dpamt.host.core.bulk import get_run, is_counted, may_get_run, may_put_run, put_run
 from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.tdx_errno import EBUSY, ENOMEM
 from dpamt.host.kvm.gmem import BASE_SHIFT, COUNT_MASK, SITE_PAGE
 from dpamt.host.kvm.mirror import LEAF, PFN_SHIFT, PRESENT, PRESENT_LEAF
 from dpamt.host.kvm.mmu import mmu_topup_memory_caches
+from dpamt.host.kvm.sept import tdx_sept_set_backed_spte
 from dpamt.host.kvm.vm import (
     INVALIDATE_IN_PROGRESS_MASK,
     OUTSIDE_GUEST_MODE,
@@ -32,20 +34,31 @@ _ONE_LEAF: Final = 1 << PFN_SHIFT
 def fault_in_run(
     vm: Vm, vcpu: Vcpu, cpu: Cpu, bulk: BulkSeamCalls, gfn: int, pages: int, source: int = 0
 ) -> int:
-    """As so many faults at 4K from ``gfn`` on, PAGE.ADD from ``source`` or AUG: how many."""
+    """As so many faults at 4K from ``gfn`` on, PAGE.ADD from ``source`` or AUG: how many.
+
+    A region without its pair gets it only for the first page of the call, so that a fault that
+    fails there, with its negative errno returned, is the only one.
+    """
     end = min(gfn + pages, vm.memory_pages)
     done = gfn
     while done < end:
         most = min(end - done, PAGES_PER_2M - (done & _SLOT_MASK))
-        mapped = _map_stretch(vm, vcpu, cpu, bulk, done, most, source)
-        if not mapped:
-            break
+        mapped = _map_stretch(vm, vcpu, cpu, bulk, done, most, source, done == gfn)
+        if mapped <= 0:
+            return done - gfn or mapped
         done += mapped
     return max(done - gfn, 0)
 
 
 def _map_stretch(
-    vm: Vm, vcpu: Vcpu, cpu: Cpu, bulk: BulkSeamCalls, gfn: int, most: int, source: int
+    vm: Vm,
+    vcpu: Vcpu,
+    cpu: Cpu,
+    bulk: BulkSeamCalls,
+    gfn: int,
+    most: int,
+    source: int,
+    may_begin: bool,
 ) -> int:
     """The first pages of [gfn, gfn + most), which is in one 2M range: those backed by one run."""
     kernel = vm.kernel
@@ -62,54 +75,84 @@ def _map_stretch(
     ):
         return 0
     few = min(most, WORTH_IT)
-    backing = _backing(vm, gfn, few)
+    in_range = vm.gmem.ranges.at(gfn // PAGES_PER_2M)
+    state = in_range.load()
+    folio_first = vm.gmem.huge and not state
+    backing = None if folio_first else _backing(vm, gfn, few, state)
     if backing is not None and _in_one_region(backing) < few:
         return 0
     error = mmu_topup_memory_caches(kernel, cpu, vcpu)
     if error:
         return 0
+    if folio_first:
+        pfn, level = vm.gmem.get_pfn(gfn)
+        if not level:
+            return 0 if pfn >= 0 else -ENOMEM
+        state = in_range.load()
+        backing = _backing(vm, gfn, few, state)
     fresh = backing is None
     if fresh and _in_one_region(kernel.allocator.next_pages(few)) < few:
         return 0
     if few < most:
-        backing = _backing(vm, gfn, most)
+        backing = _backing(vm, gfn, most, state)
         fresh = backing is None
     pages = kernel.allocator.next_pages(most) if backing is None else backing
     pages = pages[: _in_one_region(pages)]
-    if len(pages) < few or not may_get_run(kernel, pages[0]):
+    if len(pages) < few or not may_get_run(kernel):
         return 0
     pages = pages[: _zeros(vm.mirror[LEVEL_4K].load_run(gfn, gfn + len(pages)))]
     if not pages:
         return 0
+    first = pages[0]
+    begins = not is_counted(kernel, first)
+    if begins:
+        # The next fault's pages are at hand, and none of them is one of these.
+        if fresh or not may_begin or not kernel.allocator.has_waiting(PAMT_PAIR_PAGES):
+            return 0
+        error = kernel.tdx_pamt_get(kernel, cpu, first, vcpu.pamt_cache)
+        if error:
+            return error
     if source:
         done = bulk.page_add(vm.tdr, gfn, pages, source)
     else:
         done = bulk.page_aug(vm.tdr, gfn, pages)
     if not done:
-        return 0
-    first = pages[0]
+        return _map_backed(vm, vcpu, cpu, gfn, first, source) if begins else 0
     if fresh:
         kernel.allocator.take_next(done, SITE_PAGE)
         vm.gmem.pages.store_run(gfn, range(first, first + done))
-        vm.gmem.ranges.at(gfn // PAGES_PER_2M).add(done)
-    get_run(kernel, cpu, first, done, vcpu.pamt_cache)
+        in_range.add(done)
+    counted = 0
+    if begins:
+        counted = 1
+        if done > counted:
+            mmu_topup_memory_caches(kernel, cpu, vcpu)
+    if done > counted:
+        get_run(kernel, cpu, first, done - counted, vcpu.pamt_cache)
     leaf = first << PFN_SHIFT | PRESENT_LEAF
     vm.mirror[LEVEL_4K].store_run(gfn, range(leaf, leaf + done * _ONE_LEAF, _ONE_LEAF))
     return done
 
 
-def _backing(vm: Vm, gfn: int, most: int) -> Sequence[int] | None:
+def _map_backed(vm: Vm, vcpu: Vcpu, cpu: Cpu, gfn: int, pfn: int, source: int) -> int:
+    """The rest of one page's fault, after its get: 1, 0 to try again, or an error."""
+    gpa, cache = gfn << PAGE_SHIFT, vcpu.pamt_cache
+    error = tdx_sept_set_backed_spte(vm, cpu, gpa, LEVEL_4K, pfn, source, cache)
+    if error:
+        return 0 if error == -EBUSY else error
+    vm.mirror[LEVEL_4K].at(gfn).store(pfn << PFN_SHIFT | PRESENT_LEAF)
+    return 1
+
+
+def _backing(vm: Vm, gfn: int, most: int, state: int) -> Sequence[int] | None:
     """What guest_memfd has for these pages; None: nothing, each comes from the allocator.
 
-    Empty where a page has another story: a folio to be allocated or with holes.
+    Empty where a page has another story: a folio with holes.  ``state`` is the word of the range.
     """
     gmem = vm.gmem
-    state = gmem.ranges.at(gfn // PAGES_PER_2M).load()
     if state > COUNT_MASK:
         first = (state >> BASE_SHIFT) + (gfn & _SLOT_MASK)
         return range(first, first + most) if state & COUNT_MASK == PAGES_PER_2M else ()
-    if gmem.huge and not state:
-        return ()
     have = gmem.pages.load_run(gfn, gfn + most)
     if have.count(0) == len(have):
         return None

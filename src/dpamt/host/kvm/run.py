@@ -109,6 +109,8 @@ def _handle_ept_violation(vm: Vm, vcpu: Vcpu, cpu: Cpu, extended: int, gpa: int)
     ahead = vcpu.faults_ahead
     if ahead is not None and accepting and level == LEVEL_4K:
         done = ahead(vm, vcpu, cpu, gpa)
+        if done < 0:
+            return done
         gpa += done << PAGE_SHIFT
         vcpu.registers.r8 = gpa
     result = tdx_handle_ept_violation(vm, vcpu, cpu, gpa, level)

@@ -69,6 +69,14 @@ def tdx_sept_set_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, 
         error = kernel.tdx_pamt_get(kernel, cpu, pfn, vcpu.pamt_cache)
         if error:
             return error
+    return tdx_sept_set_backed_spte(vm, cpu, gpa, level, pfn, source, vcpu.pamt_cache)
+
+
+def tdx_sept_set_backed_spte(
+    vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, source: int, cache: PamtCache
+) -> int:
+    """The SEAMCALL of :func:`tdx_sept_set_private_spte`; without success, the put of its get."""
+    kernel = vm.kernel
     again = REPEAT
     while again == REPEAT:
         if source:
@@ -77,7 +85,7 @@ def tdx_sept_set_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, 
             status = tdh_mem_page_aug(cpu, vm.tdr, gpa, level, pfn)
         if not status:
             return 0
-        again = tdx_pamt_repeat(kernel, cpu, pfn, vcpu.pamt_cache, status)
+        again = tdx_pamt_repeat(kernel, cpu, pfn, cache, status)
     if level == LEVEL_4K:
         kernel.tdx_pamt_put(kernel, cpu, pfn)
     if again:

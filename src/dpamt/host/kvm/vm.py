@@ -64,7 +64,8 @@ class Vcpu:
         """Not 0: KVM_RUN goes back to user space."""
         self.faults_ahead: Callable[[Vm, Vcpu, Cpu, int], int] | None = None
         """Before a page that the guest wants to accept is mapped, takes as many such turns at once
-        as it can: how many.  Given by whoever knows what the guest does next."""
+        as it can: how many, or the negative errno of the first.  Given by whoever knows what the
+        guest does next."""
 
 
 class Vm:
