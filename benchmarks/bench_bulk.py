@@ -9,6 +9,7 @@ and for each 2M region its own page pair by the design's get; each size in a pro
 """
 
 import argparse
+import gc
 import json
 import resource
 import subprocess
@@ -24,6 +25,7 @@ from benchmarks.bench_seamcall import time_of
 from dpamt.abi import leaves as leaf
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE, PAGES_PER_2M, SIZE_2M
 from dpamt.abi.registers import TdxModuleArgs
+from dpamt.cli.main import COLLECT_AFTER
 from dpamt.host.core.init import tdx_enable
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.designs.load import load_design
@@ -211,18 +213,22 @@ class Filler:
         cpu.running_vcpu = vcpu
         gfn = 0
         while gfn < vm.memory_pages:
-            if not vm.kernel.allocator.free_count or tdx_handle_ept_violation(
-                vm, vcpu, cpu, gfn << PAGE_SHIFT, 0
-            ):
+            most = PAGES_PER_2M - gfn % PAGES_PER_2M
+            done = fault_in_run(vm, vcpu, cpu, self.bulk, gfn, most)
+            if not done:
+                if not vm.kernel.allocator.free_count:
+                    break
+                done = 1 + tdx_handle_ept_violation(vm, vcpu, cpu, gfn << PAGE_SHIFT, 0)
+            if done <= 0:
                 break
-            gfn += 1
-            gfn += fault_in_run(vm, vcpu, cpu, self.bulk, gfn, PAGES_PER_2M - gfn % PAGES_PER_2M)
+            gfn += done
         cpu.running_vcpu = None
         return gfn
 
 
 def fill_here(gib: int) -> dict[str, float]:
     """Fill in this process: GiB of TD memory, seconds, peak GiB of this process."""
+    gc.set_threshold(*COLLECT_AFTER)  # as in every command
     filler = Filler()
     start = perf_counter()
     pages = filler.fill(gib)

@@ -4,10 +4,15 @@ Exit codes: 0 clean, 1 a finding, 2 bad usage or input, 3 dpamt itself is wrong;
 Nothing heavy is imported here: help and version come at the price of an interpreter's start.
 """
 
+import gc
 import os
 import sys
 
 from dpamt.errors import DpamtError
+
+COLLECT_AFTER = (100_000, 20, 100)
+"""Thresholds of the cyclic garbage collector: a host, or a search, is made of many small objects
+that last as long as it does."""
 
 VERBS = {
     "run": "run a host and its TDs: static against Dynamic PAMT, phase by phase",
@@ -71,6 +76,7 @@ def _dispatch(arguments: list[str]) -> int:
         return _unknown(verb)
     from importlib import import_module
 
+    gc.set_threshold(*COLLECT_AFTER)
     code: int = import_module(f"dpamt.cli.{verb}").main(arguments[1:])
     return code
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Search and print; 0 when every property holds, else 1."""
-    import gc
-
-    gc.set_threshold(100_000, 20, 100)  # next to nothing of a search is garbage
     options = options_of(arguments)
     if options.replay:
         return _replay(options)

@@ -9,13 +9,22 @@ from collections.abc import Sequence
 from typing import Final
 
 from dpamt.abi.bulk import BulkSeamCalls
-from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M, PAMT_PAIR_PAGES
+from dpamt.abi.pages import (
+    LEVEL_1G,
+    LEVEL_2M,
+    LEVEL_4K,
+    PAGE_SHIFT,
+    PAGES_PER_1G,
+    PAGES_PER_2M,
+    PAMT_PAIR_PAGES,
+)
 from dpamt.host.core.bulk import get_run, is_counted, may_get_run, may_put_run, put_run
 from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
 from dpamt.host.core.tdx_errno import EBUSY, ENOMEM
 from dpamt.host.kvm.gmem import BASE_SHIFT, COUNT_MASK, SITE_PAGE
 from dpamt.host.kvm.mirror import LEAF, PFN_SHIFT, PRESENT, PRESENT_LEAF
-from dpamt.host.kvm.mmu import mmu_topup_memory_caches
+from dpamt.host.kvm.mmu import RET_PF_RETRY, link_table, mmu_topup_memory_caches
 from dpamt.host.kvm.sept import tdx_sept_set_backed_spte
 from dpamt.host.kvm.vm import (
     INVALIDATE_IN_PROGRESS_MASK,
@@ -60,58 +69,29 @@ def _map_stretch(
     source: int,
     may_begin: bool,
 ) -> int:
-    """The first pages of [gfn, gfn + most), which is in one 2M range: those backed by one run."""
+    """The first pages of [gfn, gfn + most), which is in one 2M range: those backed by one run.
+
+    ``may_begin``: the range's S-EPT page and the region's pair may be missing, and come first.
+    """
     kernel = vm.kernel
     table = vm.mirror[LEVEL_2M].at(gfn // PAGES_PER_2M).load()
-    shared = vm.shared_counts.at(gfn // PAGES_PER_2M).load()
-    invalidate = vm.invalidate.load()
-    if (
-        table & (PRESENT | LEAF) != PRESENT
-        or shared
-        or invalidate & INVALIDATE_IN_PROGRESS_MASK
-        or vm.mmu_lock.is_locked()
-        or kernel.pamt_lock.is_locked()
-        or cpu.running_vcpu is not vcpu
-    ):
+    links = not table and may_begin and _has_table(vm, gfn)
+    if (not links and table & (PRESENT | LEAF) != PRESENT) or not _is_quiet(vm, vcpu, cpu, gfn):
         return 0
-    few = min(most, WORTH_IT)
-    in_range = vm.gmem.ranges.at(gfn // PAGES_PER_2M)
-    state = in_range.load()
-    folio_first = vm.gmem.huge and not state
-    backing = None if folio_first else _backing(vm, gfn, few, state)
-    if backing is not None and _in_one_region(backing) < few:
-        return 0
-    error = mmu_topup_memory_caches(kernel, cpu, vcpu)
-    if error:
-        return 0
-    if folio_first:
-        pfn, level = vm.gmem.get_pfn(gfn)
-        if not level:
-            return 0 if pfn >= 0 else -ENOMEM
-        state = in_range.load()
-        backing = _backing(vm, gfn, few, state)
-    fresh = backing is None
-    if fresh and _in_one_region(kernel.allocator.next_pages(few)) < few:
-        return 0
-    if few < most:
-        backing = _backing(vm, gfn, most, state)
-        fresh = backing is None
-    pages = kernel.allocator.next_pages(most) if backing is None else backing
-    pages = pages[: _in_one_region(pages)]
-    if len(pages) < few or not may_get_run(kernel):
-        return 0
-    pages = pages[: _zeros(vm.mirror[LEVEL_4K].load_run(gfn, gfn + len(pages)))]
+    pages, fresh = _run_of_pages(vm, vcpu, cpu, gfn, most)
     if not pages:
+        return -ENOMEM if fresh else 0
+    pages = pages[: _zeros(vm.mirror[LEVEL_4K].load_run(gfn, gfn + len(pages)))]
+    if not pages or not may_get_run(kernel):
         return 0
     first = pages[0]
-    begins = not is_counted(kernel, first)
+    begins = links or not is_counted(kernel, first)
     if begins:
-        # The next fault's pages are at hand, and none of them is one of these.
-        if fresh or not may_begin or not kernel.allocator.has_waiting(PAMT_PAIR_PAGES):
+        if fresh or not may_begin or not _second_fault_has_all(vm, vcpu, links):
             return 0
-        error = kernel.tdx_pamt_get(kernel, cpu, first, vcpu.pamt_cache)
+        error = _begin(vm, vcpu, cpu, gfn, first, links)
         if error:
-            return error
+            return 0 if error in (RET_PF_RETRY, -EBUSY) else error
     if source:
         done = bulk.page_add(vm.tdr, gfn, pages, source)
     else:
@@ -121,17 +101,86 @@ def _map_stretch(
     if fresh:
         kernel.allocator.take_next(done, SITE_PAGE)
         vm.gmem.pages.store_run(gfn, range(first, first + done))
-        in_range.add(done)
-    counted = 0
-    if begins:
-        counted = 1
-        if done > counted:
-            mmu_topup_memory_caches(kernel, cpu, vcpu)
-    if done > counted:
-        get_run(kernel, cpu, first, done - counted, vcpu.pamt_cache)
+        vm.gmem.ranges.at(gfn // PAGES_PER_2M).add(done)
+    if begins and done > 1:
+        mmu_topup_memory_caches(kernel, cpu, vcpu)
+    if not begins or done > 1:
+        get_run(kernel, cpu, first, done - begins, vcpu.pamt_cache)
     leaf = first << PFN_SHIFT | PRESENT_LEAF
     vm.mirror[LEVEL_4K].store_run(gfn, range(leaf, leaf + done * _ONE_LEAF, _ONE_LEAF))
     return done
+
+
+def _has_table(vm: Vm, gfn: int) -> bool:
+    """Whether an S-EPT page for its 1G range is there."""
+    above = vm.mirror[LEVEL_1G].at(gfn // PAGES_PER_1G).load()
+    return above & (PRESENT | LEAF) == PRESENT
+
+
+def _is_quiet(vm: Vm, vcpu: Vcpu, cpu: Cpu, gfn: int) -> bool:
+    """Whether nothing goes on that a fault could meet, and none of its range's pages is shared."""
+    shared = vm.shared_counts.at(gfn // PAGES_PER_2M).load()
+    invalidate = vm.invalidate.load()
+    return not (
+        shared
+        or invalidate & INVALIDATE_IN_PROGRESS_MASK
+        or vm.mmu_lock.is_locked()
+        or vm.kernel.pamt_lock.is_locked()
+        or cpu.running_vcpu is not vcpu
+    )
+
+
+def _run_of_pages(vm: Vm, vcpu: Vcpu, cpu: Cpu, gfn: int, most: int) -> tuple[Sequence[int], bool]:
+    """Pages for ``gfn`` on, one after the other in one region, once the first fault's pools are
+    full; and whether the allocator still has them.  No pages: none (True), or no run of them."""
+    allocator, gmem = vm.kernel.allocator, vm.gmem
+    in_range = gmem.ranges.at(gfn // PAGES_PER_2M)
+    few = min(most, WORTH_IT)
+    state = in_range.load()
+    wants_folio = gmem.huge and not state
+    if not wants_folio:
+        backing = _backing(vm, gfn, few, state)
+        if backing is not None and _in_one_region(backing) < few:
+            return (), False
+    error = mmu_topup_memory_caches(vm.kernel, cpu, vcpu)
+    if error:
+        return (), False
+    if wants_folio:
+        pfn, level = gmem.get_pfn(gfn)
+        if not level:
+            return (), pfn < 0
+        state = in_range.load()
+    elif backing is None and _in_one_region(allocator.next_pages(few)) < few:
+        return (), False
+    backing = _backing(vm, gfn, most, state)
+    fresh = backing is None
+    pages = allocator.next_pages(most) if backing is None else backing
+    count = _in_one_region(pages)
+    return (pages[:count], fresh) if count >= few else ((), False)
+
+
+def _second_fault_has_all(vm: Vm, vcpu: Vcpu, links: bool) -> bool:
+    """Whether the pools will be filled for the fault after this one from pages that are at hand:
+    this one takes a pair for its page, and an S-EPT page with one more if it ``links``."""
+    kernel = vm.kernel
+    pages = (1 + links) * PAMT_PAIR_PAGES if kernel.dynamic_pamt else 0
+    if links:
+        left = len(vcpu.sept_cache) - 1
+        if left < PT64_ROOT_MAX_LEVEL:
+            if kernel.design.sept_backing == "top-up":
+                return False
+            pages += kernel.design.sept_cache_pages - left
+    return kernel.allocator.has_waiting(pages)
+
+
+def _begin(vm: Vm, vcpu: Vcpu, cpu: Cpu, gfn: int, pfn: int, links: bool) -> int:
+    """What a range's first fault does before it maps ``pfn``: 0, RET_PF_RETRY or an error."""
+    if links:
+        entry = vm.mirror[LEVEL_2M].at(gfn // PAGES_PER_2M)
+        error = link_table(vm, vcpu, cpu, entry, gfn << PAGE_SHIFT, LEVEL_2M)
+        if error:
+            return error
+    return vm.kernel.tdx_pamt_get(vm.kernel, cpu, pfn, vcpu.pamt_cache)
 
 
 def _map_backed(vm: Vm, vcpu: Vcpu, cpu: Cpu, gfn: int, pfn: int, source: int) -> int:

@@ -142,7 +142,7 @@ def kvm_tdp_mmu_map(
         elif level == goal:
             return _set_leaf(vm, cpu, entry, gpa, level, pfn, source)
         else:
-            result = _link_table(vm, vcpu, cpu, entry, gpa, level)
+            result = link_table(vm, vcpu, cpu, entry, gpa, level)
             if result:
                 return result
         level -= 1
@@ -163,7 +163,8 @@ def _set_leaf(vm: Vm, cpu: Cpu, entry: Word, gpa: int, level: int, pfn: int, sou
     return RET_PF_FIXED
 
 
-def _link_table(vm: Vm, vcpu: Vcpu, cpu: Cpu, entry: Word, gpa: int, level: int) -> int:
+def link_table(vm: Vm, vcpu: Vcpu, cpu: Cpu, entry: Word, gpa: int, level: int) -> int:
+    """SEPT.ADD of a page from the VCPU's pool below ``entry``; 0, RET_PF_RETRY or an error."""
     won = entry.compare_and_swap(0, FROZEN)
     if not won:
         return RET_PF_RETRY
