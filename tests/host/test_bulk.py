@@ -119,7 +119,7 @@ def apply(twin: Twin, what: str, gfn: int, pages: int) -> None:
 @pytest.mark.parametrize("design", ALL_DESIGNS)
 @pytest.mark.parametrize("huge", [False, True])
 def test_most_of_it_goes_in_bulk(design: str, huge: bool) -> None:
-    """With folios all but the page that brings the S-EPT page; without, more around each pair."""
+    """With folios all but the page that brings the upper S-EPT pages; else more, at each pair."""
     twin = Twin(design, huge, 0.0, True)
     in_bulk = twin.fault_pages(0, GUEST_PAGES)
     assert in_bulk >= GUEST_PAGES - (4 if huge else 40)
