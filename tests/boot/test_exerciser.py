@@ -37,7 +37,7 @@ def test_rules() -> None:
     ("text", "told"),
     [
         ("", "''; expected one of life, hammer, hostile"),
-        ("hammer:design=v2", "design=v2; expected one of merged, v6, none"),
+        ("hammer:design=v3", "design=v3; expected one of merged, v6, v2"),
         ("hammer:bug=all", "bug=all; expected one of none, put-too-many"),
         ("life:rounds=0", "rounds=0; expected 1 to"),
         ("life:rounds=-1", "rounds=-1; expected 1 to"),
@@ -47,7 +47,8 @@ def test_rules() -> None:
         ("life:speed=1", "option 'speed'; expected one of design, bug"),
         ("life:rounds=1:rounds=2", "rounds is said twice"),
         ("life:fail=101", "fail=101; expected 1 to 100"),
-        ("hammer:design=kernel:bug=unlocked-count", "the kernel's own counts; expected design="),
+        ("hammer:design=kernel:bug=unlocked-count", "expected design=merged or v6 with it"),
+        ("hammer:bug=unlocked-count:design=v2", "expected design=merged or v6 with it"),
     ],
 )
 def test_what_is_no_rule(text: str, told: str) -> None:

@@ -17,7 +17,7 @@ from dpamt.boot.image import KernelImage
 from dpamt.boot.tiny_initrd import archive
 from dpamt.errors import InputError
 
-_SOURCES: Final = ("Kbuild", "exerciser.c", "exerciser.h", "pamt.c", "td.c")
+_SOURCES: Final = ("Kbuild", "exerciser.c", "exerciser.h", "pamt.c", "step.c", "td.c")
 _CALLED: Final = "__seamcall_ret"
 _KERNEL: Final = "kernel"
 _GET_AND_PUT: Final = frozenset(
@@ -30,10 +30,13 @@ _INIT_FLAGS: Final = (
 )
 
 MODES: Final = ("life", "hammer", "hostile")
-DESIGNS: Final = ("merged", "v6", "none", "kernel")
+DESIGNS: Final = ("merged", "v6", "v2", "v5", "none", "kernel")
+ANNOUNCING: Final = frozenset({"v2", "v5"})
+"""The designs whose C code announces each step on what CPUs share, for a schedule to follow."""
 BUGS: Final = ("none", "put-too-many", "missing-get", "unlocked-count")
 _OWN_COUNTS: Final = "unlocked-count"
-"""The bug that is in the exerciser's own get, and cannot be seeded into the kernel's."""
+"""The bug that can only be seeded into these designs."""
+_COUNTED_HERE: Final = (None, "merged", "v6")
 _NUMBERS: Final = {
     "threads": 64,
     "rounds": 10_000_000,
@@ -76,8 +79,8 @@ def parse_exercise(text: str) -> Exercise:
             expected = ", ".join((*_WORDS, *_NUMBERS))
             raise InputError(f"{text}: option {name!r}; expected one of {expected}")
         given[name] = value
-    if given.get("design") == _KERNEL and given.get("bug") == _OWN_COUNTS:
-        raise InputError(f"{text}: the kernel's own counts; expected design=merged or v6 with it")
+    if given.get("bug") == _OWN_COUNTS and given.get("design") not in _COUNTED_HERE:
+        raise InputError(f"{text}: bug={_OWN_COUNTS}; expected design=merged or v6 with it")
     offline = int(given.pop("offline", "-1"))
     return Exercise(text, mode, given, offline)
 
@@ -134,6 +137,20 @@ def exports(symvers: Path) -> frozenset[str]:
     """Names that a kernel exports, of its ``vmlinux.symvers`` (CRC, name, where, how)."""
     lines = (line.split("\t") for line in symvers.read_text().splitlines())
     return frozenset(line[1] for line in lines if len(line) > 1)
+
+
+def design_to_replay(design: str, build: Path) -> str:
+    """The C code that stands for a design of `dpamt verify`: the exerciser's own of that name, or
+    the kernel's get and put.  Raises InputError where neither is there."""
+    if design in (*ANNOUNCING, *_COUNTED_HERE):
+        return design
+    symvers = build / "vmlinux.symvers"
+    if symvers.exists() and exports(symvers) >= _GET_AND_PUT:
+        return _KERNEL
+    raise InputError(
+        f"design {design} is not in C here; expected {', '.join(sorted(ANNOUNCING))}, or a kernel "
+        "with Dynamic PAMT whose own get and put it stands for"
+    )
 
 
 def _design(exercise: Exercise, exported: bool) -> str:

@@ -1,9 +1,10 @@
 """What a boot is asked for, and what came of it: values, nothing that runs."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dpamt.boot.call import Call
 from dpamt.boot.console import Complaint
@@ -12,6 +13,7 @@ from dpamt.boot.forced import ForcedRule
 from dpamt.boot.hold import HoldRule
 from dpamt.boot.interventions import Change, Place
 from dpamt.boot.page_state import Kept
+from dpamt.boot.schedule import Followed
 from dpamt.module.injection_rules import Rule
 from dpamt.module.module import TdxModule
 from dpamt.platform.machine import Machine
@@ -44,6 +46,8 @@ class BootOptions:
     build: Path | None = None
     """The kernel's build tree, to build the exerciser against."""
     exercise: Exercise | None = None
+    replay: Mapping[str, Any] | None = None
+    """A counterexample of `dpamt verify` whose schedule the exerciser follows."""
     tdx: bool = True
     """False: the guest finds no TDX; for comparison of boot times."""
 
@@ -77,6 +81,8 @@ class Booted:
     """By hold rule: how often it held a CPU."""
     told: Told | None = None
     """What the exerciser said."""
+    followed: Followed | None = None
+    """How far the schedule of a counterexample was followed."""
     injected: list[tuple[str, int, int]] = field(default_factory=list)
     """By injection rule: its text, calls looked at, calls hit."""
     pamt_kept: list[Kept] = field(default_factory=list)

@@ -36,6 +36,7 @@ from dpamt.boot.outcome import GDB, INITIALIZED, MAILBOX, Booted, BootOptions
 from dpamt.boot.page_state import pamt_areas
 from dpamt.boot.qemu import GuestSetup, Qemu
 from dpamt.boot.request import Answer, Request, Transport
+from dpamt.boot.schedule import Follower, is_step
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.boot.tiny_initrd import quick_initrd
 from dpamt.errors import Finding, InputError
@@ -49,6 +50,9 @@ COMMAND_LINE: Final = (
 """VMX and MOVDIR64B are what the kernel asks of a CPU for TDX and QEMU's TCG does not show.  On a
 busy machine no tick may come in the time in which the kernel looks for one: no_timer_check, as
 guests of KVM have it, or it panics ("IO-APIC + timer doesn't work")."""
+HELD_COMMAND_LINE: Final = "tsc=unstable"
+"""For runs in which CPUs are held: a change of clocksource, which the TSC brings about a second
+after the start, stops all CPUs (timekeeping_notify(), stop_machine()) and would wait for them."""
 _TICK: Final = 0.05
 _HELD_SECONDS: Final = 10.0
 _FRAMES: Final = 8
@@ -107,6 +111,12 @@ class _Session:
         self._image = image
         self._result = Booted(places, changes)
         self._holds = Holds(options.hold)
+        self._follower: Follower | None = None
+        if options.replay is not None and options.exercise is not None:
+            self._follower = Follower(options.replay, options.exercise.parameters["design"])
+            self._result.followed = self._follower.result
+        self._moved = 0.0
+        """When the follower was last asked."""
         self._progress = progress
         self._done = [0] * options.cpus
         """By CPU: SEAMCALLs and rendezvous that were answered."""
@@ -146,12 +156,14 @@ class _Session:
         elif initrd is None:
             initrd = folder / "initrd"
             initrd.write_bytes(quick_initrd())
+        holds = HELD_COMMAND_LINE if options.hold or options.replay is not None else ""
+        words = (COMMAND_LINE, holds, options.append)
         setup = GuestSetup(
             kernel,
             options.memory,
             options.cpus,
             options.nodes,
-            f"{COMMAND_LINE} {options.append}".strip() if options.tdx else _without_tdx(options),
+            " ".join(filter(None, words)) if options.tdx else _without_tdx(options),
             initrd,
             stopped=options.transport == GDB,
             gdb=options.transport == GDB,
@@ -179,6 +191,12 @@ class _Session:
                     break
             if self._waiting:
                 self._let_go_held()
+            follower = self._follower
+            if follower is not None and follower.is_waiting and now > self._moved + _HELD_SECONDS:
+                result.stacks = self._stacks()
+                self._qemu.monitor.run("cont")
+                for request in follower.give_up(f"nobody came within {_HELD_SECONDS:.0f} s"):
+                    self._answer(request)
             if result.initialized is None and self._console.last > looked:
                 looked = now
                 if self._console.says(INITIALIZED.encode()):
@@ -229,6 +247,13 @@ class _Session:
             result.initialized = result.seconds
         if self._options.exercise is not None:
             self._judge_exercise(self._options.exercise)
+        followed = result.followed
+        if followed is not None and not followed.is_same:
+            why = followed.departure or "it ended before"
+            result.findings.append(
+                f"replay: {len(followed.done)} of {len(followed.points)} steps as in the "
+                f"counterexample: {why}"
+            )
         for rule, times in zip(self._options.hold, self._holds.times, strict=True):
             if not times:
                 result.findings.append(f"hold {rule.text}: no CPU came there")
@@ -250,6 +275,11 @@ class _Session:
     # Requests.
 
     def _take(self, request: Request) -> None:
+        if self._follower is not None:
+            self._moved = monotonic()
+            for one in self._follower.take(request):
+                self._answer(one)
+            return
         if request.site >= RENDEZVOUS_SITE:
             number = request.site - RENDEZVOUS_SITE
             known = number < len(self._rendezvous)
@@ -282,7 +312,14 @@ class _Session:
             self._answer(request)
 
     def _answer(self, request: Request) -> None:
-        answer = Answer() if request.site >= RENDEZVOUS_SITE else self._seamcall(request)
+        if request.site >= RENDEZVOUS_SITE:
+            answer: Answer | None = Answer()
+        elif self._follower is not None and is_step(request):
+            answer = Answer({"rax": 0})
+        else:
+            answer = self._seamcall(request)
+            if answer is not None and self._follower is not None:
+                self._follower.answered(request, answer.registers["rax"])
         if answer is not None:
             self._done[request.cpu] += 1
             del self._open[request.cpu]
@@ -337,6 +374,8 @@ class _Session:
         """What a CPU that waits for its answer asks."""
         if request.site >= RENDEZVOUS_SITE:
             return "held at a rendezvous"
+        if is_step(request):
+            return "held before its next step"
         leaf = request.registers["rax"] & RAX_LEAF_MASK
         return LEAF_NAMES.get(leaf, f"leaf {leaf}")
 

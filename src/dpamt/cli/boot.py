@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Final
 from dpamt.cli.parser import Parser
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
+
+    from dpamt.boot.exerciser import Exercise
 
 _LEAST_BYTES: Final = 256 << 20
 """Less than this a kernel with its PAMT does not boot on."""
@@ -46,18 +50,24 @@ def _boot(options: argparse.Namespace) -> int:
             f"boot: --memory {options.memory} for {options.numa} NUMA nodes; expected "
             f"{_LEAST_BYTES >> 20} MiB a node at least"
         )
+    exercise = parse_exercise(options.exercise) if options.exercise else None
+    cpus, pamt, replay = options.smp, options.pamt, None
+    if options.replay:
+        replay, exercise, cpus = _replay(options)
+        pamt = pamt or (DYNAMIC if exercise.parameters["design"] != "kernel" else None)
     chosen = BootOptions(
         vmlinux=Path(options.vmlinux),
         kernel=Path(options.kernel) if options.kernel else None,
         initrd=_file(options.initrd),
         transport=options.transport,
-        cpus=options.smp,
+        cpus=cpus,
         memory=memory,
         nodes=options.numa,
-        pamt=options.pamt,
+        pamt=pamt,
         release=options.release,
         build=Path(options.build) if options.build else None,
-        exercise=parse_exercise(options.exercise) if options.exercise else None,
+        exercise=exercise,
+        replay=replay,
         inject=rules,
         forced=forced,
         hold=tuple(parse_hold(rule, options.smp) for rule in options.hold),
@@ -74,13 +84,44 @@ def _boot(options: argparse.Namespace) -> int:
     if booted.machine is not None and booted.tdmr_infos:
         told = told_by_kernel(booted.tdmr_infos, booted.console)
         dynamic = booted.module is not None and booted.module.pamt.dynamic
-        knows = dynamic and options.pamt != DYNAMIC
+        knows = dynamic and pamt != DYNAMIC
         host = told_by_host(booted.machine, knows, told)
     if options.json:
         write_text(json.dumps(boot_json(chosen, booted, told, host), indent=2) + "\n")
     else:
         write_text(boot_text(chosen, booted, told, host, options.console))
     return 0 if booted.clean else 1
+
+
+def _replay(options: argparse.Namespace) -> "tuple[Mapping[str, Any], Exercise, int]":
+    """The counterexample of a file, the threads that follow it, and the CPUs that they need."""
+    from pathlib import Path
+
+    from dpamt.boot.exerciser import design_to_replay
+    from dpamt.boot.schedule import exercise_of
+    from dpamt.errors import InputError
+    from dpamt.verify.certificate import read, trials
+
+    for name in ("exercise", "hold", "initrd", "kernel"):
+        if getattr(options, name):
+            raise InputError(f"--{name}: expected none with --replay")
+    if options.transport != "mailbox":
+        raise InputError("--transport gdb stops all CPUs at once; expected mailbox with --replay")
+    refused = ""
+    for asked, trial in trials(read(options.replay)):
+        for found in trial["counterexamples"]:
+            if options.property not in (None, found["broken"]):
+                continue
+            vmlinux = Path(options.vmlinux)
+            build = Path(options.build) if options.build else vmlinux.parent
+            try:
+                exercise = exercise_of(found, design_to_replay(asked.design, build))
+            except InputError as error:
+                refused = refused or str(error)
+                continue
+            return found, exercise, max(options.smp, len(found["cpus"]))
+    what = f"counterexample of {options.property}" if options.property else "counterexample"
+    raise InputError(f"{options.replay}: {refused or f'no {what} in it; expected one'}")
 
 
 def _parser() -> Parser:
@@ -139,6 +180,15 @@ def _parser() -> Parser:
         metavar="RULE",
         help="keep a CPU at a SEAMCALL or a call, such as 0@TDH.SYS.LP.INIT:until=1:1 "
         "(docs/boot.md)",
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="COUNTEREXAMPLE",
+        help="what dpamt verify --save wrote: its first failure that the exerciser can follow, step"
+        " by step in C (docs/boot.md)",
+    )
+    parser.add_argument(
+        "--property", metavar="NAME", help="the first failure of this property, for --replay"
     )
     parser.add_argument("--record", metavar="FILE", help="every SEAMCALL, as JSON lines")
     parser.add_argument("--perfetto", metavar="FILE", help="SEAMCALLs for ui.perfetto.dev")

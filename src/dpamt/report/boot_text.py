@@ -7,6 +7,7 @@ from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import TDX_SUCCESS, status_name
 from dpamt.boot.compare import Told, differences
 from dpamt.boot.outcome import Booted, BootOptions
+from dpamt.boot.schedule import Followed
 from dpamt.module.view import ModuleView
 from dpamt.report.run_text import paragraph
 
@@ -68,6 +69,10 @@ def _lines(
         yield from paragraph(f"injected {text}: {hits} of {seen} calls", "")
     for rule, times in zip(options.hold, booted.held, strict=True):
         yield from paragraph(f"held {rule.text}: {times} times", "")
+    if booted.followed is not None:
+        yield from _heading("The counterexample in C")
+        yield from _replayed(booted.followed)
+        yield ""
     yield from _heading("Bottom line")
     yield from _bottom(booted)
 
@@ -115,6 +120,25 @@ def _pamt(booted: Booted) -> Iterator[str]:
         f"The module at the end: {mode} PAMT, {len(pairs)} page pairs, {len(tds)} TDs.", ""
     )
     yield ""
+
+
+def _replayed(followed: Followed) -> Iterator[str]:
+    """Each SEAMCALL of the schedule by CPU, and how far the rest of it was followed."""
+    yield from paragraph(
+        f"{followed.broken}: {followed.text}; {followed.cpus} CPUs, {len(followed.points)} steps, "
+        f"design {followed.design}.",
+        "  ",
+    )
+    for point, came in zip(followed.points, followed.done, strict=False):
+        if point.leaf >= 0:
+            yield f"  {point.at:6}  CPU {point.cpu}  {point.what:24} {came}"[:80]
+    done = len(followed.done)
+    if followed.is_same:
+        yield from paragraph(f"All {done} steps came in C as in the counterexample.", "  ")
+    elif followed.departure:
+        yield from paragraph(f"After {done} steps it departs: {followed.departure}.", "  ")
+    else:
+        yield from paragraph(f"It ended after {done} of its steps.", "  ")
 
 
 def _bottom(booted: Booted) -> Iterator[str]:
@@ -194,6 +218,18 @@ def boot_json(
             {"rule": rule.text, "times": times}
             for rule, times in zip(options.hold, booted.held, strict=True)
         ],
+        "replay": booted.followed
+        and {
+            "design": booted.followed.design,
+            "broken": booted.followed.broken,
+            "text": booted.followed.text,
+            "same": booted.followed.is_same,
+            "departure": booted.followed.departure,
+            "steps": [
+                {"cpu": point.cpu, "at": point.at, "what": point.what, "result": came}
+                for point, came in zip(booted.followed.points, booted.followed.done, strict=False)
+            ],
+        },
         "pamt_pages_kept": [area._asdict() for area in booted.pamt_kept],
         "findings": booted.findings,
         "stacks": booted.stacks,

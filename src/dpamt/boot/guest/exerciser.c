@@ -15,12 +15,15 @@
 
 #include "exerciser.h"
 
+#define MAX_THREADS 64
+#define MAX_REGIONS 8
+
 static char *mode = "life";
 module_param(mode, charp, 0);
-MODULE_PARM_DESC(mode, "life, hammer or hostile");
+MODULE_PARM_DESC(mode, "life, hammer, hostile, or replay: one get, use, put as it is scheduled");
 static char *design = "merged";
 module_param(design, charp, 0);
-MODULE_PARM_DESC(design, "merged, v6, kernel: its own, or none: no page pair is added or removed");
+MODULE_PARM_DESC(design, "merged, v6, v2, v5, kernel: its own, or none: no page pair is added or removed");
 static char *bug = "none";
 module_param(bug, charp, 0);
 MODULE_PARM_DESC(bug, "none, put-too-many, missing-get or unlocked-count");
@@ -32,6 +35,12 @@ MODULE_PARM_DESC(rounds, "lives of a TD in each thread; rounds of get, use, put"
 static int use_every = 1;
 module_param(use_every, int, 0);
 MODULE_PARM_DESC(use_every, "in the hammer: the page is used in every n-th round");
+static int regions[MAX_THREADS];
+module_param_array(regions, int, NULL, 0);
+MODULE_PARM_DESC(regions, "replay: in which 2M region the page of each thread is");
+static int uses[MAX_THREADS];
+module_param_array(uses, int, NULL, 0);
+MODULE_PARM_DESC(uses, "replay: 1 where the thread gives its page to a TD between get and put");
 static int fail;
 module_param(fail, int, 0);
 MODULE_PARM_DESC(fail, "allocations of the threads fail, if fail_page_alloc is set up to");
@@ -68,7 +77,7 @@ struct worker {
 	int number;
 	struct task_struct *task;
 	struct completion done;
-	struct page *region;	/* of the hammer: 2 MiB */
+	struct page **region;	/* of the hammer, 2 MiB each */
 	long did;
 	long scant;	/* rounds given up: no page or no pair to be had */
 	long failed;
@@ -144,7 +153,7 @@ no_memory:
 static void hammer(struct worker *w)
 {
 	struct test_td *t = kzalloc(sizeof(*t), GFP_KERNEL);
-	struct page *page = w->region + w->number;
+	struct page *page = w->region[0] + w->number;
 	unsigned long pfn = page_to_pfn(page);
 	int n;
 
@@ -191,6 +200,52 @@ static void hammer(struct worker *w)
 	kfree(t);
 }
 
+/* Wait for all threads: asleep for those that take long, awake for the last of the way. */
+static void meet(atomic_t *here, atomic_t *awake)
+{
+	atomic_inc(here);
+	while (atomic_read(here) < threads)
+		usleep_range(100, 1000);
+	/* A CPU that is held keeps the time of others from going on: none may be asleep then. */
+	atomic_inc(awake);
+	while (atomic_read(awake) < threads)
+		cpu_relax();
+}
+
+/* One get, use, put, each step when it is its turn. */
+static void follow(struct worker *w)
+{
+	static atomic_t ready, awake, done, gone;
+	struct test_td *t = kzalloc(sizeof(*t), GFP_KERNEL);
+	struct page *page = w->region[regions[w->number]] + w->number;
+	unsigned long pfn = page_to_pfn(page);
+	bool scant = !t || (td_build(t) && !t->failed);
+	int error;
+
+	meet(&ready, &awake);
+	step(STEP_BEGIN);
+	error = pamt_get(pfn);
+	if (error) {
+		scant |= error == -ENOMEM;
+		w->failed += error != -ENOMEM;
+	} else if (!t || !uses[w->number]) {
+		pamt_put(pfn);
+	} else if (td_add_page(t, PAGE_SIZE, page)) {
+		pamt_put(pfn);
+	} else if (!td_remove_page(t, PAGE_SIZE, pfn)) {
+		pamt_put(pfn);
+	}
+	step(STEP_END);
+	meet(&done, &gone);
+	w->scant += scant;
+	w->did++;
+	if (!t)
+		return;
+	td_teardown(t);
+	note(w, t);
+	kfree(t);
+}
+
 /* Pointers to nowhere and leaves that are none; all must be refused. */
 static void be_hostile(struct worker *w)
 {
@@ -227,6 +282,8 @@ static int work(void *data)
 		hammer(w);
 	else if (!strcmp(mode, "hostile"))
 		be_hostile(w);
+	else if (!strcmp(mode, "replay"))
+		follow(w);
 	else
 		for (n = 0; n < rounds; n++)
 			live(w);
@@ -247,20 +304,24 @@ static int choose(const char *what, const char *value, const char * const *known
 
 static int read_parameters(void)
 {
-	static const char * const modes[] = { "life", "hammer", "hostile" };
-	static const char * const designs[] = { "none", "merged", "v6", "kernel" };
+	static const char * const modes[] = { "life", "hammer", "hostile", "replay" };
+	static const char * const designs[] = { "none", "merged", "v6", "kernel", "v2", "v5" };
 	static const char * const bugs[] = {
 		"none", "put-too-many", "missing-get", "unlocked-count",
 	};
 	int which_design = choose("design", design, designs, ARRAY_SIZE(designs));
 	int which_bug = choose("bug", bug, bugs, ARRAY_SIZE(bugs));
+	int n;
 
 	if (which_design < 0 || which_bug < 0 || choose("mode", mode, modes, ARRAY_SIZE(modes)) < 0)
 		return -EINVAL;
-	if (threads < 1 || threads > 64 || rounds < 1 || use_every < 1 || !seamcall) {
+	if (threads < 1 || threads > MAX_THREADS || rounds < 1 || use_every < 1 || !seamcall) {
 		pr_err(DPAMT "refused threads=%d rounds=%d use_every=%d\n", threads, rounds, use_every);
 		return -EINVAL;
 	}
+	for (n = 0; n < MAX_THREADS; n++)
+		if (regions[n] < 0 || regions[n] >= MAX_REGIONS)
+			return -EINVAL;
 	if (which_design == DESIGN_KERNEL && (!IS_ENABLED(DPAMT_KERNEL_PAMT) || !kernel_max_pfn)) {
 		pr_err(DPAMT "refused design=kernel: it has no get and put\n");
 		return -EINVAL;
@@ -271,10 +332,11 @@ static int read_parameters(void)
 	}
 	chosen_design = which_design;
 	chosen_bug = which_bug;
+	scheduled = !strcmp(mode, "replay");
 	return 0;
 }
 
-static void run(struct worker *workers, struct page *region)
+static void run(struct worker *workers, struct page **region)
 {
 	int n, cpu = cpumask_first(cpu_online_mask);
 
@@ -311,18 +373,24 @@ static void run(struct worker *workers, struct page *region)
 
 static int __init exerciser_init(void)
 {
+	static struct page *region[MAX_REGIONS];
 	struct worker *workers;
-	struct page *region;
-	int error = read_parameters();
+	int n, wanted = 1, error = read_parameters();
 
 	if (error)
 		return error;
 	pr_info(DPAMT "begin mode %s design %s bug %s threads %d rounds %d fail %d\n", mode, design,
 		bug, threads, rounds, fail);
 	workers = kcalloc(threads, sizeof(*workers), GFP_KERNEL);
-	region = alloc_pages(GFP_KERNEL | __GFP_NOWARN, 9);
+	for (n = 0; n < threads; n++)
+		wanted = max(wanted, regions[n] + 1);
 	error = pamt_init();
-	if (!workers || !region || error) {
+	for (n = 0; n < wanted; n++) {
+		region[n] = alloc_pages(GFP_KERNEL | __GFP_NOWARN, 9);
+		if (!region[n])
+			error = -ENOMEM;
+	}
+	if (!workers || error) {
 		pr_err(DPAMT "refused: no memory\n");
 		error = -ENOMEM;
 	} else {
@@ -330,8 +398,9 @@ static int __init exerciser_init(void)
 		pr_info(DPAMT "end counted %ld\n", pamt_counted());
 		error = -ECANCELED;	/* done: nothing is to stay loaded */
 	}
-	if (region)
-		__free_pages(region, 9);
+	for (n = 0; n < wanted; n++)
+		if (region[n])
+			__free_pages(region[n], 9);
 	pamt_exit();
 	kfree(workers);
 	return error;

@@ -9,7 +9,7 @@
 
 #define DPAMT "dpamt: "
 
-enum design { DESIGN_NONE, DESIGN_MERGED, DESIGN_V6, DESIGN_KERNEL };
+enum design { DESIGN_NONE, DESIGN_MERGED, DESIGN_V6, DESIGN_KERNEL, DESIGN_V2, DESIGN_V5 };
 
 /* Bugs that can be seeded, one at a time. */
 enum bug { SEEDED_NONE, SEEDED_PUT_TOO_MANY, SEEDED_MISSING_GET, SEEDED_UNLOCKED_COUNT };
@@ -22,6 +22,20 @@ extern unsigned long kernel_counts, kernel_max_pfn;
 
 /* The kernel's __seamcall_ret, by its address: it is not exported. */
 u64 raw_seamcall(u64 leaf, struct tdx_module_args *args);
+
+/*
+ * A schedule that is followed (dpamt boot --replay): what a thread is about to do to what CPUs share
+ * is announced, with the result of what it did before, and it goes on when it is its turn.
+ */
+enum step {
+	STEP_LOAD = 1, STEP_INC_NOT_ZERO, STEP_ADD, STEP_STORE, STEP_LOCK, STEP_UNLOCK, STEP_BEGIN, STEP_END,
+};
+
+extern bool scheduled;
+
+/* step.c */
+void step(enum step what);
+long came(long result);
 
 /* pamt.c */
 int pamt_init(void);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
  * get and put of page pairs: the kernel's own where it exports them; for kernels that have none, the
- * merged design, and the optimised one that was posted as v6.
+ * merged design, the optimised one that was posted as v6, and two with the races for which they were
+ * given up, v2 and v5.
  *
  * Written from the protocols, not from the patches: merged commits of 2026-09-04 (ad52ce8389d9,
- * eca9d4a3f1f8), "[PATCH v6 00/11] Dynamic PAMT" (2026-05-25).
+ * eca9d4a3f1f8), "[PATCH v6 00/11] Dynamic PAMT" (2026-05-25), "[PATCHv2 00/12] TDX: Enable Dynamic
+ * PAMT" (2025-06-09), "[RFC PATCH v5 00/45] TDX: Dynamic PAMT + S-EPT Hugepage" (2026-01-28).
  */
 #include <linux/atomic.h>
 #include <linux/delay.h>
@@ -17,6 +19,7 @@
 #define LEAF_PAMT_ADD		58
 #define LEAF_PAMT_REMOVE	59
 #define LEVEL_2M		1
+#define RANGE_NOT_FREE		0xc0000304U	/* TDX_HPA_RANGE_NOT_FREE: the pair is there already */
 #define REGIONS			(64UL << (30 - 21))	/* 64 GiB */
 
 static atomic_t *counts;
@@ -101,6 +104,115 @@ static int add_locked(unsigned long pfn, struct page *first, struct page *second
 	return 1;
 }
 
+/* Steps on what CPUs share, announced. */
+
+static int shared_load(atomic_t *count)
+{
+	step(STEP_LOAD);
+	return came(atomic_read(count));
+}
+
+static bool shared_inc_not_zero(atomic_t *count)
+{
+	step(STEP_INC_NOT_ZERO);
+	return came(atomic_inc_not_zero(count));
+}
+
+static int shared_add(atomic_t *count, int by)
+{
+	step(STEP_ADD);
+	return came(atomic_add_return(by, count));
+}
+
+static void shared_store(atomic_t *count, int value)
+{
+	step(STEP_STORE);
+	atomic_set(count, value);
+}
+
+static void shared_lock(void)
+{
+	step(STEP_LOCK);
+	spin_lock(&pamt_lock);
+}
+
+static void shared_unlock(void)
+{
+	step(STEP_UNLOCK);
+	spin_unlock(&pamt_lock);
+}
+
+/* v2 and v5: a put lets the count fall to 0 before it has the lock, so a pair may be in place. */
+static int optimistic_get(unsigned long pfn)
+{
+	atomic_t *count = &counts[pfn >> 9];
+	struct page *first, *second;
+	u64 status = 0;
+	int seen;
+
+	if (chosen_design == DESIGN_V2 && shared_load(count) < 0)
+		pr_warn_once(DPAMT "negative count pfn 0x%lx\n", pfn);
+	if (shared_inc_not_zero(count))
+		return 0;
+	first = alloc_page(GFP_KERNEL);
+	second = alloc_page(GFP_KERNEL);
+	if (!first || !second) {
+		if (first)
+			__free_page(first);
+		if (second)
+			__free_page(second);
+		return -ENOMEM;
+	}
+	shared_lock();
+	seen = shared_load(count);
+	if (seen) {
+		shared_add(count, 1);
+	} else {
+		status = pamt_add(pfn, first, second);
+		if (!status || status >> 32 == RANGE_NOT_FREE)
+			shared_store(count, 1);
+	}
+	shared_unlock();
+	if (seen || status) {
+		__free_page(first);
+		__free_page(second);
+	}
+	if (!status || status >> 32 == RANGE_NOT_FREE)
+		return 0;
+	warn_once(&warned_add, "PAMT.ADD", pfn, status);
+	return -EIO;
+}
+
+static void optimistic_put(unsigned long pfn)
+{
+	atomic_t *count = &counts[pfn >> 9];
+	struct page *first, *second;
+	u64 status;
+
+	if (shared_add(count, -1))
+		return;
+	shared_lock();
+	if (shared_load(count)) {
+		shared_unlock();
+		return;
+	}
+	status = pamt_remove(pfn, &first, &second);
+	if (status) {
+		shared_add(count, 1);
+		shared_unlock();
+		warn_once(&warned_remove, "PAMT.REMOVE", pfn, status);
+		return;
+	}
+	shared_unlock();
+	__free_page(first);
+	__free_page(second);
+}
+
+static bool is_optimistic(void)
+{
+	return chosen_design == DESIGN_V2 || chosen_design == DESIGN_V5;
+}
+
 int pamt_get(unsigned long pfn)
 {
 	struct page *first, *second;
@@ -116,6 +228,8 @@ int pamt_get(unsigned long pfn)
 #endif
 	if (pfn >> 9 >= REGIONS)
 		return -ERANGE;
+	if (is_optimistic())
+		return optimistic_get(pfn);
 	count = &counts[pfn >> 9];
 	if (chosen_bug == SEEDED_UNLOCKED_COUNT) {
 		/* Reads, waits, writes: what another CPU did in between is lost. */
@@ -165,6 +279,10 @@ void pamt_put(unsigned long pfn)
 #endif
 	if (chosen_design == DESIGN_NONE || pfn >> 9 >= REGIONS)
 		return;
+	if (is_optimistic()) {
+		optimistic_put(pfn);
+		return;
+	}
 	count = &counts[pfn >> 9];
 	if (chosen_design == DESIGN_V6) {
 		if (!atomic_dec_and_lock(count, &pamt_lock))
