@@ -14,6 +14,7 @@ from dpamt.abi.leaves import TDH_PHYMEM_PAGE_RDMD, TDH_SYS_INIT
 from dpamt.boot.call import Call
 from dpamt.boot.exerciser import _NUMBERS, BUGS, DESIGNS, MODES
 from dpamt.cli.boot import _parser
+from dpamt.cli.main import main
 from tests.boot.hostile_guest import entry, hostile_kernel
 from tests.boot.small_kernel import SmallKernel
 from tests.boot.test_hostile_guest import CONFIGURATION, INITIALISE, LOG
@@ -54,10 +55,29 @@ def vmlinux(tmp_path: Path) -> str:
         (("--kernel", "/no/such/bzImage"), "--transport gdb"),
         (("--exercise", "dance"), "'dance'; expected one of life, hammer, hostile"),
         (("--record", "/no/such/folder/file"), "/no/such/folder/file"),
+        (("--replay", "/no/such/file"), "/no/such/file: No such file"),
+        (("--replay", "x", "--exercise", "life"), "--exercise: expected none with --replay"),
+        (("--replay", "x", "--hold", "0@TDH.SYS.INIT:until=1:1"), "--hold: expected none"),
+        (("--replay", "x", "--transport", "gdb"), "expected mailbox with --replay"),
     ],
 )
 def test_what_it_refuses_in_one_line(arguments: tuple[str, ...], told: str, vmlinux: str) -> None:
     assert told in refused("boot", "--vmlinux", vmlinux, *arguments)
+
+
+def test_counterexamples_that_no_c_code_can_follow(tmp_path: Path, vmlinux: str) -> None:
+    """Of another trial, of a design that is not in C here, of no such property, of none at all."""
+    file = str(tmp_path / "kept.json")
+    assert main(["verify", "v2", "--trial", "faults", "--save", file]) == 1
+    line = refused("boot", "--vmlinux", vmlinux, "--replay", file)
+    assert f"{file}: counterexample: a CPU runs 'VCPU 0 of VM 1: fault, zap'" in line
+    line = refused("boot", "--vmlinux", vmlinux, "--replay", file, "--property", "deadlock")
+    assert line.endswith("no counterexample of deadlock in it; expected one")
+    assert main(["verify", "v1", "--trial", "words", "--save", file]) == 1
+    assert "design v1 is not in C here" in refused("boot", "--vmlinux", vmlinux, "--replay", file)
+    assert main(["verify", "merged", "--trial", "words", "--save", file]) == 0
+    line = refused("boot", "--vmlinux", vmlinux, "--replay", file)
+    assert line.endswith("no counterexample in it; expected one")
 
 
 def test_kernels_that_cannot_be_driven(tmp_path: Path) -> None:

@@ -115,7 +115,13 @@ class BuddyZone:
         """
         runs: list[tuple[int, int]] = []
         per_block = MAX_PAGE_ORDER - order
+        exact = self._lists[order]
         while count:
+            if exact:
+                runs.append((exact.popitem()[0], 1))
+                self.free -= 1 << order
+                count -= 1
+                continue
             blocks = count >> per_block
             if blocks and self._whole and not any(self._lists[order:]):
                 first, end = next(iter(self._whole))

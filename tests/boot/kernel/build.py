@@ -1,10 +1,11 @@
 """``make test-kernel``: a Linux kernel for the tests, from Debian's source package, built once.
 
-    python -m tests.boot.kernel.build
+    python -m tests.boot.kernel.build [kasan|kcsan]
 
 prints the folder of the build, or says why there can be none and exits 1.  It is kept in the user's
-cache by source version and configuration.  The package comes from the mirror that the machine's own
-apt configuration names, through an apt state of its own: the machine's is not changed.
+cache by source version and configuration, the sanitizer's fragment included.  The package comes
+from the mirror that the machine's own apt configuration names, through an apt state of its own: the
+machine's is not changed.
 """
 
 import hashlib
@@ -32,24 +33,33 @@ NEEDED = {
     "qemu-system-x86_64": "qemu-system-x86",
 }
 LIBRARIES = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/opensslv.h": "libssl-dev"}
-CONFIGURATION = Path(dpamt.boot.__file__).parent / "guest" / "minimal.config"
+GUEST = Path(dpamt.boot.__file__).parent / "guest"
+SANITIZERS: dict[str, tuple[str, ...]] = {"kasan": ("KASAN_SANITIZE_string.o=n",), "kcsan": ()}
+"""Each with what make is told beside its fragment (docs/boot.md says why)."""
 NOT_NEEDED = ("Documentation", "drivers", "fs", "net", "sound", "samples", "crypto", "rust")
 """Of the source, once the kernel is built: a module needs none of it."""
 
 
 def main() -> None:
+    wanted = sys.argv[1:]
+    if any(name not in SANITIZERS for name in wanted):
+        give_up(f"{' '.join(wanted)}: expected {' or '.join(SANITIZERS)}, or nothing")
+    variables = [word for name in wanted for word in SANITIZERS[name]]
+    fragments = [GUEST / f"{name}.config" for name in ("minimal", *wanted)]
     install_tools()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dpamt"
     with tempfile.TemporaryDirectory() as name:
         apt = Apt(Path(name))
         version = apt.version()
-        key = hashlib.sha256(CONFIGURATION.read_bytes() + version.encode()).hexdigest()[:12]
+        configuration = b"".join(fragment.read_bytes() for fragment in fragments)
+        configuration += " ".join(variables).encode()
+        key = hashlib.sha256(configuration + version.encode()).hexdigest()[:12]
         place = cache / f"kernel-{version.partition('~')[0]}-{key}"
         if not (place / "done").exists():
             say(f"building {PACKAGE} {version} in {place} (a few minutes)")
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
-            build(apt.fetch(), place)
+            build(apt.fetch(), place, fragments, variables)
             (place / "done").touch()
     print(place / "build")
 
@@ -131,14 +141,14 @@ def mirror() -> str:
     return found[0]
 
 
-def build(tar: Path, place: Path) -> None:
+def build(tar: Path, place: Path, fragments: list[Path], variables: list[str]) -> None:
     source, target = place / "source", place / "build"
     source.mkdir()
     run("tar", "-xf", tar, "-C", source, "--strip-components=1")
-    make = ("make", "-s", "-C", source, f"O={target}")
+    make: list[str | Path] = ["make", "-s", "-C", source, f"O={target}", *variables]
     run(*make, "tinyconfig")
     merge = source / "scripts/kconfig/merge_config.sh"
-    run(merge, "-m", "-O", target, target / ".config", CONFIGURATION, folder=source)
+    run(merge, "-m", "-O", target, target / ".config", *fragments, folder=source)
     run(*make, "olddefconfig")
     run(*make, f"-j{len(os.sched_getaffinity(0)) + 1}", "vmlinux", "modules_prepare")
     for name in NOT_NEEDED:

@@ -90,7 +90,10 @@ class AgeingAllocator(PageAllocator):
     def free_many(self, pages: "list[int] | NDArray[np.uint32]") -> None:
         """Free so many pages, one after another."""
         front = self._front
-        if len(pages) < _MANY or len(front) + len(pages) <= _FRONT_HIGH:
+        if len(front) + len(pages) <= _FRONT_HIGH:
+            front += pages if isinstance(pages, list) else pages.tolist()
+            return
+        if len(pages) < _MANY:
             for pfn in pages if isinstance(pages, list) else pages.tolist():
                 self.free(pfn)
             return
@@ -131,25 +134,27 @@ class AgeingAllocator(PageAllocator):
         """As ``count`` times :meth:`folio`: runs (first region, regions), perhaps fewer."""
         runs: list[tuple[int, int]] = []
         nid = self._zones[0].nid
-        left = count
         for drained in (False, True):
-            if drained and left:
+            if drained:
                 self._drain(len(self._front))
             for zone in self._zones:
-                if left and (drained or zone.nid == nid):
-                    taken = zone.take_blocks(FOLIO_ORDER, left)
-                    runs += [(first // PAGES_PER_2M, regions) for first, regions in taken]
-                    left -= sum(regions for _, regions in taken)
+                if drained or zone.nid == nid:
+                    for first, regions in zone.take_blocks(FOLIO_ORDER, count):
+                        runs.append((first // PAGES_PER_2M, regions))
+                        count -= regions
+                    if not count:
+                        return runs
         return runs
 
     def free_folios(self, region: int, count: int = 1) -> None:
         """Free folios that follow one another, from ``region`` on."""
         first, end = region * PAGES_PER_2M, (region + count) * PAGES_PER_2M
-        while first < end:
-            # A run may go from one extent into the next, of another zone.
+        _low, high, zone = self._extent_at(first)
+        while high < end:  # the run goes on into the next extent, of another zone
+            zone.release(first, high)
+            first = high
             _low, high, zone = self._extent_at(first)
-            zone.release(first, min(end, high))
-            first = min(end, high)
+        zone.release(first, end)
 
     def pages_of_order(self, order: int) -> int:
         """2^order pages, aligned; 0 when there are none."""

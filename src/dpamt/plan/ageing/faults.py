@@ -33,12 +33,7 @@ class FaultPath(CountedPages):
             if not td.large[index] and (not td.table[index] or index in td.parts):
                 whole = most == PAGES_PER_2M
                 if whole and td.huge and not td.table[index] and not td.folio[index]:
-                    self._fault_fresh(td, own, index, at_2m)
-                    more = self._fresh_after(td, index, end // PAGES_PER_2M)
-                    if more and at_2m:
-                        page += self._fault_2m(td, own, index + 1, more) * PAGES_PER_2M
-                    elif more and self.plain:
-                        page += self._fault_4k(td, own, index + 1, more) * PAGES_PER_2M
+                    most *= self._fault_whole(td, own, index, end // PAGES_PER_2M, at_2m)
                 else:
                     self._fault_pages(td, own, index, slot, slot + most, at_2m and whole)
             elif td.table[index] and not td.folio[index]:
@@ -181,11 +176,23 @@ class FaultPath(CountedPages):
             self.free_pair(pool.pop(), pool.pop())
         return count
 
-    def _fault_fresh(self, td: Td, vcpu: Vcpu, index: int, at_2m: bool) -> None:
-        """A whole range without backing and without table, of a TD that gets folios.
+    def _fault_whole(self, td: Td, vcpu: Vcpu, index: int, end: int, at_2m: bool) -> int:
+        """Whole ranges of [index, end) from ``index`` on, of a TD that gets folios, the first one
+        without backing and without table: how many."""
+        done = 0
+        if td.upper_1g[index // RANGES_PER_1G]:
+            count = self._fresh_from(td, index, end)
+            if at_2m:
+                done = self._fault_2m(td, vcpu, index, count)
+            elif self.plain:
+                done = self._fault_4k(td, vcpu, index, count)
+        if not done:
+            self._fault_fresh(td, vcpu, index, at_2m)
+        return done or 1
 
-        At 4K: the first fault, the top-up of the second, and what the last one leaves.
-        """
+    def _fault_fresh(self, td: Td, vcpu: Vcpu, index: int, at_2m: bool) -> None:
+        """One such range.  At 4K: the first fault, the top-up of the second, and what the last one
+        leaves."""
         self.top_up(vcpu)
         region = self.allocator.folio()
         if not region:
@@ -203,13 +210,14 @@ class FaultPath(CountedPages):
         self.top_up(vcpu)
         self.free_pair(pool.pop(), pool.pop())
 
-    def _fresh_after(self, td: Td, index: int, end: int) -> int:
-        """Ranges after ``index`` without backing or table, below the same S-EPT page."""
+    def _fresh_from(self, td: Td, index: int, end: int) -> int:
+        """Ranges from ``index`` on without backing or table, below the same S-EPT page."""
         end = min(end, (index // RANGES_PER_1G + 1) * RANGES_PER_1G)
+        folio, table, parts = td.folio, td.table, td.parts
         at = index + 1
-        while at < end and not (td.folio[at] or td.table[at] or at in td.parts):
+        while at < end and not (folio[at] or table[at] or at in parts):
             at += 1
-        return at - index - 1
+        return at - index
 
     def _fault_2m(self, td: Td, vcpu: Vcpu, first: int, count: int) -> int:
         """Fresh ranges at 2M, below an S-EPT page that is there: how many of them.
@@ -217,12 +225,18 @@ class FaultPath(CountedPages):
         No such fault takes anything from the pools, so nothing happens but folios.
         """
         self.top_up(vcpu)
+        folio, large, all_large = td.folio, td.large, self.large
         at = first
         for region, regions in self.allocator.folios(count):
-            td.folio[at : at + regions] = array("I", range(region, region + regions))
-            td.large[at : at + regions] = b"\1" * regions
-            self.large[region : region + regions] = b"\1" * regions
-            at += regions
+            if regions == 1:
+                folio[at] = region
+                large[at] = all_large[region] = 1
+                at += 1
+                continue
+            end, end_region = at + regions, region + regions
+            folio[at:end] = array("I", range(region, end_region))
+            large[at:end] = all_large[region:end_region] = b"\1" * regions
+            at = end
         return at - first
 
     def _fault_4k(self, td: Td, vcpu: Vcpu, first: int, count: int) -> int:

@@ -200,6 +200,9 @@ class AgeingHost(FaultPath):
 
     def _zap_folios(self, td: Td, first: int, end: int) -> None:
         """Ranges wholly mapped, at 4K or 2M, or empty."""
+        if end - first == 1:
+            self._zap_folio(td, first)
+            return
         large = np.frombuffer(td.large, np.uint8)[first:end]
         folios = np.frombuffer(td.folio, np.uint32)[first:end]
         np.frombuffer(self.large, np.uint8)[folios[large != 0]] = 0
@@ -217,6 +220,14 @@ class AgeingHost(FaultPath):
         pairs[0::2] = np.frombuffer(self.pair_first, np.uint32)[regions]
         pairs[1::2] = np.frombuffer(self.pair_second, np.uint32)[regions]
         self.allocator.free_many(pairs)
+
+    def _zap_folio(self, td: Td, index: int) -> None:
+        """One such range."""
+        region = td.folio[index]
+        if td.large[index]:
+            self.large[region] = td.large[index] = 0
+        elif region:
+            self.put_pages(region, PAGES_PER_2M)
 
     def _zap_slots(self, td: Td, index: int, low: int, high: int) -> None:
         region = td.folio[index]
