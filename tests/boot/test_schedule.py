@@ -164,6 +164,20 @@ def test_who_waits_in_vain_is_let_go() -> None:
     assert follower.result.departure == "nobody came"
 
 
+def test_a_cpu_without_a_part_goes_as_it_comes() -> None:
+    follower = Follower(TWO, "v2")
+    guest = Guest(follower, [FIRST, SECOND])
+    stray = Request(7, 0, {"rax": AUG, "rcx": 0, "rdx": 0})
+    guest.arrive(0)
+    assert follower.take(stray) == [stray]
+    guest.arrive(1)
+    guest.arrive(1)
+    assert follower.take(stray) == [stray]
+    while guest.coming:
+        guest.arrive(min(guest.coming))
+    assert follower.result.is_same
+
+
 def test_code_that_announces_nothing_is_followed_by_its_seamcalls() -> None:
     assert points_of(TWO, announced=False) == [Point(0, LEAVES[AUG], AUG, "TDX_SUCCESS", 2)]
     follower = Follower(TWO, "kernel")

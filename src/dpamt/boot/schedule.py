@@ -157,7 +157,7 @@ class Follower:
             self._begun.add(cpu)
             self._waiting[cpu] = request
             return self._all() if len(self._begun) == self.result.cpus else []
-        if self._free or len(self._begun) < self.result.cpus or cpu in self._ended:
+        if self._free or cpu not in self._begun or cpu in self._ended:
             return [request]
         if not is_step(request) and request.registers["rax"] & RAX_LEAF_MASK not in self._leaves:
             return [request]
