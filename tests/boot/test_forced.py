@@ -50,10 +50,15 @@ def test_the_first_rule_that_fits_answers() -> None:
     ]
 
 
-def test_both_kinds_of_rule_on_one_command_line() -> None:
-    rules, forced = split_rules(
-        ["TDH.SYS.INIT:busy=SYS", "TDH.SYS.RD:answer=0x8000020000000000:nth=3"]
+def test_all_kinds_of_rule_on_one_command_line() -> None:
+    rules, forced, delays = split_rules(
+        [
+            "TDH.SYS.INIT:busy=SYS",
+            "TDH.SYS.RD:answer=0x8000020000000000:nth=3",
+            "TDH.SYS.RD:delay=4",
+        ]
     )
+    assert [rule.milliseconds for rule in delays] == [4]
     assert [rule.condition for rule in rules] == ["busy"]
     assert [(rule.status, rule.nth) for rule in forced] == [(0x8000020000000000, 3)]
 

@@ -3,7 +3,7 @@
     LEAF:answer=STATUS[:nth=N][:every=N][:times=N]     TDH.SYS.INIT:answer=TDX_OPERAND_BUSY
 
 STATUS is a name (``dpamt decode`` knows them all) or a number.  The module does not see such a
-call, and the registers stay as they were.  Any other rule is one of
+call, and the registers stay as they were.  Any other rule is one of :mod:`dpamt.boot.delays` or of
 :mod:`dpamt.module.injection_rules`.
 """
 
@@ -15,6 +15,7 @@ from typing import Final
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.registers import U64_MASK
 from dpamt.abi.status import STATUS_NAMES
+from dpamt.boot.delays import DELAY, DelayRule, parse_delay
 from dpamt.errors import InputError
 from dpamt.module.injection_rules import Rule, parse_rule
 
@@ -57,14 +58,21 @@ class Forced:
         return None
 
 
-def split_rules(lines: Sequence[str]) -> tuple[tuple[Rule, ...], tuple[ForcedRule, ...]]:
-    """Rules that make a condition true, and rules that dictate an answer.
+def split_rules(
+    lines: Sequence[str],
+) -> tuple[tuple[Rule, ...], tuple[ForcedRule, ...], tuple[DelayRule, ...]]:
+    """Rules that make a condition true, that dictate an answer, and that delay one.
 
-    Raises InputError for a line that is neither.
+    Raises InputError for a line that is none of them.
     """
     forced = [line for line in lines if f":{_ANSWER}" in line]
-    rules = [line for line in lines if line not in forced]
-    return tuple(map(parse_rule, rules)), tuple(map(parse_forced, forced))
+    delays = [line for line in lines if f":{DELAY}" in line and line not in forced]
+    rules = [line for line in lines if line not in forced and line not in delays]
+    return (
+        tuple(map(parse_rule, rules)),
+        tuple(map(parse_forced, forced)),
+        tuple(map(parse_delay, delays)),
+    )
 
 
 def parse_forced(text: str) -> ForcedRule:

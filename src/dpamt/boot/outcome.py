@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from dpamt.boot.call import Call
 from dpamt.boot.console import Complaint
+from dpamt.boot.delays import DelayRule
 from dpamt.boot.exerciser import Exercise, Told
 from dpamt.boot.forced import ForcedRule
 from dpamt.boot.hold import HoldRule
@@ -40,6 +41,7 @@ class BootOptions:
     release: str = "2.0.18"
     inject: tuple[Rule, ...] = ()
     forced: tuple[ForcedRule, ...] = ()
+    delays: tuple[DelayRule, ...] = ()
     hold: tuple[HoldRule, ...] = ()
     append: str = ""
     timeout: float = 120.0

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
 from dpamt.boot.answering import Answering
 from dpamt.boot.call import Recording
 from dpamt.boot.console import Console, complaints, plain_lines
+from dpamt.boot.delays import Delays
 from dpamt.boot.exerciser import Exercise, build_initrd, read_console
 from dpamt.boot.gdb import GdbTransport
 from dpamt.boot.guest_machine import machine_of
@@ -111,6 +112,9 @@ class _Session:
         self._image = image
         self._result = Booted(places, changes)
         self._holds = Holds(options.hold)
+        self._delays = Delays(options.delays)
+        self._late: list[tuple[float, Request]] = []
+        """Requests that are delayed, and until when."""
         self._follower: Follower | None = None
         if options.replay is not None and options.exercise is not None:
             self._follower = Follower(options.replay, options.exercise.parameters["design"])
@@ -181,7 +185,7 @@ class _Session:
         deadline = self._began + self._options.timeout
         told = looked = 0.0
         while not result.ended:
-            requests = self._transport.wait(_TICK)
+            requests = self._transport.wait(self._patience())
             now = monotonic()
             for request in requests:
                 self._asked[request.cpu] = now - self._began
@@ -189,6 +193,8 @@ class _Session:
                 self._take(request)
                 if result.ended:
                     break
+            if self._late:
+                self._take_late()
             if self._waiting:
                 self._let_go_held()
             follower = self._follower
@@ -258,6 +264,10 @@ class _Session:
             if not times:
                 result.findings.append(f"hold {rule.text}: no CPU came there")
         self._answering.take_stock()
+        result.injected += [
+            (rule.text, self._delays.seen[index], self._delays.hits[index])
+            for index, rule in enumerate(self._delays.rules)
+        ]
         if result.initialized is None:
             areas = pamt_areas(self._qemu.memory, self._kernel, self._image, result.tdmr_infos)
             result.pamt_kept = [area for area in areas if area.is_kept]
@@ -274,7 +284,32 @@ class _Session:
 
     # Requests.
 
+    def _patience(self) -> float:
+        """Seconds to wait for a request: until the next delayed one is due at most."""
+        due = min((when for when, _ in self._late), default=0.0)
+        return min(_TICK, max(due - monotonic(), 0.001)) if self._late else _TICK
+
     def _take(self, request: Request) -> None:
+        """A request that comes in: at once, or late."""
+        if self._delays.rules and request.site < RENDEZVOUS_SITE:
+            seconds = self._delays.seconds(request.registers["rax"] & RAX_LEAF_MASK)
+            if seconds and self._options.transport == GDB:
+                sleep(seconds)  # all CPUs stand still there, as at every call
+            elif seconds:
+                self._late.append((monotonic() + seconds, request))
+                return
+        self._admit(request)
+
+    def _take_late(self) -> None:
+        """Those whose time has come, in its order."""
+        now = monotonic()
+        due = sorted((late for late in self._late if late[0] <= now), key=lambda late: late[0])
+        self._late = [late for late in self._late if late[0] > now]
+        for _, request in due:
+            if not self._result.ended:
+                self._admit(request)
+
+    def _admit(self, request: Request) -> None:
         if self._follower is not None:
             self._moved = monotonic()
             for one in self._follower.take(request):

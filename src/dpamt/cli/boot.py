@@ -43,7 +43,7 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.report.progress import counting
 
     release_named(options.release)
-    rules, forced = split_rules(options.inject)
+    rules, forced, delays = split_rules(options.inject)
     memory = parse_size(options.memory)
     if memory < options.numa * _LEAST_BYTES:
         raise InputError(
@@ -70,6 +70,7 @@ def _boot(options: argparse.Namespace) -> int:
         replay=replay,
         inject=rules,
         forced=forced,
+        delays=delays,
         hold=tuple(parse_hold(rule, options.smp) for rule in options.hold),
         append=options.append,
         timeout=options.timeout,
@@ -170,8 +171,8 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="RULE",
-        help="SEAMCALLs that meet a held lock, an interrupt, or an answer of your choice, such as "
-        "TDH.SYS.INIT:answer=TDX_SYS_BUSY (docs/boot.md)",
+        help="SEAMCALLs that meet a held lock, an interrupt, an answer of your choice or a delay, "
+        "such as TDH.SYS.INIT:answer=TDX_SYS_BUSY (docs/boot.md)",
     )
     parser.add_argument(
         "--hold",

@@ -17,6 +17,7 @@ from dpamt.abi.leaves import (
 from dpamt.abi.tdmr import TdmrInfo
 from dpamt.boot import session
 from dpamt.boot.compare import differences, told_by_host, told_by_kernel
+from dpamt.boot.delays import parse_delay
 from dpamt.boot.forced import parse_forced
 from dpamt.boot.hold import parse_hold
 from dpamt.boot.outcome import DYNAMIC, GDB, INITIALIZED, MAILBOX, Booted
@@ -151,6 +152,26 @@ def test_no_entropy_is_tried_again(booted: Boot) -> None:
     found = booted(forced=(parse_forced("TDH.SYS.KEY.CONFIG:answer=TDX_RND_NO_ENTROPY:times=3"),))
     assert found.initialized is not None
     assert Counter(call.leaf for call in found.calls)[TDH_SYS_KEY_CONFIG] == 4
+
+
+@pytest.mark.parametrize("transport", [MAILBOX, GDB])
+def test_an_answer_comes_late(transport: str, booted: Boot) -> None:
+    rule = "TDH.SYS.C*:delay=300"
+    found = booted(delays=(parse_delay(rule),), transport=transport)
+    assert found.clean, (found.findings, found.complaints)
+    (late,) = (call for call in found.calls if call.leaf == TDH_SYS_CONFIG)
+    assert late.answered - late.asked >= 0.3
+    assert found.injected == [(rule, 1, 1)]
+
+
+def test_delays_by_chance_change_nothing_but_time(booted: Boot) -> None:
+    rule = "TDH.SYS.*:delay=20:share=0.02:seed=5"
+    found = booted(delays=(parse_delay(rule),))
+    assert found.clean, (found.findings, found.complaints)
+    ((_, seen, hits),) = found.injected
+    late = [call for call in found.calls if call.answered - call.asked >= 0.02]
+    assert 0 < hits <= len(late)
+    assert hits < seen / 10
 
 
 def test_a_cpu_is_held_until_the_other_has_called(booted: Boot) -> None:
