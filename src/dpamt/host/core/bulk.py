@@ -33,7 +33,10 @@ def may_get_run(kernel: Kernel) -> bool:
 
 def is_counted(kernel: Kernel, pfn: int) -> bool:
     """Whether a get in the region of ``pfn`` leaves the module alone."""
-    return not kernel.dynamic_pamt or kernel.pamt_refcounts.at(pfn // PAGES_PER_2M).load() > 0
+    if not kernel.dynamic_pamt:
+        return True
+    count = kernel.pamt_refcounts.at(pfn // PAGES_PER_2M).load()
+    return count > 0
 
 
 def get_run(kernel: Kernel, cpu: Cpu, pfn: int, pages: int, cache: PamtCache) -> None:
