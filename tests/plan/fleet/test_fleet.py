@@ -1,5 +1,6 @@
 """A fleet against its own laws, against hosts that age page by page, and against one process."""
 
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -147,6 +148,25 @@ def test_spilled_vms_come_back_in_order(
     assert sorted(vm for part in parts for vm in part) == expected
     assert [list(lives(path.read_bytes())) for path in spilled.paths] == parts
     assert spilled.vms == len(made)
+
+
+def test_memory_does_not_grow_with_the_batches_that_overlap(tmp_path: Path) -> None:
+    """Rows in any order: all batches are open at once, and no more rows of them than of a few."""
+    random = np.random.Generator(np.random.PCG64(1))
+    peaks = []
+    for count in (200, 1000):
+        made = [
+            (float(start), 60.0, 512, 2, 0.5) for start in random.integers(0, 9999, count * 500)
+        ]
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        (path,) = spill(batches(made, 400), [(0, 1)], folder, 1).paths
+        tracemalloc.start()
+        stream = lives(path)
+        assert [next(stream)[0] for _ in range(9)] == sorted(vm[0] for vm in made)[:9]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.6 * peaks[0]
 
 
 def test_a_fleet_sums_up_its_hosts(tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ from dpamt.plan.fleet.vms import SCHEMA
 Life = tuple[float, float, int, int, float]
 """Arrival and departure in seconds, 2M ranges, VCPUs, share at 2M."""
 
-_ROWS_AT_ONCE: Final = 1024
+_ROWS_AT_ONCE: Final = 1 << 16
+"""Of all batches that are merged; a file whose rows come in any order has them all overlap."""
+_LEAST_ROWS: Final = 8
+"""Of one batch."""
 _SPILLED: Final = pa.schema([field for field in SCHEMA if field.name != "host_type"])
 
 
@@ -106,12 +109,13 @@ def lives(source: Path | bytes) -> Iterator[Life]:
             while end < len(order) and bounds[order[end]][0] < until:
                 until = max(until, bounds[order[end]][1])
                 end += 1
-            streams = [_rows(batches[index]) for index in order[begin:end]]
+            rows = max(_LEAST_ROWS, _ROWS_AT_ONCE // (end - begin))
+            streams = [_rows(batches[index], rows) for index in order[begin:end]]
             yield from streams[0] if len(streams) == 1 else merge(*streams, key=itemgetter(0))
             begin = end
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[Life]:
-    for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-        part = batch.slice(start, _ROWS_AT_ONCE)
+def _rows(batch: pa.RecordBatch, at_once: int) -> Iterator[Life]:
+    for start in range(0, batch.num_rows, at_once):
+        part = batch.slice(start, at_once)
         yield from zip(*(column.to_pylist() for column in part.columns), strict=True)
