@@ -23,19 +23,7 @@ from dpamt.verify.automaton import CHOICE, MARK, Event, Start, Step, _enter, _Su
 from dpamt.verify.place import Places
 from dpamt.verify.programs import APART, Choices, Ground, get_use_put
 from dpamt.verify.properties import LIVELOCK, Property
-from dpamt.verify.setting import LOCKS, SEAMCALL, Setting, ThreadClass
-
-_ENTRY_LOCK_STEPS = frozenset(
-    {
-        "try_shared",
-        "try_exclusive",
-        "try_exclusive_guest",
-        "try_shared_guest",
-        "promote",
-        "release_shared",
-        "release_exclusive",
-    }
-)
+from dpamt.verify.setting import LOCK_STEPS, LOCKS, SEAMCALL, Setting, ThreadClass
 
 _PAGE = re.compile("page 0x[0-9a-f]+")
 
@@ -232,7 +220,7 @@ class Brute:
         if standing.leaf < 0:
             return True
         if self.granularity == LOCKS:
-            return step.method in _ENTRY_LOCK_STEPS
+            return step.method in LOCK_STEPS
         return self.granularity != SEAMCALL
 
     def ways(self, values: Values, number: int) -> list[Way]:

@@ -119,10 +119,7 @@ class Answering:
             result.injected = [
                 (one.rule.text, one.seen, one.hits) for one in self._injector.results
             ]
-        result.injected += [
-            (rule.text, self._forced.seen[index], self._forced.hits[index])
-            for index, rule in enumerate(self._forced.rules)
-        ]
+        result.injected += self._forced.results()
 
     def _wrong_now(self, before: tuple[int, ...], after: tuple[int, ...]) -> list[str]:
         """What is wrong in the module's tree: in the regions that the call names after each call,

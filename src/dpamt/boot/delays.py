@@ -12,6 +12,7 @@ from random import Random
 from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.boot.tally import Tally
 from dpamt.errors import InputError
 
 DELAY: Final = "delay="
@@ -34,13 +35,11 @@ class DelayRule:
     seed: int = 0
 
 
-class Delays:
+class Delays(Tally[DelayRule]):
     """The rules of one boot, and what came of them."""
 
     def __init__(self, rules: tuple[DelayRule, ...]) -> None:
-        self.rules = rules
-        self.seen = [0] * len(rules)
-        self.hits = [0] * len(rules)
+        super().__init__(rules)
         self._randoms = [Random(rule.seed) for rule in rules]
 
     def seconds(self, leaf: int) -> float:
@@ -48,15 +47,9 @@ class Delays:
         for index, rule in enumerate(self.rules):
             if leaf not in rule.leaves:
                 continue
-            self.seen[index] += 1
-            seen = self.seen[index]
             drawn = self._randoms[index].random() < rule.share
-            if rule.times and self.hits[index] >= rule.times:
-                continue
-            if not drawn or (rule.nth and seen != rule.nth) or (rule.every and seen % rule.every):
-                continue
-            self.hits[index] += 1
-            return rule.milliseconds / 1000
+            if self.is_hit(index, drawn):
+                return rule.milliseconds / 1000
         return 0.0
 
 

@@ -20,6 +20,7 @@ from dpamt.errors import InputError
 _SOURCES: Final = ("Kbuild", "exerciser.c", "exerciser.h", "pamt.c", "step.c", "td.c")
 _CALLED: Final = "__seamcall_ret"
 _KERNEL: Final = "kernel"
+_SYMVERS: Final = "vmlinux.symvers"
 _GET_AND_PUT: Final = frozenset(
     {"tdx_pamt_get", "tdx_pamt_put", "tdx_alloc_control_page", "tdx_free_control_page"}
 )
@@ -35,8 +36,8 @@ ANNOUNCING: Final = frozenset({"v2", "v5"})
 """The designs whose C code announces each step on what CPUs share, for a schedule to follow."""
 BUGS: Final = ("none", "put-too-many", "missing-get", "unlocked-count")
 _OWN_COUNTS: Final = "unlocked-count"
-"""The bug that can only be seeded into these designs."""
-_COUNTED_HERE: Final = (None, "merged", "v6")
+_COUNTED_HERE: Final = ("merged", "v6")
+"""The designs that bug can be seeded into."""
 _NUMBERS: Final = {
     "threads": 64,
     "rounds": 10_000_000,
@@ -79,7 +80,7 @@ def parse_exercise(text: str) -> Exercise:
             expected = ", ".join((*_WORDS, *_NUMBERS))
             raise InputError(f"{text}: option {name!r}; expected one of {expected}")
         given[name] = value
-    if given.get("bug") == _OWN_COUNTS and given.get("design") not in _COUNTED_HERE:
+    if given.get("bug") == _OWN_COUNTS and given.get("design", DESIGNS[0]) not in _COUNTED_HERE:
         raise InputError(f"{text}: bug={_OWN_COUNTS}; expected design=merged or v6 with it")
     offline = int(given.pop("offline", "-1"))
     return Exercise(text, mode, given, offline)
@@ -93,13 +94,13 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
     called = image.symbol(_CALLED)
     if called is None:
         raise InputError(f"{image.path}: no symbol {_CALLED!r}: CONFIG_INTEL_TDX_HOST is not set")
-    for needed in ("scripts/module.lds", "vmlinux.symvers"):
+    for needed in ("scripts/module.lds", _SYMVERS):
         if not (build / needed).exists():
             raise InputError(
                 f"{build}: no {needed}; expected a kernel's build tree after "
                 "'make vmlinux modules_prepare'"
             )
-    exported = exports(build / "vmlinux.symvers") >= _GET_AND_PUT
+    exported = _has_get_and_put(build)
     design = _design(exercise, exported)
     source = files("dpamt.boot") / "guest"
     module = folder / "module"
@@ -107,7 +108,7 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
     for name in _SOURCES:
         (module / name).write_bytes((source / name).read_bytes())
     (folder / "init.c").write_bytes((source / "init.c").read_bytes())
-    symbols = f"KBUILD_EXTRA_SYMBOLS={build / 'vmlinux.symvers'}"
+    symbols = f"KBUILD_EXTRA_SYMBOLS={build / _SYMVERS}"
     own = f"DPAMT_KERNEL_PAMT={'y' if exported else 'n'}"
     _run(["make", "-s", "-C", str(build), f"M={module}", symbols, own, "KBUILD_MODPOST_WARN=1"])
     init = folder / "init"
@@ -139,13 +140,17 @@ def exports(symvers: Path) -> frozenset[str]:
     return frozenset(line[1] for line in lines if len(line) > 1)
 
 
+def _has_get_and_put(build: Path) -> bool:
+    """Whether the kernel of a build tree exports its own."""
+    return exports(build / _SYMVERS) >= _GET_AND_PUT
+
+
 def design_to_replay(design: str, build: Path) -> str:
     """The C code that stands for a design of `dpamt verify`: the exerciser's own of that name, or
     the kernel's get and put.  Raises InputError where neither is there."""
     if design in (*ANNOUNCING, *_COUNTED_HERE):
         return design
-    symvers = build / "vmlinux.symvers"
-    if symvers.exists() and exports(symvers) >= _GET_AND_PUT:
+    if (build / _SYMVERS).exists() and _has_get_and_put(build):
         return _KERNEL
     raise InputError(
         f"design {design} is not in C here; expected {', '.join(sorted(ANNOUNCING))}, or a kernel "

@@ -16,6 +16,7 @@ from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.registers import U64_MASK
 from dpamt.abi.status import STATUS_NAMES
 from dpamt.boot.delays import DELAY, DelayRule, parse_delay
+from dpamt.boot.tally import Tally
 from dpamt.errors import InputError
 from dpamt.module.injection_rules import Rule, parse_rule
 
@@ -34,27 +35,14 @@ class ForcedRule:
     times: int = 0
 
 
-class Forced:
+class Forced(Tally[ForcedRule]):
     """The rules of one boot, and what came of them."""
-
-    def __init__(self, rules: tuple[ForcedRule, ...]) -> None:
-        self.rules = rules
-        self.seen = [0] * len(rules)
-        self.hits = [0] * len(rules)
 
     def status(self, leaf: int) -> int | None:
         """The status that a rule dictates for this call of a leaf; None when none does."""
         for index, rule in enumerate(self.rules):
-            if rule.leaf != leaf:
-                continue
-            self.seen[index] += 1
-            if rule.times and self.hits[index] >= rule.times:
-                continue
-            seen = self.seen[index]
-            if (rule.nth and seen != rule.nth) or (rule.every and seen % rule.every):
-                continue
-            self.hits[index] += 1
-            return rule.status
+            if rule.leaf == leaf and self.is_hit(index):
+                return rule.status
         return None
 
 

@@ -264,10 +264,7 @@ class _Session:
             if not times:
                 result.findings.append(f"hold {rule.text}: no CPU came there")
         self._answering.take_stock()
-        result.injected += [
-            (rule.text, self._delays.seen[index], self._delays.hits[index])
-            for index, rule in enumerate(self._delays.rules)
-        ]
+        result.injected += self._delays.results()
         if result.initialized is None:
             areas = pamt_areas(self._qemu.memory, self._kernel, self._image, result.tdmr_infos)
             result.pamt_kept = [area for area in areas if area.is_kept]
@@ -286,8 +283,10 @@ class _Session:
 
     def _patience(self) -> float:
         """Seconds to wait for a request: until the next delayed one is due at most."""
-        due = min((when for when, _ in self._late), default=0.0)
-        return min(_TICK, max(due - monotonic(), 0.001)) if self._late else _TICK
+        if not self._late:
+            return _TICK
+        due = min(when for when, _ in self._late)
+        return min(_TICK, max(due - monotonic(), 0.001))
 
     def _take(self, request: Request) -> None:
         """A request that comes in: at once, or late."""
@@ -409,7 +408,7 @@ class _Session:
         """What a CPU that waits for its answer asks."""
         if request.site >= RENDEZVOUS_SITE:
             return "held at a rendezvous"
-        if is_step(request):
+        if self._follower is not None and is_step(request):
             return "held before its next step"
         leaf = request.registers["rax"] & RAX_LEAF_MASK
         return LEAF_NAMES.get(leaf, f"leaf {leaf}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dpamt.boot.exerciser import parse_exercise
 from dpamt.boot.outcome import DYNAMIC, Booted
 from dpamt.boot.schedule import exercise_of
 from dpamt.cli.main import main
@@ -77,8 +78,6 @@ def test_code_without_the_race_departs(
 
 def test_hammered_without_a_schedule_v2_fails_by_luck_or_not(booted: Boot, build: Path) -> None:
     """Whatever comes of it is told by name, and the run ends."""
-    from dpamt.boot.exerciser import parse_exercise
-
     exercise = parse_exercise("hammer:design=v2:threads=2:rounds=2000:use-every=50")
     came = booted(exercise=exercise, cpus=2, pamt=DYNAMIC, build=build, timeout=120.0)
     assert came.ended == "reboot"

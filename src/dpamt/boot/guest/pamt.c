@@ -87,6 +87,19 @@ static void warn_once(bool *warned, const char *what, unsigned long pfn, u64 sta
 		pr_warn(DPAMT "warn %s pfn 0x%lx status 0x%llx\n", what, pfn, status);
 }
 
+static int alloc_pair(struct page **first, struct page **second)
+{
+	*first = alloc_page(GFP_KERNEL);
+	*second = alloc_page(GFP_KERNEL);
+	if (*first && *second)
+		return 0;
+	if (*first)
+		__free_page(*first);
+	if (*second)
+		__free_page(*second);
+	return -ENOMEM;
+}
+
 /* Under the lock: install a pair, or count one more; 1 when the pages were used. */
 static int add_locked(unsigned long pfn, struct page *first, struct page *second, u64 *status)
 {
@@ -154,15 +167,8 @@ static int optimistic_get(unsigned long pfn)
 		pr_warn_once(DPAMT "negative count pfn 0x%lx\n", pfn);
 	if (shared_inc_not_zero(count))
 		return 0;
-	first = alloc_page(GFP_KERNEL);
-	second = alloc_page(GFP_KERNEL);
-	if (!first || !second) {
-		if (first)
-			__free_page(first);
-		if (second)
-			__free_page(second);
+	if (alloc_pair(&first, &second))
 		return -ENOMEM;
-	}
 	shared_lock();
 	seen = shared_load(count);
 	if (seen) {
@@ -244,15 +250,8 @@ int pamt_get(unsigned long pfn)
 		return 0;
 	}
 
-	first = alloc_page(GFP_KERNEL);
-	second = alloc_page(GFP_KERNEL);
-	if (!first || !second) {
-		if (first)
-			__free_page(first);
-		if (second)
-			__free_page(second);
+	if (alloc_pair(&first, &second))
 		return -ENOMEM;
-	}
 	spin_lock(&pamt_lock);
 	used = add_locked(pfn, first, second, &status);
 	spin_unlock(&pamt_lock);

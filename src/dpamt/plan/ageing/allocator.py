@@ -132,18 +132,24 @@ class AgeingAllocator(PageAllocator):
 
     def folios(self, count: int) -> list[tuple[int, int]]:
         """As ``count`` times :meth:`folio`: runs (first region, regions), perhaps fewer."""
+        runs = self._folios_at_hand(count)
+        left = count - sum(regions for _, regions in runs)
+        if left:
+            self._drain(len(self._front))
+            runs += self._folios_at_hand(left, anywhere=True)
+        return runs
+
+    def _folios_at_hand(self, count: int, anywhere: bool = False) -> list[tuple[int, int]]:
+        """Such runs without a drain, of the first node or ``anywhere``."""
         runs: list[tuple[int, int]] = []
         nid = self._zones[0].nid
-        for drained in (False, True):
-            if drained:
-                self._drain(len(self._front))
-            for zone in self._zones:
-                if drained or zone.nid == nid:
-                    for first, regions in zone.take_blocks(FOLIO_ORDER, count):
-                        runs.append((first // PAGES_PER_2M, regions))
-                        count -= regions
-                    if not count:
-                        return runs
+        for zone in self._zones:
+            if anywhere or zone.nid == nid:
+                for first, regions in zone.take_blocks(FOLIO_ORDER, count):
+                    runs.append((first // PAGES_PER_2M, regions))
+                    count -= regions
+                if not count:
+                    break
         return runs
 
     def free_folios(self, region: int, count: int = 1) -> None:
@@ -183,14 +189,7 @@ class AgeingAllocator(PageAllocator):
         if len(front) > _FRONT_HIGH - 4:
             return front, []
         count = min(ranges, (len(front) - _FIRST_RANGE_PAGES) // _NEXT_RANGE_PAGES)
-        runs: list[tuple[int, int]] = []
-        nid = self._zones[0].nid
-        for zone in self._zones:
-            if zone.nid == nid and count > 0:
-                taken = zone.take_blocks(FOLIO_ORDER, count)
-                runs += [(first // PAGES_PER_2M, regions) for first, regions in taken]
-                count -= sum(regions for _, regions in taken)
-        return front, runs
+        return front, self._folios_at_hand(count) if count > 0 else []
 
 
 def _falls(front: list[int], count: int) -> bool:
