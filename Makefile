@@ -52,7 +52,7 @@ mutants: $(VENV)/.ready-mutants
 	$(BIN)/python -m tests.mutants
 
 docs: $(VENV)/.ready-docs
-	$(BIN)/python -m dpamt.run.schema > docs/scenario.md
+	$(BIN)/python -m dpamt.run.schema_text > docs/scenario.md
 	$(BIN)/python -m dpamt.report.leaf_pages docs/leaves
 	$(BIN)/python -m dpamt.report.hazard_page > docs/hazards.md
 	$(BIN)/python docs/pictures/draw.py

@@ -49,6 +49,57 @@ def test_a_room_imports_only_rooms_below(room: str) -> None:
     assert above == {}
 
 
+VERIFY = (
+    {"learn"},
+    {"programs", "properties"},
+    {"explore"},
+    {"evidence", "asked"},
+    {"cluster"},
+    {"verdict"},
+    {"races", "costs"},
+)
+"""The rooms and files of verify/, from below; rooms of one floor may import each other."""
+
+
+def needed_by(file: Path) -> set[str]:
+    """The modules that a file imports to run; those that only types need are left out."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return {
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+    }
+
+
+def test_rooms_of_verify_import_only_those_below() -> None:
+    for level, floor in enumerate(VERIFY):
+        known = set().union(*VERIFY[: level + 1])
+        for room in floor:
+            path = PACKAGE / "verify" / room
+            for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
+                needed = {n.split(".")[2] for n in needed_by(file) if n.startswith("dpamt.verify.")}
+                assert needed <= known, (file, needed - known)
+
+
+def test_no_two_files_import_each_other() -> None:
+    imports = {
+        ".".join(("dpamt", *file.relative_to(PACKAGE).with_suffix("").parts)): needed_by(file)
+        for file in PACKAGE.rglob("*.py")
+    }
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        if name not in done:
+            for other in sorted(imports.get(name, set())):
+                walk(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(imports):
+        walk(name, ())
+
+
 def test_the_host_does_not_know_the_module() -> None:
     """The wall is the SEAMCALL: neither side imports the other."""
     assert "module" not in imports_of("host")

@@ -14,9 +14,9 @@ from playwright.sync_api import Browser
 from dpamt.host.designs.load import load_design
 from dpamt.report.verify_html import html_page
 from dpamt.report.verify_perfetto import perfetto_trace
-from dpamt.verify.counterexample import Counterexample
-from dpamt.verify.programs import regions
-from dpamt.verify.properties import properties
+from dpamt.verify.evidence.counterexample import Counterexample
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.properties.named import properties
 from dpamt.verify.verdict import verify
 
 from .browser import DESK, PHONE, fits_its_width, opened, started

@@ -9,7 +9,8 @@ import pytest
 from dpamt.host.designs import merged
 from dpamt.host.designs.load import load_design
 from dpamt.report.verify_text import designs_text, nearest, suite_text
-from dpamt.verify.certificate import Asked, Tried, confirm, prepare
+from dpamt.verify.asked import Asked, prepare
+from dpamt.verify.evidence.certificate import Tried, confirm
 from dpamt.verify.verdict import verify
 from tests.cli.command import dpamt
 

@@ -19,11 +19,11 @@ from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, WAITS, Address
 from dpamt.sync.shared import Snapshot
 from dpamt.sync.shared_exclusive import SharedExclusiveLock
-from dpamt.verify.automaton import CHOICE, MARK, Event, Start, Step, _enter, _Suspended
-from dpamt.verify.place import Places
-from dpamt.verify.programs import APART, Choices, Ground, get_use_put
-from dpamt.verify.properties import LIVELOCK, Property
-from dpamt.verify.setting import LOCK_STEPS, LOCKS, SEAMCALL, Setting, ThreadClass
+from dpamt.verify.learn.automaton import CHOICE, MARK, Event, Start, Step, _enter, _Suspended
+from dpamt.verify.learn.control_point import Places
+from dpamt.verify.programs.get_put import APART, Choices, Ground, get_use_put
+from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Setting, ThreadClass
+from dpamt.verify.properties.named import LIVELOCK, Property
 
 _PAGE = re.compile("page 0x[0-9a-f]+")
 

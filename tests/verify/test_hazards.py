@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 
 from dpamt.host.designs.load import SHIPPED, load_design
-from dpamt.verify.properties import (
+from dpamt.verify.programs.suite import DEMOTE_WITHOUT_LOCK, SUITE, Trial, trials_of
+from dpamt.verify.properties.named import (
     AT_REST,
     BAD_REMOVE,
     BUSY,
@@ -18,7 +19,6 @@ from dpamt.verify.properties import (
     PROPERTY_NAMES,
     properties,
 )
-from dpamt.verify.suite import DEMOTE_WITHOUT_LOCK, SUITE, Trial, trials_of
 from dpamt.verify.verdict import Verdict, verify
 
 TRIALS = {trial.name: trial for trial in (*SUITE, DEMOTE_WITHOUT_LOCK)}

@@ -12,8 +12,9 @@ from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.page_cache import PamtCache
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
-from dpamt.verify.programs import APART, CROSSED, Choices, regions
-from dpamt.verify.properties import (
+from dpamt.verify.programs.get_put import APART, CROSSED, Choices, regions
+from dpamt.verify.programs.problem import SEAMCALL, Setting
+from dpamt.verify.properties.named import (
     AT_REST,
     BAD_REMOVE,
     DEADLOCK,
@@ -24,7 +25,6 @@ from dpamt.verify.properties import (
     MISSING,
     properties,
 )
-from dpamt.verify.setting import SEAMCALL, Setting
 from dpamt.verify.verdict import verify
 
 DESIGNS: Final = Path(dpamt.__file__).parent / "host" / "designs"

@@ -101,7 +101,7 @@ def _replay(options: argparse.Namespace) -> "tuple[Mapping[str, Any], Exercise, 
     from dpamt.boot.exerciser import design_to_replay
     from dpamt.boot.schedule import exercise_of
     from dpamt.errors import InputError
-    from dpamt.verify.certificate import read, trials
+    from dpamt.verify.evidence.certificate import read, trials
 
     for name in ("exercise", "hold", "initrd", "kernel"):
         if getattr(options, name):

@@ -21,7 +21,7 @@ def _conform(options: argparse.Namespace) -> int:
     from dpamt.report.progress import watching
     from dpamt.trace.vector_file import Race, Scenario, read_vector_file
     from dpamt.trace.vectors import RECORDED_RELEASE, replay_all
-    from dpamt.verify.races import replay_races
+    from dpamt.verify.races.explored import replay_races
 
     release = release_named(options.release or RECORDED_RELEASE).name
     # All files are read before any is replayed: what is wrong with one is told at once.

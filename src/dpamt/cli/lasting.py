@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from types import FrameType
 
-    from dpamt.verify.certificate import Asked
-    from dpamt.verify.checkpoint import Kept
-    from dpamt.verify.judging import Found
-    from dpamt.verify.search import Search
-    from dpamt.verify.shards import Team
+    from dpamt.verify.asked import Asked
+    from dpamt.verify.cluster.coordinator import Team
+    from dpamt.verify.evidence.checkpoint import Kept
+    from dpamt.verify.explore.judging import Found
+    from dpamt.verify.explore.search import Search
 
 EVERY_SECONDS: Final = 60.0
 
@@ -33,7 +33,7 @@ def lasting(
             _keep(options.checkpoint, search, asked)
         if kept is None:
             return None
-        from dpamt.verify.checkpoint import take_up
+        from dpamt.verify.evidence.checkpoint import take_up
 
         return take_up(kept, search)
 
@@ -52,12 +52,12 @@ def team_of(options: argparse.Namespace, asked: "Asked") -> "Iterator[Team | Non
     from dataclasses import asdict
 
     if options.ray:
-        from dpamt.verify.ray_team import RayTeam
+        from dpamt.verify.cluster.ray_team import RayTeam
 
         with RayTeam(options.ray, options.jobs, asdict(asked)) as cluster:
             yield cluster
     else:
-        from dpamt.verify.team import Processes
+        from dpamt.verify.cluster.processes import Processes
 
         with Processes(options.jobs, asdict(asked)) as processes:
             yield processes
@@ -67,7 +67,7 @@ def _keep(path: str, search: "Search", asked: "Asked") -> None:
     """Write the file every so often and when the search is stopped; the first Ctrl-C stops it."""
     from dataclasses import asdict
 
-    from dpamt.verify.checkpoint import keep
+    from dpamt.verify.evidence.checkpoint import keep
 
     question = asdict(asked)
     last = monotonic()

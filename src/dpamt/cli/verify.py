@@ -8,9 +8,10 @@ from dpamt.cli.verify_options import options_of
 if TYPE_CHECKING:
     from dpamt.host.designs.base import Design
     from dpamt.report.progress import Watch
-    from dpamt.verify.certificate import Asked, Tried
-    from dpamt.verify.checkpoint import Kept
-    from dpamt.verify.counterexample import Counterexample
+    from dpamt.verify.asked import Asked
+    from dpamt.verify.evidence.certificate import Tried
+    from dpamt.verify.evidence.checkpoint import Kept
+    from dpamt.verify.evidence.counterexample import Counterexample
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +30,7 @@ def _verify(options: argparse.Namespace) -> int:
     from dpamt.cli.output import write_file, write_text
     from dpamt.report.progress import watching
     from dpamt.report.verify_text import designs_text, nearest, suite_text
-    from dpamt.verify.certificate import document, refined
+    from dpamt.verify.evidence.certificate import document, refined
 
     results: dict[str, list[Tried]] = {}
     designs = {} if options.resume else _designs(options)
@@ -81,9 +82,9 @@ def _tried(
     name: str, design: "Design", options: argparse.Namespace, watch: "Watch | None"
 ) -> "list[Tried]":
     """The trials of one design."""
-    from dpamt.verify.certificate import Asked
-    from dpamt.verify.setting import SEAMCALL, WORDS
-    from dpamt.verify.suite import trials_of
+    from dpamt.verify.asked import Asked
+    from dpamt.verify.programs.problem import SEAMCALL, WORDS
+    from dpamt.verify.programs.suite import trials_of
 
     def asked(trial: str, cpus: tuple[int, ...], granularity: str) -> Asked:
         return Asked(
@@ -122,8 +123,8 @@ def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "dict[str, l
 
     from dpamt.errors import InputError
     from dpamt.host.designs.load import load_design
-    from dpamt.verify.certificate import asked_of
-    from dpamt.verify.checkpoint import read
+    from dpamt.verify.asked import asked_of
+    from dpamt.verify.evidence.checkpoint import read
 
     kept = read(options.resume)
     try:
@@ -141,7 +142,7 @@ def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "dict[str, l
 
 def _unknown_trial(name: str, design: "Design") -> Exception:
     from dpamt.errors import InputError
-    from dpamt.verify.suite import trials_of
+    from dpamt.verify.programs.suite import trials_of
 
     known = ", ".join(f'"{trial.name}"' for trial in trials_of(design, True))
     return InputError(f"--trial {name!r}: expected one of {known}")
@@ -155,8 +156,9 @@ def _search(
     kept: "Kept | None" = None,
 ) -> "Tried":
     from dpamt.cli.lasting import lasting, team_of
-    from dpamt.verify.certificate import Tried, confirm, prepare
-    from dpamt.verify.search import Progress
+    from dpamt.verify.asked import prepare
+    from dpamt.verify.evidence.certificate import Tried, confirm
+    from dpamt.verify.explore.search import Progress
     from dpamt.verify.verdict import verify
 
     trial, judges = prepare(asked, design)
@@ -178,7 +180,7 @@ def _check(options: argparse.Namespace) -> int:
     from dpamt.cli.output import write_text
     from dpamt.host.designs.load import load_design
     from dpamt.report.progress import watching
-    from dpamt.verify.certificate import differences, read, trials
+    from dpamt.verify.evidence.certificate import differences, read, trials
 
     kept = read(options.check)
     lines = []
@@ -206,9 +208,10 @@ def _replay(options: argparse.Namespace) -> int:
     from dpamt.errors import InputError
     from dpamt.host.designs.load import load_design
     from dpamt.report.verify_text import replay_text
-    from dpamt.verify.certificate import prepare, read, trials
-    from dpamt.verify.counterexample import from_json
-    from dpamt.verify.replay import replay
+    from dpamt.verify.asked import prepare
+    from dpamt.verify.evidence.certificate import read, trials
+    from dpamt.verify.evidence.counterexample import from_json
+    from dpamt.verify.evidence.replay import replay
 
     again = False
     shown: Counterexample | None = None

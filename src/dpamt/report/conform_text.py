@@ -9,7 +9,7 @@ from dpamt.report.run_text import paragraph
 from dpamt.trace.decode import decode_status
 from dpamt.trace.vector_file import VectorFile
 from dpamt.trace.vectors import Answer, CallDifference, Replay
-from dpamt.verify.races import RaceReplay
+from dpamt.verify.races.explored import RaceReplay
 
 JSON_FORMAT: Final = 2
 

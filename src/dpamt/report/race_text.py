@@ -7,8 +7,8 @@ from typing import Any, Final
 from dpamt.report.run_text import paragraph
 from dpamt.report.verify_text import side_by_side
 from dpamt.trace.decode import decode_status
-from dpamt.verify.race_outcomes import End, Left, Outcome
-from dpamt.verify.races import BENCH_SWITCHES, Beyond, RaceReplay
+from dpamt.verify.races.explored import BENCH_SWITCHES, Beyond, RaceReplay
+from dpamt.verify.races.outcomes import End, Left, Outcome
 
 _SHOWN: Final = 4
 """Further outcomes of one race whose schedules are printed."""

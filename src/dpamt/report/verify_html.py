@@ -6,8 +6,8 @@ from importlib.resources import files
 from typing import Any
 
 from dpamt.report.verify_text import operation
-from dpamt.verify.automaton import CHOICE, MARK
-from dpamt.verify.counterexample import Counterexample, StepTold
+from dpamt.verify.evidence.counterexample import Counterexample, StepTold
+from dpamt.verify.learn.automaton import CHOICE, MARK
 
 
 def html_page(found: Counterexample) -> str:

@@ -4,8 +4,8 @@ import json
 from typing import Any, Final
 
 from dpamt.report.verify_text import operation
-from dpamt.verify.automaton import CHOICE, MARK
-from dpamt.verify.counterexample import Counterexample, StepTold
+from dpamt.verify.evidence.counterexample import Counterexample, StepTold
+from dpamt.verify.learn.automaton import CHOICE, MARK
 
 _PROCESS: Final = 1
 _STEP: Final = 10

@@ -5,14 +5,14 @@ from itertools import pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
-from dpamt.verify.automaton import CHOICE, MARK
-from dpamt.verify.certificate import SAME, Tried
-from dpamt.verify.counterexample import Counterexample, StepTold
-from dpamt.verify.properties import PROPERTY_NAMES
-from dpamt.verify.refine import FOUND
+from dpamt.verify.evidence.certificate import SAME, Tried
+from dpamt.verify.evidence.counterexample import Counterexample, StepTold
+from dpamt.verify.evidence.refine import FOUND
+from dpamt.verify.learn.automaton import CHOICE, MARK
+from dpamt.verify.properties.named import PROPERTY_NAMES
 
 if TYPE_CHECKING:
-    from dpamt.verify.replay import Replayed
+    from dpamt.verify.evidence.replay import Replayed
 
 _WIDTH: Final = 80
 _COLUMN_GAP: Final = 2

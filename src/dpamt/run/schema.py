@@ -309,9 +309,3 @@ STEPS: Final = {
     "crash": "The process that owns the TD dies; the kernel tears the TD down.",
 }
 """What each step does."""
-
-
-if __name__ == "__main__":
-    from dpamt.run.schema_text import main
-
-    main()

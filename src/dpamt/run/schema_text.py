@@ -13,7 +13,7 @@ A scenario is a TOML file: a host, the sides to compare, groups of TDs, and what
     dpamt run my.toml
     dpamt run                        # the scenario that comes with dpamt
 
-<!-- Made by `python -m dpamt.run.schema`; change the table in src/dpamt/run/schema.py. -->
+<!-- Made by `python -m dpamt.run.schema_text`; change the table in src/dpamt/run/schema.py. -->
 
 ```toml
 title = "One TD, split and gone"
@@ -86,3 +86,7 @@ def _default(field: Field) -> str:
     if field.kind == "size":
         return f"`{size_text(field.default)}`"
     return f"`{shown(field.default)}`"
+
+
+if __name__ == "__main__":
+    main()

@@ -22,9 +22,9 @@ from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.host.designs.base import Design
 from dpamt.sync.observed import UNLOCKS, WAITS, Address
-from dpamt.verify.automaton import MARK
-from dpamt.verify.programs import APART, Ground
-from dpamt.verify.values import do_step
+from dpamt.verify.learn.automaton import MARK
+from dpamt.verify.learn.values import do_step
+from dpamt.verify.programs.get_put import APART, Ground
 
 PAGES_PLAYED: Final = 16_384
 """Pages that each VCPU faults in a simulation; counts are scaled up to the whole TD from there."""

@@ -1,22 +1,24 @@
 """A verification from its setting to its verdict: the search, its counterexamples, its bounds."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import CodeType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from dpamt.verify.automaton import Automaton
-from dpamt.verify.counterexample import Counterexample, counterexample
-from dpamt.verify.properties import Property
-from dpamt.verify.search import BOUND, FAILS, HOLDS, Found, Progress, Search
-from dpamt.verify.setting import SEAMCALL, Setting
-
-if TYPE_CHECKING:
-    from dpamt.verify.shards import Team
-
-MOST_STATES: Final = 5_000_000
-"""A search of more states than this stops unfinished, unless it is told otherwise."""
+from dpamt.verify.cluster.coordinator import Team, sharded_search
+from dpamt.verify.evidence.code_hash import code_hash
+from dpamt.verify.evidence.counterexample import Counterexample, counterexample
+from dpamt.verify.explore.search import (
+    BOUND,
+    FAILS,
+    HOLDS,
+    MOST_STATES,
+    Found,
+    Progress,
+    Search,
+    search_of,
+)
+from dpamt.verify.programs.problem import SEAMCALL, Setting
+from dpamt.verify.properties.named import Property
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def verify(
     most_states: int = MOST_STATES,
     progress: Callable[[Progress], None] | None = None,
     ready: Callable[[Search], Found | None] | None = None,
-    team: "Team | None" = None,
+    team: Team | None = None,
 ) -> Verdict:
     """Search every interleaving of the setting's threads; at most ``most_states`` states.
 
@@ -78,31 +80,12 @@ def verify(
     may take up a search that was kept, and returns what that had found.  With a ``team`` its shards
     keep and expand the states.
     """
-    search = search_of(setting, properties, granularity, most_states, progress, team)
+    if team is None:
+        search = search_of(setting, properties, granularity, most_states, progress)
+    else:
+        search = sharded_search(team, setting, properties, granularity, most_states, progress)
     found = search.explore(ready(search) if ready is not None else None)
     return verdict_of(search, found)
-
-
-def search_of(
-    setting: Setting,
-    properties: tuple[Property, ...],
-    granularity: str,
-    most_states: int = MOST_STATES,
-    progress: Callable[[Progress], None] | None = None,
-    team: "Team | None" = None,
-) -> Search:
-    """The search over a setting, not yet begun."""
-    automata = tuple(
-        Automaton(kind.name, kind.start, setting.recorder, setting.shared.watch)
-        for kind in setting.classes
-    )
-    if team is None:
-        return Search(setting, automata, properties, granularity, most_states, progress)
-    from dpamt.verify.shards import ShardedSearch
-
-    sharded = ShardedSearch(setting, automata, properties, granularity, most_states, progress)
-    sharded.team = team
-    return sharded
 
 
 def verdict_of(search: Search, found: Found) -> Verdict:
@@ -136,25 +119,3 @@ def _covered(found: Found) -> str:
         f"{found.stopped}: {found.states:,} states seen, every one that {found.depth:,} moves of "
         f"a CPU lead to, and some of those that {found.depth + 1:,} lead to"
     )
-
-
-def code_hash(automata: tuple[Automaton, ...]) -> str:
-    """SHA-256 over the names and bytecode of every function that stood on a thread's stack."""
-    codes = {}
-    for automaton in automata:
-        for code in automaton.codes():
-            codes[code.co_qualname, code.co_filename, code.co_firstlineno] = code
-    digest = hashlib.sha256()
-    for name in sorted(codes):
-        code = codes[name]
-        digest.update(repr((code.co_qualname, code.co_names, code.co_varnames)).encode())
-        digest.update(code.co_code)
-        digest.update(repr([_constant(value) for value in code.co_consts]).encode())
-    return digest.hexdigest()
-
-
-def _constant(value: object) -> str:
-    """A constant of a function so that it is the same in every process."""
-    if isinstance(value, CodeType):
-        return value.co_qualname
-    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)

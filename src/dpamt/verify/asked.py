@@ -1,0 +1,70 @@
+"""What a search is asked, as plain values: enough to ask it again, in another process too."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dpamt.errors import InputError
+from dpamt.host.designs.base import Design
+from dpamt.verify.programs.get_put import PLACEMENTS, Choices, regions
+from dpamt.verify.programs.problem import GRANULARITIES
+from dpamt.verify.programs.suite import SUITE, Trial
+from dpamt.verify.properties.from_file import load_properties, properties_of, with_custom
+from dpamt.verify.properties.named import Property, properties
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one search was asked: enough to ask it again."""
+
+    design: str
+    """Name or path, as given."""
+    trial: str
+    """Name of a trial of the suite; empty: the CPUs that follow."""
+    cpus: tuple[int, ...]
+    """CPUs by region."""
+    pairs: str
+    failures: int
+    granularity: str
+    most_states: int
+    property_file: str = ""
+
+    def trial_of(self) -> Trial:
+        """The trial that is meant.  Raises InputError when there is no such trial."""
+        if self.trial:
+            for trial in SUITE:
+                if trial.name == self.trial:
+                    return trial
+            known = ", ".join(f'"{trial.name}"' for trial in SUITE)
+            raise InputError(f"trial {self.trial!r}: expected one of {known}")
+        cpus, pairs = self.cpus, self.pairs
+        choices = Choices(self.failures) if self.failures else None
+        return Trial(
+            "+".join(map(str, cpus)) + (" CPUs" if sum(cpus) > 1 else " CPU"),
+            "get, use, put; CPUs by region",
+            self.granularity,
+            lambda design: regions(design, cpus, pairs, choices),
+        )
+
+
+def prepare(asked: Asked, design: Design) -> tuple[Trial, tuple[Property, ...]]:
+    """The trial and the properties of a search, a user's own among them."""
+    trial = asked.trial_of()
+    judges = properties(design.tolerated)
+    if not asked.property_file:
+        return trial, judges
+    custom = load_properties(asked.property_file)
+    make = trial.make
+    asking = trial._replace(make=lambda design: with_custom(make(design), custom))
+    return asking, (*judges, *properties_of(custom))
+
+
+def asked_of(kept: Mapping[str, Any]) -> Asked:
+    """What was asked, from its plain values.  Raises TypeError, KeyError or ValueError."""
+    names = {field.name for field in fields(Asked)}
+    asked = Asked(**{**{name: kept[name] for name in names}, "cpus": tuple(kept["cpus"])})
+    if asked.granularity not in GRANULARITIES or asked.pairs not in PLACEMENTS:
+        raise ValueError("granularity or pairs")
+    if not all(isinstance(n, int) and 1 <= n <= 16 for n in asked.cpus):
+        raise ValueError("cpus")
+    return asked

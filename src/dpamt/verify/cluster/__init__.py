@@ -1,0 +1,1 @@
+"""A search over several processes or machines: coordinator, workers, how they are joined."""

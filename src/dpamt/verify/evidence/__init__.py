@@ -1,0 +1,1 @@
+"""What a verdict leaves behind: counterexamples, replays, certificates, kept searches."""

@@ -1,0 +1,228 @@
+"""A search kept in a file as it stands, and taken up again: same numbers, same verdict.
+
+The file is a zip archive: ``search.json`` says what was asked and what was found so far, the
+``.txt`` members hold what was learned, one Python literal a line, the ``.bin`` members the states
+and edges.  Nothing in it is run.  The automata are learned again from the code of now by the
+histories of their nodes, in order; so a node that is not where it was tells that the code has
+changed.
+"""
+
+import hashlib
+import json
+import sys
+import zipfile
+from array import array
+from ast import literal_eval
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dpamt.errors import InputError, ModelError
+from dpamt.files import replaced
+from dpamt.sync.observed import Address
+from dpamt.verify.evidence.code_hash import code_hash
+from dpamt.verify.explore.blocks import Engine
+from dpamt.verify.explore.graph import Graph
+from dpamt.verify.explore.judging import HOLDS, Fault, Found
+from dpamt.verify.explore.search import Search
+from dpamt.verify.explore.state import SHARED_BY_ALL, SPARE_SLOTS, Knowledge, Local
+from dpamt.verify.learn.automaton import Automaton
+
+FORMAT: Final = 1
+_ARRAYS: Final = ("parents", "moves", "first_edges", "targets", "ends")
+_WRITTEN: Final = "expected a file that --checkpoint wrote"
+
+
+class Kept(NamedTuple):
+    """A file that was read: what it says of itself, and its members."""
+
+    path: str
+    head: dict[str, Any]
+    members: dict[str, bytes]
+
+    def lines(self, name: str) -> list[Any]:
+        """The literals of a member."""
+        return [literal_eval(line) for line in self.members[name].decode().splitlines()]
+
+
+def keep(path: str, asked: Mapping[str, Any], search: Search, found: Found) -> None:
+    """Write the search to a file, whole or not at all.  Raises InputError where it cannot be."""
+    graph, words = search.graph, search.engine.words
+    head = {
+        "format": FORMAT,
+        "asked": asked,
+        "python": sys.version.split()[0],
+        "code": code_hash(search.automata),
+        "bounds": search.setting.bounds,
+        "properties": [judge.name for judge in search.properties],
+        "property_file": _digest(asked.get("property_file", "")),
+        "order": sys.byteorder,
+        "capacity": search.capacity,
+        "level_end": graph.level_end,
+        "transitions": found.transitions,
+        "depth": found.depth,
+        "seconds": found.seconds,
+        "restarts": search.restarts,
+        "faults": list(found.faults.values()),
+    }
+    with (
+        replaced(path, "wb") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        archive.writestr("search.json", json.dumps(head))
+        archive.writestr("knowledge.txt", _text([asdict(search.knowledge)]))
+        for n, automaton in enumerate(search.automata):
+            archive.writestr(f"nodes{n}.txt", _text(node.history for node in automaton.nodes))
+        for name, slots in (("", words.shared), *enumerate(words.own)):
+            archive.writestr(
+                f"slots{name}.txt", _text((slot.address, slot.values) for slot in slots)
+            )
+        archive.writestr("locals.txt", _text(search.engine.locals))
+        archive.writestr("states.bin", b"".join(graph.numbers))
+        for name in _ARRAYS:
+            archive.writestr(f"{name}.bin", getattr(graph, name).tobytes())
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+
+
+def _text(items: Iterable[Any]) -> str:
+    return "".join(f"{_literal(item)}\n" for item in items)
+
+
+def _literal(value: Any) -> str:
+    """A value as a Python literal."""
+    if value is None or isinstance(value, (bool, int, str, bytes)):
+        return repr(value)
+    if isinstance(value, (tuple, list)):
+        inside = ", ".join(map(_literal, value))
+        return f"({inside}{',' if value else ''})"
+    if isinstance(value, (set, frozenset)):
+        return f"({''.join(_literal(item) + ', ' for item in sorted(value))})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(k)}: {_literal(v)}' for k, v in value.items())}}}"
+    raise ModelError(f"a search that has seen a {type(value).__name__} cannot be kept")
+
+
+def read(path: str) -> Kept:
+    """The file.  Raises InputError for anything else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        head = json.loads(members["search.json"])
+        if head["format"] != FORMAT or head["order"] != sys.byteorder:
+            raise ValueError("format")
+        _ = head["asked"]["design"]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {_WRITTEN}") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError):
+        raise InputError(f"{path}: not such a file, or not whole; {_WRITTEN}") from None
+    return Kept(path, head, members)
+
+
+def take_up(kept: Kept, search: Search) -> Found:
+    """Bring a fresh search to where it was kept; what it had found.
+
+    Raises InputError, in one line, where code, bounds or properties are not those of then.
+    """
+    head = kept.head
+    changed = f"{kept.path}: %s; expected what it was begun with: begin anew without --resume"
+    if head["bounds"] != search.setting.bounds:
+        raise InputError(changed % "the bounds have changed")
+    names = [judge.name for judge in search.properties]
+    own = _digest(head["asked"].get("property_file", ""))
+    if (head["properties"], head["property_file"]) != (names, own):
+        raise InputError(changed % "the properties have changed")
+    if head["python"].split(".")[:2] != sys.version.split()[0].split(".")[:2]:
+        raise InputError(changed % f"it was begun with Python {head['python']}")
+    try:
+        _learn_again(kept, search.automata)
+        if head["code"] != code_hash(search.automata):
+            raise InputError(changed % "the code that is verified has changed")
+        return _fill(kept, search)
+    except (InputError, ModelError):
+        raise
+    except _CodeChanged:
+        raise InputError(changed % "the code that is verified has changed") from None
+    except Exception as error:
+        raise InputError(f"{kept.path}: not whole ({type(error).__name__}); {_WRITTEN}") from None
+
+
+class _CodeChanged(Exception):  # noqa: N818  (it is no error: it is told as one line)
+    """A thread does not come to where it stood."""
+
+
+def _learn_again(kept: Kept, automata: tuple[Automaton, ...]) -> None:
+    for n, automaton in enumerate(automata):
+        for number, history in enumerate(kept.lines(f"nodes{n}.txt")):
+            try:
+                reached = automaton.reach(tuple(history))
+            except Exception:  # whatever code does with results that are no longer its own
+                raise _CodeChanged from None
+            if reached != number:
+                raise _CodeChanged
+
+
+def _fill(kept: Kept, search: Search) -> Found:
+    head = kept.head
+    knowledge = _knowledge(kept.lines("knowledge.txt")[0])
+    slots = knowledge.slots
+    knowledge.slots = head["capacity"] - SPARE_SLOTS
+    search.begin(knowledge)
+    knowledge.slots = slots
+    search.restarts = head["restarts"]
+    words = search.engine.words
+    for owner in (SHARED_BY_ALL, *range(len(words.own))):
+        for address, values in kept.lines(f"slots{owner if owner >= 0 else ''}.txt"):
+            if values[0] != words.start_value(Address(*address)):
+                raise _CodeChanged
+            words.put_slot(owner, Address(*address), values)
+    for page in knowledge.pages:
+        words.start_pages[page] = search.setting.shared.array(page[0]).at(page[1]).capture()
+    _locals(kept, search.engine)
+    size = search.packing.size
+    states = kept.members["states.bin"]
+    graph = Graph(states[:size])
+    graph.numbers = {states[n : n + size]: n // size for n in range(0, len(states), size)}
+    for name in _ARRAYS:
+        values = array(getattr(graph, name).typecode)
+        values.frombytes(kept.members[f"{name}.bin"])
+        setattr(graph, name, values)
+    graph.level_end = head["level_end"]
+    count = len(states) // size
+    if not (len(graph.parents) == len(graph.moves) == count == len(graph.numbers)):
+        raise ValueError("states")
+    search.graph = graph
+    found = Found(HOLDS, transitions=head["transitions"], depth=head["depth"])
+    found.seconds = head["seconds"]
+    found.faults = {fault[0]: Fault(*fault) for fault in head["faults"]}
+    return found
+
+
+def _locals(kept: Kept, engine: Engine) -> None:
+    for number, (kind, node, own, held) in enumerate(kept.lines("locals.txt")):
+        locks = tuple((Address(*lock), exclusively) for lock, exclusively in held)
+        if engine.number(Local(kind, node, own, locks)) != number:
+            raise ValueError("locals")
+
+
+def _knowledge(kept: dict[str, Any]) -> Knowledge:
+    def addresses(items: Any) -> set[Address]:
+        return {Address(*item) for item in items}
+
+    return Knowledge(
+        varying=addresses(kept["varying"]),
+        taken_as_fixed=addresses(kept["taken_as_fixed"]),
+        toucher={Address(*item): kind for item, kind in kept["toucher"].items()},
+        pages=dict(kept["pages"]),
+        rewritten=set(kept["rewritten"]),
+        entries={page: [Address(*one) for one in ones] for page, ones in kept["entries"].items()},
+        guards={Address(*item): frozenset(addresses(ls)) for item, ls in kept["guards"].items()},
+        taken_as_guarded=addresses(kept["taken_as_guarded"]),
+        no_counters=addresses(kept["no_counters"]),
+        taken_as_counters=addresses(kept["taken_as_counters"]),
+        slots=kept["slots"],
+        wide=kept["wide"],
+    )

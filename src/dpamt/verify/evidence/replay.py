@@ -1,0 +1,101 @@
+"""A counterexample run again on threads of the operating system and on the words themselves.
+
+No automaton, no block, no state of the search has a part in it: each CPU is a thread that runs the
+host's and the module's functions once, from start to end, stops before every step until the
+schedule says that it is its turn, and then does the step on the real word.  So a failure that shows
+here does not depend on how the search merges places, leaves out switches or renames threads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dpamt.errors import InputError
+from dpamt.verify.evidence.counterexample import FORMAT, StepTold
+from dpamt.verify.evidence.replay_threads import Run
+from dpamt.verify.programs.problem import Setting
+from dpamt.verify.properties.named import LIVELOCK, Property
+
+_EXPECTED: Final = ("broken", "text", "cpus", "steps", "start", "turns", "choices")
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What happened when the schedule was followed."""
+
+    steps: tuple[StepTold, ...]
+    """Those that the counterexample tells of, or that are on a word it names."""
+    done: int
+    """Steps in all."""
+    departure: str
+    """Where the code did something else than the counterexample says; empty: nowhere."""
+    broken: dict[str, str]
+    """The properties that failed, and how."""
+    shared: tuple[tuple[str, str, str], ...]
+    """Words that differ from the start at the end: name, value at the start, value at the end."""
+
+
+def replay(
+    setting: Setting, properties: tuple[Property, ...], found: Mapping[str, Any]
+) -> Replayed:
+    """Follow the schedule of a counterexample (its JSON form) on a machine just made.
+
+    Where the code no longer fits the schedule it is followed as far as it goes, and then every
+    thread runs to its end in turn.  Raises InputError for a counterexample of another form or of
+    another number of CPUs.
+    """
+    _check(setting, found)
+    run = Run(setting, found)
+    try:
+        run.follow()
+    finally:
+        run.end()
+    broken: dict[str, str] = {}
+    for judge in properties:
+        text = _judged(judge, run, setting)
+        if text:
+            broken[judge.name] = text
+    if not run.departure and found["broken"] == LIVELOCK:
+        broken[LIVELOCK] = "the state is reached; that no way leads on from it is for the search"
+    return Replayed(tuple(run.told), run.done, run.departure, broken, run.changed())
+
+
+def _check(setting: Setting, found: Mapping[str, Any]) -> None:
+    if found.get("format") != FORMAT:
+        raise InputError(
+            f"counterexample: format is {found.get('format')!r}; expected {FORMAT}, "
+            "as this dpamt writes it"
+        )
+    for name in _EXPECTED:
+        if name not in found:
+            raise InputError(f"counterexample: {name} is missing; expected the form of --json")
+    cpus = sum(kind.count for kind in setting.classes)
+    try:
+        fits = all(0 <= cpu < cpus and count >= 0 for cpu, count in found["turns"])
+        fits = fits and all(isinstance(step["at"], int) for step in found["steps"])
+        fits = fits and all(isinstance(name, str) for name, _ in found["start"])
+    except (TypeError, ValueError, KeyError):
+        fits = False
+    if not fits:
+        raise InputError(
+            "counterexample: expected turns of (CPU, steps) with CPUs from 0 to "
+            f"{cpus - 1}, steps and start as --json writes them"
+        )
+
+
+def _judged(judge: Property, run: Run, setting: Setting) -> str:
+    if judge.of_event is not None:
+        for event in run.events:
+            text = judge.of_event(event)
+            if text:
+                return text
+    if judge.of_state is not None:
+        text = "; ".join(line for line in setting.always() if judge.of_state(line))
+        if text:
+            return text
+    waiting = run.waiting()
+    if judge.of_rest is not None and not waiting:
+        return "; ".join(line for line in setting.at_rest() if judge.of_rest(line))
+    if judge.of_deadlock is not None and waiting and run.stuck:
+        return judge.of_deadlock(waiting)
+    return ""

@@ -1,0 +1,333 @@
+"""The threads of a replay: each CPU a thread of the operating system, one runs at a time.
+
+A thread stops before every step until the schedule says that it is its turn, and then does the step
+on the real word.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, Final
+
+from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.errors import Finding
+from dpamt.sync.kernel_locks import Deadlock
+from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
+from dpamt.verify.evidence.counterexample import StepTold, event_text, short_path
+from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start
+from dpamt.verify.learn.values import do_step, read_word, value_text
+from dpamt.verify.programs.problem import Setting
+
+_MOST_STEPS: Final = 1_000_000
+"""A run that has left its schedule and goes on longer than this goes on for ever."""
+
+
+class _Stopped(BaseException):
+    """Ends a thread that stands before a step when the run is over."""
+
+
+class Cpu:
+    """One CPU: its thread, where it stands, and what it has told since its last step."""
+
+    def __init__(self, number: int, start: Start) -> None:
+        self.number = number
+        self.start = start
+        self.go = threading.Semaphore(0)
+        self.standing: tuple[Address, str, tuple[Any, ...]] | None = None
+        self.site: tuple[str, str, int] = ("", "", 0)
+        self.leaf = NO_LEAF
+        self.held: set[Address] = set()
+        self.begun = False
+        self.ended = False
+        self.result: Any = None
+        self.events: list[Event] = []
+
+
+class Run:
+    """The threads of one replay; one of them runs at a time, told by the schedule."""
+
+    def __init__(self, setting: Setting, found: Mapping[str, Any]) -> None:
+        self._setting = setting
+        self._found = found
+        self._back = threading.Semaphore(0)
+        self._here = threading.local()
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._choices = list(found["choices"])
+        self._named = {name for name, _ in found["start"]}
+        self._expected = {step["at"]: step for step in found["steps"]}
+        starts = [start for kind in setting.classes for start in kind.starts or (kind.start,)]
+        self._cpus = [Cpu(number, start) for number, start in enumerate(starts)]
+        self._over = list(_interrupted(setting))
+        self._first: dict[Address, Any] = {}
+        self.told: list[StepTold] = []
+        self.events: list[Event] = []
+        self.departure = ""
+        self.done = 0
+        self.stuck = False
+        self._last = -1
+        self._begin()
+
+    # The scheduler's side.
+
+    def _begin(self) -> None:
+        recorder, watch = self._setting.recorder, self._setting.shared.watch
+        self._threads = [
+            threading.Thread(target=self._run, args=(cpu,), daemon=True) for cpu in self._cpus
+        ]
+        for thread in self._threads:
+            thread.start()
+            self._back.acquire()
+        # The wrappers of the machine speak to its recorder, a single one: let it speak to us.
+        recorder.step = self.step  # type: ignore[method-assign]
+        recorder.tell = self._tell  # type: ignore[method-assign]
+        watch.observer = self
+        for cpu in self._cpus:
+            self._resume(cpu)
+
+    def follow(self) -> None:
+        """Do what the schedule says; then, if the code has left it, go on to the end."""
+        for number, count in self._found["turns"]:
+            for _ in range(count):
+                cpu = self._cpus[number]
+                if not self._can_go(cpu):
+                    self._depart(f"CPU{number} cannot go on where the counterexample lets it")
+                    break
+                self._one(cpu)
+        if self.departure:
+            self._to_the_end()
+        self.stuck = not any(self._can_go(cpu) for cpu in self._cpus)
+
+    def _to_the_end(self) -> None:
+        began = self.done
+        while self.done - began < _MOST_STEPS:
+            able = [cpu for cpu in self._cpus if self._can_go(cpu)]
+            if not able:
+                return
+            while self._can_go(able[0]) and self.done - began < _MOST_STEPS:
+                self._one(able[0])
+        self.departure += "; it then went on for ever"
+
+    def end(self) -> None:
+        """Stop the threads and give the machine back to whoever wants to look at it."""
+        self._setting.shared.watch.observer = None
+        self._stopping = True
+        for cpu in self._cpus:
+            cpu.go.release()
+        for thread in self._threads:
+            thread.join()
+        recorder = self._setting.recorder
+        for name in ("step", "tell"):
+            vars(recorder).pop(name, None)
+        if self._failure is not None:
+            raise self._failure
+
+    def waiting(self) -> list[str]:
+        """Where the threads that have not ended stand."""
+        lines = []
+        for cpu in self._cpus:
+            if cpu.ended or cpu.standing is None:
+                continue
+            address, method, _ = cpu.standing
+            what = f"waits for {address.array}" if method in WAITS else "is interrupted"
+            held = ", ".join(lock.array for lock in sorted(cpu.held))
+            holding = f", holding {held}" if held else ""
+            lines.append(f"CPU{cpu.number} {what} in {cpu.site[0]}{holding}")
+        return lines
+
+    def changed(self) -> tuple[tuple[str, str, str], ...]:
+        """Words named by the counterexample that are not as they were."""
+        shared = self._setting.shared
+        lines = []
+        for address, before in self._first.items():
+            array = shared.array(address.array)
+            now = read_word(array, address.number)
+            if now != before:
+                lines.append((str(address), value_text(array, before), value_text(array, now)))
+        return tuple(lines)
+
+    def _depart(self, how: str) -> None:
+        if not self.departure:
+            self.departure = f"step {self.done}: {how}"
+
+    def _can_go(self, cpu: Cpu) -> bool:
+        """Whether the thread is on its CPU, has not ended and need not wait."""
+        if cpu.ended or cpu.standing is None:
+            return False
+        for upper, lower in self._over:
+            top = self._cpus[upper]
+            if cpu.number == lower and top.begun and not top.ended:
+                return False
+        address, method, _ = cpu.standing
+        if method not in WAITS:
+            return True
+        array = self._setting.shared.array(address.array)
+        lock = array.at(address.number) if hasattr(array, "at") else array
+        free: bool = not (lock.is_write_locked() if method == "read_lock" else lock.is_locked())
+        return free
+
+    def _one(self, cpu: Cpu) -> None:
+        """Let the thread do its step and go on to where it stands next; note what happened."""
+        assert cpu.standing is not None
+        address, method, arguments = cpu.standing
+        site, leaf = cpu.site, cpu.leaf
+        if method == MARK:
+            leaf = arguments[0]
+        named = str(address) in self._named
+        if named and address not in self._first:
+            self._first[address] = self._value(address)
+        cpu.begun = True
+        cpu.events = []
+        self._resume(cpu)
+        self.events += cpu.events
+        texts = tuple(text for text in map(event_text, cpu.events) if text)
+        step = StepTold(
+            cpu.number,
+            *site,
+            str(address) if address.array else "",
+            method,
+            arguments,
+            cpu.result,
+            LEAF_NAMES.get(leaf, ""),
+            texts,
+            cpu.number != self._last,
+            self.done,
+            value_text(self._array(address), self._value(address)) if named else "",
+        )
+        expected = self._expected.get(self.done)
+        if expected is not None and not self.departure:
+            self._compare(step, expected)
+        if texts or named or expected is not None:
+            self.told.append(step)
+            self._last = cpu.number
+        self.done += 1
+
+    def _compare(self, step: StepTold, expected: Mapping[str, Any]) -> None:
+        for name in ("cpu", "word", "method", "arguments", "result", "seamcall", "events"):
+            is_now = _plain(getattr(step, name))
+            if is_now != expected[name]:
+                self._depart(
+                    f"CPU{step.cpu} in {step.function} ({step.file}:{step.line}): {name} is "
+                    f"{is_now!r}, in the counterexample {expected[name]!r}"
+                )
+                return
+
+    def _array(self, address: Address) -> Any:
+        return self._setting.shared.array(address.array)
+
+    def _value(self, address: Address) -> Any:
+        watch = self._setting.shared.watch
+        observer, watch.observer = watch.observer, None
+        try:
+            return read_word(self._array(address), address.number)
+        finally:
+            watch.observer = observer
+
+    def _resume(self, cpu: Cpu) -> None:
+        cpu.standing = None
+        cpu.go.release()
+        self._back.acquire()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    # The threads' side.
+
+    def _run(self, cpu: Cpu) -> None:
+        self._here.cpu = cpu
+        try:
+            body: Body = cpu.start()
+            self._back.release()
+            cpu.go.acquire()
+            if self._stopping:
+                return
+            ended = _ended_with(body)
+            cpu.events.append(ended)
+        except _Stopped:
+            return
+        except BaseException as failure:
+            self._failure = failure
+        cpu.ended = True
+        self._back.release()
+
+    def step(self, address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Stand before the step until it is this thread's turn, then do it."""
+        cpu: Cpu = self._here.cpu
+        cpu.standing = address, method, arguments
+        cpu.site = _site(sys._getframe(1))
+        self._back.release()
+        cpu.go.acquire()
+        if self._stopping:
+            raise _Stopped
+        cpu.result = self._perform(cpu, address, method, arguments)
+        return cpu.result
+
+    def _perform(self, cpu: Cpu, address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method == MARK:
+            cpu.leaf = arguments[0]
+            return None
+        if method == CHOICE:
+            choice = self._choices.pop(0) if self._choices else 0
+            return choice if choice in range(arguments[1]) else 0
+        watch = self._setting.shared.watch
+        watch.observer = None
+        try:
+            result = do_step(self._array(address), address.number, method, arguments)
+            if method in RELEASES:
+                cpu.held.discard(address)
+            elif method in ACQUIRES and _is_taken(method, result):
+                cpu.held.add(address)
+            return result
+        except Deadlock as misuse:
+            cpu.events.append(Event("misuse", str(misuse)))
+            return None
+        finally:
+            watch.observer = self
+
+    def _tell(self, event: Event) -> None:
+        cpu: Cpu = self._here.cpu
+        if event.kind == "seamcall":
+            cpu.leaf = NO_LEAF
+        cpu.events.append(event)
+
+
+def _ended_with(body: Callable[[], object]) -> Event:
+    try:
+        value = body()
+    except Finding as finding:
+        return Event("raised", type(finding).__name__, (str(finding),))
+    return Event("returned", value if isinstance(value, (int, str)) else repr(value))
+
+
+def _is_taken(method: str, result: Any) -> bool:
+    return bool(result >= 0) if ACQUIRES[method] is None else result is not False
+
+
+def _interrupted(setting: Setting) -> Iterator[tuple[int, int]]:
+    """(CPU that runs on top, CPU below) of classes that interrupt others."""
+    firsts = []
+    first = 0
+    for kind in setting.classes:
+        firsts.append(first)
+        first += kind.count
+    for number, kind in enumerate(setting.classes):
+        if kind.interrupts >= 0:
+            yield firsts[number], firsts[kind.interrupts]
+
+
+def _site(frame: FrameType | None) -> tuple[str, str, int]:
+    """The function, file and line of the host or the module that asks for a step."""
+    while frame is not None:
+        code = frame.f_code
+        skipped = "/sync/" in code.co_filename or "<" in code.co_qualname
+        if not skipped and not code.co_filename.endswith("verify/learn/automaton.py"):
+            return code.co_qualname, short_path(code.co_filename), frame.f_lineno
+        frame = frame.f_back
+    return "", "", 0
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return json.loads(json.dumps(value, default=str))

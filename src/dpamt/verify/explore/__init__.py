@@ -1,0 +1,1 @@
+"""The search over states: blocks between places to switch CPUs, states, judging, edges."""

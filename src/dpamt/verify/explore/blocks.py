@@ -1,0 +1,399 @@
+"""What a thread does between two places where CPUs may be switched: a block, worked out once.
+
+A block begins with the step a thread stands before and goes on through every step that nobody else
+can notice: steps on words that only this thread touches, on words that nobody changes, and, when
+the granularity says so, all steps inside a SEAMCALL.  A block is known by the values of the words
+it reads, so the search itself runs no code of the model.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dpamt.errors import Finding
+from dpamt.sync.host_priority import EX, PAYLOAD_SHIFT
+from dpamt.sync.observed import (
+    ACQUIRES,
+    LOCK_READS,
+    PAGE_READS,
+    PAGE_WRITES,
+    READS,
+    RELEASES,
+    SHARES,
+    UNLOCKS,
+    WAITS,
+    Address,
+)
+from dpamt.verify.explore.learned_blocks import Block, Blocks, MicroStep, Tables
+from dpamt.verify.explore.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
+from dpamt.verify.learn.automaton import CHOICE, MARK, Automaton, Event, Node, Step
+from dpamt.verify.learn.values import BLOCKED, MISUSED, filled
+from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Setting
+
+_LONGEST_BLOCK: Final = 100_000
+
+
+@dataclass(slots=True)
+class _Run:
+    """A block being worked out."""
+
+    node: int
+    own: dict[int, int]
+    held: dict[Address, bool]
+    reads: dict[int, int] = field(default_factory=dict)
+    writes: dict[int, int] = field(default_factory=dict)
+    others: set[tuple[str, int]] = field(default_factory=set)
+    events: list[Event] = field(default_factory=list)
+    fills: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
+    steps: list[MicroStep] = field(default_factory=list)
+    noticed: int = 0
+    """Steps that others can notice, taking a lock to wait for left out."""
+
+    def copy(self) -> "_Run":
+        return _Run(
+            self.node,
+            dict(self.own),
+            dict(self.held),
+            self.reads,
+            dict(self.writes),
+            self.others,
+            list(self.events),
+            list(self.fills),
+            list(self.steps),
+            self.noticed,
+        )
+
+
+class Engine(Tables):
+    """The blocks of all threads of a setting, at one granularity; filled while it is searched."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        automata: tuple[Automaton, ...],
+        knowledge: Knowledge,
+        granularity: str,
+    ) -> None:
+        self.setting = setting
+        self.granularity = granularity
+        self.words = Words(setting, knowledge)
+        super().__init__(automata)
+        self._unsafe = {kind.interrupts for kind in setting.classes if kind.interrupts >= 0}
+        """Classes that another thread may interrupt while they hold a lock: nothing that they do
+        under it is safe from that thread."""
+        self._counting: dict[tuple[int, int], bool] = {}
+        self.worked_out: list[tuple[int, Hashable]] | None = None
+        """(local, values) of each block in the order they were worked out, if that is asked for."""
+
+    # Blocks.
+
+    def blocks(self, local: int, state: tuple[int, ...], others: tuple[int, ...]) -> Blocks:
+        """The blocks that a thread may do in a state; ``others`` are the other threads' locals."""
+        values = self.keys[local](state)
+        if self.read_pages[local]:
+            values = values, self._others_on(self.read_pages[local], others)
+        known = self.known[local].get(values)
+        return known if known is not None else self._work_out(local, state, others)
+
+    def _work_out(self, local: int, state: tuple[int, ...], others: tuple[int, ...]) -> Blocks:
+        start = self.locals[local]
+        run = _Run(
+            start.node,
+            {n: value for n, value in enumerate(start.own) if value},
+            dict(start.held),
+        )
+        done = tuple(
+            Block(
+                self.number(
+                    Local(start.kind, end.node, stripped(end.own), tuple(sorted(end.held.items())))
+                ),
+                tuple(sorted(end.writes.items())),
+                tuple(end.events),
+                tuple(end.fills),
+                tuple(end.steps),
+            )
+            for end in self._ends(start.kind, run, state, others)
+        )
+        slots = tuple(sorted({*self.read_slots[local], *run.reads}))
+        pages = tuple(sorted({*self.read_pages[local], *run.others}))
+        if slots != self.read_slots[local] or pages != self.read_pages[local]:
+            self._read(local, slots, pages)
+        values = self.keys[local](state)
+        if pages:
+            values = values, self._others_on(pages, others)
+        self.known[local][values] = done
+        if self.worked_out is not None:
+            self.worked_out.append((local, values))
+        return done
+
+    def _ends(
+        self, kind: int, run: _Run, state: tuple[int, ...], others: tuple[int, ...]
+    ) -> list[_Run]:
+        """Every way the block goes; empty when its first step must wait."""
+        automaton = self.automata[kind]
+        ends: list[_Run] = []
+        pending = [run]
+        while pending:
+            now = pending.pop()
+            while True:
+                node = automaton.nodes[now.node]
+                if node.step is None:
+                    ends.append(now)
+                    break
+                noticed = self._may_switch(kind, node, now)
+                merged = not (now.noticed or node.step.method in WAITS or kind in self._unsafe)
+                if now.steps and noticed and not merged:
+                    ends.append(now)
+                    break
+                if node.step.method == CHOICE:
+                    for choice in range(node.step.arguments[1] - 1, 0, -1):
+                        other = now.copy()
+                        self._go(automaton, other, choice)
+                        pending.append(other)
+                    self._go(automaton, now, 0)
+                    continue
+                if len(now.steps) > _LONGEST_BLOCK:
+                    where = node.sites[-1] if node.sites else None
+                    raise Finding(f"{automaton.name} goes round for ever at {where}")
+                going, result = self._perform(kind, now, node.step, state, others)
+                if not going:
+                    if now.steps:
+                        ends.append(now)
+                    break
+                now.noticed += noticed and node.step.method not in WAITS
+                self._go(automaton, now, result)
+        return ends
+
+    def _go(self, automaton: Automaton, run: _Run, result: Any) -> None:
+        run.steps.append(MicroStep(run.node, result))
+        run.node, events = automaton.after(run.node, result)
+        run.events.extend(events)
+
+    def _may_switch(self, kind: int, node: Node, run: _Run) -> bool:
+        """Whether others can notice the node's step, so that another CPU may come in before it.
+
+        Two things need no place to come in: before a lock that others wait for is released (they
+        could as well have come before), and between taking such a lock and the next step (they
+        could as well come before both, unless that step waits too).
+        """
+        step = node.step
+        assert step is not None
+        if step.method == MARK:
+            return self.granularity == SEAMCALL
+        if step.method == CHOICE:
+            return False
+        if step.method in WAITS:
+            if not _is_shared_use(step):
+                self.words.vary(step.address)
+            return self.words.is_varying(step.address)
+        if node.leaf >= 0 and (
+            self.granularity == SEAMCALL
+            or (self.granularity == LOCKS and step.method not in LOCK_STEPS)
+        ):
+            return False
+        if step.method in UNLOCKS and kind not in self._unsafe:
+            return False
+        return self._is_noticed(kind, step, run)
+
+    def _is_noticed(self, kind: int, step: Step, run: _Run) -> bool:
+        """Whether the step is on a word that others touch and somebody changes."""
+        words = self.words
+        if step.method in PAGE_READS or step.method in PAGE_WRITES:
+            words.use_page((step.address.array, step.address.number), kind)
+            page = words.known.pages[step.address.array, step.address.number]
+            return page == SHARED_BY_ALL or self.setting.classes[kind].count > 1
+        if not _is_shared_use(step):
+            words.vary(step.address)
+        if not words.is_varying(step.address):
+            return False
+        if step.method == "add" and self._is_counting(kind, run.node, step):
+            return False
+        if step.method not in ACQUIRES and step.method not in RELEASES | LOCK_READS:
+            held = tuple(run.held.items())
+            words.guard(step.address, held, step.method not in READS)
+            if kind not in self._unsafe and words.is_guarded(step.address):
+                return False
+        owner, _ = words.place(step.address, kind)
+        if owner == SHARED_BY_ALL:
+            return True
+        page_of = words.page_of(step.address)
+        return page_of in words.known.pages and self.setting.classes[kind].count > 1
+
+    def _is_counting(self, kind: int, node: int, step: Step) -> bool:
+        """Whether the sum of an add is not looked at, here and wherever the word is touched."""
+        known = self._counting.get((kind, node))
+        if known is None:
+            after = self.automata[kind].after
+            known = after(node, 1 << 40)[0] == after(node, 1 << 41)[0]
+            self._counting[kind, node] = known
+        if not known:
+            self.words.no_counter(step.address)
+        return known and self.words.is_counter(step.address)
+
+    # Steps.
+
+    def _perform(
+        self, kind: int, run: _Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
+    ) -> tuple[bool, Any]:
+        """Do one step: (whether it could be done, its result)."""
+        method = step.method
+        if method == MARK:
+            return True, None
+        if method in PAGE_READS:
+            return True, self._read_page(kind, run, step, state, others)
+        if method in PAGE_WRITES:
+            self._write_page(kind, run, step, state)
+            return True, None
+        words = self.words
+        operations = words.operations(step.address.array)
+        if _is_shared_use(step) and not words.is_varying(step.address):
+            words.known.taken_as_fixed.add(step.address)
+            return True, operations.outcome(step, words.start_value(step.address)).result
+        words.vary(step.address)
+        value = self._value(kind, run, step.address, state)
+        how, result, after = operations.outcome(step, value)
+        if how == BLOCKED:
+            return False, None
+        if how == MISUSED:
+            run.events.append(Event("misuse", result))
+            result = None
+        if after != value:
+            self._write(kind, run, step.address, after)
+        if method != "add":
+            words.no_counter(step.address)
+        if method in ACQUIRES:
+            if ACQUIRES[method] is None:
+                _hold(run.held, step.address, result >= 0 and "exclusive" in method, result >= 0)
+            else:
+                _hold(run.held, step.address, ACQUIRES[method] is True, result is not False)
+        elif method in RELEASES:
+            run.held.pop(step.address, None)
+        return True, result
+
+    def _value(self, kind: int, run: _Run, address: Address, state: tuple[int, ...]) -> Any:
+        owner, slot = self.words.place(address, kind)
+        if owner != SHARED_BY_ALL:
+            return self.words.own[owner][slot].values[run.own.get(slot, 0)]
+        number = run.writes.get(slot)
+        if number is None:
+            number = run.reads[slot] = state[slot]
+        return self.words.shared[slot].values[number]
+
+    def _write(self, kind: int, run: _Run, address: Address, value: Hashable) -> None:
+        owner, slot = self.words.place(address, kind)
+        if owner != SHARED_BY_ALL:
+            run.own[slot] = self.words.own[owner][slot].number(value)
+        else:
+            run.writes[slot] = self.words.shared[slot].number(value)
+
+    def _read_page(
+        self, kind: int, run: _Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
+    ) -> Any:
+        page = step.address.array, step.address.number
+        *entries, rest = self.words.use_page(page, kind)
+        values = [self._value(kind, run, entry, state) for entry in entries]
+        if self._own_entries(page):
+            run.others.add(page)
+        if step.method == "any_exclusive":
+            values += [value for own in self._others_on((page,), others)[0] for value in own]
+            return any(value & EX for value in values)
+        payloads = self._rest_of_page(page, self._value(kind, run, rest, state))
+        for entry, value in zip(entries, values, strict=True):
+            payloads[entry.number & 511] = value >> PAYLOAD_SHIFT
+        if step.method == "payloads":
+            return tuple(payloads)
+        first, end = step.arguments
+        mine = any(payloads[first:end])
+        theirs = any(
+            value >> PAYLOAD_SHIFT
+            for values in self._others_on((page,), others)[0]
+            for value in values
+        )
+        return mine or theirs
+
+    def _rest_of_page(self, page: tuple[str, int], rest: Any) -> list[int]:
+        if rest[0] == "start":
+            return list(self.setting.shared.array(page[0]).at(page[1]).payloads())
+        if rest[0] == "fill":
+            return [rest[1]] * 512
+        return [rest[1] + index * rest[2] for index in range(512)]
+
+    def _write_page(self, kind: int, run: _Run, step: Step, state: tuple[int, ...]) -> None:
+        page = step.address.array, step.address.number
+        *entries, rest = self.words.use_page(page, kind)
+        self.words.rewrite(page)
+        arguments = step.arguments
+        for entry in entries:
+            self.words.vary(entry)
+            before = self._value(kind, run, entry, state)
+            self._write(
+                kind, run, entry, filled(entry.number & 511, step.method, arguments, before)
+            )
+        self.words.vary(rest)
+        if step.method == "fill_run":
+            self._write(kind, run, rest, ("run", *arguments))
+        else:
+            self._write(kind, run, rest, ("fill", arguments[0] if arguments else 0))
+        if self._own_entries(page):
+            if step.method == "fill_run":
+                raise Finding(f"page {page} holds words of several threads and is renumbered")
+            run.fills.append((*page, step.method, arguments))
+
+    # Own words of threads of one class, seen by another thread that uses their page whole.
+
+    def _own_entries(self, page: tuple[str, int]) -> list[tuple[int, int]]:
+        """(class, own slot) of words in the page that are declared as a class's own."""
+        return [
+            (number, slot)
+            for number, kind in enumerate(self.setting.classes)
+            if kind.count > 1
+            for slot, word in enumerate(self.words.own[number])
+            if self.words.page_of(word.address) == page and not word.address.array.endswith(REST)
+        ]
+
+    def _others_on(
+        self, pages: tuple[tuple[str, int], ...], others: tuple[int, ...]
+    ) -> tuple[Any, ...]:
+        """The other threads' own values in each page, without their order."""
+        found: list[Any] = []
+        for page in pages:
+            slots = self._own_entries(page)
+            values: list[Any] = []
+            for number in others:
+                local = self.locals[number]
+                mine = tuple(
+                    self.words.own[local.kind][slot].values[
+                        local.own[slot] if slot < len(local.own) else 0
+                    ]
+                    for kind, slot in slots
+                    if kind == local.kind
+                )
+                if any(mine):
+                    values.append(mine)
+            found.append(tuple(sorted(values)))
+        return tuple(found)
+
+    def felt(self, local: int, fills: tuple[tuple[str, int, str, tuple[Any, ...]], ...]) -> int:
+        """The local of a thread after another one has written pages that it has words in."""
+        before = self.locals[local]
+        own = list(before.own)
+        for array, page, method, arguments in fills:
+            for kind, slot in self._own_entries((array, page)):
+                if kind == before.kind and slot < len(own):
+                    word = self.words.own[kind][slot]
+                    value = filled(
+                        word.address.number & 511, method, arguments, word.values[own[slot]]
+                    )
+                    own[slot] = word.number(value)
+        return self.number(
+            Local(before.kind, before.node, stripped(dict(enumerate(own))), before.held)
+        )
+
+
+def _hold(held: dict[Address, bool], lock: Address, exclusively: bool, taken: bool) -> None:
+    if taken:
+        held[lock] = exclusively
+
+
+def _is_shared_use(step: Step) -> bool:
+    return step.method in READS or step.method in SHARES

@@ -1,0 +1,1 @@
+"""How a thread becomes an automaton: from its functions, with what a step does to a word."""

@@ -1,0 +1,199 @@
+"""A thread as an automaton, learned on demand from the functions it runs.
+
+A node is a place where the thread stands before a step; an edge is a result of that step and leads
+to the next node.  To learn an edge the thread is run again from its start: the results of its
+earlier steps are fed back, so it comes to where it was, and goes on to the next step.  Two
+histories that lead to the same place are one node, which keeps the first of them.
+
+Some steps are no operations on words: a *mark* says that a SEAMCALL begins (result None), a
+*choice* has several results that the search explores all of.
+"""
+
+import sys
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any, Final, NamedTuple
+
+from dpamt.errors import Finding
+from dpamt.sync.observed import Address, Watch
+from dpamt.verify.learn.control_point import CallSite, Places
+
+MARK: Final = "mark"
+CHOICE: Final = "choose"
+NO_LEAF: Final = -1
+"""The thread is in no SEAMCALL."""
+_NOWHERE: Final = Address("", 0)
+
+
+class Step(NamedTuple):
+    """What a thread is about to do: a method of the word at an address."""
+
+    address: Address
+    method: str
+    arguments: tuple[Any, ...]
+
+
+class Event(NamedTuple):
+    """Something a thread did that properties look at.
+
+    ``kind``: seamcall (subject: leaf, detail: operands and status), warn, bug, log (subject: text),
+    alloc, free (subject: page), returned (subject: the value), raised (subject: type; detail:
+    text), misuse (subject: text; a lock released that is not held).
+    """
+
+    kind: str
+    subject: Hashable
+    detail: tuple[Hashable, ...] = ()
+
+
+Events = tuple[Event, ...]
+
+
+@dataclass(slots=True)
+class Node:
+    """A place of a thread; ``step`` None: it has ended, and ``end`` says how."""
+
+    number: int
+    step: Step | None
+    sites: tuple[CallSite, ...]
+    leaf: int
+    """The SEAMCALL that the thread is inside of; -1: none."""
+    history: tuple[Any, ...]
+    end: Event | None = None
+    edges: dict[Hashable, tuple[int, Events]] = field(default_factory=dict)
+
+
+class _Suspended(BaseException):
+    """Stops a thread before a step that has no result yet; not an Exception: nobody catches it."""
+
+
+Body = Callable[[], object]
+Start = Callable[[], Body]
+"""Makes the private objects of a thread afresh and returns what it runs."""
+
+
+class Recorder:
+    """The observer of one thread's runs, and the way for wrappers to tell it events."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._history: tuple[Any, ...] = ()
+        self._position = 0
+        self.events: list[Event] = []
+        self.leaf = -1
+        self.stopped: tuple[Step, Hashable, tuple[CallSite, ...], int] | None = None
+
+    def begin(self, history: tuple[Any, ...]) -> None:
+        """Start a run with these results."""
+        self._history = history
+        self._position = 0
+        self.events = []
+        self.leaf = -1
+        self.stopped = None
+
+    def step(self, address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
+        """The recorded result of the step; the first step without one ends the run."""
+        position = self._position
+        if position < len(self._history):
+            self._position = position + 1
+            if position + 1 == len(self._history):
+                self.events = []
+            return self._history[position]
+        if self.stopped is None:
+            key, sites = self._places.of(sys._getframe(2), _enter.__code__)
+            self.stopped = Step(address, method, arguments), key, sites, self.leaf
+        raise _Suspended
+
+    def mark(self, leaf: int) -> None:
+        """A SEAMCALL begins; with NO_LEAF, a thread that is not there from the start."""
+        self.leaf = leaf
+        self.step(_NOWHERE, MARK, (leaf,))
+
+    def choose(self, what: str, results: int) -> int:
+        """One of ``results`` ways to go on, 0 the usual one."""
+        chosen: int = self.step(_NOWHERE, CHOICE, (what, results))
+        return chosen
+
+    def tell(self, event: Event) -> None:
+        """An event of the run; those before its last result belong to earlier edges."""
+        if self.stopped is None:
+            self.events.append(event)
+
+
+def _enter(body: Body) -> object:
+    """The outermost frame that a place shows is the one below this."""
+    return body()
+
+
+class Automaton:
+    """The nodes of one thread, node 0 its first."""
+
+    def __init__(self, name: str, start: Start, recorder: Recorder, watch: Watch) -> None:
+        self.name = name
+        self._start = start
+        self._recorder = recorder
+        self._watch = watch
+        self._known: dict[Any, int] = {}
+        self.nodes: list[Node] = []
+        self.runs = 0
+        first, self.first_events = self._run(())
+        assert first == 0
+
+    def codes(self) -> set[CodeType]:
+        """The functions that have stood on the thread's stack at a step."""
+        return {
+            frame[0]
+            for key in self._known
+            if isinstance(key, tuple) and key[0] != "end"
+            for frame in key[1]
+        }
+
+    def after(self, node: int, result: Hashable) -> tuple[int, Events]:
+        """The node that follows when the step of ``node`` gave ``result``, and what happened."""
+        edges = self.nodes[node].edges
+        known = edges.get(result)
+        if known is None:
+            known = edges[result] = self._run((*self.nodes[node].history, result))
+        return known
+
+    def reach(self, history: tuple[Any, ...]) -> int:
+        """The node that a history leads to, learned if it is not known."""
+        return self._run(history)[0]
+
+    def _run(self, history: tuple[Any, ...]) -> tuple[int, Events]:
+        recorder = self._recorder
+        body = self._start()
+        recorder.begin(history)
+        self.runs += 1
+        end: Event | None = None
+        self._watch.observer = recorder
+        try:
+            value = _enter(body)
+            end = Event("returned", value if isinstance(value, Hashable) else repr(value))
+        except _Suspended:
+            pass
+        except Finding as finding:
+            end = Event("raised", type(finding).__name__, (str(finding),))
+        finally:
+            self._watch.observer = None
+        events = tuple(recorder.events)
+        if recorder.stopped is None:
+            assert end is not None
+            return self._node(("end", end), None, (), -1, history, end), (*events, end)
+        step, place, sites, leaf = recorder.stopped
+        return self._node((step, place, leaf), step, sites, leaf, history, None), events
+
+    def _node(
+        self,
+        key: Hashable,
+        step: Step | None,
+        sites: tuple[CallSite, ...],
+        leaf: int,
+        history: tuple[Any, ...],
+        end: Event | None,
+    ) -> int:
+        number = self._known.setdefault(key, len(self.nodes))
+        if number == len(self.nodes):
+            self.nodes.append(Node(number, step, sites, leaf, history, end))
+        return number

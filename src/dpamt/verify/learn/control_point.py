@@ -1,0 +1,251 @@
+"""Where a thread stands: the stack of code positions with their live locals, as one hashable value.
+
+What a local shows is its value.  Objects that are the machine itself (the kernel, the module, their
+words) are the same for every run and show as themselves; everything else shows what it holds, so
+that private pools, register files and lock lists tell places apart by content.
+"""
+
+from collections.abc import Callable, Hashable
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+)
+from typing import Any, Final, NamedTuple
+
+from dpamt.errors import DpamtError, InputError, ModelError
+from dpamt.sync.entry_pages import EntryPage, EntryPages
+from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
+from dpamt.sync.kernel_locks import RwLock, RwLocks, SpinLock, SpinLocks
+from dpamt.sync.shared import Shared
+from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
+from dpamt.sync.words import Word, Words
+from dpamt.verify.learn.liveness import liveness_of
+
+_PLAIN: Final = frozenset({int, str, bytes, type(None)})
+"""Shown as themselves; values of other types are equal to some of these (True, 1.0)."""
+_PLAIN_BESIDES: Final = (int, str, bytes, float, range)
+"""Shown with their type; subclasses too."""
+_SHARED_STATE: Final = (
+    Word,
+    Words,
+    HostPriorityWord,
+    HostPriorityWords,
+    EntryPage,
+    EntryPages,
+    SharedExclusiveLock,
+    SharedExclusiveLocks,
+    SpinLock,
+    SpinLocks,
+    RwLock,
+    RwLocks,
+    Shared,
+    ModuleType,
+    BuiltinFunctionType,
+    type,
+    CodeType,
+)
+_NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
+"""What classes pickle by when their instances are their attributes and nothing else."""
+_DEPTH: Final = 12
+_UNSET: Final = object()
+
+
+class CallSite(NamedTuple):
+    """A frame of a thread's stack: the function and the line it is at, for people."""
+
+    function: str
+    file: str
+    line: int
+
+
+class Places:
+    """Turns stopped threads into places.
+
+    ``machine`` are the objects that are one and the same in every run; ``fixed_types`` are types
+    all of whose instances are.
+    """
+
+    def __init__(self, machine: tuple[object, ...], fixed_types: tuple[type, ...]) -> None:
+        self._machine = {id(item): n for n, item in enumerate(machine)}
+        self._kept: list[object] = list(machine)
+        self._fixed_types = (*_SHARED_STATE, *fixed_types)
+        self._ways: dict[type, Callable[[Any, int], Hashable]] = {}
+        """How values are shown, by type."""
+        self._slots: dict[type, list[str]] = {}
+        self._seen: dict[int, int] = {}
+        """Objects that the place being made shows already, by id."""
+
+    def of(self, frame: FrameType, stop: CodeType) -> tuple[Hashable, tuple[CallSite, ...]]:
+        """(key, call sites) of the stack from ``frame`` outwards, up to the frame of ``stop``.
+
+        The innermost comes last.  Call sites are for people and not part of the key.
+        """
+        self._seen.clear()
+        show = self.show
+        keys: list[Hashable] = []
+        sites: list[CallSite] = []
+        current: FrameType | None = frame
+        while current is not None and current.f_code is not stop:
+            code = current.f_code
+            names = liveness_of(code).after(current.f_lasti)
+            here = current.f_locals if names else {}
+            try:
+                shown = tuple([show(here[name]) if name in here else None for name in names])
+            except ModelError as error:
+                raise _of_whom(current, error) from None
+            keys.append((code, current.f_lasti, shown))
+            line = current.f_lineno or 0
+            sites.append(CallSite(code.co_qualname, code.co_filename, line))
+            current = current.f_back
+        return tuple(reversed(keys)), tuple(reversed(sites))
+
+    def show(self, value: Any, depth: int = 0) -> Hashable:
+        """A value as something hashable that is equal where the value would act alike.
+
+        Part of a place: an object that the place shows already is only named again.
+
+        Raises ModelError for something that cannot be shown (an iterator, a generator).
+        """
+        kind = type(value)
+        if kind in _PLAIN:
+            plain: Hashable = value
+            return plain
+        known = self._machine.get(id(value))
+        if known is not None:
+            return ("machine", known)
+        how = self._ways.get(kind)
+        if how is None:
+            how = self._ways[kind] = self._way(kind)
+        return how(value, depth)
+
+    def _way(self, kind: type) -> Callable[[Any, int], Hashable]:
+        """How values of a type are shown."""
+        if issubclass(kind, _PLAIN_BESIDES):
+            return lambda value, depth: (kind, value)
+        if issubclass(kind, tuple):
+            return self._items
+        if issubclass(kind, self._fixed_types):
+            return self._fixed
+        if issubclass(kind, MethodType):
+            return self._method
+        for container, way in (
+            (list, self._items),
+            (FunctionType, self._function),
+            (dict, self._mapping),
+            ((set, frozenset), lambda value, _: (kind, *sorted(map(repr, value)))),
+            (object, self._content),
+        ):
+            if issubclass(kind, container):
+                return self._once(way, kind)
+        raise AssertionError(kind)
+
+    def _once(
+        self, way: Callable[[Any, int], Hashable], kind: type
+    ) -> Callable[[Any, int], Hashable]:
+        """Show the whole the first time, then its name: one object is not two equal ones."""
+
+        def show(value: Any, depth: int) -> Hashable:
+            if depth > _DEPTH:
+                raise ModelError(f"a thread holds a {kind.__name__} too deep to be shown")
+            seen = self._seen.get(id(value))
+            if seen is not None:
+                return ("same", seen)
+            self._seen[id(value)] = len(self._seen)
+            return way(value, depth)
+
+        return show
+
+    def _items(self, value: Any, depth: int) -> Hashable:
+        return (type(value), *[self.show(item, depth + 1) for item in value])
+
+    def _mapping(self, value: Any, depth: int) -> Hashable:
+        show = self.show
+        return (
+            type(value),
+            *((show(k, depth + 1), show(v, depth + 1)) for k, v in value.items()),
+        )
+
+    def _method(self, value: MethodType, depth: int) -> Hashable:
+        if depth > _DEPTH:
+            raise ModelError("a thread holds a method too deep to be shown")
+        return ("method", value.__func__, self.show(value.__self__, depth + 1))
+
+    def _function(self, value: FunctionType, depth: int) -> Hashable:
+        defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        return (
+            value.__code__,
+            *(self.show(_inside(cell), depth + 1) for cell in value.__closure__ or ()),
+            *(self.show(item, depth + 1) for item in defaults),
+        )
+
+    def _fixed(self, value: Any, depth: int) -> Hashable:
+        address = getattr(value, "address", None)
+        if address is not None:
+            return ("word", address)
+        number = self._machine.setdefault(id(value), len(self._kept))
+        if number == len(self._kept):
+            self._kept.append(value)  # keeps it alive, so that its id stays its own
+        return ("machine", number)
+
+    def _content(self, value: Any, depth: int) -> Hashable:
+        kind = type(value)
+        fields: list[tuple[str, Hashable]] = []
+        if isinstance(value, BaseException):
+            fields.append(("args", self.show(value.args, depth + 1)))
+        elif getattr(kind, "__reduce__", None) is not _NO_STATE_OF_ITS_OWN:
+            raise ModelError(  # it has a state of its own that its attributes do not show
+                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
+            )
+        names = self._slots.get(kind)
+        if names is None:
+            names = self._slots[kind] = [name for base in kind.__mro__ for name in _slots(base)]
+        for name in names:
+            item = getattr(value, name, _UNSET)
+            if item is not _UNSET:
+                fields.append((name, self.show(item, depth + 1)))
+        held = getattr(value, "__dict__", None)
+        if held is not None:
+            fields += [(name, self.show(item, depth + 1)) for name, item in sorted(held.items())]
+        elif not fields and not _is_simple(kind):
+            raise ModelError(
+                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
+            )
+        return (kind, *fields)
+
+
+def _of_whom(frame: FrameType, error: ModelError) -> DpamtError:
+    """Ours, or that of the user whose function holds it."""
+    if frame.f_globals.get("__name__", "").startswith("dpamt."):
+        return error
+    return InputError(
+        f"{frame.f_code.co_filename}:{frame.f_lineno}: {error}; expected numbers, tuples, lists "
+        "and words (docs/verify.md)"
+    )
+
+
+def _slots(base: type) -> list[str]:
+    """The attributes behind a class's own __slots__."""
+    declared = base.__dict__.get("__slots__", ())
+    names = [declared] if isinstance(declared, str) else list(declared)
+    prefix = "_" + base.__name__.lstrip("_")
+    return [
+        prefix + name if name.startswith("__") and not name.endswith("__") else name
+        for name in names
+    ]
+
+
+def _inside(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # the variable has no value yet
+        return CellType
+
+
+def _is_simple(kind: type) -> bool:
+    """Whether instances are all there is to see of them: they have neither slots nor a dict."""
+    return kind is object or any("__slots__" in base.__dict__ for base in kind.__mro__[:-1])

@@ -1,0 +1,178 @@
+"""What every design is put through: the programs, with the granularity and the bounds of each."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from dpamt.host.core.kernel import KernelBehaviour
+from dpamt.host.designs.base import Design
+from dpamt.verify.programs.faults import faults
+from dpamt.verify.programs.get_put import (
+    APART,
+    CROSSED,
+    OWN,
+    Choices,
+    demote_and_get,
+    regions,
+    softirq,
+)
+from dpamt.verify.programs.other_agent import PAIRS
+from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS, Setting
+from dpamt.verify.programs.whole_tds import create, split, split_and_fault, teardown
+
+
+class Trial(NamedTuple):
+    """One search of the suite: its name, what it is about, its granularity and its setting."""
+
+    name: str
+    meaning: str
+    granularity: str
+    make: Callable[[Design], Setting]
+    applies: Callable[[Design], bool] = lambda design: design.dynamic_pamt
+    by_name: bool = False
+    """Only when it is asked for by name: it takes long, or asks more than a design must stand."""
+
+
+SUITE: Final = (
+    Trial("one region", "4 CPUs in one region", SEAMCALL, lambda d: regions(d, (4,))),
+    Trial("two regions", "2 + 2 CPUs", SEAMCALL, lambda d: regions(d, (2, 2))),
+    Trial("words", "2 CPUs in one region, every shared word", WORDS, lambda d: regions(d, (2,))),
+    Trial(
+        "own pair",
+        "2 CPUs, the pair from the region itself, every shared word",
+        WORDS,
+        lambda d: regions(d, (2,), OWN),
+    ),
+    Trial(
+        "crossed pairs",
+        "1 + 1 CPUs, each pair from the other's region, every shared word",
+        WORDS,
+        lambda d: regions(d, (1, 1), CROSSED),
+    ),
+    Trial(
+        "no memory",
+        "3 CPUs in one region, one allocation fails",
+        SEAMCALL,
+        lambda d: regions(d, (3,), APART, Choices(1)),
+    ),
+    Trial(
+        "demote",
+        "DEMOTE on one CPU, get and put on another where its pair lies, every shared word",
+        WORDS,
+        demote_and_get,
+    ),
+    Trial(
+        "faults",
+        "2 TDs that run: a fault and a zap each, every shared word",
+        WORDS,
+        lambda d: faults(d, 2),
+    ),
+    Trial(
+        "softirq",
+        "a put from an RCU callback on top of a task's get and put",
+        SEAMCALL,
+        softirq,
+        lambda design: design.dynamic_pamt and design.sept_put == "rcu",
+    ),
+    Trial(
+        "split",
+        "a hole is punched into a 2M page; another TD faults and zaps where the new pages lie",
+        LOCKS,
+        split,
+        lambda design: design.dynamic_pamt and design.counts != "none",
+    ),
+    Trial(
+        "split, pairs",
+        "the same, but the new S-EPT page lies elsewhere",
+        LOCKS,
+        lambda d: split(d, sept_elsewhere=True),
+        lambda design: design.dynamic_pamt and design.counts != "none",
+    ),
+    Trial(
+        "split, same TD",
+        "a hole is punched into a 2M page; a VCPU, whichever, faults on the hole or behind it",
+        LOCKS,
+        split_and_fault,
+    ),
+    Trial(
+        "teardown",
+        "a TD ends; another one faults in the same region, and ends",
+        SEAMCALL,
+        teardown,
+        by_name=True,
+    ),
+    Trial(
+        "create",
+        "a TD and its VCPU are made, and given up; another TD faults and zaps in the same region",
+        SEAMCALL,
+        create,
+        by_name=True,
+    ),
+    Trial(
+        "create, no memory",
+        "as create, and one allocation fails",
+        SEAMCALL,
+        lambda d: create(d, Choices(1)),
+        by_name=True,
+    ),
+    Trial(
+        "teardown, no memory",
+        "as teardown, and one allocation fails",
+        SEAMCALL,
+        lambda d: teardown(d, Choices(1)),
+        by_name=True,
+    ),
+    Trial(
+        "teardown, own pair",
+        "as teardown, pairs from the region itself",
+        SEAMCALL,
+        lambda d: teardown(d, placement=OWN),
+        by_name=True,
+    ),
+    Trial(
+        "split, no memory",
+        "as split, and one allocation fails",
+        LOCKS,
+        lambda d: split(d, Choices(1)),
+        lambda design: design.dynamic_pamt and design.counts != "none",
+        by_name=True,
+    ),
+    Trial(
+        "busy guest",
+        "as faults; one SEAMCALL of a fault or zap meets a lock that a VCPU in the guest holds",
+        SEAMCALL,
+        lambda d: faults(d, 2, choices=Choices(busy=1)),
+        by_name=True,
+    ),
+    Trial(
+        "busy pair",
+        "as faults; one PAMT.ADD or REMOVE meets a lock, against all that Linux expects",
+        SEAMCALL,
+        lambda d: faults(d, 2, choices=Choices(busy=1, holds=PAIRS)),
+        by_name=True,
+    ),
+)
+"""Trials that a design has to stand; those that do not apply to it are left out.
+
+"busy pair" is none of these: no design holds there, and what matters is what a design makes of it.
+"""
+
+DEMOTE_WITHOUT_LOCK: Final = Trial(
+    "demote, no lock",
+    "as demote, DEMOTE under no lock: as posted with huge pages, 2026-01-06",
+    WORDS,
+    lambda d: demote_and_get(d, KernelBehaviour(demote_lock="none")),
+)
+"""What `[PATCH v3 00/24] KVM: TDX huge page support for private memory` did (H23)."""
+
+SPLIT_WITHOUT_LOCK: Final = Trial(
+    "split, no lock",
+    'as "split, pairs", DEMOTE under no lock',
+    LOCKS,
+    lambda d: split(d, None, KernelBehaviour(demote_lock="none"), sept_elsewhere=True),
+)
+"""The same through KVM's own split."""
+
+
+def trials_of(design: Design, by_name: bool = False) -> list[Trial]:
+    """The trials that a design is put through; with ``by_name`` those too that must be named."""
+    return [trial for trial in SUITE if trial.applies(design) and (by_name or not trial.by_name)]

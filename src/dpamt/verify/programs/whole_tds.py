@@ -1,0 +1,190 @@
+"""Threads that make TDs, end them and split their pages, beside threads that fault and zap.
+
+Each thread is KVM's whole path: kvm_destroy_vm, tdx_td_init, tdx_vcpu_init, kvm_gmem_punch_hole
+with its split, kvm_tdp_mmu_page_fault.
+"""
+
+from typing import Final
+
+from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M
+from dpamt.host.core.kernel import Cpu, KernelBehaviour
+from dpamt.host.designs.base import Design
+from dpamt.host.kvm.mmu import RET_PF_SPURIOUS
+from dpamt.host.kvm.td import tdx_td_init
+from dpamt.host.kvm.teardown import kvm_destroy_vm
+from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
+from dpamt.host.kvm.vm import Vcpu, Vm
+from dpamt.host.kvm.zap import kvm_gmem_punch_hole
+from dpamt.verify.learn.automaton import Recorder
+from dpamt.verify.programs.get_put import APART, CROSSED, Choices
+from dpamt.verify.programs.problem import Setting, ThreadClass
+from dpamt.verify.programs.td_machine import Stage, fault, give_back, no_harm
+
+_SMALL_TD: Final = 2 * PAGE_SIZE
+"""Memory of a TD; each page of it is a word that its end looks at."""
+
+
+def destroy(vm: Vm, cpu: Cpu) -> int:
+    """The process that owns the TD is gone."""
+    kvm_destroy_vm(vm, cpu)
+    return 0
+
+
+def fault_and_destroy(vm: Vm, cpu: Cpu) -> int:
+    """A page is mapped, then the process goes."""
+    result = fault(vm, vm.vcpus[0], cpu, PAGE_SIZE, LEVEL_4K)
+    kvm_destroy_vm(vm, cpu)
+    return no_harm(result)
+
+
+def fault_and_zap(vm: Vm, cpu: Cpu) -> int:
+    """A page is mapped, then punched out of guest_memfd; the pools go back."""
+    result = fault(vm, vm.vcpus[0], cpu, PAGE_SIZE, LEVEL_4K)
+    if not result:
+        result = kvm_gmem_punch_hole(vm, cpu, PAGE_SIZE, PAGE_SIZE)
+    give_back(vm, vm.vcpus[0], cpu)
+    return no_harm(result)
+
+
+def create_and_destroy(vm: Vm, cpu: Cpu) -> int:
+    """A TD with a VCPU is made, and given up before it has run."""
+    error = tdx_td_init(vm, cpu)
+    if not error:
+        vcpu = tdx_vcpu_create(vm)
+        if isinstance(vcpu, Vcpu):
+            error = tdx_vcpu_init(vm, vcpu, cpu)
+        else:
+            error = vcpu
+    kvm_destroy_vm(vm, cpu)
+    return no_harm(error)
+
+
+def _pairs_in(region: int, placement: str) -> int:
+    if placement == APART:
+        return 100
+    return 1 - region if placement == CROSSED else region
+
+
+def teardown(design: Design, choices: Choices | None = None, placement: str = CROSSED) -> Setting:
+    """One TD ends; another one, its control pages elsewhere, has a page mapped there, and ends."""
+    stage = Stage(design, choices)
+    ending = stage.pools(0, 0, _pairs_in(0, placement))
+    elsewhere = stage.pools(1, 1, _pairs_in(1, placement))
+    faulting = stage.pools(2, 0, _pairs_in(0, placement))
+    first = stage.running_td(ending, _SMALL_TD)
+    second = stage.running_td(elsewhere, _SMALL_TD)
+    return stage.setting(
+        "a TD ends; another one faults in the same region, and ends",
+        (
+            ThreadClass("destroy a TD", stage.start(0, ending, first, destroy)),
+            ThreadClass(
+                "fault, then destroy the TD", stage.start(1, faulting, second, fault_and_destroy)
+            ),
+        ),
+        {"TDs": "2, of one VCPU", "pages of a pair": placement},
+        gone=True,
+    )
+
+
+def create(design: Design, choices: Choices | None = None, placement: str = CROSSED) -> Setting:
+    """A TD and its VCPU are made in a region where another TD has a page mapped and zapped."""
+    stage = Stage(design, choices)
+    making = stage.pools(0, 0, _pairs_in(0, placement))
+    elsewhere = stage.pools(1, 1, _pairs_in(1, placement))
+    faulting = stage.pools(2, 0, _pairs_in(0, placement))
+    blank = stage.blank_td(_SMALL_TD)
+    second = stage.running_td(elsewhere, _SMALL_TD)
+    return stage.setting(
+        "a TD is made, and given up; another one faults and zaps in the same region",
+        (
+            ThreadClass(
+                "make a TD and a VCPU, give them up",
+                stage.start(0, making, blank, create_and_destroy),
+            ),
+            ThreadClass("fault, zap", stage.start(1, faulting, second, fault_and_zap)),
+        ),
+        {"TDs": "2, of one VCPU", "pages of a pair": placement},
+        gone=False,
+    )
+
+
+def split(
+    design: Design,
+    choices: Choices | None = None,
+    behaviour: KernelBehaviour | None = None,
+    sept_elsewhere: bool = False,
+) -> Setting:
+    """A 4K hole is punched into a 2M page; another TD faults and zaps where its new pages lie.
+
+    The pages for the split, its S-EPT page (unless ``sept_elsewhere``) and both pairs, lie in the
+    region where the other TD has a page mapped and zapped.  ``behaviour`` says whether DEMOTE takes
+    ``pamt_lock``.
+    """
+    stage = Stage(design, choices, behaviour)
+    large, elsewhere = stage.pools(0, 1, 100), stage.pools(1, 1, 100)
+    splitting = stage.pools(2, 1 if sept_elsewhere else 0, 0)
+    faulting = stage.pools(3, 0, 100)
+    first = stage.running_td(large, 2 * SIZE_2M, page=SIZE_2M, folio=stage.world.free_region(2))
+    second = stage.running_td(elsewhere, _SMALL_TD)
+    return stage.setting(
+        "a 2M page is split and a hole punched; another TD faults and zaps where its pages lie",
+        (
+            ThreadClass("split, zap 4K", stage.start(0, splitting, first, punch_hole)),
+            ThreadClass("fault, zap", stage.start(1, faulting, second, fault_and_zap)),
+        ),
+        {"TDs": "2, of one VCPU", **_demote_told(behaviour)},
+        gone=False,
+    )
+
+
+def split_and_fault(
+    design: Design, choices: Choices | None = None, behaviour: KernelBehaviour | None = None
+) -> Setting:
+    """A 4K hole is punched into a 2M page that a VCPU of the TD faults on: which, and on what page.
+
+    The thread that punches is none of the VCPUs.
+    """
+    stage = Stage(design, choices, behaviour)
+    recorder = stage.world.recorder
+    large = stage.pools(0, 1, 100)
+    splitting, faulting = stage.pools(1, 0, 0), stage.pools(2, 0, 0)
+    vm = stage.running_td(large, 2 * SIZE_2M, 2, page=SIZE_2M, folio=stage.world.free_region(2))
+    return stage.setting(
+        "a 2M page is split and a hole punched; a VCPU faults on it",
+        (
+            ThreadClass("split, zap 4K", stage.start(0, splitting, vm, punch_hole)),
+            ThreadClass(
+                "a VCPU faults on the hole or behind it",
+                stage.start(
+                    1, faulting, vm, lambda own, cpu: fault_near_the_hole(recorder, own, cpu)
+                ),
+            ),
+        ),
+        {
+            "TDs": "1, of 2 VCPUs",
+            "the fault": "of either, on the hole or the page behind it",
+            **_demote_told(behaviour),
+        },
+        gone=False,
+    )
+
+
+def punch_hole(vm: Vm, cpu: Cpu) -> int:
+    """The guest gives back one page of its 2M page."""
+    error = kvm_gmem_punch_hole(vm, cpu, SIZE_2M, PAGE_SIZE)
+    return no_harm(error)
+
+
+def fault_near_the_hole(recorder: Recorder, vm: Vm, cpu: Cpu) -> int:
+    """A VCPU wants that page or the one behind it, which may be mapped still: as 2M, or as 4K."""
+    which = recorder.choose("the second VCPU faults", len(vm.vcpus))
+    behind = recorder.choose("it faults on the page behind the hole", 2)
+    vcpu = vm.vcpus[which]
+    result = fault(vm, vcpu, cpu, SIZE_2M + behind * PAGE_SIZE, LEVEL_2M)
+    give_back(vm, vcpu, cpu)
+    return 0 if result == RET_PF_SPURIOUS else no_harm(result)
+
+
+def _demote_told(behaviour: KernelBehaviour | None) -> dict[str, str]:
+    unlocked = behaviour is not None and behaviour.demote_lock == "none"
+    return {"DEMOTE and its count": "under no lock" if unlocked else "as the design does it"}

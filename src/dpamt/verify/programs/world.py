@@ -1,0 +1,277 @@
+"""A small machine under observation, with a booted kernel and TDs made by the real functions.
+
+One 1 GiB TDMR without holes, Dynamic PAMT on.  Every word is observed; while nobody observes, all
+is as in a plain run, so the machine is brought to where the threads begin by running it.
+"""
+
+import sys
+from collections.abc import Hashable, Iterable
+from threading import local
+from typing import Final
+
+from dpamt.abi.registers import SeamCall, TdxModuleArgs
+from dpamt.errors import Finding, InputError, ModelError
+from dpamt.host.core.audit import audit
+from dpamt.host.core.control_pages import tdx_alloc_page
+from dpamt.host.core.init import tdx_enable
+from dpamt.host.core.kernel import Cpu, Kernel, KernelBehaviour, KernelLog
+from dpamt.host.core.page_cache import SITE_PAIR
+from dpamt.host.designs.base import Design
+from dpamt.host.kvm.td import tdx_td_init
+from dpamt.host.kvm.vm import Vm
+from dpamt.module.module import TdxModule
+from dpamt.module.pamt import Pamt, PamtBlock, PamtRegion
+from dpamt.module.processor import LogicalProcessor
+from dpamt.module.td import Td, Tds
+from dpamt.module.td import Vcpu as ModuleVcpu
+from dpamt.module.view import ModuleView
+from dpamt.platform.machine import Cmr, Machine, MemoryBlock, Topology
+from dpamt.platform.page_allocator import PageAllocator
+from dpamt.platform.physical_memory import PhysicalMemory
+from dpamt.sync.observed import ObservedShared
+from dpamt.verify.learn.automaton import Event, Recorder
+from dpamt.verify.learn.control_point import Places
+from dpamt.verify.programs.other_agent import OtherAgent
+from dpamt.verify.programs.page_pools import PoolAllocator
+
+MIB: Final = 1 << 20
+_BALANCE: Final = "verify.balance"
+_FAILURES: Final = "verify.failures"
+
+
+class ObservedLog(KernelLog):
+    """dmesg; while somebody observes, its lines are events of the thread that writes them."""
+
+    __slots__ = ("_recorder", "_shared")
+
+    def __init__(self, recorder: Recorder, shared: ObservedShared) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._shared = shared
+
+    def _told(self, kind: str, text: str) -> bool:
+        if self._shared.watch.observer is None:
+            return False
+        self._recorder.tell(Event(kind, text))
+        return True
+
+    def info(self, text: str) -> None:
+        """pr_info() or pr_err() of the core."""
+        if not self._told("log", text):
+            super().info(text)
+
+    def kvm(self, text: str) -> None:
+        """pr_err() of KVM."""
+        if not self._told("log", text):
+            super().kvm(text)
+
+    def warn(self, text: str) -> None:
+        """WARN()."""
+        if not self._told("warn", text):
+            super().warn(text)
+
+    def warn_once(self, place: str, text: str) -> None:
+        """WARN_ONCE(): under observation each is told, whoever comes first."""
+        if not self._told("warn", text):
+            super().warn_once(place, text)
+
+
+class ObservedKernel(Kernel):
+    """The kernel, whose plain attributes no thread may change: they are no words."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set it; raises InputError, naming the line, when a thread does."""
+        shared = self.__dict__.get("shared")
+        if isinstance(shared, ObservedShared) and shared.watch.observer is not None:
+            frame = sys._getframe(1)
+            raise InputError(
+                f"{frame.f_code.co_filename}:{frame.f_lineno}: kernel.{name} is changed while "
+                "other CPUs run; expected a word or lock of kernel.pamt (docs/verify.md)"
+            )
+        super().__setattr__(name, value)
+
+
+class ObservedAllocator:
+    """The page allocator of the threads, in place of the kernel's once the machine is set up.
+
+    A thread takes the two pages of a pair from ``pair_pages`` (see
+    :mod:`dpamt.verify.programs.get_put` for why they may be the same for all threads of one
+    region), and counts what has been taken in one word: ``verify.balance``.
+    """
+
+    def __init__(self, world: "World", failures: int = 0) -> None:
+        self._world = world
+        self.balance = world.shared.words(_BALANCE).at(0)
+        self._failures = world.shared.words(_FAILURES).at(0)
+        """Allocations that may still fail."""
+        self._failures.store(failures)
+        self._may_fail = failures > 0
+        self._of_thread = local()
+
+    @property
+    def pair_pages(self) -> tuple[int, int]:
+        """The pages of a pair for the thread that runs."""
+        pages: tuple[int, int] = self._of_thread.pair_pages
+        return pages
+
+    @pair_pages.setter
+    def pair_pages(self, pages: tuple[int, int]) -> None:
+        self._of_thread.pair_pages = pages
+
+    def alloc_page(self, site: str) -> int | None:
+        """One page of the pair, by site; None while an allocation may fail and is chosen to."""
+        if self._may_fail:
+            left = self._failures.load()
+            if left:
+                fails = self._world.recorder.choose(f"allocation for {site} fails", 2)
+                if fails:
+                    self._failures.store(left - 1)
+                    return None
+        self.balance.add(1)
+        return self.pair_pages[0 if site == SITE_PAIR[0] else 1]
+
+    def free_among(self, pages: Iterable[int]) -> list[int]:
+        """Those of the pages that nobody holds: none, as far as the threads can tell."""
+        return []
+
+    def free_page(self, pfn: int) -> None:
+        """Give it back."""
+        self.balance.add(-1)
+
+
+class StandingVm(Vm):
+    """A VM whose fields no thread changes: places show it by name.
+
+    Of one that a thread makes or ends they show what it holds: that is a plain Vm, its own.
+    """
+
+
+class World:
+    """The machine, its kernel and module; ``make_td`` builds TDs before threads run."""
+
+    def __init__(self, design: Design, behaviour: KernelBehaviour | None = None) -> None:
+        machine = Machine(
+            "a 1 GiB machine of the verifier",
+            (Cmr(MIB, 1023 * MIB),),
+            (MemoryBlock(256, 1024 * 256),),
+            1024 * 256,
+            Topology(1, 2),
+        )
+        self.design = design
+        self.shared = ObservedShared()
+        self.memory = PhysicalMemory()
+        self.allocator = PageAllocator(machine)
+        self._of_thread = local()
+        self.agent: OtherAgent | None = None
+        """Who may hold locks that the threads' SEAMCALLs want."""
+        self.module = TdxModule(self.memory, machine, "2.0.18", self.shared)
+        self.kernel = ObservedKernel(
+            machine,
+            self.allocator,
+            self.memory,
+            self.shared,
+            [self._seamcall_of(lp) for lp in self.module.processors],
+            design,
+            behaviour,
+        )
+        fixed = (
+            Kernel,
+            TdxModule,
+            Pamt,
+            PamtBlock,
+            PamtRegion,
+            Td,
+            Tds,
+            ModuleVcpu,
+            Machine,
+            Design,
+            KernelLog,
+            StandingVm,
+            PhysicalMemory,
+            Recorder,
+            World,
+            ObservedAllocator,
+            OtherAgent,
+            PoolAllocator,
+        )
+        module = self.module  # its regions are made when they are first asked for: no state
+        same = (module.ready_handlers, module.live_headers, module.pamt.regions)
+        self.places = Places(same, fixed)
+        self.recorder = Recorder(self.places)
+        self.kernel.log = ObservedLog(self.recorder, self.shared)
+        error = tdx_enable(self.kernel)
+        if error:
+            raise ModelError(f"the verifier's machine does not boot: {self.kernel.log.lines}")
+        self.view = ModuleView(self.module)
+        self.vms: list[Vm] = []
+
+    def make_td(self, memory_bytes: int = 16 * MIB) -> Vm:
+        """A TD that is created and not yet finalised."""
+        vm = StandingVm(self.kernel, memory_bytes)
+        error = tdx_td_init(vm, self.kernel.cpus[0])
+        if error:
+            told = self.kernel.log.lines[-1]
+            raise Finding(f"design {self.design.source}: no TD can be made, one CPU alone: {told}")
+        self.vms.append(vm)
+        return vm
+
+    def alloc_backed(self, pages: int) -> list[int]:
+        """Pages that may be used by the module, with their PAMT."""
+        found = []
+        for _ in range(pages):
+            pfn = tdx_alloc_page(self.kernel, self.kernel.cpus[0], "verify")
+            if pfn is None:
+                raise ModelError("the verifier's machine has no more memory")
+            found.append(pfn)
+        return found
+
+    def cpu(self, index: int) -> Cpu:
+        """A CPU made afresh, its SEAMCALLs told to the recorder."""
+        lp = LogicalProcessor(self.module, index, 0)
+        self._of_thread.others = {}
+        call = told_seamcall(lp, self.recorder, self.agent)
+        return Cpu(index, 0, call, self.kernel.machine.hkid_start_bit)
+
+    def _seamcall_of(self, lp: LogicalProcessor) -> SeamCall:
+        """The SEAMCALLs of one of the kernel's CPUs, that any thread may send its calls to.
+
+        While threads are observed, each thread has that CPU for itself, made afresh.
+        """
+
+        def seamcall(rax: int, args: TdxModuleArgs) -> int:
+            if self.shared.watch.observer is None:
+                return lp.seamcall(rax, args)
+            others: dict[int, SeamCall] = self._of_thread.others
+            if lp.index not in others:
+                fresh = LogicalProcessor(self.module, lp.index, lp.package)
+                others[lp.index] = told_seamcall(fresh, self.recorder, self.agent)
+            return others[lp.index](rax, args)
+
+        return seamcall
+
+    def findings(self) -> list[str]:
+        """What host and module say of themselves now."""
+        return [*self.view.check(), *audit(self.kernel, self.view, None)]
+
+    def free_region(self, number: int) -> int:
+        """First page of a 2M region that nobody uses, counted from the top of memory."""
+        return (510 - number) << 9
+
+
+def told_seamcall(
+    lp: LogicalProcessor, recorder: Recorder, agent: OtherAgent | None = None
+) -> SeamCall:
+    """The SEAMCALLs of a processor, their beginnings and ends told to the recorder."""
+
+    def seamcall(rax: int, args: TdxModuleArgs) -> int:
+        operands: tuple[Hashable, ...] = args.as_tuple()
+        recorder.mark(rax & 0xFFFF)
+        if agent is None:
+            status = lp.seamcall(rax, args)
+        else:
+            status = agent.call(lp, rax, args)
+        recorder.leaf = -1
+        recorder.tell(Event("seamcall", rax & 0xFFFF, (operands, status)))
+        return status
+
+    return seamcall

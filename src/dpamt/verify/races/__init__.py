@@ -1,0 +1,1 @@
+"""Recorded races of two SEAMCALLs: every schedule explored, outcomes compared."""

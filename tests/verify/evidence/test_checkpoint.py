@@ -1,0 +1,133 @@
+"""Searches that are stopped, kept and taken up again come to what they come to in one go."""
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dpamt.errors import InputError
+from dpamt.host.designs.load import load_design
+from dpamt.verify.evidence.checkpoint import keep, read, take_up
+from dpamt.verify.explore.judging import Found
+from dpamt.verify.explore.search import Search, search_of
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.problem import GRANULARITIES, SEAMCALL
+from dpamt.verify.properties.named import properties
+from dpamt.verify.verdict import Verdict, verdict_of, verify
+
+ASKED = {"design": "nothing looks at it here"}
+CASES = {
+    "v6": (2, 1),  # holds
+    "v2": (3,),  # fails
+    "lazy": (2,),
+    "global-rwlock": (2,),
+}
+
+
+def fresh(name: str, granularity: str, most: int = 1_000_000) -> Search:
+    design = load_design(name)
+    return search_of(regions(design, CASES[name]), properties(design.tolerated), granularity, most)
+
+
+def stopped(path: Path, name: str, granularity: str, most: int) -> None:
+    search = fresh(name, granularity, most)
+    search.keep = lambda search, found: keep(str(path), ASKED, search, found)
+    search.explore()
+
+
+def timeless(said: Verdict) -> Verdict:
+    return replace(said, seconds=0.0)
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_it_comes_to_the_same(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    granularity = data.draw(st.sampled_from(GRANULARITIES[:2] if name == "v2" else GRANULARITIES))
+    search = fresh(name, granularity)
+    whole = verdict_of(search, search.explore())
+    path = tmp_path / "kept"
+    stops = sorted(data.draw(st.sets(st.integers(1, whole.states - 1), min_size=1, max_size=3)))
+    stopped(path, name, granularity, stops[0])
+    for most in stops[1:]:
+        search = fresh(name, granularity, most)
+        search.keep = lambda search, found: keep(str(path), ASKED, search, found)
+        search.explore(take_up(read(str(path)), search))
+    search = fresh(name, granularity)
+    again = verdict_of(search, search.explore(take_up(read(str(path)), search)))
+    assert timeless(again) == timeless(whole)
+
+
+def test_other_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    stopped(path, "v6", SEAMCALL, 50)
+    other = load_design("merged")
+    search = search_of(
+        regions(replace(other, source="v6"), (2, 1)), properties(other.tolerated), SEAMCALL
+    )
+    with pytest.raises(InputError, match="the code that is verified has changed"):
+        take_up(read(str(path)), search)
+
+
+def test_other_bounds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    stopped(path, "v6", SEAMCALL, 50)
+    design = load_design("v6")
+    search = search_of(regions(design, (3,)), properties(design.tolerated), SEAMCALL)
+    with pytest.raises(InputError, match="the bounds have changed"):
+        take_up(read(str(path)), search)
+
+
+def without(name: str) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            members = {member: archive.read(member) for member in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, content in members.items():
+                if member != name:
+                    archive.writestr(member, content)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without("search.json"),
+        without("locals.txt"),
+        without("states.bin"),
+        without("slots.txt"),
+        lambda path: path.write_bytes(path.read_bytes()[:-40]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+    ],
+)
+def test_a_file_that_is_not_whole_is_one_line(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "kept"
+    stopped(path, "v6", SEAMCALL, 50)
+    spoil(path)
+    with pytest.raises(InputError, match="expected a file that --checkpoint wrote") as refused:
+        take_up(read(str(path)), fresh("v6", SEAMCALL))
+    assert "\n" not in str(refused.value)
+
+
+def test_memory_is_a_bound() -> None:
+    def ready(search: Search) -> Found | None:
+        search.most_memory = 1
+        return None
+
+    design = load_design("v6")
+    said = verify(
+        regions(design, (10,)), properties(design.tolerated), SEAMCALL, 1_000_000, None, ready
+    )
+    assert said.verdict == "not finished"
+    assert "MiB of memory (--max-memory)" in said.stopped
+    assert f"{said.states:,} states seen" in said.stopped
