@@ -20,9 +20,9 @@ from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, WAITS, Address
 from dpamt.sync.shared import Snapshot
 from dpamt.sync.shared_exclusive import SharedExclusiveLock
 from dpamt.verify.learn.automaton import CHOICE, MARK, Event, Start, Step, _enter, _Suspended
-from dpamt.verify.learn.control_point import Places
+from dpamt.verify.learn.control_point import ControlPoints
 from dpamt.verify.programs.get_put import APART, Choices, Ground, get_use_put
-from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Setting, ThreadClass
+from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem, ThreadClass
 from dpamt.verify.properties.named import LIVELOCK, Property
 
 _PAGE = re.compile("page 0x[0-9a-f]+")
@@ -34,7 +34,7 @@ Values = tuple[int, ...]
 State = tuple[Values, tuple[int, ...]]
 
 
-class _NoPlaces(Places):
+class _NoPlaces(ControlPoints):
     """Threads are known by their history, never by where they stand."""
 
     def of(self, frame: Any, stop: Any) -> tuple[Hashable, tuple[()]]:
@@ -66,19 +66,19 @@ class Brute:
     """Everything that threads can do on one machine, once :meth:`explore` is done."""
 
     def __init__(
-        self, setting: Setting, properties: tuple[Property, ...], granularity: str
+        self, problem: Problem, properties: tuple[Property, ...], granularity: str
     ) -> None:
-        assert all(kind.count == 1 for kind in setting.classes)
-        self.setting = setting
+        assert all(kind.count == 1 for kind in problem.classes)
+        self.problem = problem
         self.properties = properties
         self.granularity = granularity
-        self.shared = setting.shared
-        self.recorder = setting.recorder
+        self.shared = problem.shared
+        self.recorder = problem.recorder
         self.recorder._places = _NoPlaces((), ())
-        self.starts: list[Start] = [kind.start for kind in setting.classes]
+        self.starts: list[Start] = [kind.start for kind in problem.classes]
         self.interrupts = [
             (number, kind.interrupts)
-            for number, kind in enumerate(setting.classes)
+            for number, kind in enumerate(problem.classes)
             if kind.interrupts >= 0
         ]
         self.standings: list[Standing] = []
@@ -314,7 +314,7 @@ class Brute:
             return
         self.put(values)
         self.rests.add(self.shared.snapshot())
-        lines = self.setting.at_rest()
+        lines = self.problem.at_rest()
         for judge in self.properties:
             if judge.of_rest is not None and any(judge.of_rest(line) for line in lines):
                 self.broken.add(judge.name)
@@ -366,7 +366,7 @@ def one_by_one(
     placement: str = APART,
     choices: Choices | None = None,
     order: tuple[int, ...] = (),
-) -> Setting:
+) -> Problem:
     """As programs.regions, but every thread stands for itself, with its own page and GPA."""
     ground = Ground(design, choices)
     ground.begin()
@@ -379,7 +379,7 @@ def one_by_one(
     for gfn, (number, pfn) in enumerate(users):
         pair = ground.donors(number, len(cpus), placement)
         kinds.append(ThreadClass(f"page {gfn}", ground.start(pair, _user(ground, pfn, gfn << 12))))
-    return Setting(
+    return Problem(
         "one by one",
         ground.world.shared,
         ground.world.recorder,

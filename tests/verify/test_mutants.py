@@ -13,7 +13,7 @@ from dpamt.host.core.page_cache import PamtCache
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
 from dpamt.verify.programs.get_put import APART, CROSSED, Choices, regions
-from dpamt.verify.programs.problem import SEAMCALL, Setting
+from dpamt.verify.programs.problem import SEAMCALL, Problem
 from dpamt.verify.properties.named import (
     AT_REST,
     BAD_REMOVE,
@@ -182,15 +182,15 @@ class Switched(NamedTuple):
     design: Design
     now: dict[str, Design]
 
-    def setting(self, make: Callable[[Design], Setting], mutant: Design) -> Setting:
+    def problem(self, make: Callable[[Design], Problem], mutant: Design) -> Problem:
         self.now["design"] = self.design
-        setting = make(
+        problem = make(
             replace(
                 self.design, tdx_pamt_get=self._get(), tdx_pamt_put=self._put(), source="mutant"
             )
         )
         self.now["design"] = mutant
-        return setting
+        return problem
 
     def _get(self) -> Callable[[Kernel, Cpu, int, PamtCache | None], int]:
         now = self.now
@@ -220,7 +220,7 @@ def mutated(mutant: Mutant, directory: Path) -> Design:
     return load_design(str(file))
 
 
-SETTINGS: Final[tuple[Callable[[Design], Setting], ...]] = (
+PROBLEMS: Final[tuple[Callable[[Design], Problem], ...]] = (
     lambda design: regions(design, (2,)),
     lambda design: regions(design, (3,)),
     lambda design: regions(design, (2,), APART, Choices(1)),
@@ -234,9 +234,9 @@ def broken_by(name: str, design: Design, until: str) -> set[str]:
     """
     broken: set[str] = set()
     switched = Switched(load_design(name), {})
-    for make in SETTINGS:
-        setting = switched.setting(make, design)
-        said = verify(setting, properties(), SEAMCALL, most_states=20_000)
+    for make in PROBLEMS:
+        problem = switched.problem(make, design)
+        said = verify(problem, properties(), SEAMCALL, most_states=20_000)
         broken |= {name for name, verdict in said.properties.items() if verdict == "fails"}
         if until in broken:
             break

@@ -168,10 +168,10 @@ def _search(
             what = f"{now.states:,} states, depth {now.depth}"
             watch(design.name, trial.name, what, now.states, asked.most_states)
 
-    setting = trial.make(design)
+    problem = trial.make(design)
     most = asked.most_states
     with lasting(options, asked, kept) as ready, team_of(options, asked) as team:
-        verdict = verify(setting, judges, asked.granularity, most, told, ready, team)
+        verdict = verify(problem, judges, asked.granularity, most, told, ready, team)
     return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
 
 

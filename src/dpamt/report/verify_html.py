@@ -16,8 +16,8 @@ def html_page(found: Counterexample) -> str:
     data = json.dumps(_data(found), separators=(",", ":")).replace("<", "\\u003c")
     filled = {
         "@TITLE@": escape(f"{found.broken}: {found.text.replace(f'{found.broken}: ', '')}"),
-        "@SETTING@": escape(
-            f"{found.setting}; {len(found.cpus)} CPUs, {max(found.switches - 1, 0)} switches, "
+        "@PROBLEM@": escape(
+            f"{found.problem}; {len(found.cpus)} CPUs, {max(found.switches - 1, 0)} switches, "
             f"switched at: {found.granularity}"
         ),
         "@DATA@": data,

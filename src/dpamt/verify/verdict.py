@@ -1,4 +1,4 @@
-"""A verification from its setting to its verdict: the search, its counterexamples, its bounds."""
+"""A verification from its problem to its verdict: the search, its counterexamples, its bounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from dpamt.verify.explore.search import (
     Search,
     search_of,
 )
-from dpamt.verify.programs.problem import SEAMCALL, Setting
+from dpamt.verify.programs.problem import SEAMCALL, Problem
 from dpamt.verify.properties.named import Property
 
 
@@ -25,7 +25,7 @@ from dpamt.verify.properties.named import Property
 class Verdict:
     """What one search says, and within which bounds."""
 
-    setting: str
+    problem: str
     granularity: str
     verdict: str
     """``holds``, ``fails`` or ``not finished``."""
@@ -47,7 +47,7 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         """The whole as plain values."""
         return {
-            "setting": self.setting,
+            "problem": self.problem,
             "granularity": self.granularity,
             "verdict": self.verdict,
             "properties": self.properties,
@@ -65,7 +65,7 @@ class Verdict:
 
 
 def verify(
-    setting: Setting,
+    problem: Problem,
     properties: tuple[Property, ...],
     granularity: str = SEAMCALL,
     most_states: int = MOST_STATES,
@@ -73,7 +73,7 @@ def verify(
     ready: Callable[[Search], Found | None] | None = None,
     team: Team | None = None,
 ) -> Verdict:
-    """Search every interleaving of the setting's threads; at most ``most_states`` states.
+    """Search every interleaving of the problem's threads; at most ``most_states`` states.
 
     A property that fails has its nearest counterexample; one that did not fail in a search that was
     not finished is ``not finished`` too.  ``ready`` is called with the search before it begins; it
@@ -81,9 +81,9 @@ def verify(
     keep and expand the states.
     """
     if team is None:
-        search = search_of(setting, properties, granularity, most_states, progress)
+        search = search_of(problem, properties, granularity, most_states, progress)
     else:
-        search = sharded_search(team, setting, properties, granularity, most_states, progress)
+        search = sharded_search(team, problem, properties, granularity, most_states, progress)
     found = search.explore(ready(search) if ready is not None else None)
     return verdict_of(search, found)
 
@@ -95,7 +95,7 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         for judge in search.properties
     }
     return Verdict(
-        search.setting.name,
+        search.problem.name,
         search.granularity,
         found.verdict,
         verdicts,
@@ -107,7 +107,7 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         found.seconds,
         code_hash(search.automata),
         _covered(found),
-        dict(search.setting.bounds),
+        dict(search.problem.bounds),
         tuple(counterexample(search, fault) for fault in found.faults.values()),
     )
 

@@ -16,7 +16,7 @@ from dpamt.verify.evidence.counterexample import FORMAT
 from dpamt.verify.evidence.replay import Replayed, replay
 from dpamt.verify.learn.automaton import Automaton
 from dpamt.verify.programs.get_put import regions
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 from dpamt.verify.programs.suite import Trial, trials_of
 from dpamt.verify.properties.named import properties
 from dpamt.verify.verdict import Verdict, verify
@@ -36,8 +36,8 @@ def kept(verdict: Verdict) -> list[dict[str, Any]]:
     return documents
 
 
-def again(setting: Setting, design: Design, found: dict[str, Any]) -> Replayed:
-    return replay(setting, properties(design.tolerated), found)
+def again(problem: Problem, design: Design, found: dict[str, Any]) -> Replayed:
+    return replay(problem, properties(design.tolerated), found)
 
 
 @pytest.mark.parametrize(

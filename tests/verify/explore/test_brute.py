@@ -26,7 +26,7 @@ from dpamt.verify.programs.get_put import (
     regions,
     softirq,
 )
-from dpamt.verify.programs.problem import GRANULARITIES, LOCKS, SEAMCALL, WORDS, Setting
+from dpamt.verify.programs.problem import GRANULARITIES, LOCKS, SEAMCALL, WORDS, Problem
 from dpamt.verify.programs.whole_tds import split
 from dpamt.verify.properties.named import MISSING, properties
 from tests.verify.brute import Brute, answer, one_by_one
@@ -39,7 +39,7 @@ def as_each_its_own(search: Search, state: tuple[int, ...]) -> list[tuple[int, .
     capacity = search.capacity
     orders = []
     first = capacity
-    for kind in search.setting.classes:
+    for kind in search.problem.classes:
         orders.append(sorted(set(permutations(state[first : first + kind.count]))))
         first += kind.count
     return [(*state[:capacity], *(n for part in order for n in part)) for order in product(*orders)]
@@ -64,7 +64,7 @@ def rests_of(search: Search) -> set[Snapshot]:
         if all(search.engine.ended[local] for local in state[search.capacity :]):
             for ordered in as_each_its_own(search, state):
                 search.put_back(ordered)
-                found.add(search.setting.shared.snapshot())
+                found.add(search.problem.shared.snapshot())
     return found
 
 
@@ -72,7 +72,7 @@ def words_of(search: Search) -> list[Address]:
     """The words that the search keeps, each instance's own ones too; not what it takes as fixed."""
     words = search.engine.words
     found = [slot.address for slot in words.shared]
-    for kind, slots in zip(search.setting.classes, words.own, strict=True):
+    for kind, slots in zip(search.problem.classes, words.own, strict=True):
         named = {Address(word.array, word.indices[0]): word for word in kind.own}
         for slot in slots:
             word = named.get(slot.address)
@@ -84,7 +84,7 @@ def words_of(search: Search) -> list[Address]:
 def states_at(search: Search, addresses: list[Address]) -> set[tuple[Hashable, ...]]:
     """What those words hold together, in every state of the search."""
     found = set()
-    array_of = search.setting.shared.array
+    array_of = search.problem.shared.array
     for packed in search.graph.numbers:
         for ordered in as_each_its_own(search, search.packing.unpack(packed)):
             search.put_back(ordered)
@@ -92,11 +92,11 @@ def states_at(search: Search, addresses: list[Address]) -> set[tuple[Hashable, .
     return found
 
 
-def compare(design: Design, plain: Setting, setting: Setting, granularity: str) -> Brute:
+def compare(design: Design, plain: Problem, problem: Problem, granularity: str) -> Brute:
     judged = properties(design.tolerated)
     brute = Brute(plain, judged, granularity)
     brute.explore()
-    search = search_of(setting, judged, granularity)
+    search = search_of(problem, judged, granularity)
     found = search.explore()
     assert not found.stopped
     assert set(found.faults) == brute.broken
@@ -147,7 +147,7 @@ def test_where_pairs_lie_and_allocations_that_fail(
         ("per-2m-lock", demote_and_get, LOCKS),
     ],
 )
-def test_other_programs(name: str, make: Callable[[Design], Setting], granularity: str) -> None:
+def test_other_programs(name: str, make: Callable[[Design], Problem], granularity: str) -> None:
     design = load_design(name)
     compare(design, make(design), make(design), granularity)
 

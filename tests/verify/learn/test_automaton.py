@@ -31,7 +31,7 @@ from dpamt.verify.learn.automaton import (
 from dpamt.verify.learn.liveness import Liveness
 from dpamt.verify.programs.faults import faults
 from dpamt.verify.programs.get_put import APART, OWN, Choices, demote_and_get, regions, softirq
-from dpamt.verify.programs.problem import WORDS, Setting, ThreadClass
+from dpamt.verify.programs.problem import WORDS, Problem, ThreadClass
 from dpamt.verify.properties.named import properties
 from tests.verify.brute import one_by_one
 
@@ -41,7 +41,7 @@ Said = tuple[Hashable, ...]
 
 _LONGEST = 2000
 
-SETTINGS: dict[str, Callable[[], Setting]] = {
+PROBLEMS: dict[str, Callable[[], Problem]] = {
     **{
         f"{name}, one region": lambda name=name: regions(load_design(name), (2,))  # type: ignore[misc]
         for name in SHIPPED
@@ -72,15 +72,15 @@ class Merges(Automaton):
 
 
 class Learned:
-    """A setting whose automata a search has filled."""
+    """A problem whose automata a search has filled."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
         self.automata = tuple(
-            Merges(kind.name, kind.start, setting.recorder, setting.shared.watch)
-            for kind in setting.classes
+            Merges(kind.name, kind.start, problem.recorder, problem.shared.watch)
+            for kind in problem.classes
         )
-        search = Search(setting, self.automata, properties(), WORDS, 3000)
+        search = Search(problem, self.automata, properties(), WORDS, 3000)
         search.explore()
         self.results: dict[Hashable, list[Any]] = {}
         """What steps gave: of one kind on one array."""
@@ -97,7 +97,7 @@ class Learned:
         said: list[Said] = []
         place = 0
         stopped = False
-        recorder, watch = self.setting.recorder, self.setting.shared.watch
+        recorder, watch = self.problem.recorder, self.problem.shared.watch
 
         def step(address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
             nonlocal place, stopped
@@ -141,16 +141,16 @@ def _kind(step: Step) -> Hashable:
 
 @cache
 def learned(name: str) -> Learned:
-    return Learned(SETTINGS[name]())
+    return Learned(PROBLEMS[name]())
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_merged_histories_go_on_alike(name: str) -> None:
     """Pairs of histories of one node, with the same random results behind both."""
     known = learned(name)
     pick = Random(name)
     tried = 0
-    for kind, automaton in zip(known.setting.classes, known.automata, strict=True):
+    for kind, automaton in zip(known.problem.classes, known.automata, strict=True):
         pairs = automaton.pairs
         for pair in pick.sample(pairs, min(60, len(pairs))):
             assert not _differ(known, kind, pair, pick)
@@ -158,12 +158,12 @@ def test_merged_histories_go_on_alike(name: str) -> None:
     assert tried > 10
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_walks_through_the_automaton_are_runs(name: str) -> None:
     """A walk passes many merges; the run with its results does the same, step by step."""
     known = learned(name)
     pick = Random(name)
-    for kind, automaton in zip(known.setting.classes, known.automata, strict=True):
+    for kind, automaton in zip(known.problem.classes, known.automata, strict=True):
         for _ in range(40):
             expected: list[Said] = []
             results: list[Any] = []
@@ -201,8 +201,8 @@ def test_a_place_that_shows_too_little_is_noticed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         Liveness, "after", lambda self, at: tuple(n for n in real(self, at) if n != "status")
     )
-    known = Learned(SETTINGS["v2, one region"]())
-    (kind,), (automaton,) = known.setting.classes, known.automata
+    known = Learned(PROBLEMS["v2, one region"]())
+    (kind,), (automaton,) = known.problem.classes, known.automata
     pick = Random(1)
     assert any(_differ(known, kind, pair, pick) for pair in automaton.pairs)
 
@@ -230,7 +230,7 @@ def test_threads_of_one_class_are_interchangeable(name: str) -> None:
     The first may have fewer nodes: its GPA is 0, which other zeros happen to be equal to.
     """
     known = learned(f"{name}, one region")
-    (kind,), (first,) = known.setting.classes, known.automata
+    (kind,), (first,) = known.problem.classes, known.automata
     apart = one_by_one(load_design(name), (2,))
     second = Automaton("second", apart.classes[1].start, apart.recorder, apart.shared.watch)
     renamed = _Renamed(kind)

@@ -1,4 +1,4 @@
-"""Places: equal exactly where what a thread holds would act alike."""
+"""ControlPoints: equal exactly where what a thread holds would act alike."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dpamt.errors import ModelError
 from dpamt.sync.observed import ObservedShared
-from dpamt.verify.learn.control_point import Places
+from dpamt.verify.learn.control_point import ControlPoints
 
 PLAIN = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.0, 1.0, "", "a", b""])
 VALUES = st.recursive(
@@ -63,7 +63,7 @@ class Machine:
 
 
 def show(*values: Any) -> Any:
-    places = Places((), (Machine,))
+    places = ControlPoints((), (Machine,))
     return tuple(places.show(value) for value in values)
 
 
@@ -184,7 +184,7 @@ def test_words_are_their_addresses_and_machines_themselves() -> None:
     before = show(words.at(1))
     words.at(1).store(8)
     assert show(words.at(1)) == before
-    places = Places((), (Machine,))
+    places = ControlPoints((), (Machine,))
     machine, other = Machine(), Machine()
     assert places.show(machine) == places.show(machine) != places.show(other)
 

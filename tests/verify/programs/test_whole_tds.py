@@ -14,7 +14,7 @@ from dpamt.verify.evidence.replay import replay
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.programs.get_put import CROSSED, Choices
 from dpamt.verify.programs.other_agent import PAIRS
-from dpamt.verify.programs.problem import LOCKS, SEAMCALL, Setting
+from dpamt.verify.programs.problem import LOCKS, SEAMCALL, Problem
 from dpamt.verify.programs.suite import SPLIT_WITHOUT_LOCK, SUITE
 from dpamt.verify.programs.whole_tds import create, split, split_and_fault, teardown
 from dpamt.verify.properties.named import (
@@ -42,9 +42,9 @@ def broken(design: str, trial: str) -> set[str]:
     return {name for name, said in verdict(design, trial).properties.items() if said == "fails"}
 
 
-def calls(setting: Setting) -> set[str]:
+def calls(problem: Problem) -> set[str]:
     """Names of the SEAMCALLs that the threads make, in any schedule."""
-    search = search_of(setting, properties(), SEAMCALL)
+    search = search_of(problem, properties(), SEAMCALL)
     search.explore()
     return {
         LEAF_NAMES[event.subject]  # type: ignore[index]
@@ -90,7 +90,7 @@ def test_a_td_that_is_made_goes_the_whole_way() -> None:
 
 
 @pytest.mark.parametrize("make", [split, split_and_fault])
-def test_a_page_that_is_split_goes_the_whole_way(make: Callable[[Design], Setting]) -> None:
+def test_a_page_that_is_split_goes_the_whole_way(make: Callable[[Design], Problem]) -> None:
     assert calls(make(load_design("merged"))) >= {
         "TDH.MEM.RANGE.BLOCK",
         "TDH.MEM.TRACK",
@@ -151,8 +151,8 @@ def test_the_variant_that_fixed_it_passes(
 def test_demote_needs_no_lock_where_its_s_ept_page_lies_with_its_pair(design: str) -> None:
     """H23: the split's own get keeps the region's count above 0."""
     loaded = load_design(design)
-    setting = split(loaded, behaviour=KernelBehaviour(demote_lock="none"))
-    assert verify(setting, properties(), LOCKS).verdict == "holds"
+    problem = split(loaded, behaviour=KernelBehaviour(demote_lock="none"))
+    assert verify(problem, properties(), LOCKS).verdict == "holds"
 
 
 @pytest.mark.parametrize("design", ["merged", "v6"])
@@ -160,8 +160,8 @@ def test_demote_needs_no_lock_where_its_s_ept_page_lies_with_its_pair(design: st
 def test_a_demote_that_fails_takes_nothing_from_others(design: str, elsewhere: bool) -> None:
     """H24: refused twice, the VM is bugged; pair and count of the region are others' as before."""
     refused = Choices(busy=2, holds=((TDH_MEM_PAGE_DEMOTE, ("RCX",)),))
-    setting = split(load_design(design), refused, sept_elsewhere=elsewhere)
-    said = verify(setting, properties(), LOCKS)
+    problem = split(load_design(design), refused, sept_elsewhere=elsewhere)
+    said = verify(problem, properties(), LOCKS)
     assert {name for name, how in said.properties.items() if how == "fails"} == {KERNEL}
     assert "TDH.MEM.PAGE.DEMOTE" in said.counterexamples[0].text
 
@@ -188,8 +188,8 @@ def test_busy_twice_is_more_than_linux_stands(design: str) -> None:
     from dpamt.verify.programs.faults import faults
 
     loaded = load_design(design)
-    setting = faults(loaded, 1, choices=Choices(busy=2))
-    said = verify(setting, properties(), SEAMCALL)
+    problem = faults(loaded, 1, choices=Choices(busy=2))
+    said = verify(problem, properties(), SEAMCALL)
     assert {name for name, how in said.properties.items() if how == "fails"} == {KERNEL}
     assert "TDH.MEM.RANGE.BLOCK" in said.counterexamples[0].text
 
@@ -212,12 +212,12 @@ def test_a_page_that_is_kept_when_all_tds_are_gone_is_told() -> None:
     """The question about what is left can be answered with no."""
     loaded = load_design("merged")
 
-    setting = teardown(loaded)
-    world = setting.world
+    problem = teardown(loaded)
+    world = problem.world
     assert world is not None
     pages = world.shared.array("verify.pages")
     pages.at(world.free_region(0) + 39).store(1)  # somebody took a page and never gives it back
-    said = verify(setting, properties(), SEAMCALL)
+    said = verify(problem, properties(), SEAMCALL)
     assert {name for name, how in said.properties.items() if how == "fails"} == {LEAK}
     assert "no TD is left" in said.counterexamples[0].text
 

@@ -11,7 +11,7 @@ from dpamt.trace.vector_file import Race, read_vector_file
 from dpamt.trace.vector_machine import build_module
 from dpamt.trace.vectors import RECORDED_RELEASE, play_before
 from dpamt.verify.explore.search import search_of
-from dpamt.verify.programs.problem import WORDS, Setting
+from dpamt.verify.programs.problem import WORDS, Problem
 from dpamt.verify.races.explored import race_setting, replay_race
 from tests.verify.brute import Brute
 from tests.verify.explore.test_brute import answers_of, rests_of
@@ -34,7 +34,7 @@ def test_what_was_recorded_and_nothing_else(race: Race) -> None:
     assert found.reached == len(race.outcomes)
 
 
-def setting_of(race: Race) -> Setting:
+def setting_of(race: Race) -> Problem:
     shared = ObservedShared()
     module = build_module(race.before, RECORDED_RELEASE, shared, cpus=2)
     assert play_before(race, module).agrees

@@ -19,7 +19,7 @@ from dpamt.verify.explore.learned_blocks import Block, Blocks
 from dpamt.verify.explore.search import Progress, Search, automata_of
 from dpamt.verify.explore.state import SPARE_SLOTS
 from dpamt.verify.learn.automaton import Event
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import Property
 
 
@@ -196,7 +196,7 @@ class ShardedSearch(Search):
             }
             blocks.append((local, *reads, void, told))
         own = [[(slot.address, slot.values) for slot in slots] for slots in engine.words.own]
-        arrays = self.setting.always_arrays
+        arrays = self.problem.always_arrays
         watched = tuple(
             n
             for n, slot in enumerate(engine.words.shared)
@@ -216,14 +216,14 @@ class ShardedSearch(Search):
 
 def sharded_search(
     team: Team,
-    setting: Setting,
+    problem: Problem,
     properties: tuple[Property, ...],
     granularity: str,
     most_states: int,
     progress: Callable[[Progress], None] | None = None,
 ) -> ShardedSearch:
-    """The search over a setting whose states a team keeps, not yet begun."""
-    automata = automata_of(setting)
-    search = ShardedSearch(setting, automata, properties, granularity, most_states, progress)
+    """The search over a problem whose states a team keeps, not yet begun."""
+    automata = automata_of(problem)
+    search = ShardedSearch(problem, automata, properties, granularity, most_states, progress)
     search.team = team
     return search

@@ -114,7 +114,7 @@ class Shard:
         search = self.search
         search.knowledge.slots, search.knowledge.wide = slots, wide
         search.begin(search.knowledge)
-        search.engine = _Told(search.setting, search.automata, search.knowledge, search.granularity)
+        search.engine = _Told(search.problem, search.automata, search.knowledge, search.granularity)
         self.numbers: dict[bytes, int] = {}
         self.parents = array("q")
         self.moves = array("H")
@@ -217,9 +217,9 @@ class Shard:
 
     def _judged_too(self) -> list[tuple[int, bytes]]:
         """New states that differ from all before in what properties look at."""
-        if not self.search.setting.always_arrays:
+        if not self.search.problem.always_arrays:
             return []
-        whole = "" in self.search.setting.always_arrays
+        whole = "" in self.search.problem.always_arrays
         found = []
         for number, key in self._coming:
             state = self.search.packing.unpack(key)

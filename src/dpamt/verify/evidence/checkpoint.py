@@ -54,7 +54,7 @@ def keep(path: str, asked: Mapping[str, Any], search: Search, found: Found) -> N
         "asked": asked,
         "python": sys.version.split()[0],
         "code": code_hash(search.automata),
-        "bounds": search.setting.bounds,
+        "bounds": search.problem.bounds,
         "properties": [judge.name for judge in search.properties],
         "property_file": _digest(asked.get("property_file", "")),
         "order": sys.byteorder,
@@ -129,7 +129,7 @@ def take_up(kept: Kept, search: Search) -> Found:
     """
     head = kept.head
     changed = f"{kept.path}: %s; expected what it was begun with: begin anew without --resume"
-    if head["bounds"] != search.setting.bounds:
+    if head["bounds"] != search.problem.bounds:
         raise InputError(changed % "the bounds have changed")
     names = [judge.name for judge in search.properties]
     own = _digest(head["asked"].get("property_file", ""))
@@ -180,7 +180,7 @@ def _fill(kept: Kept, search: Search) -> Found:
                 raise _CodeChanged
             words.put_slot(owner, Address(*address), values)
     for page in knowledge.pages:
-        words.start_pages[page] = search.setting.shared.array(page[0]).at(page[1]).capture()
+        words.start_pages[page] = search.problem.shared.array(page[0]).at(page[1]).capture()
     _locals(kept, search.engine)
     size = search.packing.size
     states = kept.members["states.bin"]

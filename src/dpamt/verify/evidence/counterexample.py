@@ -54,7 +54,7 @@ class StepTold:
 class Counterexample:
     """A failure of a property and the schedule to it."""
 
-    setting: str
+    problem: str
     broken: str
     """Name of the property that fails."""
     text: str
@@ -149,11 +149,11 @@ def walk(search: Search, moves: list[int], fault: Fault) -> Counterexample:
     if fault.thread >= 0:
         text = _own(search, engine.locals[local].kind, cpu).words(text)
     return Counterexample(
-        search.setting.name,
+        search.problem.name,
         fault.property,
         text,
         search.granularity,
-        tuple(kind.name for kind in search.setting.classes for _ in range(kind.count)),
+        tuple(kind.name for kind in search.problem.classes for _ in range(kind.count)),
         tuple(told),
         tuple(
             (
@@ -173,7 +173,7 @@ def walk(search: Search, moves: list[int], fault: Fault) -> Counterexample:
 
 
 def _shown(search: Search, address: Address, value: Any) -> str:
-    return value_text(search.setting.shared.array(address.array), value)
+    return value_text(search.problem.shared.array(address.array), value)
 
 
 def choices_of(search: Search, local: int, block: Any) -> list[int]:
@@ -235,7 +235,7 @@ def _tell_block(
             if "/sync/" not in candidate.file and "<" not in candidate.function:
                 site = candidate
                 break
-        array = search.setting.shared.array(step.address.array) if step.address.array else None
+        array = search.problem.shared.array(step.address.array) if step.address.array else None
         address, arguments, result = own.of(array, step, result)
         told.append(
             StepTold(
@@ -258,7 +258,7 @@ def _tell_block(
 
 
 def _own(search: Search, kind: int, cpu: int) -> "_Own":
-    return _Own(search.setting.classes[kind], cpu - search._bounds[kind][0])
+    return _Own(search.problem.classes[kind], cpu - search._bounds[kind][0])
 
 
 class _Own:

@@ -12,7 +12,7 @@ from dpamt.verify.explore.judging import HOLDS, Found
 from dpamt.verify.explore.learned_blocks import Block
 from dpamt.verify.explore.search import Search, search_of
 from dpamt.verify.explore.state import Restart
-from dpamt.verify.programs.problem import WORDS, Setting
+from dpamt.verify.programs.problem import WORDS, Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
 
 FOUND: Final = "found"
@@ -20,10 +20,10 @@ _MOST_RESTARTS: Final = 100
 
 
 class Refinement:
-    """The fine search of one setting, to follow coarse counterexamples in."""
+    """The fine search of one problem, to follow coarse counterexamples in."""
 
-    def __init__(self, setting: Setting, properties: tuple[Property, ...]) -> None:
-        self._search = search_of(setting, properties, WORDS)
+    def __init__(self, problem: Problem, properties: tuple[Property, ...]) -> None:
+        self._search = search_of(problem, properties, WORDS)
 
     def look(self, coarse: Counterexample) -> str:
         """``found``, or why the failure was not seen on its way."""

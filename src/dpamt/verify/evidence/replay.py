@@ -13,7 +13,7 @@ from typing import Any, Final
 from dpamt.errors import InputError
 from dpamt.verify.evidence.counterexample import FORMAT, StepTold
 from dpamt.verify.evidence.replay_threads import Run
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
 
 _EXPECTED: Final = ("broken", "text", "cpus", "steps", "start", "turns", "choices")
@@ -36,7 +36,7 @@ class Replayed:
 
 
 def replay(
-    setting: Setting, properties: tuple[Property, ...], found: Mapping[str, Any]
+    problem: Problem, properties: tuple[Property, ...], found: Mapping[str, Any]
 ) -> Replayed:
     """Follow the schedule of a counterexample (its JSON form) on a machine just made.
 
@@ -44,15 +44,15 @@ def replay(
     thread runs to its end in turn.  Raises InputError for a counterexample of another form or of
     another number of CPUs.
     """
-    _check(setting, found)
-    run = Run(setting, found)
+    _check(problem, found)
+    run = Run(problem, found)
     try:
         run.follow()
     finally:
         run.end()
     broken: dict[str, str] = {}
     for judge in properties:
-        text = _judged(judge, run, setting)
+        text = _judged(judge, run, problem)
         if text:
             broken[judge.name] = text
     if not run.departure and found["broken"] == LIVELOCK:
@@ -60,7 +60,7 @@ def replay(
     return Replayed(tuple(run.told), run.done, run.departure, broken, run.changed())
 
 
-def _check(setting: Setting, found: Mapping[str, Any]) -> None:
+def _check(problem: Problem, found: Mapping[str, Any]) -> None:
     if found.get("format") != FORMAT:
         raise InputError(
             f"counterexample: format is {found.get('format')!r}; expected {FORMAT}, "
@@ -69,7 +69,7 @@ def _check(setting: Setting, found: Mapping[str, Any]) -> None:
     for name in _EXPECTED:
         if name not in found:
             raise InputError(f"counterexample: {name} is missing; expected the form of --json")
-    cpus = sum(kind.count for kind in setting.classes)
+    cpus = sum(kind.count for kind in problem.classes)
     try:
         fits = all(0 <= cpu < cpus and count >= 0 for cpu, count in found["turns"])
         fits = fits and all(isinstance(step["at"], int) for step in found["steps"])
@@ -83,19 +83,19 @@ def _check(setting: Setting, found: Mapping[str, Any]) -> None:
         )
 
 
-def _judged(judge: Property, run: Run, setting: Setting) -> str:
+def _judged(judge: Property, run: Run, problem: Problem) -> str:
     if judge.of_event is not None:
         for event in run.events:
             text = judge.of_event(event)
             if text:
                 return text
     if judge.of_state is not None:
-        text = "; ".join(line for line in setting.always() if judge.of_state(line))
+        text = "; ".join(line for line in problem.always() if judge.of_state(line))
         if text:
             return text
     waiting = run.waiting()
     if judge.of_rest is not None and not waiting:
-        return "; ".join(line for line in setting.at_rest() if judge.of_rest(line))
+        return "; ".join(line for line in problem.at_rest() if judge.of_rest(line))
     if judge.of_deadlock is not None and waiting and run.stuck:
         return judge.of_deadlock(waiting)
     return ""

@@ -18,7 +18,7 @@ from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
 from dpamt.verify.evidence.counterexample import StepTold, event_text, short_path
 from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start
 from dpamt.verify.learn.values import do_step, read_word, value_text
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 
 _MOST_STEPS: Final = 1_000_000
 """A run that has left its schedule and goes on longer than this goes on for ever."""
@@ -48,8 +48,8 @@ class Cpu:
 class Run:
     """The threads of one replay; one of them runs at a time, told by the schedule."""
 
-    def __init__(self, setting: Setting, found: Mapping[str, Any]) -> None:
-        self._setting = setting
+    def __init__(self, problem: Problem, found: Mapping[str, Any]) -> None:
+        self._problem = problem
         self._found = found
         self._back = threading.Semaphore(0)
         self._here = threading.local()
@@ -58,9 +58,9 @@ class Run:
         self._choices = list(found["choices"])
         self._named = {name for name, _ in found["start"]}
         self._expected = {step["at"]: step for step in found["steps"]}
-        starts = [start for kind in setting.classes for start in kind.starts or (kind.start,)]
+        starts = [start for kind in problem.classes for start in kind.starts or (kind.start,)]
         self._cpus = [Cpu(number, start) for number, start in enumerate(starts)]
-        self._over = list(_interrupted(setting))
+        self._over = list(_interrupted(problem))
         self._first: dict[Address, Any] = {}
         self.told: list[StepTold] = []
         self.events: list[Event] = []
@@ -73,7 +73,7 @@ class Run:
     # The scheduler's side.
 
     def _begin(self) -> None:
-        recorder, watch = self._setting.recorder, self._setting.shared.watch
+        recorder, watch = self._problem.recorder, self._problem.shared.watch
         self._threads = [
             threading.Thread(target=self._run, args=(cpu,), daemon=True) for cpu in self._cpus
         ]
@@ -112,13 +112,13 @@ class Run:
 
     def end(self) -> None:
         """Stop the threads and give the machine back to whoever wants to look at it."""
-        self._setting.shared.watch.observer = None
+        self._problem.shared.watch.observer = None
         self._stopping = True
         for cpu in self._cpus:
             cpu.go.release()
         for thread in self._threads:
             thread.join()
-        recorder = self._setting.recorder
+        recorder = self._problem.recorder
         for name in ("step", "tell"):
             vars(recorder).pop(name, None)
         if self._failure is not None:
@@ -139,7 +139,7 @@ class Run:
 
     def changed(self) -> tuple[tuple[str, str, str], ...]:
         """Words named by the counterexample that are not as they were."""
-        shared = self._setting.shared
+        shared = self._problem.shared
         lines = []
         for address, before in self._first.items():
             array = shared.array(address.array)
@@ -163,7 +163,7 @@ class Run:
         address, method, _ = cpu.standing
         if method not in WAITS:
             return True
-        array = self._setting.shared.array(address.array)
+        array = self._problem.shared.array(address.array)
         lock = array.at(address.number) if hasattr(array, "at") else array
         free: bool = not (lock.is_write_locked() if method == "read_lock" else lock.is_locked())
         return free
@@ -215,10 +215,10 @@ class Run:
                 return
 
     def _array(self, address: Address) -> Any:
-        return self._setting.shared.array(address.array)
+        return self._problem.shared.array(address.array)
 
     def _value(self, address: Address) -> Any:
-        watch = self._setting.shared.watch
+        watch = self._problem.shared.watch
         observer, watch.observer = watch.observer, None
         try:
             return read_word(self._array(address), address.number)
@@ -271,7 +271,7 @@ class Run:
         if method == CHOICE:
             choice = self._choices.pop(0) if self._choices else 0
             return choice if choice in range(arguments[1]) else 0
-        watch = self._setting.shared.watch
+        watch = self._problem.shared.watch
         watch.observer = None
         try:
             result = do_step(self._array(address), address.number, method, arguments)
@@ -305,14 +305,14 @@ def _is_taken(method: str, result: Any) -> bool:
     return bool(result >= 0) if ACQUIRES[method] is None else result is not False
 
 
-def _interrupted(setting: Setting) -> Iterator[tuple[int, int]]:
+def _interrupted(problem: Problem) -> Iterator[tuple[int, int]]:
     """(CPU that runs on top, CPU below) of classes that interrupt others."""
     firsts = []
     first = 0
-    for kind in setting.classes:
+    for kind in problem.classes:
         firsts.append(first)
         first += kind.count
-    for number, kind in enumerate(setting.classes):
+    for number, kind in enumerate(problem.classes):
         if kind.interrupts >= 0:
             yield firsts[number], firsts[kind.interrupts]
 

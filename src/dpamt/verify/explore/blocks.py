@@ -24,11 +24,11 @@ from dpamt.sync.observed import (
     WAITS,
     Address,
 )
-from dpamt.verify.explore.learned_blocks import Block, Blocks, MicroStep, Tables
+from dpamt.verify.explore.learned_blocks import Block, Blocks, LearnedBlocks, MicroStep
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
 from dpamt.verify.learn.automaton import CHOICE, MARK, Automaton, Event, Node, Step
 from dpamt.verify.learn.values import BLOCKED, MISUSED, filled
-from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Setting
+from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 
 _LONGEST_BLOCK: Final = 100_000
 
@@ -64,21 +64,21 @@ class _Run:
         )
 
 
-class Engine(Tables):
-    """The blocks of all threads of a setting, at one granularity; filled while it is searched."""
+class Engine(LearnedBlocks):
+    """The blocks of all threads of a problem, at one granularity; filled while it is searched."""
 
     def __init__(
         self,
-        setting: Setting,
+        problem: Problem,
         automata: tuple[Automaton, ...],
         knowledge: Knowledge,
         granularity: str,
     ) -> None:
-        self.setting = setting
+        self.problem = problem
         self.granularity = granularity
-        self.words = Words(setting, knowledge)
+        self.words = Words(problem, knowledge)
         super().__init__(automata)
-        self._unsafe = {kind.interrupts for kind in setting.classes if kind.interrupts >= 0}
+        self._unsafe = {kind.interrupts for kind in problem.classes if kind.interrupts >= 0}
         """Classes that another thread may interrupt while they hold a lock: nothing that they do
         under it is safe from that thread."""
         self._counting: dict[tuple[int, int], bool] = {}
@@ -201,7 +201,7 @@ class Engine(Tables):
         if step.method in PAGE_READS or step.method in PAGE_WRITES:
             words.use_page((step.address.array, step.address.number), kind)
             page = words.known.pages[step.address.array, step.address.number]
-            return page == SHARED_BY_ALL or self.setting.classes[kind].count > 1
+            return page == SHARED_BY_ALL or self.problem.classes[kind].count > 1
         if not _is_shared_use(step):
             words.vary(step.address)
         if not words.is_varying(step.address):
@@ -217,7 +217,7 @@ class Engine(Tables):
         if owner == SHARED_BY_ALL:
             return True
         page_of = words.page_of(step.address)
-        return page_of in words.known.pages and self.setting.classes[kind].count > 1
+        return page_of in words.known.pages and self.problem.classes[kind].count > 1
 
     def _is_counting(self, kind: int, node: int, step: Step) -> bool:
         """Whether the sum of an add is not looked at, here and wherever the word is touched."""
@@ -313,7 +313,7 @@ class Engine(Tables):
 
     def _rest_of_page(self, page: tuple[str, int], rest: Any) -> list[int]:
         if rest[0] == "start":
-            return list(self.setting.shared.array(page[0]).at(page[1]).payloads())
+            return list(self.problem.shared.array(page[0]).at(page[1]).payloads())
         if rest[0] == "fill":
             return [rest[1]] * 512
         return [rest[1] + index * rest[2] for index in range(512)]
@@ -345,7 +345,7 @@ class Engine(Tables):
         """(class, own slot) of words in the page that are declared as a class's own."""
         return [
             (number, slot)
-            for number, kind in enumerate(self.setting.classes)
+            for number, kind in enumerate(self.problem.classes)
             if kind.count > 1
             for slot, word in enumerate(self.words.own[number])
             if self.words.page_of(word.address) == page and not word.address.array.endswith(REST)

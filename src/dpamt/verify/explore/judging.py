@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 from dpamt.sync.observed import WAITS
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.learned_blocks import Block
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
 
 HOLDS: Final = "holds"
@@ -61,7 +61,7 @@ class Judged(NamedTuple):
 class _Searched(Protocol):
     """What is asked of a search."""
 
-    setting: Setting
+    problem: Problem
     engine: Engine
     properties: tuple[Property, ...]
     threads: int
@@ -159,13 +159,13 @@ class Judge:
         known = self._rests.get(state)
         if known is None:
             self._search.put_back(state)
-            known = self._rests[state] = self._search.setting.at_rest()
+            known = self._rests[state] = self._search.problem.at_rest()
             self._search.put_back(self._search.first_state())
         return known
 
     def state(self, state: tuple[int, ...], number: int, depth: int, found: Found) -> None:
         """Ask the properties that are asked of every state."""
-        arrays = self._search.setting.always_arrays
+        arrays = self._search.problem.always_arrays
         if not arrays:
             return
         seen = state  # of all arrays: words that one thread alone touches are with the thread
@@ -177,7 +177,7 @@ class Judge:
         if seen in self._always:
             return
         self._search.put_back(state)
-        lines = self._always[seen] = self._search.setting.always()
+        lines = self._always[seen] = self._search.problem.always()
         self._search.put_back(self._search.first_state())
         for judge in self._search.properties:
             if judge.of_state is not None and judge.name not in found.faults:

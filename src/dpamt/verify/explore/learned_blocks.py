@@ -33,7 +33,7 @@ Blocks = tuple[Block, ...]
 """The ways a block can go: one, or several where it makes choices; none: it must wait."""
 
 
-class Tables:
+class LearnedBlocks:
     """Locals and blocks; filled by the engine that works them out, or as they are told."""
 
     def __init__(self, automata: tuple[Automaton, ...]) -> None:

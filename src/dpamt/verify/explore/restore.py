@@ -6,11 +6,11 @@ from dpamt.sync.observed import Address
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.state import REST
 from dpamt.verify.learn.values import read_word, write_word
-from dpamt.verify.programs.problem import Setting, ThreadClass
+from dpamt.verify.programs.problem import Problem, ThreadClass
 
 
 class _Searched(Protocol):
-    setting: Setting
+    problem: Problem
     engine: Engine
     capacity: int
 
@@ -23,7 +23,7 @@ def restore(search: _Searched, state: tuple[int, ...]) -> None:
     for n, slot in enumerate(words.shared):
         _sort(slot.address, slot.values[state[n]], pages, values)
     position = search.capacity
-    for number, kind in enumerate(search.setting.classes):
+    for number, kind in enumerate(search.problem.classes):
         slots = words.own[number]
         for instance in range(kind.count):
             local = search.engine.locals[state[position]]
@@ -35,7 +35,7 @@ def restore(search: _Searched, state: tuple[int, ...]) -> None:
                 else:
                     address = slot.address
                 _sort(address, value, pages, values)
-    array_of = search.setting.shared.array
+    array_of = search.problem.shared.array
     for address, rest in pages.items():
         name = address.array.removesuffix(REST)
         _fill(array_of(name).at(address.number), rest, words.start_pages[name, address.number])

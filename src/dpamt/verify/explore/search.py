@@ -18,7 +18,7 @@ from dpamt.verify.explore.memory import resident_bytes
 from dpamt.verify.explore.restore import restore
 from dpamt.verify.explore.state import Knowledge, Restart
 from dpamt.verify.learn.automaton import Automaton
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import Property
 
 MOST_STATES: Final = 5_000_000
@@ -37,11 +37,11 @@ class Progress(NamedTuple):
 
 
 class Search:
-    """A search over one setting at one granularity; ``explore`` runs it."""
+    """A search over one problem at one granularity; ``explore`` runs it."""
 
     def __init__(
         self,
-        setting: Setting,
+        problem: Problem,
         automata: tuple[Automaton, ...],
         properties: tuple[Property, ...],
         granularity: str,
@@ -49,7 +49,7 @@ class Search:
         progress: Callable[[Progress], None] | None = None,
         knowledge: Knowledge | None = None,
     ) -> None:
-        self.setting = setting
+        self.problem = problem
         self.automata = automata
         self.properties = properties
         self.granularity = granularity
@@ -68,11 +68,11 @@ class Search:
     def begin(self, knowledge: Knowledge) -> None:
         """Forget every state; only what is known of the words stays."""
         self.knowledge = knowledge
-        self.engine = Engine(self.setting, self.automata, self.knowledge, self.granularity)
-        self.threads = sum(kind.count for kind in self.setting.classes)
+        self.engine = Engine(self.problem, self.automata, self.knowledge, self.granularity)
+        self.threads = sum(kind.count for kind in self.problem.classes)
         self._bounds = []
         first = 0
-        for kind in self.setting.classes:
+        for kind in self.problem.classes:
             self._bounds.append((first, first + kind.count))
             first += kind.count
         self.capacity = self.engine.words.capacity
@@ -82,7 +82,7 @@ class Search:
         self.judge = Judge(self)
         self._interrupts = [
             (position, self._bounds[kind.interrupts][0])
-            for (position, _), kind in zip(self._bounds, self.setting.classes, strict=True)
+            for (position, _), kind in zip(self._bounds, self.problem.classes, strict=True)
             if kind.interrupts >= 0
         ]
 
@@ -90,7 +90,7 @@ class Search:
         """The state before anybody runs."""
         locals_ = [
             self.engine.first_local(number)
-            for number, kind in enumerate(self.setting.classes)
+            for number, kind in enumerate(self.problem.classes)
             for _ in range(kind.count)
         ]
         return (*([0] * self.capacity), *locals_)
@@ -246,7 +246,7 @@ class Search:
         judged = self.judge.judged
         numbers, parents, targets = graph.numbers, graph.parents, graph.targets
         number_of, come_from, move_by = numbers.get, parents.append, graph.moves.append
-        watched = bool(self.setting.always_arrays)
+        watched = bool(self.problem.always_arrays)
         here = graph.expanded
         for packed in frontier:
             state = unpack(packed)
@@ -308,22 +308,22 @@ class Search:
 
 
 def search_of(
-    setting: Setting,
+    problem: Problem,
     properties: tuple[Property, ...],
     granularity: str,
     most_states: int = MOST_STATES,
     progress: Callable[[Progress], None] | None = None,
 ) -> Search:
-    """The search over a setting, not yet begun."""
-    automata = automata_of(setting)
-    return Search(setting, automata, properties, granularity, most_states, progress)
+    """The search over a problem, not yet begun."""
+    automata = automata_of(problem)
+    return Search(problem, automata, properties, granularity, most_states, progress)
 
 
-def automata_of(setting: Setting) -> tuple[Automaton, ...]:
+def automata_of(problem: Problem) -> tuple[Automaton, ...]:
     """An automaton for each class of threads, of which nothing but the first node is known."""
     return tuple(
-        Automaton(kind.name, kind.start, setting.recorder, setting.shared.watch)
-        for kind in setting.classes
+        Automaton(kind.name, kind.start, problem.recorder, problem.shared.watch)
+        for kind in problem.classes
     )
 
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from dpamt.sync.entry_pages import EntryPages
 from dpamt.sync.observed import Address
 from dpamt.verify.learn.values import Operations, read_word
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 
 SPARE_SLOTS: Final = 32
 REST: Final = "#rest"
@@ -81,11 +81,11 @@ class Knowledge:
 class Words:
     """The slots of one search."""
 
-    def __init__(self, setting: Setting, knowledge: Knowledge) -> None:
-        self.setting = setting
+    def __init__(self, problem: Problem, knowledge: Knowledge) -> None:
+        self.problem = problem
         self.known = knowledge
         self.shared: list[Slot] = []
-        self.own: list[list[Slot]] = [[] for _ in setting.classes]
+        self.own: list[list[Slot]] = [[] for _ in problem.classes]
         self._places: dict[Address, tuple[int, int]] = {}
         self._operations: dict[str, Operations] = {}
         self.start_pages: dict[tuple[str, int], Hashable] = {}
@@ -93,13 +93,13 @@ class Words:
         self.capacity = knowledge.slots + SPARE_SLOTS
         self._declared = {
             Address(word.array, word.indices[0]): number
-            for number, kind in enumerate(setting.classes)
+            for number, kind in enumerate(problem.classes)
             if kind.count > 1
             for word in kind.own
         }
         self._others = {
             Address(word.array, index)
-            for kind in setting.classes
+            for kind in problem.classes
             if kind.count > 1
             for word in kind.own
             for index in word.indices[1:]
@@ -109,14 +109,14 @@ class Words:
         """The operations on words of an array."""
         known = self._operations.get(array)
         if known is None:
-            known = self._operations[array] = Operations(self.setting.shared.array(array))
+            known = self._operations[array] = Operations(self.problem.shared.array(array))
         return known
 
     def start_value(self, address: Address) -> Hashable:
         """The value of a word before anybody ran."""
         if address.array.endswith(REST):
             return ("start",)
-        return read_word(self.setting.shared.array(address.array), address.number)
+        return read_word(self.problem.shared.array(address.array), address.number)
 
     def place(self, address: Address, kind: int) -> tuple[int, int]:
         """(owner, slot) of the word that a thread of class ``kind`` touches.
@@ -139,7 +139,7 @@ class Words:
         else:
             if address in self._others:
                 raise AssertionError(f"{address} belongs to another instance")
-            alone = kind if self.setting.classes[kind].count == 1 else SHARED_BY_ALL
+            alone = kind if self.problem.classes[kind].count == 1 else SHARED_BY_ALL
             owner = known.toucher.setdefault(address, alone)
             if owner != alone:
                 known.toucher[address] = owner = SHARED_BY_ALL
@@ -238,15 +238,15 @@ class Words:
         name = address.array.removesuffix(REST)
         if name != address.array:
             return name, address.number
-        array = self.setting.shared.array(name)
+        array = self.problem.shared.array(name)
         return (name, address.number >> 9) if isinstance(array, EntryPages) else None
 
     def use_page(self, page: tuple[str, int], kind: int) -> list[Address]:
         """A thread of class ``kind`` reads or writes the page whole: its words, the rest last."""
         known = self.known
-        alone = kind if self.setting.classes[kind].count == 1 else SHARED_BY_ALL
+        alone = kind if self.problem.classes[kind].count == 1 else SHARED_BY_ALL
         if page not in self.start_pages:
-            self.start_pages[page] = self.setting.shared.array(page[0]).at(page[1]).capture()
+            self.start_pages[page] = self.problem.shared.array(page[0]).at(page[1]).capture()
         rest = Address(page[0] + REST, page[1])
         before = known.pages.get(page)
         entries = known.entries.setdefault(page, [])

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from dpamt.errors import Finding
 from dpamt.sync.observed import Address, Watch
-from dpamt.verify.learn.control_point import CallSite, Places
+from dpamt.verify.learn.control_point import CallSite, ControlPoints
 
 MARK: Final = "mark"
 CHOICE: Final = "choose"
@@ -76,7 +76,7 @@ Start = Callable[[], Body]
 class Recorder:
     """The observer of one thread's runs, and the way for wrappers to tell it events."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: ControlPoints) -> None:
         self._places = places
         self._history: tuple[Any, ...] = ()
         self._position = 0

@@ -63,7 +63,7 @@ class CallSite(NamedTuple):
     line: int
 
 
-class Places:
+class ControlPoints:
     """Turns stopped threads into places.
 
     ``machine`` are the objects that are one and the same in every run; ``fixed_types`` are types

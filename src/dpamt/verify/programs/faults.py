@@ -18,7 +18,7 @@ from dpamt.host.kvm.zap import kvm_gmem_punch_hole
 from dpamt.verify.learn.automaton import Body
 from dpamt.verify.programs.get_put import Choices
 from dpamt.verify.programs.page_pools import PoolAllocator
-from dpamt.verify.programs.problem import Setting, ThreadClass
+from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.td_machine import (
     at_rest,
     cut_short,
@@ -42,7 +42,7 @@ def fault_and_zap(vm: Vm, vcpu: Vcpu, cpu: Cpu, gpa: int) -> int:
     return no_harm(result)
 
 
-def faults(design: Design, tds: int, vcpus: int = 1, choices: Choices | None = None) -> Setting:
+def faults(design: Design, tds: int, vcpus: int = 1, choices: Choices | None = None) -> Problem:
     """``tds`` TDs, each with ``vcpus`` VCPUs that fault a page each and have it zapped."""
     world = World(short_pools(design))
     chosen = choices or Choices()
@@ -64,7 +64,7 @@ def faults(design: Design, tds: int, vcpus: int = 1, choices: Choices | None = N
             )
         )
     world.kernel.allocator = allocator  # type: ignore[assignment]
-    return Setting(
+    return Problem(
         f"fault and zap; {tds} TDs of {vcpus} VCPUs",
         world.shared,
         world.recorder,

@@ -16,7 +16,7 @@ from dpamt.host.designs.base import Design
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.learn.automaton import NO_LEAF, Body, Recorder
 from dpamt.verify.programs.other_agent import GUEST, Holds, OtherAgent
-from dpamt.verify.programs.problem import OwnWord, Setting, ThreadClass
+from dpamt.verify.programs.problem import OwnWord, Problem, ThreadClass
 from dpamt.verify.programs.world import ObservedAllocator, World
 from dpamt.verify.properties.named import AT_REST, LEAK
 
@@ -182,7 +182,7 @@ def regions(
     placement: str = APART,
     choices: Choices | None = None,
     interchangeable: bool = True,
-) -> Setting:
+) -> Problem:
     """Threads in several 2M regions, so many in each: get, use, put.
 
     Each thread has a page of its own.  The pages that get takes for a pair are the same two for all
@@ -212,7 +212,7 @@ def regions(
         )
         kinds.append(ThreadClass(name, starts[0], count, own, pages, starts=starts))
     world = ground.world
-    return Setting(
+    return Problem(
         f"get, use, put; CPUs by region {'+'.join(map(str, cpus))}",
         world.shared,
         world.recorder,
@@ -245,7 +245,7 @@ def _bounds(
     }
 
 
-def softirq(design: Design) -> Setting:
+def softirq(design: Design) -> Problem:
     """A task's get and put in a region, interrupted at any place by a put in softirq context.
 
     The page of the softirq is backed already, in another region: an S-EPT page that an RCU callback
@@ -268,7 +268,7 @@ def softirq(design: Design) -> Setting:
         ground.start(other_pair, lambda cpu: put_in_softirq(world, cpu, sept)),
         interrupts=0,
     )
-    return Setting(
+    return Problem(
         "get and put of a task, put of an RCU callback on its CPU",
         world.shared,
         world.recorder,
@@ -280,7 +280,7 @@ def softirq(design: Design) -> Setting:
     )
 
 
-def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> Setting:
+def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> Problem:
     """DEMOTE on one CPU, its pair from region 0; get and put of a page in region 0 on another.
 
     ``behaviour`` says whether DEMOTE takes ``pamt_lock``.
@@ -308,7 +308,7 @@ def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> 
             ground.donors(0, 1, APART), lambda cpu: get_and_put(world, cpu, ground.region(0))
         ),
     )
-    return Setting(
+    return Problem(
         "DEMOTE of one TD, get and put for another",
         world.shared,
         world.recorder,

@@ -1,6 +1,6 @@
 """What is verified: a machine at rest, the threads that then run on it, and what may be chosen.
 
-A :class:`Setting` is made by the programs of :mod:`dpamt.verify.programs`, or by a user's own.
+A :class:`Problem` is made by the programs of :mod:`dpamt.verify.programs`, or by a user's own.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.learn.automaton import Recorder, Start
-from dpamt.verify.learn.control_point import Places
+from dpamt.verify.learn.control_point import ControlPoints
 
 if TYPE_CHECKING:
     from dpamt.verify.programs.world import World
@@ -67,7 +67,7 @@ class ThreadClass:
 
 
 @dataclass(slots=True)
-class Setting:
+class Problem:
     """A machine at rest and its threads.
 
     ``at_rest`` is asked when every thread has ended, with the words of that moment put back into
@@ -78,7 +78,7 @@ class Setting:
     name: str
     shared: ObservedShared
     recorder: Recorder
-    places: Places
+    places: ControlPoints
     classes: tuple[ThreadClass, ...]
     at_rest: Callable[[], list[str]]
     always: Callable[[], list[str]] = list

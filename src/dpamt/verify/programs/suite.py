@@ -16,17 +16,17 @@ from dpamt.verify.programs.get_put import (
     softirq,
 )
 from dpamt.verify.programs.other_agent import PAIRS
-from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS, Setting
+from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS, Problem
 from dpamt.verify.programs.whole_tds import create, split, split_and_fault, teardown
 
 
 class Trial(NamedTuple):
-    """One search of the suite: its name, what it is about, its granularity and its setting."""
+    """One search of the suite: its name, what it is about, its granularity and its problem."""
 
     name: str
     meaning: str
     granularity: str
-    make: Callable[[Design], Setting]
+    make: Callable[[Design], Problem]
     applies: Callable[[Design], bool] = lambda design: design.dynamic_pamt
     by_name: bool = False
     """Only when it is asked for by name: it takes long, or asks more than a design must stand."""

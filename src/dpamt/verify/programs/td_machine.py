@@ -23,7 +23,7 @@ from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.verify.learn.automaton import Body, Start
 from dpamt.verify.programs.get_put import Choices
 from dpamt.verify.programs.page_pools import PoolAllocator
-from dpamt.verify.programs.problem import Setting, ThreadClass
+from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.world import StandingVm, World
 from dpamt.verify.properties.named import AT_REST, LEAK, OWNERS
 
@@ -46,7 +46,7 @@ class Pools:
     for_pairs: tuple[int, ...]
 
 
-class Stage:
+class TdMachine:
     """The machine, its pools, and the TDs that are there before the threads begin."""
 
     def __init__(
@@ -111,12 +111,12 @@ class Stage:
 
         return start
 
-    def setting(
+    def problem(
         self, name: str, classes: tuple[ThreadClass, ...], bounds: dict[str, str], gone: bool
-    ) -> Setting:
+    ) -> Problem:
         """The threads on this machine; ``gone``: at the end there is no TD any more."""
         world = self.world
-        return Setting(
+        return Problem(
             name,
             world.shared,
             world.recorder,

@@ -17,8 +17,8 @@ from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
 from dpamt.verify.learn.automaton import Recorder
 from dpamt.verify.programs.get_put import APART, CROSSED, Choices
-from dpamt.verify.programs.problem import Setting, ThreadClass
-from dpamt.verify.programs.td_machine import Stage, fault, give_back, no_harm
+from dpamt.verify.programs.problem import Problem, ThreadClass
+from dpamt.verify.programs.td_machine import TdMachine, fault, give_back, no_harm
 
 _SMALL_TD: Final = 2 * PAGE_SIZE
 """Memory of a TD; each page of it is a word that its end looks at."""
@@ -65,20 +65,20 @@ def _pairs_in(region: int, placement: str) -> int:
     return 1 - region if placement == CROSSED else region
 
 
-def teardown(design: Design, choices: Choices | None = None, placement: str = CROSSED) -> Setting:
+def teardown(design: Design, choices: Choices | None = None, placement: str = CROSSED) -> Problem:
     """One TD ends; another one, its control pages elsewhere, has a page mapped there, and ends."""
-    stage = Stage(design, choices)
-    ending = stage.pools(0, 0, _pairs_in(0, placement))
-    elsewhere = stage.pools(1, 1, _pairs_in(1, placement))
-    faulting = stage.pools(2, 0, _pairs_in(0, placement))
-    first = stage.running_td(ending, _SMALL_TD)
-    second = stage.running_td(elsewhere, _SMALL_TD)
-    return stage.setting(
+    machine = TdMachine(design, choices)
+    ending = machine.pools(0, 0, _pairs_in(0, placement))
+    elsewhere = machine.pools(1, 1, _pairs_in(1, placement))
+    faulting = machine.pools(2, 0, _pairs_in(0, placement))
+    first = machine.running_td(ending, _SMALL_TD)
+    second = machine.running_td(elsewhere, _SMALL_TD)
+    return machine.problem(
         "a TD ends; another one faults in the same region, and ends",
         (
-            ThreadClass("destroy a TD", stage.start(0, ending, first, destroy)),
+            ThreadClass("destroy a TD", machine.start(0, ending, first, destroy)),
             ThreadClass(
-                "fault, then destroy the TD", stage.start(1, faulting, second, fault_and_destroy)
+                "fault, then destroy the TD", machine.start(1, faulting, second, fault_and_destroy)
             ),
         ),
         {"TDs": "2, of one VCPU", "pages of a pair": placement},
@@ -86,22 +86,22 @@ def teardown(design: Design, choices: Choices | None = None, placement: str = CR
     )
 
 
-def create(design: Design, choices: Choices | None = None, placement: str = CROSSED) -> Setting:
+def create(design: Design, choices: Choices | None = None, placement: str = CROSSED) -> Problem:
     """A TD and its VCPU are made in a region where another TD has a page mapped and zapped."""
-    stage = Stage(design, choices)
-    making = stage.pools(0, 0, _pairs_in(0, placement))
-    elsewhere = stage.pools(1, 1, _pairs_in(1, placement))
-    faulting = stage.pools(2, 0, _pairs_in(0, placement))
-    blank = stage.blank_td(_SMALL_TD)
-    second = stage.running_td(elsewhere, _SMALL_TD)
-    return stage.setting(
+    machine = TdMachine(design, choices)
+    making = machine.pools(0, 0, _pairs_in(0, placement))
+    elsewhere = machine.pools(1, 1, _pairs_in(1, placement))
+    faulting = machine.pools(2, 0, _pairs_in(0, placement))
+    blank = machine.blank_td(_SMALL_TD)
+    second = machine.running_td(elsewhere, _SMALL_TD)
+    return machine.problem(
         "a TD is made, and given up; another one faults and zaps in the same region",
         (
             ThreadClass(
                 "make a TD and a VCPU, give them up",
-                stage.start(0, making, blank, create_and_destroy),
+                machine.start(0, making, blank, create_and_destroy),
             ),
-            ThreadClass("fault, zap", stage.start(1, faulting, second, fault_and_zap)),
+            ThreadClass("fault, zap", machine.start(1, faulting, second, fault_and_zap)),
         ),
         {"TDs": "2, of one VCPU", "pages of a pair": placement},
         gone=False,
@@ -113,24 +113,24 @@ def split(
     choices: Choices | None = None,
     behaviour: KernelBehaviour | None = None,
     sept_elsewhere: bool = False,
-) -> Setting:
+) -> Problem:
     """A 4K hole is punched into a 2M page; another TD faults and zaps where its new pages lie.
 
     The pages for the split, its S-EPT page (unless ``sept_elsewhere``) and both pairs, lie in the
     region where the other TD has a page mapped and zapped.  ``behaviour`` says whether DEMOTE takes
     ``pamt_lock``.
     """
-    stage = Stage(design, choices, behaviour)
-    large, elsewhere = stage.pools(0, 1, 100), stage.pools(1, 1, 100)
-    splitting = stage.pools(2, 1 if sept_elsewhere else 0, 0)
-    faulting = stage.pools(3, 0, 100)
-    first = stage.running_td(large, 2 * SIZE_2M, page=SIZE_2M, folio=stage.world.free_region(2))
-    second = stage.running_td(elsewhere, _SMALL_TD)
-    return stage.setting(
+    machine = TdMachine(design, choices, behaviour)
+    large, elsewhere = machine.pools(0, 1, 100), machine.pools(1, 1, 100)
+    splitting = machine.pools(2, 1 if sept_elsewhere else 0, 0)
+    faulting = machine.pools(3, 0, 100)
+    first = machine.running_td(large, 2 * SIZE_2M, page=SIZE_2M, folio=machine.world.free_region(2))
+    second = machine.running_td(elsewhere, _SMALL_TD)
+    return machine.problem(
         "a 2M page is split and a hole punched; another TD faults and zaps where its pages lie",
         (
-            ThreadClass("split, zap 4K", stage.start(0, splitting, first, punch_hole)),
-            ThreadClass("fault, zap", stage.start(1, faulting, second, fault_and_zap)),
+            ThreadClass("split, zap 4K", machine.start(0, splitting, first, punch_hole)),
+            ThreadClass("fault, zap", machine.start(1, faulting, second, fault_and_zap)),
         ),
         {"TDs": "2, of one VCPU", **_demote_told(behaviour)},
         gone=False,
@@ -139,23 +139,23 @@ def split(
 
 def split_and_fault(
     design: Design, choices: Choices | None = None, behaviour: KernelBehaviour | None = None
-) -> Setting:
+) -> Problem:
     """A 4K hole is punched into a 2M page that a VCPU of the TD faults on: which, and on what page.
 
     The thread that punches is none of the VCPUs.
     """
-    stage = Stage(design, choices, behaviour)
-    recorder = stage.world.recorder
-    large = stage.pools(0, 1, 100)
-    splitting, faulting = stage.pools(1, 0, 0), stage.pools(2, 0, 0)
-    vm = stage.running_td(large, 2 * SIZE_2M, 2, page=SIZE_2M, folio=stage.world.free_region(2))
-    return stage.setting(
+    machine = TdMachine(design, choices, behaviour)
+    recorder = machine.world.recorder
+    large = machine.pools(0, 1, 100)
+    splitting, faulting = machine.pools(1, 0, 0), machine.pools(2, 0, 0)
+    vm = machine.running_td(large, 2 * SIZE_2M, 2, page=SIZE_2M, folio=machine.world.free_region(2))
+    return machine.problem(
         "a 2M page is split and a hole punched; a VCPU faults on it",
         (
-            ThreadClass("split, zap 4K", stage.start(0, splitting, vm, punch_hole)),
+            ThreadClass("split, zap 4K", machine.start(0, splitting, vm, punch_hole)),
             ThreadClass(
                 "a VCPU faults on the hole or behind it",
-                stage.start(
+                machine.start(
                     1, faulting, vm, lambda own, cpu: fault_near_the_hole(recorder, own, cpu)
                 ),
             ),

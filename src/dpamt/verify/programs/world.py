@@ -30,7 +30,7 @@ from dpamt.platform.page_allocator import PageAllocator
 from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.learn.automaton import Event, Recorder
-from dpamt.verify.learn.control_point import Places
+from dpamt.verify.learn.control_point import ControlPoints
 from dpamt.verify.programs.other_agent import OtherAgent
 from dpamt.verify.programs.page_pools import PoolAllocator
 
@@ -196,7 +196,7 @@ class World:
         )
         module = self.module  # its regions are made when they are first asked for: no state
         same = (module.ready_handlers, module.live_headers, module.pamt.regions)
-        self.places = Places(same, fixed)
+        self.places = ControlPoints(same, fixed)
         self.recorder = Recorder(self.places)
         self.kernel.log = ObservedLog(self.recorder, self.shared)
         error = tdx_enable(self.kernel)

@@ -13,7 +13,7 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_TYPE_NAMES
 from dpamt.errors import InputError
-from dpamt.verify.programs.problem import Setting
+from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import PROPERTY_NAMES, Property
 
 
@@ -92,15 +92,15 @@ def load_properties(path: str) -> tuple[Custom, ...]:
     return tuple(found)
 
 
-def with_custom(setting: Setting, custom: tuple[Custom, ...]) -> Setting:
-    """The setting, asking these too."""
-    at_rest = setting.at_rest
-    setting.at_rest = lambda: [*at_rest(), *_lines(setting, custom)]
+def with_custom(problem: Problem, custom: tuple[Custom, ...]) -> Problem:
+    """The problem, asking these too."""
+    at_rest = problem.at_rest
+    problem.at_rest = lambda: [*at_rest(), *_lines(problem, custom)]
     every_state = tuple(one for one in custom if one.always)
     if every_state:
-        setting.always = lambda: _lines(setting, every_state)
-        setting.always_arrays = ("",)
-    return setting
+        problem.always = lambda: _lines(problem, every_state)
+        problem.always_arrays = ("",)
+    return problem
 
 
 def properties_of(custom: tuple[Custom, ...]) -> tuple[Property, ...]:
@@ -120,14 +120,14 @@ def properties_of(custom: tuple[Custom, ...]) -> tuple[Property, ...]:
     )
 
 
-def _lines(setting: Setting, custom: tuple[Custom, ...]) -> list[str]:
-    view = view_of(setting)
+def _lines(problem: Problem, custom: tuple[Custom, ...]) -> list[str]:
+    view = view_of(problem)
     return [line for one in custom if (line := one.line(view))]
 
 
-def view_of(setting: Setting) -> View:
-    """The machine of a setting as it is now."""
-    world = setting.world
+def view_of(problem: Problem) -> View:
+    """The machine of a problem as it is now."""
+    world = problem.world
     assert world is not None
     return View(
         dict(world.kernel.pamt_refcounts.non_zero()),

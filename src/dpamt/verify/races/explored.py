@@ -27,8 +27,8 @@ from dpamt.verify.evidence.counterexample import Counterexample, walk
 from dpamt.verify.explore.learned_blocks import Block
 from dpamt.verify.explore.search import BOUND, Fault, Search, search_of
 from dpamt.verify.learn.automaton import Body, Recorder, Start
-from dpamt.verify.learn.control_point import Places
-from dpamt.verify.programs.problem import WORDS, Setting, ThreadClass
+from dpamt.verify.learn.control_point import ControlPoints
+from dpamt.verify.programs.problem import WORDS, Problem, ThreadClass
 from dpamt.verify.programs.world import told_seamcall
 from dpamt.verify.races.outcomes import (
     UNFINISHED,
@@ -179,7 +179,7 @@ def _shown_calls(race: Race) -> tuple[str, str]:
 # The two threads.
 
 
-def race_setting(race: Race, module: TdxModule, shared: ObservedShared) -> Setting:
+def race_setting(race: Race, module: TdxModule, shared: ObservedShared) -> Problem:
     """The two calls as threads, on a module that stands where they begin."""
     fixed = (
         TdxModule,
@@ -193,13 +193,13 @@ def race_setting(race: Race, module: TdxModule, shared: ObservedShared) -> Setti
         PhysicalMemory,
         Recorder,
     )
-    places = Places((), fixed)
+    places = ControlPoints((), fixed)
     recorder = Recorder(places)
     classes = tuple(
         ThreadClass(f"{name}: {call['leaf']}", _start(race, call, index, module, recorder))
         for index, (name, call) in enumerate(zip(_CPUS, (race.a, race.b), strict=True))
     )
-    return Setting(race.before.title, shared, recorder, places, classes, at_rest=list)
+    return Problem(race.before.title, shared, recorder, places, classes, at_rest=list)
 
 
 def _start(race: Race, call: Json, index: int, module: TdxModule, recorder: Recorder) -> Start:
