@@ -37,7 +37,7 @@ State = tuple[Values, tuple[int, ...]]
 class _NoPlaces(ControlPoints):
     """Threads are known by their history, never by where they stand."""
 
-    def of(self, frame: Any, stop: Any) -> tuple[Hashable, tuple[()]]:
+    def of(self, frame: Any, stop: Any, called: str) -> tuple[Hashable, tuple[()]]:
         return (), ()
 
 

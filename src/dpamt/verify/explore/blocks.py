@@ -81,7 +81,6 @@ class Engine(LearnedBlocks):
         self._unsafe = {kind.interrupts for kind in problem.classes if kind.interrupts >= 0}
         """Classes that another thread may interrupt while they hold a lock: nothing that they do
         under it is safe from that thread."""
-        self._counting: dict[tuple[int, int], bool] = {}
         self.worked_out: list[tuple[int, Hashable]] | None = None
         """(local, values) of each block in the order they were worked out, if that is asked for."""
 
@@ -193,11 +192,12 @@ class Engine(LearnedBlocks):
             return False
         if step.method in UNLOCKS and kind not in self._unsafe:
             return False
-        return self._is_noticed(kind, step, run)
+        return self._is_noticed(kind, node, run)
 
-    def _is_noticed(self, kind: int, step: Step, run: _Run) -> bool:
+    def _is_noticed(self, kind: int, node: Node, run: _Run) -> bool:
         """Whether the step is on a word that others touch and somebody changes."""
-        words = self.words
+        words, step = self.words, node.step
+        assert step is not None
         if step.method in PAGE_READS or step.method in PAGE_WRITES:
             words.use_page((step.address.array, step.address.number), kind)
             page = words.known.pages[step.address.array, step.address.number]
@@ -206,7 +206,7 @@ class Engine(LearnedBlocks):
             words.vary(step.address)
         if not words.is_varying(step.address):
             return False
-        if step.method == "add" and self._is_counting(kind, run.node, step):
+        if step.method == "add" and self._is_counting(node, step):
             return False
         if step.method not in ACQUIRES and step.method not in RELEASES | LOCK_READS:
             held = tuple(run.held.items())
@@ -219,16 +219,11 @@ class Engine(LearnedBlocks):
         page_of = words.page_of(step.address)
         return page_of in words.known.pages and self.problem.classes[kind].count > 1
 
-    def _is_counting(self, kind: int, node: int, step: Step) -> bool:
+    def _is_counting(self, node: Node, step: Step) -> bool:
         """Whether the sum of an add is not looked at, here and wherever the word is touched."""
-        known = self._counting.get((kind, node))
-        if known is None:
-            after = self.automata[kind].after
-            known = after(node, 1 << 40)[0] == after(node, 1 << 41)[0]
-            self._counting[kind, node] = known
-        if not known:
+        if not node.dropped:
             self.words.no_counter(step.address)
-        return known and self.words.is_counter(step.address)
+        return node.dropped and self.words.is_counter(step.address)
 
     # Steps.
 

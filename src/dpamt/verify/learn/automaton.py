@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from dpamt.errors import Finding
 from dpamt.sync.observed import Address, Watch
 from dpamt.verify.learn.control_point import CallSite, ControlPoints
+from dpamt.verify.learn.waiting import is_dropped
 
 MARK: Final = "mark"
 CHOICE: Final = "choose"
@@ -50,6 +51,16 @@ class Event(NamedTuple):
 Events = tuple[Event, ...]
 
 
+class Stopped(NamedTuple):
+    """A thread before a step: where it stands, and what becomes of the result of an ``add``."""
+
+    step: Step
+    place: Hashable
+    sites: tuple[CallSite, ...]
+    leaf: int
+    dropped: bool
+
+
 @dataclass(slots=True)
 class Node:
     """A place of a thread; ``step`` None: it has ended, and ``end`` says how."""
@@ -59,6 +70,8 @@ class Node:
     sites: tuple[CallSite, ...]
     leaf: int
     """The SEAMCALL that the thread is inside of; -1: none."""
+    dropped: bool
+    """The step is an add, and nobody ever looks at what it returns: from the bytecode."""
     history: tuple[Any, ...]
     end: Event | None = None
     edges: dict[Hashable, tuple[int, Events]] = field(default_factory=dict)
@@ -82,7 +95,7 @@ class Recorder:
         self._position = 0
         self.events: list[Event] = []
         self.leaf = -1
-        self.stopped: tuple[Step, Hashable, tuple[CallSite, ...], int] | None = None
+        self.stopped: Stopped | None = None
 
     def begin(self, history: tuple[Any, ...]) -> None:
         """Start a run with these results."""
@@ -101,8 +114,10 @@ class Recorder:
                 self.events = []
             return self._history[position]
         if self.stopped is None:
-            key, sites = self._places.of(sys._getframe(2), _enter.__code__)
-            self.stopped = Step(address, method, arguments), key, sites, self.leaf
+            frame = sys._getframe(2)
+            key, sites = self._places.of(frame, _enter.__code__, method)
+            dropped = method == "add" and is_dropped(frame, _enter.__code__)
+            self.stopped = Stopped(Step(address, method, arguments), key, sites, self.leaf, dropped)
         raise _Suspended
 
     def mark(self, leaf: int) -> None:
@@ -152,6 +167,8 @@ class Automaton:
     def after(self, node: int, result: Hashable) -> tuple[int, Events]:
         """The node that follows when the step of ``node`` gave ``result``, and what happened."""
         edges = self.nodes[node].edges
+        if self.nodes[node].dropped:
+            result = None  # whatever it is, nobody looks
         known = edges.get(result)
         if known is None:
             known = edges[result] = self._run((*self.nodes[node].history, result))
@@ -180,20 +197,16 @@ class Automaton:
         events = tuple(recorder.events)
         if recorder.stopped is None:
             assert end is not None
-            return self._node(("end", end), None, (), -1, history, end), (*events, end)
-        step, place, sites, leaf = recorder.stopped
-        return self._node((step, place, leaf), step, sites, leaf, history, None), events
+            key = ("end", end)
+            return self._node(key, Node(0, None, (), -1, False, history, end)), (*events, end)
+        step, place, sites, leaf, dropped = recorder.stopped
+        node = Node(0, step, sites, leaf, dropped, history)
+        return self._node((step, place, leaf), node), events
 
-    def _node(
-        self,
-        key: Hashable,
-        step: Step | None,
-        sites: tuple[CallSite, ...],
-        leaf: int,
-        history: tuple[Any, ...],
-        end: Event | None,
-    ) -> int:
+    def _node(self, key: Hashable, node: Node) -> int:
+        """The number of the node with that key: a known one, or this."""
         number = self._known.setdefault(key, len(self.nodes))
         if number == len(self.nodes):
-            self.nodes.append(Node(number, step, sites, leaf, history, end))
+            node.number = number
+            self.nodes.append(node)
         return number

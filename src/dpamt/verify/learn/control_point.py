@@ -25,6 +25,7 @@ from dpamt.sync.shared import Shared
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
 from dpamt.verify.learn.liveness import liveness_of
+from dpamt.verify.learn.waiting import check_nothing_waits
 
 _PLAIN: Final = frozenset({int, str, bytes, type(None)})
 """Shown as themselves; values of other types are equal to some of these (True, 1.0)."""
@@ -79,11 +80,18 @@ class ControlPoints:
         self._slots: dict[type, list[str]] = {}
         self._seen: dict[int, int] = {}
         """Objects that the place being made shows already, by id."""
+        self._nothing_waits: set[tuple[CodeType, int]] = set()
+        """Calls that were seen to keep nothing on the stack of their frame."""
 
-    def of(self, frame: FrameType, stop: CodeType) -> tuple[Hashable, tuple[CallSite, ...]]:
+    def of(
+        self, frame: FrameType, stop: CodeType, called: str
+    ) -> tuple[Hashable, tuple[CallSite, ...]]:
         """(key, call sites) of the stack from ``frame`` outwards, up to the frame of ``stop``.
 
-        The innermost comes last.  Call sites are for people and not part of the key.
+        ``called`` is the step that ``frame`` calls.  The innermost comes last.  Call sites are for
+        people and not part of the key.
+
+        Raises InputError or ModelError where a frame holds something that is not shown.
         """
         self._seen.clear()
         show = self.show
@@ -92,6 +100,10 @@ class ControlPoints:
         current: FrameType | None = frame
         while current is not None and current.f_code is not stop:
             code = current.f_code
+            if (code, current.f_lasti) not in self._nothing_waits:
+                check_nothing_waits(current, called)
+                self._nothing_waits.add((code, current.f_lasti))
+            called = code.co_name
             names = liveness_of(code).after(current.f_lasti)
             here = current.f_locals if names else {}
             try:

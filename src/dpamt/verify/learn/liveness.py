@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     import ast
 
-_NO_FALL_THROUGH: Final = frozenset(
+NO_FALL_THROUGH: Final = frozenset(
     {
         "RETURN_VALUE",
         "RETURN_CONST",
@@ -42,6 +42,10 @@ class Handler(NamedTuple):
     start: int
     end: int
     target: int
+    depth: int
+    """How many values stay on the stack."""
+    keeps_position: bool
+    """Whether the position of the instruction that raised is pushed before the exception."""
 
 
 def exception_handlers(code: CodeType) -> list[Handler]:
@@ -54,8 +58,10 @@ def exception_handlers(code: CodeType) -> list[Handler]:
         except StopIteration:
             return rows
         length, target = _varint(table), _varint(table)
-        _varint(table)  # stack depth and the flag for the last instruction
-        rows.append(Handler(2 * start, 2 * (start + length), 2 * target))
+        stack = _varint(table)
+        rows.append(
+            Handler(2 * start, 2 * (start + length), 2 * target, stack >> 1, bool(stack & 1))
+        )
 
 
 def _varint(table: Iterator[int]) -> int:
@@ -108,7 +114,7 @@ class Liveness:
         falls: list[bool] = []
         for n, instruction in enumerate(instructions):
             name, offset = instruction.opname, instruction.offset
-            falls.append(name not in _NO_FALL_THROUGH and n + 1 < len(instructions))
+            falls.append(name not in NO_FALL_THROUGH and n + 1 < len(instructions))
             targets = [place[h.target] for h in handlers if h.start <= offset < h.end]
             if instruction.opcode in _JUMPS:
                 targets.append(place[instruction.argval])
