@@ -59,6 +59,8 @@ STEPS: Final = frozenset(
         # SpinLock, Mutex, RwLock
         "lock",
         "unlock",
+        "is_locked",
+        "is_write_locked",
         "read_lock",
         "read_unlock",
         "write_lock",

@@ -39,7 +39,7 @@ class SpinLock:
         self._locked = False
 
     def is_locked(self) -> bool:
-        """Whether the lock is held; for assertions and audits, no step."""
+        """spin_is_locked(): whether anybody holds it; one step."""
         return self._locked
 
     def capture(self) -> bool:
@@ -91,11 +91,11 @@ class RwLock:
         self._word = 0
 
     def is_locked(self) -> bool:
-        """Whether anyone holds the lock; for assertions and audits, no step."""
+        """Whether anybody holds the lock; one step."""
         return self._word != 0
 
     def is_write_locked(self) -> bool:
-        """Whether a writer holds the lock; for assertions and audits, no step."""
+        """Whether a writer holds the lock; one step."""
         return self._word == _WRITER
 
     def capture(self) -> int:

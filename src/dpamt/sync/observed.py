@@ -5,13 +5,19 @@ each operation is the plain one; so a machine is set up, audited and restored as
 somebody does (:class:`Watch`), an operation does nothing but ask the observer for its result.  The
 observer may answer, or raise what stops the thread.
 
+Every public method is a step or is refused while somebody observes: a method for audits would read
+the state that the machine had at the start, whatever the threads have done since.
+
 A step is (address, method, arguments).  An address names one word: its array and its index in it;
 an entry of a page has index ``page << 9 | entry``, a step on a whole page has index ``page``.
 """
 
+import sys
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, Final, NamedTuple, Protocol, cast
 
+from dpamt.errors import InputError, ModelError
 from dpamt.sync.entry_pages import EntryPage, EntryPages
 from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
 from dpamt.sync.kernel_locks import Mutex, RwLock, RwLocks, SpinLock, SpinLocks
@@ -47,7 +53,7 @@ class Watch:
         self.observer: Observer | None = None
 
 
-READS: Final = frozenset({"load", "contended"})
+READS: Final = frozenset({"load", "contended", "is_locked", "is_write_locked"})
 """Steps that change nothing."""
 SHARES: Final = frozenset({"try_shared", "release_shared", "read_lock", "read_unlock"})
 """Steps that only those notice who want the word for themselves."""
@@ -64,7 +70,9 @@ ACQUIRES: Final[dict[str, bool | None]] = {
     "try_exclusive_guest": None,
 }
 """Steps that take a lock: exclusively, shared, or (None) as their name says and if they succeed."""
-LOCK_READS: Final = frozenset({"contended"})
+LOOKS: Final = frozenset({"is_locked", "is_write_locked"})
+"""Steps that see whether a lock that others wait for is held, and do not wait for it themselves."""
+LOCK_READS: Final = frozenset({"contended"}) | LOOKS
 """Reads of the lock itself: who fails to take it changes what its holder sees."""
 UNLOCKS: Final = frozenset({"unlock", "read_unlock", "write_unlock"})
 RELEASES: Final = UNLOCKS | {"release_shared", "release_exclusive"}
@@ -159,10 +167,59 @@ class _Observed:
         self.address = address
 
 
-def _observed(plain: type, methods: dict[str, Any]) -> Any:
-    """The subclass of a word whose ``methods`` are steps."""
-    body = {"__slots__": ("address", "watch"), "__doc__": plain.__doc__, **methods}
+def _observed(plain: type, methods: dict[str, Any], constant: tuple[str, ...] = ()) -> Any:
+    """The subclass of a word whose ``methods`` are steps; all others are refused to threads.
+
+    Those in ``constant`` look at no state: what they answer is always the same.
+    """
+    body = {
+        "__slots__": ("address", "watch"),
+        "__doc__": plain.__doc__,
+        **_refusals(plain, (*methods, *constant)),
+        **methods,
+    }
     return type(f"Observed{plain.__name__}", (_Observed, plain), body)
+
+
+def _refusals(plain: type, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """A refusal for every public method that is not among those allowed."""
+    return {
+        name: _refused(operation, plain.__name__, allowed)
+        for name in dir(plain)
+        if not name.startswith("_") and name not in allowed
+        if isinstance(operation := getattr(plain, name), FunctionType)
+    }
+
+
+def _refused(operation: FunctionType, kind: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
+    """A method that no thread may call: it is no step."""
+
+    def audit(self: Any, *arguments: Any) -> Any:
+        if self.watch.observer is None:
+            return operation(self, *arguments)
+        frame = sys._getframe(1)
+        text = (
+            f"{frame.f_code.co_filename}:{frame.f_lineno}: {operation.__name__}() of a {kind} is "
+            "for audits: it is no step, and would show the machine as it was at the start; "
+            f"expected one of {', '.join(sorted(allowed))}"
+        )
+        ours = frame.f_globals.get("__name__", "").startswith("dpamt.")
+        raise ModelError(text) if ours else InputError(text)
+
+    audit.__name__ = operation.__name__
+    audit.__doc__ = operation.__doc__
+    return audit
+
+
+def _only(*allowed: str) -> Callable[[type], type]:
+    """Of an array, refuse to threads what is not ``allowed``: finding a word is no step."""
+
+    def refuse(array: type) -> type:
+        for name, refusal in _refusals(array, allowed).items():
+            setattr(array, name, refusal)
+        return array
+
+    return refuse
 
 
 ObservedWord: Final = _observed(Word, _observe(Word, _WORD_STEPS))
@@ -170,28 +227,36 @@ ObservedHostPriorityWord: Final = _observed(
     HostPriorityWord, _observe(HostPriorityWord, _HOST_PRIORITY_STEPS)
 )
 ObservedSharedExclusiveLock: Final = _observed(
-    SharedExclusiveLock, _observe(SharedExclusiveLock, _SHARED_EXCLUSIVE_STEPS)
+    SharedExclusiveLock, _observe(SharedExclusiveLock, _SHARED_EXCLUSIVE_STEPS), ("contended",)
 )
 ObservedEntryPage: Final = _observed(
     EntryPage,
     {name: _watched_entry(name) for name in _ENTRY_STEPS}
     | _observe(EntryPage, tuple(sorted(PAGE_READS | PAGE_WRITES))),
 )
-_SPIN_STEPS: Final = ("lock", "unlock")
-_RW_STEPS: Final = ("read_lock", "read_unlock", "write_lock", "write_unlock")
+_SPIN_STEPS: Final = ("lock", "unlock", "is_locked")
+_RW_STEPS: Final = (
+    "read_lock",
+    "read_unlock",
+    "write_lock",
+    "write_unlock",
+    "is_locked",
+    "is_write_locked",
+)
 ObservedSpinLock: Final = _observed(SpinLock, _observe(SpinLock, _SPIN_STEPS))
 ObservedMutex: Final = _observed(Mutex, _observe(Mutex, _SPIN_STEPS))
 ObservedRwLock: Final = _observed(RwLock, _observe(RwLock, _RW_STEPS))
 
 
+@_only("at", "clear")
 class ObservedWords(Words):
     """A sparse array of observed words."""
 
-    __slots__ = ("_name", "_observed", "_watch")
+    __slots__ = ("_name", "_observed", "watch")
 
     def __init__(self, watch: Watch, name: str) -> None:
         super().__init__()
-        self._watch = watch
+        self.watch = watch
         self._name = name
         self._observed: dict[int, Word] = {}
 
@@ -199,7 +264,7 @@ class ObservedWords(Words):
         """The word at ``index``; finding it is no step."""
         word = self._observed.get(index)
         if word is None:
-            word = ObservedWord(self._watch, Address(self._name, index))
+            word = ObservedWord(self.watch, Address(self._name, index))
             self._observed[index] = word
         return word
 
@@ -221,33 +286,35 @@ class ObservedWords(Words):
             self.at(index).store(value)
 
 
+@_only("at")
 class ObservedHostPriorityWords(HostPriorityWords):
     """A sparse array of observed payloads under host-priority locks."""
 
-    __slots__ = ("_name", "_watch")
+    __slots__ = ("_name", "watch")
 
     def __init__(self, watch: Watch, name: str) -> None:
         super().__init__()
-        self._watch = watch
+        self.watch = watch
         self._name = name
 
     def at(self, index: int) -> HostPriorityWord:
         """The word at ``index``; finding it is no step."""
         word = self._words.get(index)
         if word is None:
-            word = ObservedHostPriorityWord(self._watch, Address(self._name, index))
+            word = ObservedHostPriorityWord(self.watch, Address(self._name, index))
             self._words[index] = word
         return word
 
 
+@_only("at")
 class ObservedEntryPages(EntryPages):
     """A sparse set of observed pages of entries; every page can be found."""
 
-    __slots__ = ("_name", "_watch")
+    __slots__ = ("_name", "watch")
 
     def __init__(self, watch: Watch, name: str) -> None:
         super().__init__()
-        self._watch = watch
+        self.watch = watch
         self._name = name
         self.find = self.at
 
@@ -255,63 +322,66 @@ class ObservedEntryPages(EntryPages):
         """The page, made empty when first asked for; finding it is no step."""
         entries = self._pages.get(page)
         if entries is None:
-            entries = ObservedEntryPage(self._watch, Address(self._name, page))
+            entries = ObservedEntryPage(self.watch, Address(self._name, page))
             self._pages[page] = entries
         return entries
 
 
+@_only("at")
 class ObservedSharedExclusiveLocks(SharedExclusiveLocks):
     """A sparse array of observed plain shared/exclusive locks."""
 
-    __slots__ = ("_name", "_watch")
+    __slots__ = ("_name", "watch")
 
     def __init__(self, watch: Watch, name: str) -> None:
         super().__init__()
-        self._watch = watch
+        self.watch = watch
         self._name = name
 
     def at(self, index: int) -> SharedExclusiveLock:
         """The lock at ``index``; finding it is no step."""
         lock = self._locks.get(index)
         if lock is None:
-            lock = ObservedSharedExclusiveLock(self._watch, Address(self._name, index))
+            lock = ObservedSharedExclusiveLock(self.watch, Address(self._name, index))
             self._locks[index] = lock
         return lock
 
 
+@_only("at")
 class ObservedSpinLocks(SpinLocks):
     """A sparse array of observed spinlocks."""
 
-    __slots__ = ("_watch",)
+    __slots__ = ("watch",)
 
     def __init__(self, watch: Watch, name: str) -> None:
         super().__init__(name)
-        self._watch = watch
+        self.watch = watch
 
     def at(self, index: int) -> SpinLock:
         """The lock at ``index``; finding it is no step."""
         lock = self._locks.get(index)
         if lock is None:
             address = Address(self.name, index)
-            lock = self._locks[index] = ObservedSpinLock(self._watch, address, str(address))
+            lock = self._locks[index] = ObservedSpinLock(self.watch, address, str(address))
         return lock
 
 
+@_only("at")
 class ObservedRwLocks(RwLocks):
     """A sparse array of observed reader/writer locks."""
 
-    __slots__ = ("_watch",)
+    __slots__ = ("watch",)
 
     def __init__(self, watch: Watch, name: str) -> None:
         super().__init__(name)
-        self._watch = watch
+        self.watch = watch
 
     def at(self, index: int) -> RwLock:
         """The lock at ``index``; finding it is no step."""
         lock = self._locks.get(index)
         if lock is None:
             address = Address(self.name, index)
-            lock = self._locks[index] = ObservedRwLock(self._watch, address, str(address))
+            lock = self._locks[index] = ObservedRwLock(self.watch, address, str(address))
         return lock
 
 

@@ -16,8 +16,8 @@ from dpamt.errors import Finding
 from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
 from dpamt.verify.evidence.counterexample import StepTold, event_text, short_path
-from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start
-from dpamt.verify.learn.values import do_step, read_word, value_text
+from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start, Step
+from dpamt.verify.learn.values import BLOCKED, Operations, do_step, read_word, value_text
 from dpamt.verify.programs.problem import Problem
 
 _MOST_STEPS: Final = 1_000_000
@@ -163,10 +163,9 @@ class Run:
         address, method, _ = cpu.standing
         if method not in WAITS:
             return True
-        array = self._problem.shared.array(address.array)
-        lock = array.at(address.number) if hasattr(array, "at") else array
-        free: bool = not (lock.is_write_locked() if method == "read_lock" else lock.is_locked())
-        return free
+        operations = Operations(self._array(address))
+        step = Step(address, method, ())
+        return operations.outcome(step, self._value(address)).how != BLOCKED
 
     def _one(self, cpu: Cpu) -> None:
         """Let the thread do its step and go on to where it stands next; note what happened."""

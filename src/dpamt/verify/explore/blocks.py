@@ -15,6 +15,7 @@ from dpamt.sync.host_priority import EX, PAYLOAD_SHIFT
 from dpamt.sync.observed import (
     ACQUIRES,
     LOCK_READS,
+    LOOKS,
     PAGE_READS,
     PAGE_WRITES,
     READS,
@@ -140,7 +141,8 @@ class Engine(LearnedBlocks):
                     ends.append(now)
                     break
                 noticed = self._may_switch(kind, node, now)
-                merged = not (now.noticed or node.step.method in WAITS or kind in self._unsafe)
+                waits = node.step.method in WAITS
+                merged = not (now.noticed or waits or kind in self._unsafe)
                 if now.steps and noticed and not merged:
                     ends.append(now)
                     break
@@ -159,7 +161,7 @@ class Engine(LearnedBlocks):
                     if now.steps:
                         ends.append(now)
                     break
-                now.noticed += noticed and node.step.method not in WAITS
+                now.noticed += noticed and not (waits and self.words.is_mover(node.step.address))
                 self._go(automaton, now, result)
         return ends
 
@@ -181,6 +183,8 @@ class Engine(LearnedBlocks):
             return self.granularity == SEAMCALL
         if step.method == CHOICE:
             return False
+        if step.method in LOOKS:
+            self.words.look(step.address)
         if step.method in WAITS:
             if not _is_shared_use(step):
                 self.words.vary(step.address)
@@ -191,7 +195,7 @@ class Engine(LearnedBlocks):
         ):
             return False
         if step.method in UNLOCKS and kind not in self._unsafe:
-            return False
+            return not self.words.is_mover(step.address)
         return self._is_noticed(kind, node, run)
 
     def _is_noticed(self, kind: int, node: Node, run: _Run) -> bool:

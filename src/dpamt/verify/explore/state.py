@@ -70,6 +70,10 @@ class Knowledge:
     guards: dict[Address, frozenset[Address]] = field(default_factory=dict)
     """Locks that are held at every access of a word: exclusively where it is written."""
     taken_as_guarded: set[Address] = field(default_factory=set)
+    looked_at: set[Address] = field(default_factory=set)
+    """Locks that somebody looks at without waiting for them (trylock, is_locked)."""
+    taken_as_movers: set[Address] = field(default_factory=set)
+    """Locks whose taking and release were taken for movers: nobody looks at them."""
     no_counters: set[Address] = field(default_factory=set)
     """Words that somebody does more to than add, paying no heed to the sum."""
     taken_as_counters: set[Address] = field(default_factory=set)
@@ -217,6 +221,20 @@ class Words:
         if not self.known.guards.get(address):
             return False
         self.known.taken_as_guarded.add(address)
+        return True
+
+    def look(self, address: Address) -> None:
+        """Somebody sees whether the lock is held.  Raises Restart when it was taken for a mover."""
+        if address not in self.known.looked_at:
+            self.known.looked_at.add(address)
+            if address in self.known.taken_as_movers:
+                raise Restart(f"{address} is looked at by somebody who does not wait for it")
+
+    def is_mover(self, address: Address) -> bool:
+        """Whether all that is done to the lock is to wait for it, take it and release it."""
+        if address in self.known.looked_at:
+            return False
+        self.known.taken_as_movers.add(address)
         return True
 
     def is_counter(self, address: Address) -> bool:
