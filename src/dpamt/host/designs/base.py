@@ -55,7 +55,7 @@ its statement.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, Literal
 
 from dpamt.sync import Shared
@@ -127,3 +127,8 @@ class Design:
     sept_put: SeptPut = "at-once"
     split_backs_sept: bool = True
     cache_from_create: bool = True
+
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """The functions of the design: those that threads call."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value for value in values if callable(value))

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from dpamt.errors import Finding
 from dpamt.sync.observed import Address, Watch
 from dpamt.verify.learn.control_point import CallSite, ControlPoints
+from dpamt.verify.learn.plain_state import PlainState
 from dpamt.verify.learn.waiting import is_dropped
 
 MARK: Final = "mark"
@@ -96,6 +97,8 @@ class Recorder:
         self.events: list[Event] = []
         self.leaf = -1
         self.stopped: Stopped | None = None
+        self.plain: PlainState | None = None
+        """What no thread may change; None: nothing is watched."""
 
     def begin(self, history: tuple[Any, ...]) -> None:
         """Start a run with these results."""
@@ -152,6 +155,8 @@ class Automaton:
         self._known: dict[Any, int] = {}
         self.nodes: list[Node] = []
         self.runs = 0
+        if recorder.plain is not None:
+            recorder.plain.begin()
         first, self.first_events = self._run(())
         assert first == 0
 
@@ -179,6 +184,13 @@ class Automaton:
         return self._run(history)[0]
 
     def _run(self, history: tuple[Any, ...]) -> tuple[int, Events]:
+        known = self._once(history)
+        plain = self._recorder.plain
+        if plain is not None:
+            plain.check(lambda: self._once(history))
+        return known
+
+    def _once(self, history: tuple[Any, ...]) -> tuple[int, Events]:
         recorder = self._recorder
         body = self._start()
         recorder.begin(history)

@@ -31,6 +31,7 @@ from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.learn.automaton import Event, Recorder
 from dpamt.verify.learn.control_point import ControlPoints
+from dpamt.verify.learn.plain_state import PlainState
 from dpamt.verify.programs.other_agent import OtherAgent
 from dpamt.verify.programs.page_pools import PoolAllocator
 
@@ -199,6 +200,7 @@ class World:
         self.places = ControlPoints(same, fixed)
         self.recorder = Recorder(self.places)
         self.kernel.log = ObservedLog(self.recorder, self.shared)
+        self.recorder.plain = PlainState(self.kernel, design.functions())
         error = tdx_enable(self.kernel)
         if error:
             raise ModelError(f"the verifier's machine does not boot: {self.kernel.log.lines}")

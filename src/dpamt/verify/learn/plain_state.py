@@ -1,0 +1,233 @@
+"""What a design keeps outside words: it may be read by threads, and no thread may change it.
+
+A thread is run again from its start for every edge that is learned, on the same objects.  State
+that a run changes and no word shows would survive into the next run, and would be the same for all
+CPUs at once: the automaton would be wrong without a word.  So all of it is looked at after each
+run: the attributes of the kernel and of its CPUs, and whatever can be reached from the functions of
+the design through their globals, defaults, closures and attributes, and through the classes and
+modules of the user's.  A change is refused; the run is made again, step by step, to name the line.
+
+What lies in dpamt itself and in installed packages is not looked at: dpamt's own state is words,
+and its tests hold it to that.
+"""
+
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType, FunctionType, MethodType, ModuleType
+from typing import Any, Final
+
+import dpamt
+from dpamt.errors import InputError
+
+_OWN: Final = Path(dpamt.__file__).parent
+_INSTALLED: Final = tuple(
+    Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+_DEPTH: Final = 20
+_HIDING: Final = (Iterator,)
+"""Kinds of objects that hold a position that cannot be looked at without moving it."""
+
+Item = tuple[str, Hashable]
+"""Where something is kept, by the name a reader knows it by, and what it holds."""
+
+
+class PlainState:
+    """The plain state of one kernel and its design."""
+
+    def __init__(self, kernel: Any, functions: Iterable[Callable[..., Any]]) -> None:
+        self._kernel = kernel
+        self._functions = list(functions)
+        self._before: list[Item] = []
+        self._contents: list[tuple[Any, Any]] = []
+        """Containers with a copy of what was in them, to be put back."""
+
+    def begin(self) -> None:
+        """From now on nothing may change."""
+        self._contents = []
+        self._before = self._look(self._contents)
+
+    def check(self, again: Callable[[], object]) -> None:
+        """Raise InputError when something has changed; ``again`` makes the run once more."""
+        now = self._look(None)
+        if now == self._before:
+            return
+        name = _changed(self._before, now)
+        for container, content in self._contents:
+            _put_back(container, content)
+        where = self._line_of(again) if self._look(None) == self._before else ""
+        raise InputError(
+            f"{where}{name} is changed by a thread; expected what threads share in words and locks "
+            "of kernel.shared (docs/verify.md)"
+        )
+
+    def _line_of(self, again: Callable[[], object]) -> str:
+        """``file:line: `` of the first line after which something has changed."""
+        found: list[str] = []
+        last: dict[FrameType, int] = {}
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            line = last.get(frame, frame.f_lineno)
+            if not found and _is_users(frame.f_code.co_filename):
+                if self._look(None) != self._before:
+                    found.append(f"{frame.f_code.co_filename}:{line}: ")
+                last[frame] = frame.f_lineno
+            return None if found else trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            again()
+        finally:
+            sys.settrace(before)
+        return found[0] if found else ""
+
+    def _look(self, contents: list[tuple[Any, Any]] | None) -> list[Item]:
+        look = _Look(contents)
+        for name, value in sorted(vars(self._kernel).items()):
+            look.at(f"kernel.{name}", value)
+        for cpu in self._kernel.cpus:
+            look.at(f"kernel.cpus[{cpu.index}].running_vcpu", cpu.running_vcpu)
+        for function in self._functions:
+            look.at(function.__qualname__, function)
+        return look.found
+
+
+class _Look:
+    """One walk over everything that can be reached."""
+
+    def __init__(self, contents: list[tuple[Any, Any]] | None) -> None:
+        self.found: list[Item] = []
+        self._seen: set[int] = set()
+        self._contents = contents
+
+    def at(self, name: str, value: Any, depth: int = 0) -> None:
+        """Note what is kept under the name, and what can be reached from there."""
+        kind = type(value)
+        if value is None or kind in (int, str, bool, bytes, float):
+            self.found.append((name, value))
+            return
+        self.found.append((name, id(value)))
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if depth > _DEPTH:
+            raise InputError(f"{name}: expected fewer objects inside each other")
+        if isinstance(value, (list, tuple, deque)):
+            self._keep(value)
+            for n, item in enumerate(value):
+                self.at(f"{name}[{n}]", item, depth + 1)
+        elif isinstance(value, (set, frozenset)):
+            self._keep(value)
+            self.found.append((name, frozenset(map(id, value))))
+        elif isinstance(value, dict):
+            self._mapping(name, value, depth)
+        elif isinstance(value, (bytearray, memoryview)):
+            self._keep(value)
+            self.found.append((name, bytes(value)))
+        elif isinstance(value, FunctionType):
+            self._function(value.__qualname__, value, depth)
+        elif isinstance(value, MethodType):
+            self.at(name, value.__self__, depth + 1)
+        elif isinstance(value, ModuleType):
+            if _is_users(getattr(value, "__file__", None)):
+                self._mapping(value.__name__, vars(value), depth)
+        elif isinstance(value, type):
+            if _is_of_users(value):
+                if self._contents is not None:
+                    self._contents.append((value, dict(vars(value))))
+                self._members(value.__name__, vars(value), depth)
+        elif isinstance(value, _HIDING):
+            raise InputError(
+                f"{name} is a {kind.__name__}, whose position no word shows; expected numbers, "
+                "tuples, words and locks (docs/verify.md)"
+            )
+        elif _is_of_users(kind):
+            self._members(name, getattr(value, "__dict__", {}), depth)
+            for base in kind.__mro__:
+                for slot in getattr(base, "__slots__", ()):
+                    self.at(f"{name}.{slot}", getattr(value, slot, None), depth + 1)
+        elif hasattr(value, "cache_info"):
+            self.found.append((name, value.cache_info()))
+
+    def _keep(self, value: Any) -> None:
+        if self._contents is not None and not isinstance(value, (tuple, frozenset)):
+            self._contents.append((value, value.copy() if hasattr(value, "copy") else value))
+
+    def _mapping(self, name: str, value: Mapping[Any, Any], depth: int) -> None:
+        self._keep(value)
+        for key, item in list(value.items()):
+            self.at(f"{name}[{key!r}]", item, depth + 1)
+
+    def _members(self, name: str, value: Mapping[str, Any], depth: int) -> None:
+        if isinstance(value, dict):
+            self._keep(value)
+        for key, item in list(value.items()):
+            if not key.startswith("__"):
+                self.at(f"{name}.{key}", item, depth + 1)
+
+    def _function(self, name: str, value: FunctionType, depth: int) -> None:
+        for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            try:
+                self.at(f"{variable} of {name}", cell.cell_contents, depth + 1)
+            except ValueError:  # it has no value yet
+                continue
+        if not _is_users(value.__code__.co_filename):
+            return  # of ours what it encloses is enough: the user's function behind a wrapper
+        self._members(name, vars(value), depth)
+        for n, item in enumerate(value.__defaults__ or ()):
+            self.at(f"a default of {name} ({n})", item, depth + 1)
+        for key, item in (value.__kwdefaults__ or {}).items():
+            self.at(f"the default {key} of {name}", item, depth + 1)
+        used = value.__globals__
+        if id(used) not in self._seen:
+            self._seen.add(id(used))
+            self._keep(used)
+            for key, item in list(used.items()):
+                if not key.startswith("__"):
+                    self.at(key, item, depth + 1)
+
+
+def _is_users(file: str | None) -> bool:
+    """Whether a file is neither dpamt's nor installed."""
+    if file is None or file.startswith("<"):
+        return False
+    known = _USERS.get(file)
+    if known is None:
+        path = Path(file)
+        known = _USERS[file] = not any(path.is_relative_to(p) for p in (_OWN, *_INSTALLED))
+    return known
+
+
+def _is_of_users(kind: type) -> bool:
+    """Whether a class is neither dpamt's nor installed; a design's module has no name to find."""
+    module = sys.modules.get(kind.__module__)
+    return module is None or _is_users(getattr(module, "__file__", None))
+
+
+_USERS: Final[dict[str, bool]] = {}
+
+
+def _changed(before: list[Item], now: list[Item]) -> str:
+    """The name of the first thing that is not as it was."""
+    for (name, value), (other, after) in zip(before, now, strict=False):
+        if name != other:
+            return other
+        if value != after:
+            return name
+    return (now if len(now) > len(before) else before)[min(len(now), len(before))][0]
+
+
+def _put_back(container: Any, content: Any) -> None:
+    if isinstance(container, type):
+        for name, value in content.items():
+            if vars(container)[name] is not value:
+                setattr(container, name, value)
+    elif isinstance(container, (dict, set)):
+        container.clear()
+        container.update(content)
+    elif isinstance(container, (list, deque, bytearray)):
+        container.clear()
+        container.extend(content)
