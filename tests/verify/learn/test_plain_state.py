@@ -73,3 +73,13 @@ def test_what_is_only_read_is_fine(tmp_path: Path, kept: str) -> None:
 def test_what_hides_a_position_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"kernel.mine is a list_iterator, whose position"):
         search(tmp_path, "iter([1])", "known = mine is box")
+
+
+def test_what_goes_by_chance_is_refused(tmp_path: Path) -> None:
+    """The same results, and another step: a random number, the time, a counter in C."""
+    line = (
+        "import random\n    if random.random() < 0.5:\n        kernel.pamt_refcounts.at(7).load()\n"
+        "    kernel.pamt_refcounts.at(8).load()"
+    )
+    with pytest.raises(InputError, match=r"mine.py:\d+: .* goes by something that no word shows"):
+        search(tmp_path, "0", line)

@@ -12,10 +12,10 @@ Some steps are no operations on words: a *mark* says that a SEAMCALL begins (res
 import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
-from dpamt.errors import Finding
+from dpamt.errors import DpamtError, Finding, InputError, ModelError
 from dpamt.sync.observed import Address, Watch
 from dpamt.verify.learn.control_point import CallSite, ControlPoints
 from dpamt.verify.learn.plain_state import PlainState
@@ -74,6 +74,8 @@ class Node:
     dropped: bool
     """The step is an add, and nobody ever looks at what it returns: from the bytecode."""
     history: tuple[Any, ...]
+    before: int = -1
+    """The node from which this one was first reached; -1: there is none."""
     end: Event | None = None
     edges: dict[Hashable, tuple[int, Events]] = field(default_factory=dict)
 
@@ -93,6 +95,7 @@ class Recorder:
     def __init__(self, places: ControlPoints) -> None:
         self._places = places
         self._history: tuple[Any, ...] = ()
+        self._expected: list[Step] | None = None
         self._position = 0
         self.events: list[Event] = []
         self.leaf = -1
@@ -100,9 +103,10 @@ class Recorder:
         self.plain: PlainState | None = None
         """What no thread may change; None: nothing is watched."""
 
-    def begin(self, history: tuple[Any, ...]) -> None:
-        """Start a run with these results."""
+    def begin(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> None:
+        """Start a run with these results, of these steps where they are known."""
         self._history = history
+        self._expected = steps
         self._position = 0
         self.events = []
         self.leaf = -1
@@ -113,6 +117,14 @@ class Recorder:
         position = self._position
         if position < len(self._history):
             self._position = position + 1
+            if self._expected is not None:
+                expected = self._expected[position]
+                if (
+                    expected.method != method
+                    or expected.address != address
+                    or expected.arguments != arguments
+                ):
+                    raise _other_than_before(expected, Step(address, method, arguments))
             if position + 1 == len(self._history):
                 self.events = []
             return self._history[position]
@@ -139,6 +151,21 @@ class Recorder:
             self.events.append(event)
 
 
+def _other_than_before(expected: Step, step: Step) -> DpamtError:
+    """After the same results a thread does something else than the time before."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("dpamt."):
+        frame = frame.f_back
+    text = (
+        f"{step.method} of {step.address} with {step.arguments}, and the time before, after the "
+        f"same results, {expected.method} of {expected.address} with {expected.arguments}: it goes "
+        "by something that no word shows (a global, the time, a random number)"
+    )
+    if frame is None or frame.f_code.co_filename == __file__:
+        return ModelError(text)
+    return InputError(f"{frame.f_code.co_filename}:{frame.f_lineno}: {text}")
+
+
 def _enter(body: Body) -> object:
     """The outermost frame that a place shows is the one below this."""
     return body()
@@ -155,6 +182,8 @@ class Automaton:
         self._known: dict[Any, int] = {}
         self.nodes: list[Node] = []
         self.runs = 0
+        self._from = -1
+        """The node that the run under way goes on from."""
         if recorder.plain is not None:
             recorder.plain.begin()
         first, self.first_events = self._run(())
@@ -176,24 +205,40 @@ class Automaton:
             result = None  # whatever it is, nobody looks
         known = edges.get(result)
         if known is None:
-            known = edges[result] = self._run((*self.nodes[node].history, result))
+            history = (*self.nodes[node].history, result)
+            known = edges[result] = self._run(history, self._steps_to(node))
         return known
+
+    def _steps_to(self, number: int) -> list[Step]:
+        """The steps whose results are the history of a node, and the step of the node itself."""
+        steps: list[Step] = []
+        self._from = number
+        while number >= 0:
+            node = self.nodes[number]
+            assert node.step is not None
+            steps.append(node.step)
+            number = node.before
+        steps.reverse()
+        return steps
 
     def reach(self, history: tuple[Any, ...]) -> int:
         """The node that a history leads to, learned if it is not known."""
-        return self._run(history)[0]
+        number = 0
+        for result in history:
+            number = self.after(number, result)[0]
+        return number
 
-    def _run(self, history: tuple[Any, ...]) -> tuple[int, Events]:
-        known = self._once(history)
+    def _run(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> tuple[int, Events]:
+        known = self._once(history, steps)
         plain = self._recorder.plain
         if plain is not None:
-            plain.check(lambda: self._once(history))
+            plain.check(lambda: self._once(history, None))
         return known
 
-    def _once(self, history: tuple[Any, ...]) -> tuple[int, Events]:
+    def _once(self, history: tuple[Any, ...], steps: list[Step] | None) -> tuple[int, Events]:
         recorder = self._recorder
         body = self._start()
-        recorder.begin(history)
+        recorder.begin(history, steps)
         self.runs += 1
         end: Event | None = None
         self._watch.observer = recorder
@@ -210,7 +255,7 @@ class Automaton:
         if recorder.stopped is None:
             assert end is not None
             key = ("end", end)
-            return self._node(key, Node(0, None, (), -1, False, history, end)), (*events, end)
+            return self._node(key, Node(0, None, (), -1, False, history, end=end)), (*events, end)
         step, place, sites, leaf, dropped = recorder.stopped
         node = Node(0, step, sites, leaf, dropped, history)
         return self._node((step, place, leaf), node), events
@@ -220,5 +265,6 @@ class Automaton:
         number = self._known.setdefault(key, len(self.nodes))
         if number == len(self.nodes):
             node.number = number
+            node.before = self._from
             self.nodes.append(node)
         return number
