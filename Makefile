@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
 
-.PHONY: run test test-kernel browser lint bench fuzz mutants docs clean
+.PHONY: run test test-kernel bare browser lint bench fuzz mutants docs clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
@@ -22,6 +22,10 @@ test-kernel: $(VENV)/.ready-test
 	@if build=$$($(BIN)/python -m tests.boot.kernel.build); then \
 	  DPAMT_KERNEL_BUILD=$$build $(BIN)/python -m pytest --reruns 1 -rR tests/boot/kernel; \
 	else echo "test-kernel: SKIPPED, see above"; fi
+
+# The wheel without extras, outside the checkout: every command of the documents is run there.
+bare: $(VENV)/.ready-test
+	$(BIN)/python -m tests.bare
 
 # A browser for the tests of pages: root gets Debian's, others are told by the tests.
 browser:

@@ -18,7 +18,7 @@ FLOORS = (
     {"platform"},
     {"sync"},
     {"abi"},
-    {"errors", "files"},
+    {"errors", "files", "own_files"},
 )
 """From the top; rooms of one floor do not import each other."""
 ROOMS = sorted(room for floor in FLOORS[:-1] for room in floor)

@@ -5,11 +5,15 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from unittest import mock
 
 from dpamt.cli.main import main
+
+NOBODY: Final = 65534
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,37 @@ def dpamt_process(*arguments: str, cwd: Path | None = None) -> Ended:
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def dpamt_as_another(*arguments: str, cwd: Path) -> Ended:
+    """The command as a user who is not root: nobody where the tests run as root.
+
+    This process goes on as that user, for its interpreter may lie where only root can read; so the
+    same command must have run here before, to have everything imported.
+    """
+    if os.geteuid():
+        return dpamt_process(*arguments, cwd=cwd)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                os.chdir(cwd)
+                os.setgroups([])
+                os.setresgid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                code = main(list(arguments))
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        out.seek(0)
+        err.seek(0)
+        return Ended(os.waitstatus_to_exitcode(status), out.read(), err.read())
 
 
 def refused(*arguments: str, cwd: Path | None = None, code: int = 2) -> str:

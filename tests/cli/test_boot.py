@@ -15,6 +15,7 @@ from dpamt.boot.call import Call
 from dpamt.boot.exerciser import _NUMBERS, BUGS, DESIGNS, MODES
 from dpamt.cli.boot import _parser
 from dpamt.cli.main import main
+from dpamt.own_files import STAMP
 from tests.boot.hostile_guest import entry, hostile_kernel
 from tests.boot.small_kernel import SmallKernel
 from tests.boot.test_hostile_guest import CONFIGURATION, INITIALISE, LOG
@@ -146,7 +147,7 @@ def test_the_recording_is_the_documented_one(tmp_path: Path) -> None:
     question = entry(TDH_PHYMEM_PAGE_RDMD, (0x2000000,))
     run(tmp_path, "--record", str(record), "--perfetto", str(trace), extra=(question,))
     first, *calls = map(json.loads, record.read_text().splitlines())
-    assert first == {"format": 1, "vmlinux": str(tmp_path / "vmlinux")}
+    assert first == {"format": 1, **STAMP, "vmlinux": str(tmp_path / "vmlinux")}
     section = DOCUMENT.partition("## The recording")[2].partition("## ")[0]
     documented = {
         name

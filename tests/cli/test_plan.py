@@ -96,8 +96,12 @@ def test_a_host_that_ages_in_text_json_and_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "arguments", "said"),
     [
-        ("plotly.graph_objects", ("--html", "page.html"), "pip install 'dpamt[plots]'"),
-        ("pyarrow", ("--fleet", "generated"), "pip install 'dpamt[plan]'"),
+        ("plotly", ("--html", "page.html"), "plan --html needs plotly: pip install 'dpamt[plots]'"),
+        (
+            "pyarrow",
+            ("--fleet", "generated"),
+            "plan --fleet needs pyarrow: pip install 'dpamt[plan]'",
+        ),
     ],
 )
 def test_a_library_that_is_not_installed_is_named(

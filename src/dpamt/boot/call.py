@@ -10,6 +10,7 @@ from typing import IO, Any, Final
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.status import status_name
+from dpamt.own_files import STAMP
 
 FORMAT: Final = 1
 """Version of the schema; the first line of a file says it."""
@@ -81,7 +82,7 @@ class Recording:
 
     def __init__(self, file: IO[str], **about: Any) -> None:
         self._file = file
-        self._write({"format": FORMAT, **about})
+        self._write({"format": FORMAT, **STAMP, **about})
 
     def add(self, call: Call) -> None:
         """One more line."""

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Final
 
+from dpamt.cli.extras import require
 from dpamt.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ _LEAST_BYTES: Final = 256 << 20
 
 def main(arguments: list[str]) -> int:
     """Boot and print; 0 when TDX was initialised and nobody complained, else 1."""
-    options = _parser().parse_args(arguments)
+    options = _parser().options(arguments)
+    require("boot", "elftools")
     return _boot(options)
 
 
@@ -132,8 +134,8 @@ def _parser() -> Parser:
         "and answer its SEAMCALLs with the model of the TDX module.  docs/boot.md shows how to "
         "build one.",
     )
-    parser.add_argument("--vmlinux", required=True, metavar="FILE", help="the kernel, with symbols")
-    parser.add_argument(
+    parser.add_input("--vmlinux", required=True, metavar="FILE", help="the kernel, with symbols")
+    parser.add_input(
         "--kernel", metavar="BZIMAGE", help="boot this image of it instead (--transport gdb)"
     )
     parser.add_argument(
@@ -153,7 +155,7 @@ def _parser() -> Parser:
         "asks for it, for kernels that do not know it.  Neither: as the kernel asks",
     )
     parser.add_argument("--release", default="2.0.18", metavar="R", help="module release (2.0.18)")
-    parser.add_argument("--initrd", metavar="FILE", help="instead of one that reboots at once")
+    parser.add_input("--initrd", metavar="FILE", help="instead of one that reboots at once")
     parser.add_argument("--append", default="", metavar="WORDS", help="more kernel command line")
     parser.add_argument(
         "--exercise",
@@ -161,7 +163,7 @@ def _parser() -> Parser:
         help="TDs from kernel threads: life, hammer or hostile, with options such as "
         "hammer:design=v6:rounds=1000 (docs/boot.md)",
     )
-    parser.add_argument(
+    parser.add_input(
         "--build",
         metavar="FOLDER",
         help="the kernel's build tree, for --exercise (where vmlinux is)",
@@ -182,7 +184,7 @@ def _parser() -> Parser:
         help="keep a CPU at a SEAMCALL or a call, such as 0@TDH.SYS.LP.INIT:until=1:1 "
         "(docs/boot.md)",
     )
-    parser.add_argument(
+    parser.add_input(
         "--replay",
         metavar="COUNTEREXAMPLE",
         help="what dpamt verify --save wrote: its first failure that the exerciser can follow, step"
@@ -191,8 +193,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--property", metavar="NAME", help="the first failure of this property, for --replay"
     )
-    parser.add_argument("--record", metavar="FILE", help="every SEAMCALL, as JSON lines")
-    parser.add_argument("--perfetto", metavar="FILE", help="SEAMCALLs for ui.perfetto.dev")
+    parser.add_output("--record", kind="recording", help="every SEAMCALL, as JSON lines")
+    parser.add_output("--perfetto", kind="trace", help="SEAMCALLs for ui.perfetto.dev")
     parser.add_argument(
         "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (120)"
     )

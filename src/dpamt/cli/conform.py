@@ -8,7 +8,7 @@ from dpamt.cli.parser import Parser
 
 def main(arguments: list[str]) -> int:
     """Replay and print; 0 when everything agrees, else 1."""
-    options = _parser().parse_args(arguments)
+    options = _parser().options(arguments)
     return _conform(options)
 
 
@@ -58,7 +58,7 @@ def _parser() -> Parser:
         "calls at once are explored in every order: each recorded outcome must be reached.  "
         "Exit code 1 when anything differs.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE.jsonl", help="docs/vectors.md")
+    parser.add_input("files", nargs="+", metavar="FILE.jsonl", help="docs/vectors.md")
     parser.add_argument(
         "--release", metavar="NAME", help="the module to replay against (1.5.25, 2.0.08, 2.0.18)"
     )

@@ -10,7 +10,7 @@ _KINDS = ("status", "leaf", "operand", "page-info", "field", "exit")
 
 def main(arguments: list[str]) -> int:
     """Explain and print; 0."""
-    options = _parser().parse_args(arguments)
+    options = _parser().options(arguments)
     if options.values in ([], ["-"]):
         return _decode_log(options)
     return _decode_values(options)

@@ -52,6 +52,9 @@ def team_of(options: argparse.Namespace, asked: "Asked") -> "Iterator[Team | Non
     from dataclasses import asdict
 
     if options.ray:
+        from dpamt.cli.extras import require
+
+        require("verify --ray", "ray")
         from dpamt.verify.cluster.ray_team import RayTeam
 
         with RayTeam(options.ray, options.jobs, asdict(asked)) as cluster:

@@ -41,9 +41,14 @@ Exit codes: 0 clean, 1 a finding, 2 bad usage or input, 3 dpamt itself is wrong.
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     _open_closed_streams()
+    stdout = sys.stdout
     try:
-        code = _dispatch(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        try:
+            code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+            sys.stdout.flush()
+        finally:
+            sys.stdout = stdout  # a verb that writes a file there prints elsewhere
+        stdout.flush()
         return code
     except DpamtError as error:
         return _failed(str(error), error.exit_code)
@@ -56,6 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None:  # of a stream, not of a file
             return _failed(f"output: {error.strerror}; expected somewhere to write to", 2)
+        if isinstance(error, ModuleNotFoundError):
+            from dpamt.cli.extras import EXTRAS, needs
+
+            if error.name in EXTRAS:
+                return _failed(str(needs("this", error.name)), 2)
         if os.environ.get("DPAMT_TRACEBACK"):
             raise
         what = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from dpamt.files import Output
 
 _ASCII: Final = str.maketrans({"…": "~", "█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|")})
 
@@ -19,34 +21,25 @@ def write_text(text: str) -> None:
     sys.stdout.write(text)
 
 
-def write_file(path: str, text: str) -> None:
+def write_file(path: "str | Output", text: str) -> None:
     """Write a file, whole or not at all.  Raises InputError when it cannot be written."""
-    with whole_file(path) as file:
-        assert file is not None
+    from dpamt.files import replaced
+
+    with replaced(path) as file:
         file.write(text)
 
 
 @contextmanager
-def whole_file(path: str | None) -> Iterator[IO[str] | None]:
+def whole_file(path: "str | Output | None") -> Iterator[IO[str] | None]:
     """A file to write to, by way of another one beside it: nobody sees half of it, and when the
     block is left by an exception there is none.  None for no path.
 
     Raises InputError when it cannot be written.
     """
-    from dpamt.errors import InputError
     from dpamt.files import replaced
 
     if path is None:
         yield None
         return
-    target = Path(path)
-    try:
-        if target.exists() and not target.is_file():
-            # A device or a pipe: nothing to replace.
-            with target.open("w", encoding="utf-8") as file:
-                yield file
-            return
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a file to write to") from None
     with replaced(path) as file:
         yield file

@@ -1,14 +1,136 @@
-"""The argument parser that all verbs use: its refusals are one line."""
+"""The argument parser that all verbs use: its refusals are one line, and it knows which options
+name files, so that no command destroys one (:mod:`dpamt.files`)."""
 
 import argparse
-from typing import NoReturn
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from dpamt.errors import InputError
 
+FORCE_HELP = "replace a file that dpamt did not write (docs/outputs.md)"
+
 
 class Parser(argparse.ArgumentParser):
-    """Raises InputError where argparse would print its usage and leave."""
+    """Raises InputError where argparse would print its usage and leave.
+
+    A verb declares what it reads by :meth:`add_input` and what it writes by :meth:`add_output` and
+    :meth:`add_output_folder`; the options it gets are an ``Output`` or an ``OutputFolder``, checked
+    against everything else that the command reads and writes.
+    """
+
+    def __init__(self, **about: Any) -> None:
+        super().__init__(**about)
+        self._inputs: list[tuple[argparse.Action, Callable[[str], str]]] = []
+        self._outputs: list[tuple[argparse.Action, str, tuple[str, ...] | None]] = []
+        self._go_on: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
         """One line, exit code 2."""
         raise InputError(f"{self.prog.removeprefix('dpamt ')}: {message} (dpamt --help)")
+
+    def add_input(
+        self,
+        *flags: str,
+        as_path: Callable[[str], str] = str,
+        group: argparse._ArgumentGroup | None = None,
+        **about: Any,
+    ) -> argparse.Action:
+        """An argument that names a file to read, or may name one."""
+        action = (group or self).add_argument(*flags, **about)
+        self._inputs.append((action, as_path))
+        return action
+
+    def add_output(
+        self, *flags: str, kind: str, goes_on: str | None = None, **about: Any
+    ) -> argparse.Action:
+        """An option that names a file to write, of a kind of :data:`dpamt.own_files.KINDS`.
+
+        ``goes_on``: the option whose file is read and then written on, as if this were not given.
+        """
+        action = self.add_argument(*flags, metavar="FILE", **about)
+        if goes_on is not None:
+            self._go_on[action.dest] = goes_on
+        self._outputs.append((action, kind, None))
+        self._add_force()
+        return action
+
+    def add_output_folder(
+        self,
+        *flags: str,
+        kind: str,
+        names: Sequence[str],
+        group: argparse._ArgumentGroup | None = None,
+        **about: Any,
+    ) -> argparse.Action:
+        """An option that names a folder to write files of these names to."""
+        action = (group or self).add_argument(*flags, metavar="FOLDER", **about)
+        self._outputs.append((action, kind, tuple(names)))
+        self._add_force()
+        return action
+
+    @property
+    def file_options(self) -> set[str]:
+        """Names of the options that were declared to be files."""
+        read = {action.dest for action, _ in self._inputs}
+        return read | {action.dest for action, _, _ in self._outputs}
+
+    def options(self, arguments: list[str]) -> argparse.Namespace:
+        """The options; the outputs among them are checked, before any work."""
+        options = self.parse_args(arguments)
+        if self._outputs:
+            self._check_files(options)
+        return options
+
+    def _add_force(self) -> None:
+        if "--force" not in self._option_string_actions:
+            self.add_argument("--force", action="store_true", help=FORCE_HELP)
+
+    def _check_files(self, options: argparse.Namespace) -> None:
+        for output, source in self._go_on.items():
+            if _same(getattr(options, output), getattr(options, source)):
+                setattr(options, output, None)
+        given = [one for one in self._outputs if getattr(options, one[0].dest) is not None]
+        if not given:
+            if options.force:
+                known = ", ".join(_name(action) for action, _, _ in self._outputs)
+                self.error(f"--force without a file to write; expected one of {known}")
+            return
+        from dpamt.files import Output, OutputFolder, check_outputs
+
+        outputs: list[tuple[str, Output | OutputFolder]] = []
+        for action, kind, names in given:
+            path = getattr(options, action.dest)
+            one = (
+                Output(path, kind, options.force)
+                if names is None
+                else OutputFolder(path, names, kind, options.force)
+            )
+            setattr(options, action.dest, one)
+            outputs.append((_name(action), one))
+        check_outputs(outputs, list(self._paths_read(options)))
+        if any(isinstance(one, Output) and one.is_stdout for _, one in outputs):
+            if getattr(options, "json", False):
+                self.error("--json and a file on standard output; expected one of them there")
+            sys.stdout = sys.stderr  # the report is for eyes; ``main`` puts it back
+
+    def _paths_read(self, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+        for action, as_path in self._inputs:
+            value = getattr(options, action.dest)
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(one, str):
+                    yield _name(action), as_path(one)
+
+
+def _same(output: str | None, source: str | None) -> bool:
+    if output is None or source is None:
+        return False
+    try:
+        return os.path.samefile(output, source)
+    except OSError:
+        return False
+
+
+def _name(action: argparse.Action) -> str:
+    return max(action.option_strings, key=len) if action.option_strings else str(action.metavar)

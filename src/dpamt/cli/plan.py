@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dpamt.cli.extras import require
 from dpamt.cli.parser import Parser
+from dpamt.plan.fleet import TABLES
 
 if TYPE_CHECKING:
     from dpamt.plan.ageing.simulate import Ageing
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Plan and print; 1 when TDX comes up on some host under no kernel, or the TDs do not fit."""
-    options = _parser().parse_args(arguments)
+    options = _parser().options(arguments)
+    if options.html is not None:
+        require("plan --html", "plotly")
     if options.fleet is not None:
         from dpamt.cli.plan_fleet import plan_fleet
 
@@ -35,6 +39,8 @@ def _plan(options: argparse.Namespace) -> int:
     from dpamt.report.plan_text import plan_text
     from dpamt.report.progress import watching
 
+    if options.age is not None:
+        require("plan --age", "numpy")
     mixes = [parse_mix(text) for text in options.td]
     for option, given in (("--run", options.run), ("--age", options.age is not None)):
         if given and not mixes:
@@ -48,9 +54,12 @@ def _plan(options: argparse.Namespace) -> int:
         if options.html is not None:
             _write_page(options, machines, plans, aged, watch)
     if options.json:
-        from dpamt.report.plan_ageing import ageing_json
+        old = []
+        if aged:  # what ages needs numpy, and nothing else here does
+            from dpamt.report.plan_ageing import ageing_json
 
-        write_text(json.dumps(plan_json(plans, list(map(ageing_json, aged))), indent=2) + "\n")
+            old = list(map(ageing_json, aged))
+        write_text(json.dumps(plan_json(plans, old), indent=2) + "\n")
     else:
         write_text(plan_text(plans))
         if aged:
@@ -66,14 +75,7 @@ def _age(
     mixes: "Sequence[TdMix]",
     watch: "Watch | None",
 ) -> "list[Ageing]":
-    try:
-        from dpamt.plan.ageing.simulate import simulate
-    except ImportError:
-        from dpamt.errors import InputError
-
-        raise InputError(
-            "--age: numpy is not installed; expected it (pip install 'dpamt[plan]')"
-        ) from None
+    from dpamt.plan.ageing.simulate import simulate
     from dpamt.plan.ageing.workload import Workload
 
     seeds = range(options.seed, options.seed + options.seeds)
@@ -128,8 +130,9 @@ def _parser() -> Parser:
         "point where Dynamic PAMT stops paying, whether Linux initialises TDX there at all, and "
         "what weeks of TDs that come and go make of it (docs/plan.md).",
     )
-    parser.add_argument(
+    parser.add_input(
         "host",
+        as_path=_host_path,
         nargs="+",
         metavar="HOST",
         help="dmesg, /proc/iomem or e820 text, a size such as 64GiB, or the name of a packaged "
@@ -168,8 +171,9 @@ def _parser() -> Parser:
         help="how control pages are allocated while it ages",
     )
     fleet = parser.add_argument_group("a fleet (docs/plan-fleets.md)")
-    fleet.add_argument(
+    parser.add_input(
         "--fleet",
+        group=fleet,
         metavar="FILE|generated",
         help="lives of VMs (CSV or Parquet) placed on hosts: HOST, or COUNT*HOST for many of them",
     )
@@ -179,10 +183,22 @@ def _parser() -> Parser:
     fleet.add_argument("--max-tds", type=_seeds, metavar="N", help="of a host (default: KeyIDs)")
     fleet.add_argument("--processes", type=_seeds, metavar="N", help="default: one a core")
     fleet.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (needs ray)")
-    fleet.add_argument("--out", metavar="FOLDER", help="results as Parquet")
+    parser.add_output_folder(
+        "--out",
+        group=fleet,
+        kind="table",
+        names=TABLES,
+        help="results as Parquet",
+    )
     parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
-    parser.add_argument("--html", metavar="FILE", help="a page with plots as well (needs plotly)")
+    parser.add_output("--html", kind="page", help="a page with plots as well (needs plotly)")
     return parser
+
+
+def _host_path(text: str) -> str:
+    """The file of ``100*HOST``."""
+    number, star, name = text.partition("*")
+    return name if star and number.isdigit() else text
 
 
 def _weeks(text: str) -> float:

@@ -4,6 +4,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Final
 
+from dpamt.cli.extras import require
 from dpamt.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,15 +22,9 @@ def plan_fleet(options: argparse.Namespace) -> int:
     for option, given in (("--run", options.run), ("--td", bool(options.td))):
         if given:
             raise InputError(f"plan: {option} with --fleet; expected one of the two")
-    try:
-        import numpy
-        import pyarrow
-    except ImportError:
-        raise InputError(
-            "--fleet: numpy and pyarrow are not installed; expected them (pip install "
-            "'dpamt[plan]')"
-        ) from None
-    del numpy, pyarrow
+    require("plan --fleet", "numpy", "pyarrow")
+    if options.ray is not None:
+        require("plan --ray", "ray")
     import json
     from pathlib import Path
 
@@ -65,7 +60,7 @@ def plan_fleet(options: argparse.Namespace) -> int:
             vms, types, settings, options.processes, options.ray, progress if watch else None
         )
     if options.out is not None:
-        write_parquet(fleet, Path(options.out))
+        write_parquet(fleet, options.out)
     if options.html is not None:
         write_file(options.html, fleet_page(fleet, options.fleet))
     if options.json:

@@ -7,7 +7,7 @@ from dpamt.cli.parser import Parser
 
 def main(arguments: list[str]) -> int:
     """Run and print; 0 when every audit is clean, else 1."""
-    options = _parser().parse_args(arguments)
+    options = _parser().options(arguments)
     # The model is imported when the command line is known to be good: help comes at once.
     return _run(options)
 
@@ -46,15 +46,15 @@ def _parser() -> Parser:
         "scenario next to each other, phase by phase, audited.  Without a scenario: static PAMT "
         "against Dynamic PAMT on a 1 TiB host.",
     )
-    parser.add_argument("scenario", nargs="?", metavar="SCENARIO.toml", help="docs/scenario.md")
-    parser.add_argument(
+    parser.add_input("scenario", nargs="?", metavar="SCENARIO.toml", help="docs/scenario.md")
+    parser.add_input(
         "--host",
         "--memory",
         metavar="FILE|SIZE",
         help="the machine: dmesg, /proc/iomem or e820 text, a size such as 64GiB, or the name of "
         "a packaged host",
     )
-    parser.add_argument(
+    parser.add_input(
         "--design",
         metavar="NAME|FILE",
         help="design of the dynamic sides: merged, v6, v2, lazy ..., static, or a Python file "

@@ -7,7 +7,7 @@ from dpamt.cli.parser import Parser
 
 def options_of(arguments: list[str]) -> argparse.Namespace:
     """The options, checked; leaves with one line for those that are wrong."""
-    options = _parser().parse_args(arguments)
+    options = _parser().options(arguments)
     _check_usage(options)
     return options
 
@@ -48,7 +48,7 @@ def _parser() -> Parser:
         "every interleaving: what holds, within which bounds, or the shortest way to the "
         "failure.  Exit code 1 when a property fails or a search could not be finished.",
     )
-    parser.add_argument(
+    parser.add_input(
         "designs", nargs="*", metavar="DESIGN", help="merged (the default), v6, ... or a file"
     )
     parser.add_argument("--all", action="store_true", help="every design that comes with dpamt")
@@ -108,37 +108,36 @@ def _parser() -> Parser:
         help="with the extra ray: the processes are on the machines of a Ray cluster (auto, "
         "HOST:PORT, or local)",
     )
-    parser.add_argument(
+    parser.add_output(
         "--checkpoint",
-        metavar="FILE",
+        kind="checkpoint",
+        goes_on="resume",
         help="keep one search in a file: every minute, on Ctrl-C, at --max-states, --max-memory",
     )
-    parser.add_argument("--resume", metavar="FILE", help="go on with the search in such a file")
+    parser.add_input("--resume", metavar="FILE", help="go on with the search in such a file")
     parser.add_argument(
         "--whole", action="store_true", help="counterexamples with the module's steps too"
     )
-    parser.add_argument(
+    parser.add_input(
         "--property",
         metavar="FILE",
         help="properties of your own: a Python file of functions name(view) (docs/verify.md)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/verify.md)")
-    parser.add_argument("--save", metavar="FILE", help="keep the verdict, as a certificate")
-    parser.add_argument(
+    parser.add_output("--save", kind="certificate", help="keep the verdict, as a certificate")
+    parser.add_input(
         "--check", metavar="FILE", help="ask again what a certificate says; 0 when it is the same"
     )
-    parser.add_argument(
+    parser.add_input(
         "--replay",
         metavar="FILE",
         help="run the counterexamples that --save or --json wrote again, each CPU a thread; 1 when "
         "one fails again",
     )
-    parser.add_argument(
-        "--html", metavar="FILE", help="the nearest counterexample as a page with a time slider"
+    parser.add_output(
+        "--html", kind="page", help="the nearest counterexample as a page with a time slider"
     )
-    parser.add_argument(
-        "--perfetto", metavar="FILE", help="the same as a trace for ui.perfetto.dev"
-    )
+    parser.add_output("--perfetto", kind="trace", help="the same as a trace for ui.perfetto.dev")
     return parser
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.status import status_name
 from dpamt.boot.call import Call
+from dpamt.own_files import STAMP
 
 _PROCESS: Final = 1
 _MICROSECONDS: Final = 1e6
@@ -23,7 +24,8 @@ def calls_trace(calls: Sequence[Call], cpus: int) -> str:
             {"ph": "M", "pid": _PROCESS, "tid": cpu + 1, "name": "thread_name", "args": name}
         )
     events += [_slice(call) for call in calls]
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, indent=1) + "\n"
+    document = {"otherData": STAMP, "traceEvents": events, "displayTimeUnit": "ms"}
+    return json.dumps(document, indent=1) + "\n"
 
 
 def _slice(call: Call) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dpamt.abi.states import (
     SEPT_STATE_NAMES,
 )
 from dpamt.abi.status import STATUS_NAMES, TDX_MISSING_PAMT_PAGE_PAIR
+from dpamt.errors import InputError
 from dpamt.module.leaves.table import BEFORE_READY, HANDLERS
 from dpamt.module.module import TdxModule
 from dpamt.module.pamt import Pamt
@@ -80,10 +81,17 @@ def pages() -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the pages into a folder; pages of leaves that are no more go away."""
+    """Write the pages into a folder; pages of leaves that are no more go away.
+
+    Raises InputError for a folder that has another README.md: it is not one of these pages.
+    """
     folder = Path(arguments[0])
-    folder.mkdir(parents=True, exist_ok=True)
     made = pages()
+    title = made["README.md"].partition("\n")[0]
+    readme = folder / "README.md"
+    if readme.exists() and not readme.read_text(encoding="utf-8").startswith(title):
+        raise InputError(f"{readme}: begins otherwise; expected a folder of pages: {title}")
+    folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("tdh-*.md"):
         if old.name not in made:
             old.unlink()

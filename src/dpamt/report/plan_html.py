@@ -5,6 +5,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from dpamt.own_files import GENERATOR
 from dpamt.plan.address_map import KINDS, Cell
 from dpamt.plan.plan import HostPlan
 from dpamt.report.plan_advice import advice
@@ -59,7 +60,7 @@ class Page:
         from plotly.offline import get_plotlyjs
 
         template = (files("dpamt.report") / "plan_page.html").read_text(encoding="utf-8")
-        filled = template.replace("@TITLE@", escape(self._title))
+        filled = template.replace("@TITLE@", escape(self._title)).replace("@GENERATOR@", GENERATOR)
         before, _, after = filled.partition("@BODY@")
         head, _, rest = before.partition("@PLOTLY@")
         return "".join((head, get_plotlyjs(), rest, "\n".join(self._parts), after))

@@ -5,6 +5,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from dpamt.own_files import GENERATOR
 from dpamt.report.verify_text import operation
 from dpamt.verify.evidence.counterexample import Counterexample, StepTold
 from dpamt.verify.learn.automaton import CHOICE, MARK
@@ -15,6 +16,7 @@ def html_page(found: Counterexample) -> str:
     template = (files("dpamt.report") / "verify_page.html").read_text(encoding="utf-8")
     data = json.dumps(_data(found), separators=(",", ":")).replace("<", "\\u003c")
     filled = {
+        "@GENERATOR@": GENERATOR,
         "@TITLE@": escape(f"{found.broken}: {found.text.replace(f'{found.broken}: ', '')}"),
         "@PROBLEM@": escape(
             f"{found.problem}; {len(found.cpus)} CPUs, {max(found.switches - 1, 0)} switches, "

@@ -3,6 +3,7 @@
 import json
 from typing import Any, Final
 
+from dpamt.own_files import STAMP
 from dpamt.report.verify_text import operation
 from dpamt.verify.evidence.counterexample import Counterexample, StepTold
 from dpamt.verify.learn.automaton import CHOICE, MARK
@@ -40,7 +41,8 @@ def perfetto_trace(found: Counterexample) -> str:
         if step.value.lstrip("-").isdigit() or step.value.startswith(("0x", "-0x")):
             events.append(_counter(step, begins))
     events += [_edge("E", cpu, end, name) for cpu, name in inside.items() if name]
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}, indent=1) + "\n"
+    document = {"otherData": STAMP, "traceEvents": events, "displayTimeUnit": "ns"}
+    return json.dumps(document, indent=1) + "\n"
 
 
 def _named(kind: str, thread: int, name: str) -> dict[str, Any]:

@@ -2,3 +2,8 @@
 
 Needs NumPy and PyArrow (the extra ``plan``); a Ray cluster needs the extra ``ray``.
 """
+
+from typing import Final
+
+TABLES: Final = ("hosts.parquet", "moments.parquet")
+"""Files of a fleet's results; their columns are those of :mod:`dpamt.plan.fleet.results`."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,9 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from dpamt.abi.pages import PAGE_SIZE, PAGES_PER_2M
-from dpamt.errors import InputError
+from dpamt.files import OutputFolder
+from dpamt.own_files import STAMP
+from dpamt.plan.fleet import TABLES
 from dpamt.plan.fleet.cluster import ClusterResult
 from dpamt.plan.fleet.hosts import HostSizes
 from dpamt.plan.fleet.spread import Spread
@@ -166,28 +168,19 @@ def savings(
     return first, second, third
 
 
-def write_parquet(fleet: Fleet, folder: Path) -> tuple[Path, Path]:
-    """``hosts.parquet`` and ``moments.parquet``, each whole or not there.
+def write_parquet(fleet: Fleet, folder: Path | OutputFolder) -> tuple[Path, Path]:
+    """``hosts.parquet`` and ``moments.parquet``, both whole or neither there.
 
     Raises InputError when the folder cannot be written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (
-            _write(folder / "hosts.parquet", fleet.hosts, HostSaving),
-            _write(folder / "moments.parquet", fleet.moments, Moment),
-        )
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise InputError(f"{folder}: {why}; expected a folder to write to") from None
+    output = folder if isinstance(folder, OutputFolder) else OutputFolder(str(folder), TABLES)
+    with output.open() as opened:
+        _write(opened[TABLES[0]], fleet.hosts, HostSaving)
+        _write(opened[TABLES[1]], fleet.moments, Moment)
+    return Path(output.path, TABLES[0]), Path(output.path, TABLES[1])
 
 
-def _write(path: Path, rows: Sequence[Any], kind: type[Any]) -> Path:
+def _write(file: IO[Any], rows: Sequence[Any], kind: type[Any]) -> None:
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(kind)}
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        pa.parquet.write_table(pa.table(columns), unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    table = pa.table(columns).replace_schema_metadata(STAMP)
+    pa.parquet.write_table(table, file)

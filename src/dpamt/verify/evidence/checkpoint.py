@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import InputError, ModelError
-from dpamt.files import replaced
+from dpamt.files import Output, replaced
+from dpamt.own_files import STAMP
 from dpamt.sync.observed import Address
 from dpamt.verify.evidence.code_hash import code_hash
 from dpamt.verify.explore.blocks import Engine
@@ -46,11 +47,12 @@ class Kept(NamedTuple):
         return [literal_eval(line) for line in self.members[name].decode().splitlines()]
 
 
-def keep(path: str, asked: Mapping[str, Any], search: Search, found: Found) -> None:
+def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Found) -> None:
     """Write the search to a file, whole or not at all.  Raises InputError where it cannot be."""
     graph, words = search.graph, search.engine.words
     head = {
         "format": FORMAT,
+        **STAMP,
         "asked": asked,
         "python": sys.version.split()[0],
         "code": code_hash(search.automata),
