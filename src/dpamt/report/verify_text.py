@@ -99,9 +99,46 @@ def _suite(design: str, tried: Sequence[Tried], whole: bool) -> Iterator[str]:
         yield from _wrapped("FAILS: " + ", ".join(broken) + ".", "")
     elif all(one.verdict.verdict == "holds" for one in tried):
         held = tried[0].verdict.properties
-        yield from _wrapped("HOLDS: " + ", ".join(held) + "; within the bounds above.", "")
+        yield from _wrapped(f"HOLDS: {', '.join(held)}; {_within(tried)}.", "")
         for name, bound in tried[0].verdict.bounds.items() if len(tried) <= 2 else ():
             yield from _wrapped(f"{name}: {bound}", "  ")
+    yield from _rests_on(tried)
+
+
+def _within(tried: Sequence[Tried]) -> str:
+    """What a headline has to say besides the verdict."""
+    said = "within the bounds above"
+    rests, lines = len(assumptions_of(tried)), len(not_reached_of(tried))
+    if rests:
+        said += f", resting on {rests} assumption{'s' * (rests > 1)} below"
+    if lines:
+        said += f"; {lines} line{'s' * (lines > 1)} of the design not reached"
+    return said
+
+
+def assumptions_of(tried: Sequence[Tried]) -> tuple[str, ...]:
+    """What the verdicts of a design rest on, each sentence once."""
+    return tuple(dict.fromkeys(line for one in tried for line in one.verdict.assumptions))
+
+
+def not_reached_of(tried: Sequence[Tried]) -> tuple[str, ...]:
+    """The lines of the design that none of its trials reached."""
+    if not tried:
+        return ()
+    first, *others = (one.verdict.not_reached for one in tried)
+    return tuple(line for line in first if all(line in other for other in others))
+
+
+def _rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
+    """What a reader has to know before the verdict is believed."""
+    for title, lines in (
+        ("It rests on:", assumptions_of(tried)),
+        ("Lines of the design that no trial reached:", not_reached_of(tried)),
+    ):
+        if lines:
+            yield f"{indent}{title}"
+        for line in lines:
+            yield from _wrapped(line, f"{indent}  ")
 
 
 def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) -> Iterator[str]:
@@ -287,6 +324,7 @@ def _where(results: Mapping[str, Sequence[Tried]]) -> Iterator[str]:
         yield ""
         verdict = _worst([one.verdict.verdict for one in tried])
         yield f"{design}: {verdict.upper()}"
+        yield from _rests_on(tried, "  ")
         broken = list(dict.fromkeys(name for one in tried for name in one.verdict.properties))
         for name in broken:
             failing = [

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.abi.status import status_name
 from dpamt.verify.cluster.coordinator import Team, sharded_search
 from dpamt.verify.evidence.code_hash import code_hash
 from dpamt.verify.evidence.counterexample import Counterexample, counterexample
@@ -43,6 +45,10 @@ class Verdict:
     """Why the search is not finished, and what it has seen; empty: it is finished."""
     bounds: dict[str, str] = field(default_factory=dict)
     counterexamples: tuple[Counterexample, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    """What the verdict rests on and was not proved, a sentence each."""
+    not_reached: tuple[str, ...] = ()
+    """Lines of the design that were not reached: ``file:line text``."""
 
     def as_json(self) -> dict[str, Any]:
         """The whole as plain values."""
@@ -60,6 +66,8 @@ class Verdict:
             "code": self.code,
             "stopped": self.stopped,
             "bounds": self.bounds,
+            "assumptions": list(self.assumptions),
+            "not_reached": list(self.not_reached),
             "counterexamples": [found.as_json() for found in self.counterexamples],
         }
 
@@ -109,7 +117,18 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         _covered(found),
         dict(search.problem.bounds),
         tuple(counterexample(search, fault) for fault in found.faults.values()),
+        (*_tolerated(search), *search.assumptions()),
     )
+
+
+def _tolerated(search: Search) -> list[str]:
+    """The answers of the module that the design declares to be benign."""
+    if search.problem.world is None:
+        return []
+    return [
+        f"{LEAF_NAMES[leaf]} may answer {status_name(status)}: declared by the design (TOLERATED)"
+        for leaf, status in sorted(search.problem.world.design.tolerated)
+    ]
 
 
 def _covered(found: Found) -> str:

@@ -86,6 +86,10 @@ class Search:
             if kind.interrupts >= 0
         ]
 
+    def assumptions(self) -> list[str]:
+        """What the search rests on and has not proved, a sentence each."""
+        return list(self.problem.assumptions)
+
     def first_state(self) -> tuple[int, ...]:
         """The state before anybody runs."""
         locals_ = [

@@ -86,5 +86,7 @@ class Problem:
     """Arrays that ``always`` looks at; it is asked once for each of their contents."""
     bounds: dict[str, str] = field(default_factory=dict)
     """What the verdict holds for, in words."""
+    assumptions: list[str] = field(default_factory=list)
+    """What the verdict rests on and was not proved, a sentence each."""
     world: "World | None" = None
     """The machine, for properties that a user adds."""
