@@ -17,6 +17,7 @@ from dpamt.verify.explore.learned_blocks import Block
 from dpamt.verify.explore.memory import resident_bytes
 from dpamt.verify.explore.restore import restore
 from dpamt.verify.explore.state import Knowledge, Restart
+from dpamt.verify.explore.symmetry import NotAlikeError, images_of, told_apart
 from dpamt.verify.learn.automaton import Automaton
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import Property
@@ -62,6 +63,9 @@ class Search:
         """Keeps the search as it stands; called now and then between two states."""
         self.interrupted = False
         self.restarts = 0
+        self.apart: list[int] = []
+        """Classes that were taken apart, each as the classes were numbered then."""
+        self._images = images_of(problem, automata)
         self._next_report = monotonic() + 0.2
         self.begin(self.knowledge)
 
@@ -181,11 +185,22 @@ class Search:
             try:
                 if so_far is None:
                     self._warm_up()
+                    self._prove_alike()
                     found = self._first()
                 else:
                     found = so_far
                 self._began = began
                 self._search(found)
+                self._prove_alike()
+            except NotAlikeError as differs:
+                name = self.problem.classes[differs.kind].name
+                self.problem.assumptions.append(
+                    f'threads of "{name}" are told apart, not interchanged: {differs.why}'
+                )
+                self.tell_apart(differs.kind)
+                self.restarts += 1
+                so_far = None
+                continue
             except (Restart, struct.error) as why:
                 self.knowledge.wide |= isinstance(why, struct.error)
                 self.restarts += 1
@@ -195,6 +210,21 @@ class Search:
             found.seconds = monotonic() - began
             found.restarts = self.restarts
             return found
+
+    def _prove_alike(self) -> None:
+        """Raise NotAlikeError where a thread is no image of the first of its class."""
+        for number, image in self._images:
+            why = image.check()
+            if why:
+                raise NotAlikeError(number, why)
+
+    def tell_apart(self, number: int) -> None:
+        """Make each thread of a class a class of its own, and forget what was learned."""
+        self.apart.append(number)
+        self.problem = told_apart(self.problem, number)
+        self.automata = automata_of(self.problem)
+        self._images = images_of(self.problem, self.automata)
+        self.begin(Knowledge())
 
     def _warm_up(self) -> None:
         walks = 0

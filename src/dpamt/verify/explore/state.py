@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from dpamt.sync.entry_pages import EntryPages
 from dpamt.sync.observed import Address
+from dpamt.verify.explore.symmetry import NotAlikeError
 from dpamt.verify.learn.values import Operations, read_word
 from dpamt.verify.programs.problem import Problem
 
@@ -102,8 +103,8 @@ class Words:
             for word in kind.own
         }
         self._others = {
-            Address(word.array, index)
-            for kind in problem.classes
+            Address(word.array, index): number
+            for number, kind in enumerate(problem.classes)
             if kind.count > 1
             for word in kind.own
             for index in word.indices[1:]
@@ -138,11 +139,12 @@ class Words:
         declared = self._declared.get(address)
         if declared is not None:
             if declared != kind:
-                raise Restart(f"{address} is touched by another thread class")
+                raise NotAlikeError(declared, f"{address} is touched by another thread class")
             owner = declared
         else:
             if address in self._others:
-                raise AssertionError(f"{address} belongs to another instance")
+                whose = self._others[address]
+                raise NotAlikeError(whose, f"{address} is touched by another thread than its own")
             alone = kind if self.problem.classes[kind].count == 1 else SHARED_BY_ALL
             owner = known.toucher.setdefault(address, alone)
             if owner != alone:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
-from dpamt.errors import DpamtError, Finding, InputError, ModelError
+from dpamt.errors import Finding, InputError
 from dpamt.sync.observed import Address, Watch
 from dpamt.verify.learn.control_point import CallSite, ControlPoints
 from dpamt.verify.learn.plain_state import PlainState
@@ -98,8 +98,13 @@ class Recorder:
         self._expected: list[Step] | None = None
         self._position = 0
         self.events: list[Event] = []
+        self.trail: list[tuple[int, Event]] = []
+        """All events of the run, each with the number of results before it."""
         self.leaf = -1
         self.stopped: Stopped | None = None
+        self.watch_drops = False
+        self.drops: dict[int, bool] = {}
+        """By position, where it is asked for: whether the result of an add is dropped."""
         self.plain: PlainState | None = None
         """What no thread may change; None: nothing is watched."""
 
@@ -109,6 +114,7 @@ class Recorder:
         self._expected = steps
         self._position = 0
         self.events = []
+        self.trail = []
         self.leaf = -1
         self.stopped = None
 
@@ -124,7 +130,9 @@ class Recorder:
                     or expected.address != address
                     or expected.arguments != arguments
                 ):
-                    raise _other_than_before(expected, Step(address, method, arguments))
+                    raise OtherStepError(expected, Step(address, method, arguments))
+                if self.watch_drops and method == "add":
+                    self.drops[position] = is_dropped(sys._getframe(2), _enter.__code__)
             if position + 1 == len(self._history):
                 self.events = []
             return self._history[position]
@@ -149,21 +157,78 @@ class Recorder:
         """An event of the run; those before its last result belong to earlier edges."""
         if self.stopped is None:
             self.events.append(event)
+            self.trail.append((self._position, event))
 
 
-def _other_than_before(expected: Step, step: Step) -> DpamtError:
-    """After the same results a thread does something else than the time before."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("dpamt."):
-        frame = frame.f_back
-    text = (
-        f"{step.method} of {step.address} with {step.arguments}, and the time before, after the "
-        f"same results, {expected.method} of {expected.address} with {expected.arguments}: it goes "
-        "by something that no word shows (a global, the time, a random number)"
-    )
-    if frame is None or frame.f_code.co_filename == __file__:
-        return ModelError(text)
-    return InputError(f"{frame.f_code.co_filename}:{frame.f_lineno}: {text}")
+class OtherStepError(InputError):
+    """After the same results a thread does something else than was expected of it."""
+
+    def __init__(self, expected: Step, step: Step) -> None:
+        frame: FrameType | None = sys._getframe(2)
+        here = frame
+        while frame is not None and frame.f_globals.get("__name__", "").startswith("dpamt."):
+            frame = frame.f_back
+        if frame is None or frame.f_code is _enter.__code__ or here is None:
+            frame = here
+        where = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        self.expected = expected
+        self.step = step
+        self.where = where
+        super().__init__(
+            f"{where}: {step.method} of {step.address} with {step.arguments}, and the time before, "
+            f"after the same results, {expected.method} of {expected.address} with "
+            f"{expected.arguments}: it goes by something that no word shows (a global, the time, "
+            "a random number)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run of a thread: where it was stopped, or how it ended, and what happened last."""
+
+    stopped: Stopped | None
+    end: Event | None
+    events: Events
+    """Since the last result; the end is the last of them."""
+    trail: tuple[tuple[int, Event], ...]
+    """Everything that happened, each with the number of results that were given before it."""
+
+    def key(self) -> Hashable:
+        """What is equal where the thread would go on alike."""
+        if self.stopped is None:
+            return ("end", self.end)
+        return (self.stopped.step, self.stopped.place, self.stopped.leaf)
+
+
+def run_once(
+    start: Start,
+    recorder: Recorder,
+    watch: Watch,
+    history: tuple[Any, ...],
+    steps: "list[Step] | None" = None,
+) -> Ran:
+    """Run a thread from its start, with these results of its steps, to its next step or its end.
+
+    ``steps`` are those that the results are of, where they are known: the run must make the same.
+    """
+    body = start()
+    recorder.begin(history, steps)
+    end: Event | None = None
+    watch.observer = recorder
+    try:
+        value = _enter(body)
+        end = Event("returned", value if isinstance(value, Hashable) else repr(value))
+    except _Suspended:
+        pass
+    except Finding as finding:
+        end = Event("raised", type(finding).__name__, (str(finding),))
+    finally:
+        watch.observer = None
+    if recorder.stopped is not None:
+        return Ran(recorder.stopped, None, tuple(recorder.events), tuple(recorder.trail))
+    assert end is not None
+    trail = (*recorder.trail, (len(history), end))
+    return Ran(None, end, (*recorder.events, end), trail)
 
 
 def _enter(body: Body) -> object:
@@ -236,29 +301,15 @@ class Automaton:
         return known
 
     def _once(self, history: tuple[Any, ...], steps: list[Step] | None) -> tuple[int, Events]:
-        recorder = self._recorder
-        body = self._start()
-        recorder.begin(history, steps)
         self.runs += 1
-        end: Event | None = None
-        self._watch.observer = recorder
-        try:
-            value = _enter(body)
-            end = Event("returned", value if isinstance(value, Hashable) else repr(value))
-        except _Suspended:
-            pass
-        except Finding as finding:
-            end = Event("raised", type(finding).__name__, (str(finding),))
-        finally:
-            self._watch.observer = None
-        events = tuple(recorder.events)
-        if recorder.stopped is None:
-            assert end is not None
-            key = ("end", end)
-            return self._node(key, Node(0, None, (), -1, False, history, end=end)), (*events, end)
-        step, place, sites, leaf, dropped = recorder.stopped
-        node = Node(0, step, sites, leaf, dropped, history)
-        return self._node((step, place, leaf), node), events
+        ran = run_once(self._start, self._recorder, self._watch, history, steps)
+        stopped = ran.stopped
+        if stopped is None:
+            node = Node(0, None, (), -1, False, history, end=ran.end)
+        else:
+            step, _, sites, leaf, dropped = stopped
+            node = Node(0, step, sites, leaf, dropped, history)
+        return self._node(ran.key(), node), ran.events
 
     def _node(self, key: Hashable, node: Node) -> int:
         """The number of the node with that key: a known one, or this."""
