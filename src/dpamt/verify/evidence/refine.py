@@ -29,6 +29,7 @@ class Refinement:
         """``found``, or why the failure was not seen on its way."""
         if coarse.broken == LIVELOCK:
             return "that no way leads on is for a whole search to say"
+        self._search.settle()
         for _ in range(_MOST_RESTARTS):
             try:
                 return _Walk(self._search, coarse).result()

@@ -185,20 +185,15 @@ class Search:
             try:
                 if so_far is None:
                     self._warm_up()
-                    self._prove_alike()
+                    self.prove_alike()
                     found = self._first()
                 else:
                     found = so_far
                 self._began = began
                 self._search(found)
-                self._prove_alike()
+                self.prove_alike()
             except NotAlikeError as differs:
-                name = self.problem.classes[differs.kind].name
-                self.problem.assumptions.append(
-                    f'threads of "{name}" are told apart, not interchanged: {differs.why}'
-                )
-                self.tell_apart(differs.kind)
-                self.restarts += 1
+                self._give_up_symmetry(differs)
                 so_far = None
                 continue
             except (Restart, struct.error) as why:
@@ -211,7 +206,25 @@ class Search:
             found.restarts = self.restarts
             return found
 
-    def _prove_alike(self) -> None:
+    def settle(self) -> None:
+        """Find out which words are changed and which threads are alike, without a search."""
+        while True:
+            try:
+                self._warm_up()
+                self.prove_alike()
+                return
+            except NotAlikeError as differs:
+                self._give_up_symmetry(differs)
+
+    def _give_up_symmetry(self, differs: NotAlikeError) -> None:
+        name = self.problem.classes[differs.kind].name
+        self.problem.assumptions.append(
+            f'threads of "{name}" are told apart, not interchanged: {differs.why}'
+        )
+        self.tell_apart(differs.kind)
+        self.restarts += 1
+
+    def prove_alike(self) -> None:
         """Raise NotAlikeError where a thread is no image of the first of its class."""
         for number, image in self._images:
             why = image.check()
