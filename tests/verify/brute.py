@@ -19,8 +19,19 @@ from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, WAITS, Address
 from dpamt.sync.shared import Snapshot
 from dpamt.sync.shared_exclusive import SharedExclusiveLock
-from dpamt.verify.learn.automaton import CHOICE, MARK, Event, Start, Step, _enter, _Suspended
-from dpamt.verify.learn.control_point import ControlPoints
+from dpamt.verify.explore.context import Held, context_of, keeps_softirqs_off
+from dpamt.verify.learn.automaton import (
+    CHOICE,
+    CONTEXT,
+    LOCK_ORDER,
+    MARK,
+    Event,
+    Start,
+    Step,
+    _enter,
+    _Suspended,
+)
+from dpamt.verify.learn.control_point import CallSite, ControlPoints, sites_of
 from dpamt.verify.programs.get_put import APART, Choices, Ground, get_use_put
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem, ThreadClass
 from dpamt.verify.properties.named import LIVELOCK, Property
@@ -37,8 +48,8 @@ State = tuple[Values, tuple[int, ...]]
 class _NoPlaces(ControlPoints):
     """Threads are known by their history, never by where they stand."""
 
-    def of(self, frame: Any, stop: Any, called: str) -> tuple[Hashable, tuple[()]]:
-        return (), ()
+    def of(self, frame: Any, stop: Any, called: str) -> tuple[Hashable, tuple[CallSite, ...]]:
+        return (), sites_of(frame, stop)
 
 
 @dataclass
@@ -51,6 +62,8 @@ class Standing:
     leaf: int
     events: tuple[Event, ...]
     """What it did since the last result."""
+    sites: tuple[CallSite, ...]
+    held: Held
     after: dict[Hashable, int] = field(default_factory=dict)
 
 
@@ -81,6 +94,7 @@ class Brute:
             for number, kind in enumerate(problem.classes)
             if kind.interrupts >= 0
         ]
+        self.context = context_of(problem)
         self.standings: list[Standing] = []
         self.units: dict[Unit, int] = {}
         self._names: list[Unit] = []
@@ -97,7 +111,7 @@ class Brute:
 
     # Threads.
 
-    def _run(self, thread: int, history: tuple[Any, ...]) -> int:
+    def _run(self, thread: int, history: tuple[Any, ...], before: Standing | None = None) -> int:
         recorder, watch = self.recorder, self.shared.watch
         body = self.starts[thread]()
         recorder.begin(history)
@@ -112,11 +126,16 @@ class Brute:
         finally:
             watch.observer = None
         events = tuple(recorder.events)
-        if recorder.stopped is None:
-            assert end is not None
-            standing = Standing(thread, history, None, -1, (*events, end))
-        else:
-            standing = Standing(thread, history, recorder.stopped[0], recorder.stopped[3], events)
+        stopped = recorder.stopped or (None, (), (), -1)
+        if end is not None:
+            events = (*events, end)
+        held: Held = {}
+        if before is not None and before.step is not None:
+            held = dict(before.held)
+            events = self.context.after(
+                thread, before.step, before.sites, history[-1], held, events, lambda _: ()
+            )
+        standing = Standing(thread, history, stopped[0], stopped[3], events, stopped[2], held)
         self.standings.append(standing)
         return len(self.standings) - 1
 
@@ -124,7 +143,7 @@ class Brute:
         standing = self.standings[number]
         if result not in standing.after:
             history = (*standing.history, result)
-            standing.after[result] = self._run(standing.thread, history)
+            standing.after[result] = self._run(standing.thread, history, standing)
         return standing.after[result]
 
     # Words.
@@ -259,6 +278,9 @@ class Brute:
             began = self.standings[top].step is not None and top != self.first[upper]
             if position == lower and began:
                 return True
+            below = self.standings[threads[lower]]
+            if position == upper and not began and keeps_softirqs_off(below.held.items()):
+                return True
         return self.standings[threads[position]].step is None
 
     def explore(self) -> None:
@@ -337,6 +359,8 @@ def answer(event: Event) -> Hashable:
     if event.kind == "seamcall":
         return event.kind, event.subject, event.detail[-1]
     if event.kind in ("alloc", "free"):
+        return event.kind
+    if event.kind in (CONTEXT, LOCK_ORDER):
         return event.kind
     subject = event.subject
     return event.kind, _PAGE.sub("a page", subject) if isinstance(subject, str) else subject

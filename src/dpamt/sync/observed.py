@@ -53,16 +53,40 @@ class Watch:
         self.observer: Observer | None = None
 
 
+IRQS_OFF: Final = {
+    "lock_irqsave": "unlock_irqrestore",
+    "read_lock_irqsave": "read_unlock_irqrestore",
+    "write_lock_irqsave": "write_unlock_irqrestore",
+}
+"""Steps that take a lock and keep interrupts off their CPU, with the one that undoes both."""
+SOFTIRQS_OFF: Final = {
+    "lock_bh": "unlock_bh",
+    "read_lock_bh": "read_unlock_bh",
+    "write_lock_bh": "write_unlock_bh",
+}
+"""The same of softirqs."""
+_SPIN_LOCKS: Final = ("lock", "lock_irqsave", "lock_bh")
+_SPIN_UNLOCKS: Final = ("unlock", "unlock_irqrestore", "unlock_bh")
+_READ_LOCKS: Final = ("read_lock", "read_lock_irqsave", "read_lock_bh")
+_READ_UNLOCKS: Final = ("read_unlock", "read_unlock_irqrestore", "read_unlock_bh")
+_WRITE_LOCKS: Final = ("write_lock", "write_lock_irqsave", "write_lock_bh")
+_WRITE_UNLOCKS: Final = ("write_unlock", "write_unlock_irqrestore", "write_unlock_bh")
+
 READS: Final = frozenset({"load", "contended", "is_locked", "is_write_locked"})
 """Steps that change nothing."""
-SHARES: Final = frozenset({"try_shared", "release_shared", "read_lock", "read_unlock"})
+READ_WAITS: Final = frozenset(_READ_LOCKS)
+"""Steps that wait for a writer only."""
+SHARES: Final = frozenset(
+    {"try_shared", "release_shared", "read_trylock", *_READ_LOCKS, *_READ_UNLOCKS}
+)
 """Steps that only those notice who want the word for themselves."""
-WAITS: Final = frozenset({"lock", "read_lock", "write_lock"})
+WAITS: Final = frozenset({*_SPIN_LOCKS, *_READ_LOCKS, *_WRITE_LOCKS})
 """Steps that wait."""
+TRIES: Final = frozenset({"trylock", "read_trylock", "write_trylock"})
+"""Steps that take a kernel's lock or see that they cannot: they look at it and never wait."""
 ACQUIRES: Final[dict[str, bool | None]] = {
-    "lock": True,
-    "write_lock": True,
-    "read_lock": False,
+    **dict.fromkeys((*_SPIN_LOCKS, *_WRITE_LOCKS, "trylock", "write_trylock"), True),
+    **dict.fromkeys((*_READ_LOCKS, "read_trylock"), False),
     "promote": True,
     "try_shared": None,
     "try_exclusive": None,
@@ -70,11 +94,11 @@ ACQUIRES: Final[dict[str, bool | None]] = {
     "try_exclusive_guest": None,
 }
 """Steps that take a lock: exclusively, shared, or (None) as their name says and if they succeed."""
-LOOKS: Final = frozenset({"is_locked", "is_write_locked"})
+LOOKS: Final = frozenset({"is_locked", "is_write_locked"}) | TRIES
 """Steps that see whether a lock that others wait for is held, and do not wait for it themselves."""
 LOCK_READS: Final = frozenset({"contended"}) | LOOKS
 """Reads of the lock itself: who fails to take it changes what its holder sees."""
-UNLOCKS: Final = frozenset({"unlock", "read_unlock", "write_unlock"})
+UNLOCKS: Final = frozenset({*_SPIN_UNLOCKS, *_READ_UNLOCKS, *_WRITE_UNLOCKS})
 RELEASES: Final = UNLOCKS | {"release_shared", "release_exclusive"}
 """Steps that drop a lock; UNLOCKS are of locks that others wait for."""
 PAGE_READS: Final = frozenset({"any_exclusive", "any_non_zero", "payloads"})
@@ -88,6 +112,16 @@ _WORD_STEPS: Final = (
     "add_unless",
     "inc_not_zero",
     "compare_and_swap",
+    "cmpxchg",
+    "xchg",
+    "inc",
+    "dec",
+    "inc_return",
+    "dec_return",
+    "sub_return",
+    "fetch_add",
+    "dec_and_test",
+    "dec_if_positive",
     "set_bits",
     "clear_bits",
 )
@@ -234,17 +268,20 @@ ObservedEntryPage: Final = _observed(
     {name: _watched_entry(name) for name in _ENTRY_STEPS}
     | _observe(EntryPage, tuple(sorted(PAGE_READS | PAGE_WRITES))),
 )
-_SPIN_STEPS: Final = ("lock", "unlock", "is_locked")
+_SPIN_STEPS: Final = (*_SPIN_LOCKS, *_SPIN_UNLOCKS, "trylock", "is_locked")
+_MUTEX_STEPS: Final = ("lock", "unlock", "trylock", "is_locked")
 _RW_STEPS: Final = (
-    "read_lock",
-    "read_unlock",
-    "write_lock",
-    "write_unlock",
+    *_READ_LOCKS,
+    *_READ_UNLOCKS,
+    "read_trylock",
+    *_WRITE_LOCKS,
+    *_WRITE_UNLOCKS,
+    "write_trylock",
     "is_locked",
     "is_write_locked",
 )
 ObservedSpinLock: Final = _observed(SpinLock, _observe(SpinLock, _SPIN_STEPS))
-ObservedMutex: Final = _observed(Mutex, _observe(Mutex, _SPIN_STEPS))
+ObservedMutex: Final = _observed(Mutex, _observe(Mutex, _MUTEX_STEPS))
 ObservedRwLock: Final = _observed(RwLock, _observe(RwLock, _RW_STEPS))
 
 
@@ -446,7 +483,3 @@ class ObservedShared(Shared):
         """Drop an array whose owner is gone; while observed it stays, for the next run."""
         if self.watch.observer is None:
             super().forget(name)
-
-    def array(self, name: str) -> Any:
-        """The array of that name."""
-        return self._arrays[name]

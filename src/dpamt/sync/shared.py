@@ -83,6 +83,10 @@ class Shared:
         """Drop an array whose owner is gone (a VM's lock), so that its name may be used again."""
         del self._arrays[name]
 
+    def array(self, name: str) -> Any:
+        """The array of that name.  Raises KeyError when there is none."""
+        return self._arrays[name]
+
     def snapshot(self) -> Snapshot:
         """Every array's contents, by name."""
         return tuple((name, array.capture()) for name, array in sorted(self._arrays.items()))

@@ -58,6 +58,61 @@ class Word:
         self._value = value
         return True
 
+    def cmpxchg(self, expected: int, value: int) -> int:
+        """Write ``value`` if the word is ``expected``; returns the word as it was (cmpxchg)."""
+        before = self._value
+        if before == expected:
+            self._value = value
+        return before
+
+    def xchg(self, value: int) -> int:
+        """Write ``value``; returns the word as it was before (xchg)."""
+        before = self._value
+        self._value = value
+        return before
+
+    def inc(self) -> None:
+        """Add 1 (atomic_inc)."""
+        self._value += 1
+
+    def dec(self) -> None:
+        """Subtract 1 (atomic_dec)."""
+        self._value -= 1
+
+    def inc_return(self) -> int:
+        """Add 1 and return the new value (atomic_inc_return)."""
+        self._value = value = self._value + 1
+        return value
+
+    def dec_return(self) -> int:
+        """Subtract 1 and return the new value (atomic_dec_return)."""
+        self._value = value = self._value - 1
+        return value
+
+    def sub_return(self, delta: int) -> int:
+        """Subtract ``delta`` and return the new value (atomic_sub_return)."""
+        self._value = value = self._value - delta
+        return value
+
+    def fetch_add(self, delta: int) -> int:
+        """Add ``delta``; returns the word as it was before (atomic_fetch_add)."""
+        before = self._value
+        self._value = before + delta
+        return before
+
+    def dec_and_test(self) -> bool:
+        """Subtract 1; True when the word is 0 now (atomic_dec_and_test)."""
+        self._value = value = self._value - 1
+        return not value
+
+    def dec_if_positive(self) -> int:
+        """Subtract 1 unless that would go below 0; returns the value less 1, whether or not it was
+        written (atomic_dec_if_positive)."""
+        value = self._value - 1
+        if value >= 0:
+            self._value = value
+        return value
+
     def set_bits(self, mask: int) -> int:
         """Set the bits of ``mask``; returns the word as it was before (fetch_or)."""
         before = self._value

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.host.designs.base import Design
-from dpamt.sync.observed import UNLOCKS, WAITS, Address
+from dpamt.sync.observed import READ_WAITS, UNLOCKS, WAITS, Address
 from dpamt.verify.learn.automaton import MARK
 from dpamt.verify.learn.values import do_step
 from dpamt.verify.programs.get_put import APART, Ground
@@ -154,7 +154,7 @@ def _timed(steps: list[tuple[Address, str, int]], costs: Costs) -> tuple[Piece, 
     for address, method, leaf in steps:
         if method in WAITS:
             pieces.append(Piece(lock, spent, shared))
-            shared = method == "read_lock"
+            shared = method in READ_WAITS
             lock, spent = address.array + (OF_A_REGION if address.number else ""), costs.step
         elif method in UNLOCKS:
             pieces.append(Piece(lock, spent + costs.step, shared))

@@ -8,24 +8,21 @@ blocks is written down with its function, source line, words and results.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Final
 
-import dpamt
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import status_name
 from dpamt.errors import InputError
 from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, READS, SHARES, Address
 from dpamt.verify.explore.search import Fault, Search
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL
-from dpamt.verify.learn.automaton import CHOICE, MARK, Event, Step
+from dpamt.verify.learn.automaton import CHOICE, MARK, MAY_SLEEP, Event, Step
+from dpamt.verify.learn.control_point import short_path
 from dpamt.verify.learn.values import payload_shift, value_text
 from dpamt.verify.programs.problem import ThreadClass
 
 FORMAT: Final = 2
 """Version of the JSON form."""
-
-_ROOT: Final = Path(dpamt.__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,12 +341,6 @@ def event_text(event: Event) -> str:
         return f"ends with {event.subject}"
     if event.kind == "raised":
         return str(event.detail[0])
-    if event.kind in ("alloc", "free"):
+    if event.kind in ("alloc", "free", MAY_SLEEP):
         return ""
     return f"{event.kind}: {event.subject}"
-
-
-def short_path(file: str) -> str:
-    """A source file as people name it: below the package, or as given."""
-    path = Path(file)
-    return str(path.relative_to(_ROOT)) if path.is_relative_to(_ROOT) else path.name

@@ -13,7 +13,7 @@ from dpamt.verify.explore.learned_blocks import Block
 from dpamt.verify.explore.search import Search, search_of
 from dpamt.verify.explore.state import Restart
 from dpamt.verify.programs.problem import WORDS, Problem
-from dpamt.verify.properties.named import LIVELOCK, Property
+from dpamt.verify.properties.named import LIVELOCK, LOCK_ORDER, Property
 
 FOUND: Final = "found"
 _MOST_RESTARTS: Final = 100
@@ -29,6 +29,8 @@ class Refinement:
         """``found``, or why the failure was not seen on its way."""
         if coarse.broken == LIVELOCK:
             return "that no way leads on is for a whole search to say"
+        if coarse.broken == LOCK_ORDER:
+            return "that the other order exists is for a whole search to say"
         self._search.settle()
         for _ in range(_MOST_RESTARTS):
             try:

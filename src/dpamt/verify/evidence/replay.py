@@ -14,7 +14,7 @@ from dpamt.errors import InputError
 from dpamt.verify.evidence.counterexample import FORMAT, StepTold
 from dpamt.verify.evidence.replay_threads import Run
 from dpamt.verify.programs.problem import Problem
-from dpamt.verify.properties.named import LIVELOCK, Property
+from dpamt.verify.properties.named import LIVELOCK, LOCK_ORDER, Property
 
 _EXPECTED: Final = ("broken", "text", "cpus", "steps", "start", "turns", "choices")
 
@@ -57,6 +57,8 @@ def replay(
             broken[judge.name] = text
     if not run.departure and found["broken"] == LIVELOCK:
         broken[LIVELOCK] = "the state is reached; that no way leads on from it is for the search"
+    if not run.departure and found["broken"] == LOCK_ORDER:
+        broken[LOCK_ORDER] = "the place is reached; that the other order exists is for the search"
     return Replayed(tuple(run.told), run.done, run.departure, broken, run.changed())
 
 

@@ -15,8 +15,10 @@ from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.errors import Finding
 from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
-from dpamt.verify.evidence.counterexample import StepTold, event_text, short_path
+from dpamt.verify.evidence.counterexample import StepTold, event_text
+from dpamt.verify.explore.context import Held, context_of
 from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start, Step
+from dpamt.verify.learn.control_point import CallSite, short_path, sites_of
 from dpamt.verify.learn.values import BLOCKED, Operations, do_step, read_word, value_text
 from dpamt.verify.programs.problem import Problem
 
@@ -31,14 +33,19 @@ class _Stopped(BaseException):
 class Cpu:
     """One CPU: its thread, where it stands, and what it has told since its last step."""
 
-    def __init__(self, number: int, start: Start) -> None:
+    def __init__(self, number: int, start: Start, kind: int = 0) -> None:
         self.number = number
         self.start = start
         self.go = threading.Semaphore(0)
         self.standing: tuple[Address, str, tuple[Any, ...]] | None = None
         self.site: tuple[str, str, int] = ("", "", 0)
+        self.sites: tuple[CallSite, ...] = ()
         self.leaf = NO_LEAF
         self.held: set[Address] = set()
+        self.kind = kind
+        self.context: Held = {}
+        self.taken: dict[Address, tuple[CallSite, ...]] = {}
+        """What its rules go by (explore/context.py), and where it took what it holds."""
         self.begun = False
         self.ended = False
         self.result: Any = None
@@ -58,8 +65,13 @@ class Run:
         self._choices = list(found["choices"])
         self._named = {name for name, _ in found["start"]}
         self._expected = {step["at"]: step for step in found["steps"]}
-        starts = [start for kind in problem.classes for start in kind.starts or (kind.start,)]
-        self._cpus = [Cpu(number, start) for number, start in enumerate(starts)]
+        starts = [
+            (start, number)
+            for number, kind in enumerate(problem.classes)
+            for start in kind.starts or (kind.start,)
+        ]
+        self._cpus = [Cpu(number, *start) for number, start in enumerate(starts)]
+        self._context = context_of(problem)
         self._over = list(_interrupted(problem))
         self._first: dict[Address, Any] = {}
         self.told: list[StepTold] = []
@@ -179,9 +191,24 @@ class Run:
             self._first[address] = self._value(address)
         cpu.begun = True
         cpu.events = []
+        sites, step_done = cpu.sites, Step(address, method, arguments)
         self._resume(cpu)
+        if method in ACQUIRES:
+            cpu.taken[address] = sites
+        found = tuple(cpu.events)
+        cpu.events = [
+            *self._context.after(
+                cpu.kind,
+                step_done,
+                sites,
+                cpu.result,
+                cpu.context,
+                found,
+                lambda lock: cpu.taken.get(lock, ()),
+            )
+        ]
         self.events += cpu.events
-        texts = tuple(text for text in map(event_text, cpu.events) if text)
+        texts = tuple(text for text in map(event_text, found) if text)
         step = StepTold(
             cpu.number,
             *site,
@@ -256,6 +283,7 @@ class Run:
         cpu: Cpu = self._here.cpu
         cpu.standing = address, method, arguments
         cpu.site = _site(sys._getframe(1))
+        cpu.sites = sites_of(sys._getframe(1), _ended_with.__code__)
         self._back.release()
         cpu.go.acquire()
         if self._stopping:

@@ -25,6 +25,7 @@ from dpamt.sync.observed import (
     WAITS,
     Address,
 )
+from dpamt.verify.explore.context import context_of, where_taken
 from dpamt.verify.explore.learned_blocks import Block, Blocks, LearnedBlocks, MicroStep
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
 from dpamt.verify.learn.automaton import CHOICE, MARK, Automaton, Event, Node, Step
@@ -82,6 +83,8 @@ class Engine(LearnedBlocks):
         self._unsafe = {kind.interrupts for kind in problem.classes if kind.interrupts >= 0}
         """Classes that another thread may interrupt while they hold a lock: nothing that they do
         under it is safe from that thread."""
+        self._kinds = {automaton: kind for kind, automaton in enumerate(automata)}
+        self.context = context_of(problem)
         self.worked_out: list[tuple[int, Hashable]] | None = None
         """(local, values) of each block in the order they were worked out, if that is asked for."""
 
@@ -166,9 +169,15 @@ class Engine(LearnedBlocks):
         return ends
 
     def _go(self, automaton: Automaton, run: _Run, result: Any) -> None:
+        node = automaton.nodes[run.node]
         run.steps.append(MicroStep(run.node, result))
         run.node, events = automaton.after(run.node, result)
-        run.events.extend(events)
+        assert node.step is not None
+        where = where_taken(automaton, reversed(run.steps))
+        kind = self._kinds[automaton]
+        run.events.extend(
+            self.context.after(kind, node.step, node.sites, result, run.held, events, where)
+        )
 
     def _may_switch(self, kind: int, node: Node, run: _Run) -> bool:
         """Whether others can notice the node's step, so that another CPU may come in before it.

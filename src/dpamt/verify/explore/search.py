@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from dpamt.verify.explore.blocks import Engine
+from dpamt.verify.explore.context import keeps_softirqs_off
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import BOUND, FAILS, HOLDS, Fault, Found, Judge
 from dpamt.verify.explore.learned_blocks import Block
@@ -116,8 +117,10 @@ class Search:
                 top = state[capacity + upper]
                 if not self.engine.ended[top] and self.engine.locals[top].node != 0:
                     return False
-            elif position == upper and self.engine.ended[state[capacity + lower]]:
-                continue
+            elif position == upper and self.engine.locals[local].node == 0:
+                below = self.engine.locals[state[capacity + lower]]
+                if keeps_softirqs_off(below.held):
+                    return False
         return True
 
     def successors(self, state: tuple[int, ...]) -> list[tuple[int, int, tuple[int, ...], int]]:

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from dpamt.errors import Finding, InputError
 from dpamt.sync.observed import Address, Watch
-from dpamt.verify.learn.control_point import CallSite, ControlPoints
+from dpamt.verify.learn.control_point import CallSite, ControlPoints, sites_of
 from dpamt.verify.learn.plain_state import PlainState
 from dpamt.verify.learn.waiting import is_dropped
 
@@ -26,6 +26,10 @@ CHOICE: Final = "choose"
 NO_LEAF: Final = -1
 """The thread is in no SEAMCALL."""
 _NOWHERE: Final = Address("", 0)
+MAY_SLEEP: Final = "may-sleep"
+CONTEXT: Final = "context"
+LOCK_ORDER: Final = "lock-order"
+"""Kinds of events."""
 
 
 class Step(NamedTuple):
@@ -41,7 +45,9 @@ class Event(NamedTuple):
 
     ``kind``: seamcall (subject: leaf, detail: operands and status), warn, bug, log (subject: text),
     alloc, free (subject: page), returned (subject: the value), raised (subject: type; detail:
-    text), misuse (subject: text; a lock released that is not held).
+    text), misuse (subject: text; a lock released that is not held), may-sleep (subject: what may,
+    detail: call sites), context and lock-order (subject: the rule that is broken, with its places;
+    see :mod:`dpamt.verify.explore.context`).
     """
 
     kind: str
@@ -158,6 +164,12 @@ class Recorder:
         if self.stopped is None:
             self.events.append(event)
             self.trail.append((self._position, event))
+
+    def may_sleep(self, what: str) -> None:
+        """The thread calls what may sleep; the caller's caller is where it does so."""
+        if self.stopped is None:
+            sites = sites_of(sys._getframe(2), _enter.__code__)
+            self.tell(Event(MAY_SLEEP, what, sites))
 
 
 class OtherStepError(InputError):

@@ -6,6 +6,7 @@ that private pools, register files and lock lists tell places apart by content.
 """
 
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -17,10 +18,11 @@ from types import (
 )
 from typing import Any, Final, NamedTuple
 
+import dpamt
 from dpamt.errors import DpamtError, InputError, ModelError
 from dpamt.sync.entry_pages import EntryPage, EntryPages
 from dpamt.sync.host_priority import HostPriorityWord, HostPriorityWords
-from dpamt.sync.kernel_locks import RwLock, RwLocks, SpinLock, SpinLocks
+from dpamt.sync.kernel_locks import BareLock, RwLock, RwLocks, SpinLocks
 from dpamt.sync.shared import Shared
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
@@ -40,7 +42,7 @@ _SHARED_STATE: Final = (
     EntryPages,
     SharedExclusiveLock,
     SharedExclusiveLocks,
-    SpinLock,
+    BareLock,
     SpinLocks,
     RwLock,
     RwLocks,
@@ -53,6 +55,7 @@ _SHARED_STATE: Final = (
 _NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
 """What classes pickle by when their instances are their attributes and nothing else."""
 _DEPTH: Final = 12
+_ROOT: Final = Path(dpamt.__file__).parent
 _UNSET: Final = object()
 
 
@@ -62,6 +65,40 @@ class CallSite(NamedTuple):
     function: str
     file: str
     line: int
+
+
+def sites_of(frame: FrameType | None, stop: CodeType) -> tuple[CallSite, ...]:
+    """The stack from ``frame`` outwards, up to the frame of ``stop``; the innermost comes last."""
+    sites: list[CallSite] = []
+    while frame is not None and frame.f_code is not stop:
+        code = frame.f_code
+        sites.append(CallSite(code.co_qualname, code.co_filename, frame.f_lineno or 0))
+        frame = frame.f_back
+    return tuple(reversed(sites))
+
+
+def short_path(file: str) -> str:
+    """A source file as people name it: below the package, or as given."""
+    path = Path(file)
+    return str(path.relative_to(_ROOT)) if path.is_relative_to(_ROOT) else path.name
+
+
+def sites_text(sites: tuple[CallSite, ...]) -> str:
+    """The place of a step for people: its function, file and line.
+
+    A helper of the host's core is named with who called it.
+    """
+    shown = [site for site in sites if "/sync/" not in site.file and "<" not in site.function]
+    if not shown:
+        return "a place that is not known"
+    text = _site_text(shown[-1])
+    if len(shown) > 1 and Path(shown[-1].file).is_relative_to(_ROOT / "host" / "core"):
+        text += f", called by {_site_text(shown[-2])}"
+    return text
+
+
+def _site_text(site: CallSite) -> str:
+    return f"{site.function} ({short_path(site.file)}:{site.line})"
 
 
 class ControlPoints:

@@ -19,7 +19,7 @@ from dpamt.sync.host_priority import (
     HostPriorityWord,
     HostPriorityWords,
 )
-from dpamt.sync.kernel_locks import Deadlock, RwLock, RwLocks, SpinLock, SpinLocks
+from dpamt.sync.kernel_locks import BareLock, Deadlock, RwLock, RwLocks, SpinLock, SpinLocks
 from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, WAITS
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.words import Word, Words
@@ -101,7 +101,7 @@ def scratch_for(array: object) -> _Scratch:
         return _Entry(EntryPage())
     if isinstance(array, SharedExclusiveLocks):
         return _Lock(SharedExclusiveLock())
-    if isinstance(array, (SpinLock, SpinLocks)):
+    if isinstance(array, (BareLock, SpinLocks)):
         return _Scratch(SpinLock(array.name))
     if isinstance(array, (RwLock, RwLocks)):
         return _Scratch(RwLock(array.name))
@@ -192,7 +192,7 @@ def value_text(array: object, value: Any) -> str:
     """The value of a word of an array in words: what it holds, and how its lock is held."""
     if isinstance(array, Words):
         return _number(value)
-    if isinstance(array, (SpinLock, SpinLocks)):
+    if isinstance(array, (BareLock, SpinLocks)):
         return "held" if value else "free"
     if isinstance(array, (RwLock, RwLocks)):
         return "free" if not value else "write-held" if value & 1 else f"{value >> 1} readers"

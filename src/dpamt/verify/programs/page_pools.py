@@ -47,6 +47,8 @@ class PoolAllocator:
 
     def alloc_page(self, site: str) -> int | None:
         """The lowest free page of the pool; None when there is none, or when it is to fail."""
+        if self._observed.observer is not None:
+            self._recorder.may_sleep(f"alloc_page(GFP_KERNEL) for {site}")
         if self._may_fail and self._observed.observer is not None:
             left = self._failures.load()
             if left:

@@ -121,6 +121,7 @@ class ObservedAllocator:
 
     def alloc_page(self, site: str) -> int | None:
         """One page of the pair, by site; None while an allocation may fail and is chosen to."""
+        self._world.recorder.may_sleep(f"alloc_page(GFP_KERNEL) for {site}")
         if self._may_fail:
             left = self._failures.load()
             if left:

@@ -30,6 +30,7 @@ from dpamt.abi.status import (
     TDX_PAMT_PAGE_NOT_EMPTY,
     status_name,
 )
+from dpamt.verify.learn import automaton as events
 from dpamt.verify.learn.automaton import Event
 
 RETRIED_WHEN_BUSY: Final = frozenset(
@@ -119,6 +120,10 @@ def _kernel(event: Event) -> str:
     return ""
 
 
+def _of_kind(kind: str) -> Callable[[Event], str]:
+    return lambda event: str(event.subject) if event.kind == kind else ""
+
+
 def _line(name: str) -> Callable[[str], bool]:
     def begins(line: str) -> bool:
         return line.startswith(name + ": ")
@@ -141,6 +146,8 @@ BUSY: Final = "busy"
 KERNEL: Final = "kernel"
 DEADLOCK: Final = "deadlock"
 LIVELOCK: Final = "livelock"
+CONTEXT: Final = events.CONTEXT
+LOCK_ORDER: Final = events.LOCK_ORDER
 """Names of the properties."""
 
 PROPERTY_NAMES: Final = (
@@ -155,6 +162,8 @@ PROPERTY_NAMES: Final = (
     KERNEL,
     DEADLOCK,
     LIVELOCK,
+    CONTEXT,
+    LOCK_ORDER,
 )
 
 
@@ -179,6 +188,10 @@ def properties(
         Property(LEAK, "every page is back when nothing uses it", of_rest=_line(LEAK)),
         Property(DEADLOCK, "no thread waits for ever", of_deadlock=_deadlock),
         Property(LIVELOCK, "no threads go round without getting on"),
+        Property(CONTEXT, "nothing sleeps where it may not, nothing is kept", _of_kind(CONTEXT)),
+        Property(
+            LOCK_ORDER, "locks are taken in one order, safe from softirqs", _of_kind(LOCK_ORDER)
+        ),
     ]
     return tuple(_tolerating(judge, tolerated) for judge in never)
 

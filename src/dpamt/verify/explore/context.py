@@ -1,0 +1,347 @@
+"""What a thread may do where it is: who may not sleep, and in which order locks are taken.
+
+Theory.  The rules are those that a kernel built with its lock debugging checks while it runs
+(Linux kernel/locking/lockdep.c, Documentation/locking/lockdep-design.rst, locktypes.rst;
+might_sleep() in kernel/sched/core.c).  As there, a rule is broken by what code *does*, whether or
+not this schedule comes to grief by it:
+
+* *Sleep.*  Whoever holds a spinlock or a spinning reader/writer lock, runs in a softirq, or keeps
+  interrupts or softirqs off may not call what can sleep: a mutex, or an allocation with GFP_KERNEL
+  (every allocation here is one).  KVM's ``mmu_lock`` is a spinning rwlock on x86, so the fault path
+  takes its pages from the VCPU's pool.
+* *Order.*  Taking B while A is held gives an edge A -> B between lock classes (all locks of one
+  array are one class, as all of one lock_class_key are).  A cycle can deadlock some schedule of
+  some number of CPUs, whether one was met or not.  Within one class the edges are between single
+  locks, where lockdep wants an annotation (spin_lock_nested()) and then trusts it.
+* *Softirq.*  A lock that is taken in a softirq and also by a task with softirqs on can be wanted by
+  a softirq that interrupts its holder.  Nor may a lock that a softirq takes be held while one is
+  taken that tasks hold with softirqs on.
+
+A trylock gives no edge to itself and no use in a softirq, as it waits for nobody.  A reader in a
+softirq gives no edge either: it may overtake writers that wait (queued_read_lock_slowpath()).
+
+What a thread holds is part of its place in the search (``Local.held``): its locks, and, for the
+``_irqsave`` and ``_bh`` forms, a word of its own that says what they keep off.  It is never held
+exclusively, so that no reduction takes it for a lock that guards anything from other CPUs.  Edges
+and uses are collected over all blocks that are worked out; the step that completes a breach gets
+the event, with the places of both sides.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, TypeVar
+
+from dpamt.sync.kernel_locks import BareLock, Mutex, RwLock, RwLocks, SpinLocks
+from dpamt.sync.observed import (
+    ACQUIRES,
+    IRQS_OFF,
+    READ_WAITS,
+    SOFTIRQS_OFF,
+    TRIES,
+    UNLOCKS,
+    WAITS,
+    Address,
+)
+from dpamt.sync.shared import Shared
+from dpamt.verify.learn.automaton import CONTEXT, LOCK_ORDER, MAY_SLEEP, Automaton, Event, Step
+from dpamt.verify.learn.control_point import CallSite, sites_text
+from dpamt.verify.programs.problem import Problem
+
+Held = dict[Address, bool]
+"""The locks of a thread and whether exclusively, and what it keeps off its CPU (False)."""
+
+_NO_IRQS: Final = "interrupts off by "
+_NO_SOFTIRQS: Final = "softirqs off by "
+_OFF: Final = {
+    **dict.fromkeys((*IRQS_OFF, *IRQS_OFF.values()), _NO_IRQS),
+    **dict.fromkeys((*SOFTIRQS_OFF, *SOFTIRQS_OFF.values()), _NO_SOFTIRQS),
+}
+_Name = TypeVar("_Name")
+_OF_A_VM: Final = re.compile(r"^kvm\.\d+\.")
+
+
+class Taken(NamedTuple):
+    """One acquisition: the lock's class, and where."""
+
+    name: str
+    where: str
+
+
+class Edge(NamedTuple):
+    """A lock taken while another one is held."""
+
+    held: Taken
+    taken: Taken
+
+
+Where = Callable[[Address], tuple[CallSite, ...]]
+"""Where the thread took a lock that it holds; empty when that is not known."""
+
+
+class Context:
+    """The rules, asked at every step of every thread of one problem."""
+
+    def __init__(self, shared: Shared, softirqs: Iterable[int] = ()) -> None:
+        self._shared = shared
+        self._softirqs = frozenset(softirqs)
+        """Thread classes that run in softirq context."""
+        self._edges: dict[tuple[str, str], Edge] = {}
+        self._nested: dict[tuple[Address, Address], Edge] = {}
+        """Edges within one class."""
+        self._in_softirq: dict[str, dict[bool, str]] = {}
+        self._with_softirqs: dict[str, dict[bool, str]] = {}
+        """By class: where it was taken in a softirq; by a task with softirqs on (exclusively)."""
+
+    def after(
+        self,
+        kind: int,
+        step: Step,
+        sites: tuple[CallSite, ...],
+        result: object,
+        held: Held,
+        events: tuple[Event, ...],
+        where: Where,
+    ) -> tuple[Event, ...]:
+        """The thread's events since the step, those of broken rules among them.
+
+        ``sites`` are those of the step; ``held`` is brought up to date.  Events that only say what
+        may sleep are left out: they are judged here.
+        """
+        method = step.method
+        found: list[Event] = []
+        if method in WAITS or method in TRIES:
+            self._acquired(kind, step, sites, result, held, where, found)
+        elif method in UNLOCKS:
+            found += self._released(step, sites, held)
+        if not found and not events:
+            return events
+        for event in events:
+            if event.kind == MAY_SLEEP:
+                found += self._sleeps(kind, str(event.subject), event.detail, held, where)
+                continue
+            found.append(event)
+            if event.kind == "returned":
+                found += self._ends(held, where)
+        return tuple(found)
+
+    # Locks.
+
+    def _acquired(
+        self,
+        kind: int,
+        step: Step,
+        sites: tuple[CallSite, ...],
+        result: object,
+        held: Held,
+        where: Where,
+        found: list[Event],
+    ) -> None:
+        method, lock = step.method, step.address
+        others = {one: how for one, how in held.items() if one != lock}
+        if method in WAITS and isinstance(self._shared.array(lock.array), Mutex):
+            found += self._sleeps(kind, f"mutex_lock({lock.array})", sites, others, where)
+        if method in TRIES and not result:
+            return
+        exclusively = ACQUIRES[method] is True
+        held[lock] = exclusively
+        off = _OFF.get(method)
+        if off is not None:
+            held[Address(off + lock.array, lock.number)] = False
+        said = sites_text(sites)
+        self._used(kind, lock, exclusively, method, held, said, found)
+        if method in WAITS and not (method in READ_WAITS and kind in self._softirqs):
+            for other in others:
+                if self._is_kernel_lock(other):
+                    self._ordered(other, sites_text(where(other)), lock, said, found)
+
+    def _released(self, step: Step, sites: tuple[CallSite, ...], held: Held) -> Iterator[Event]:
+        method, lock = step.method, step.address
+        held.pop(lock, None)
+        off = _OFF.get(method)
+        if off is None:
+            return
+        if held.pop(Address(off + lock.array, lock.number), None) is None:
+            yield Event(
+                CONTEXT,
+                f"{method} of {lock.array} in {sites_text(sites)} undoes what was not done: "
+                "the lock was taken in another form",
+            )
+
+    def _used(
+        self,
+        kind: int,
+        lock: Address,
+        exclusively: bool,
+        method: str,
+        held: Held,
+        said: str,
+        found: list[Event],
+    ) -> None:
+        """The use of a lock's class in a softirq, or with softirqs on."""
+        name = class_of(lock)
+        if kind in self._softirqs:
+            if method in TRIES:
+                return
+            uses = self._in_softirq
+        elif any(is_off(one) for one in held):
+            return
+        else:
+            uses = self._with_softirqs
+        uses.setdefault(name, {}).setdefault(exclusively, said)
+        in_softirq = self._in_softirq.get(name, {})
+        with_softirqs = self._with_softirqs.get(name, {})
+        for one, there in in_softirq.items():
+            for other, here in with_softirqs.items():
+                if one or other:
+                    found.append(
+                        Event(
+                            LOCK_ORDER,
+                            f"{name} is taken in a softirq in {there}, and with softirqs on in "
+                            f"{here}: a softirq that interrupts there waits for its own CPU",
+                        )
+                    )
+                    return
+        found += self._unsafe_below(name)
+
+    def _ordered(
+        self, held: Address, held_at: str, lock: Address, taken_at: str, found: list[Event]
+    ) -> None:
+        """``lock`` is waited for while ``held`` is held."""
+        before, name = class_of(held), class_of(lock)
+        edge = Edge(Taken(before, held_at), Taken(name, taken_at))
+        if before == name:
+            named = Edge(Taken(str(held), held_at), Taken(str(lock), taken_at))
+            self._nested.setdefault((held, lock), named)
+            way = _way(self._nested, lock, held)
+            if way:
+                found.append(Event(LOCK_ORDER, _cycle_text([named, *way])))
+            return
+        self._edges.setdefault((before, name), edge)
+        way = _way(self._edges, name, before)
+        if way:
+            found.append(Event(LOCK_ORDER, _cycle_text([edge, *way])))
+        found += self._unsafe_below(before, name)
+
+    def _unsafe_below(self, *names: str) -> Iterator[Event]:
+        """A lock of softirqs is held as one is taken that tasks hold with softirqs on."""
+        for safe, uses in self._in_softirq.items():
+            for unsafe, others in self._with_softirqs.items():
+                if safe == unsafe or not {safe, unsafe, *names} & set(names):
+                    continue
+                way = _way(self._edges, safe, unsafe)
+                if way and ({safe, unsafe} & set(names) or _touches(way, names)):
+                    there, here = next(iter(uses.values())), next(iter(others.values()))
+                    yield Event(
+                        LOCK_ORDER,
+                        f"{safe}, which a softirq takes in {there}, is held in "
+                        f"{way[0].held.where} as {way[0].taken.name} is taken in "
+                        f"{way[0].taken.where}; {unsafe} is taken with softirqs on in {here}",
+                    )
+                    return
+
+    # Sleep, and the end.
+
+    def _sleeps(
+        self, kind: int, what: str, sites: Iterable[object], held: Held, where: Where
+    ) -> Iterator[Event]:
+        """Something that may sleep is called with this held."""
+        why = [
+            f"{lock.array} held since {sites_text(where(lock))}"
+            for lock in held
+            if self._is_kernel_lock(lock) and not isinstance(self._shared.array(lock.array), Mutex)
+        ]
+        why += [lock.array for lock in held if is_off(lock) and not why]
+        if kind in self._softirqs:
+            why.append("a softirq")
+        if why:
+            place = sites_text(tuple(CallSite(*site) for site in sites))  # type: ignore[misc]
+            yield Event(CONTEXT, f"{what} may sleep, in {place}, with {' and '.join(why)}")
+
+    def _ends(self, held: Held, where: Where) -> Iterator[Event]:
+        for lock in held:
+            if self._is_kernel_lock(lock):
+                since = sites_text(where(lock))
+                yield Event(CONTEXT, f"a thread ends with {lock.array} held since {since}")
+            elif is_off(lock):
+                yield Event(CONTEXT, f"a thread ends with {lock.array}")
+
+    def _is_kernel_lock(self, lock: Address) -> bool:
+        if is_off(lock):
+            return False
+        return isinstance(self._shared.array(lock.array), (BareLock, SpinLocks, RwLock, RwLocks))
+
+
+def context_of(problem: Problem) -> Context:
+    """The rules for a problem's threads; those on top of another one's CPU are softirqs."""
+    kinds = enumerate(problem.classes)
+    return Context(problem.shared, (n for n, kind in kinds if kind.interrupts >= 0))
+
+
+def keeps_softirqs_off(held: Iterable[tuple[Address, bool]]) -> bool:
+    """Whether no softirq can come in on the CPU of a thread that holds this."""
+    return any(is_off(lock) for lock, _ in held)
+
+
+def is_off(lock: Address) -> bool:
+    """Whether this stands for interrupts or softirqs that a thread keeps off its CPU."""
+    return lock.array.startswith((_NO_IRQS, _NO_SOFTIRQS))
+
+
+def class_of(lock: Address) -> str:
+    """The class of a lock: its array's name, the same for all VMs."""
+    return _OF_A_VM.sub("kvm.", lock.array)
+
+
+def where_taken(automaton: Automaton, path: Iterable[tuple[int, object]]) -> Where:
+    """Where locks were taken: on ``path``, (node, result) backwards, or on the way to its last."""
+
+    def where(lock: Address) -> tuple[CallSite, ...]:
+        node = 0
+        for node, result in path:
+            found = automaton.nodes[node]
+            if _takes(found.step, lock, result):
+                return found.sites
+        last: tuple[CallSite, ...] = ()
+        history = automaton.nodes[node].history
+        node = 0
+        for result in history:
+            found = automaton.nodes[node]
+            if _takes(found.step, lock, result):
+                last = found.sites
+            if result not in found.edges:
+                break
+            node = found.edges[result][0]
+        return last
+
+    return where
+
+
+def _takes(step: Step | None, lock: Address, result: object) -> bool:
+    if step is None or step.address != lock:
+        return False
+    return step.method in WAITS or (step.method in TRIES and bool(result))
+
+
+def _way(edges: dict[tuple[_Name, _Name], Edge], first: _Name, last: _Name) -> list[Edge]:
+    """A way over edges from one lock to another; empty when there is none."""
+    ways: dict[_Name, list[Edge]] = {first: []}
+    pending = [first]
+    while pending:
+        here = pending.pop(0)
+        for (start, end), edge in edges.items():
+            if start == here and end not in ways:
+                ways[end] = [*ways[here], edge]
+                pending.append(end)
+    return ways.get(last, []) if first != last else []
+
+
+def _touches(way: list[Edge], names: tuple[str, ...]) -> bool:
+    return any((edge.held.name, edge.taken.name) == names for edge in way)
+
+
+def _cycle_text(edges: list[Edge]) -> str:
+    return "; ".join(
+        f"{edge.taken.name} is taken in {edge.taken.where} while {edge.held.name} is held since "
+        f"{edge.held.where}"
+        for edge in edges
+    )
