@@ -189,7 +189,7 @@ def test_an_engine_that_takes_too_much_for_granted_is_noticed(
     monkeypatch.setattr(Words, granted, lambda words, address: True)
     monkeypatch.setattr(Words, "no_counter", lambda words, address: None)
     if granted == "is_counter":
-        monkeypatch.setattr(Engine, "_is_counting", lambda engine, kind, node, step: True)
+        monkeypatch.setattr(Engine, "_is_counting", lambda engine, node, step: True)
     design = racing()
     with pytest.raises(AssertionError):
         compare(design, one_by_one(design, (2,)), regions(design, (2,)), SEAMCALL)

@@ -97,7 +97,9 @@ class ShardedSearch(Search):
             found.faults[name] = fault._replace(state=home)  # that of the first state
         slots = engine.words.capacity - SPARE_SLOTS
         wide = self.knowledge.wide
-        team.call("begin", [(slots, wide, first * (n == home)) for n in range(team.count)])
+        team.call(
+            "begin", [(slots, wide, first * (n == home), self.apart) for n in range(team.count)]
+        )
         waiting = 1
         while waiting and not found.stopped:
             self._expand(found)

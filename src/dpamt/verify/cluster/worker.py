@@ -109,9 +109,14 @@ class Shard:
         trial, judges = prepare(question, design)
         self.search = search_of(trial.make(design), judges, question.granularity)
 
-    def begin(self, slots: int, wide: bool, first: bytes) -> None:
-        """Forget everything; ``first`` is the first state of the whole search, or empty."""
+    def begin(self, slots: int, wide: bool, first: bytes, apart: list[int]) -> None:
+        """Forget everything; ``first`` is the first state of the whole search, or empty.
+
+        ``apart`` are the classes that were taken apart.
+        """
         search = self.search
+        for number in apart[len(search.apart) :]:
+            search.tell_apart(number)
         search.knowledge.slots, search.knowledge.wide = slots, wide
         search.begin(search.knowledge)
         search.engine = _Told(search.problem, search.automata, search.knowledge, search.granularity)

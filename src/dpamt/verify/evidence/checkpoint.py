@@ -27,7 +27,7 @@ from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import HOLDS, Fault, Found
 from dpamt.verify.explore.search import Search
-from dpamt.verify.explore.state import SHARED_BY_ALL, SPARE_SLOTS, Knowledge, Local
+from dpamt.verify.explore.state import SHARED_BY_ALL, SPARE_SLOTS, Knowledge, Local, Use
 from dpamt.verify.learn.automaton import Automaton
 
 FORMAT: Final = 1
@@ -61,6 +61,7 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
         "property_file": _digest(asked.get("property_file", "")),
         "order": sys.byteorder,
         "capacity": search.capacity,
+        "apart": search.apart,
         "level_end": graph.level_end,
         "transitions": found.transitions,
         "depth": found.depth,
@@ -140,6 +141,8 @@ def take_up(kept: Kept, search: Search) -> Found:
     if head["python"].split(".")[:2] != sys.version.split()[0].split(".")[:2]:
         raise InputError(changed % f"it was begun with Python {head['python']}")
     try:
+        for number in head["apart"]:
+            search.tell_apart(number)
         _learn_again(kept, search.automata)
         if head["code"] != code_hash(search.automata):
             raise InputError(changed % "the code that is verified has changed")
@@ -210,6 +213,12 @@ def _locals(kept: Kept, engine: Engine) -> None:
             raise ValueError("locals")
 
 
+def _uses(kept: Any) -> set[Use]:
+    return {
+        Use(tuple((Address(*lock), how) for lock, how in held), writes) for held, writes in kept
+    }
+
+
 def _knowledge(kept: dict[str, Any]) -> Knowledge:
     def addresses(items: Any) -> set[Address]:
         return {Address(*item) for item in items}
@@ -221,10 +230,14 @@ def _knowledge(kept: dict[str, Any]) -> Knowledge:
         pages=dict(kept["pages"]),
         rewritten=set(kept["rewritten"]),
         entries={page: [Address(*one) for one in ones] for page, ones in kept["entries"].items()},
-        guards={Address(*item): frozenset(addresses(ls)) for item, ls in kept["guards"].items()},
+        uses={Address(*item): _uses(uses) for item, uses in kept["uses"].items()},
+        page_uses={page: _uses(uses) for page, uses in kept["page_uses"].items()},
+        unguarded=addresses(kept["unguarded"]),
         taken_as_guarded=addresses(kept["taken_as_guarded"]),
         no_counters=addresses(kept["no_counters"]),
         taken_as_counters=addresses(kept["taken_as_counters"]),
+        looked_at=addresses(kept["looked_at"]),
+        taken_as_movers=addresses(kept["taken_as_movers"]),
         slots=kept["slots"],
         wide=kept["wide"],
     )

@@ -1,9 +1,37 @@
 """What a thread does between two places where CPUs may be switched: a block, worked out once.
 
-A block begins with the step a thread stands before and goes on through every step that nobody else
-can notice: steps on words that only this thread touches, on words that nobody changes, and, when
-the granularity says so, all steps inside a SEAMCALL.  A block is known by the values of the words
-it reads, so the search itself runs no code of the model.
+A block is known by the values of the words it reads, so the search itself runs no code of the
+model.  That the search loses nothing by switching CPUs between blocks only rests on this argument.
+
+Theory.  Take a run of the threads, switched before any step.  A step is a *right mover* if it may
+be swapped with the next step of any other thread that follows it at once, a *left mover* if with
+one that comes right before it, and both if both (Lipton 1975).  A sequence of one thread that reads
+``R* N? L*``, right movers, at most one step that is neither, left movers, can be gathered without a
+switch: the others' steps in between move out at its ends, and the state at its end is the same.  So
+it is enough to explore each such sequence as one step (reduction: Lipton 1975; transactions:
+Flanagan and Qadeer 2003), as long as the left movers never wait.  A block is such a sequence: it
+ends before a step that cannot be added to it.  Nobody is put off for ever: every state explores a
+block of every thread, so there is no ignoring problem as with ample sets (Peled 1993).  What is a
+mover is not assumed.  It is read off the uses of each word by all threads, as the search meets
+them, and the search begins again when a use turns up that a decision did not know of
+(:class:`Restart`):
+
+* a word that nobody changes, or that one thread alone touches: its steps move both ways;
+* a *counter*: all that is done to it is ``add``, and no code looks at a sum (from the bytecode, so
+  for every value: :func:`dpamt.verify.learn.waiting.is_dropped`).  Adds commute with each other;
+* a *guarded* word: any two uses of it of which one writes hold a common lock, one of them
+  exclusively.  The two can never stand side by side, so each moves both ways (lock sets: Savage and
+  others 1997, here over all schedules).  Reads and writes of a whole page count for its entries;
+* a lock that others only wait for: taking it is a right mover, for nobody can do anything to it
+  behind it, and letting go of it a left mover.  A lock that anybody looks at without waiting
+  (trylock, is_locked) is none of these: who looks sees it held, so its steps are like any other's;
+* all else is neither (``noticed``), and so is a write that a property of every state looks at, so
+  that each such write has a state of its own;
+* of a thread that a softirq interrupts nothing moves but its own words and those that never change.
+
+Taking a lock that must wait begins a block of its own, so that a deadlock is a state; after a lock
+was let go of only left movers may follow.  Inside a SEAMCALL the granularity says what is one step;
+that is a bound of the verdict, not a reduction.
 """
 
 from collections.abc import Hashable
@@ -49,7 +77,7 @@ class _Run:
     fills: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
     steps: list[MicroStep] = field(default_factory=list)
     noticed: int = 0
-    """Steps that others can notice, taking a lock to wait for left out."""
+    """Steps done that are no right movers: none, or only left movers may follow."""
 
     def copy(self) -> "_Run":
         return _Run(
@@ -83,6 +111,8 @@ class Engine(LearnedBlocks):
         self._unsafe = {kind.interrupts for kind in problem.classes if kind.interrupts >= 0}
         """Classes that another thread may interrupt while they hold a lock: nothing that they do
         under it is safe from that thread."""
+        self._watched = problem.always_arrays
+        """Arrays that properties of every state look at: each write there has its own state."""
         self._kinds = {automaton: kind for kind, automaton in enumerate(automata)}
         self.context = context_of(problem)
         self.worked_out: list[tuple[int, Hashable]] | None = None
@@ -164,7 +194,7 @@ class Engine(LearnedBlocks):
                     if now.steps:
                         ends.append(now)
                     break
-                now.noticed += noticed and not (waits and self.words.is_mover(node.step.address))
+                now.noticed += self._commits(node.step, noticed)
                 self._go(automaton, now, result)
         return ends
 
@@ -180,12 +210,7 @@ class Engine(LearnedBlocks):
         )
 
     def _may_switch(self, kind: int, node: Node, run: _Run) -> bool:
-        """Whether others can notice the node's step, so that another CPU may come in before it.
-
-        Two things need no place to come in: before a lock that others wait for is released (they
-        could as well have come before), and between taking such a lock and the next step (they
-        could as well come before both, unless that step waits too).
-        """
+        """Whether others can notice the node's step, so that another CPU may come in before it."""
         step = node.step
         assert step is not None
         if step.method == MARK:
@@ -207,6 +232,12 @@ class Engine(LearnedBlocks):
             return not self.words.is_mover(step.address)
         return self._is_noticed(kind, node, run)
 
+    def _commits(self, step: Step, noticed: bool) -> bool:
+        """Whether only left movers may follow in the block: no right mover, or a release."""
+        if step.method in WAITS:
+            return noticed and not self.words.is_mover(step.address)
+        return noticed or (step.method in UNLOCKS and self.words.is_varying(step.address))
+
     def _is_noticed(self, kind: int, node: Node, run: _Run) -> bool:
         """Whether the step is on a word that others touch and somebody changes."""
         words, step = self.words, node.step
@@ -217,13 +248,14 @@ class Engine(LearnedBlocks):
             return page == SHARED_BY_ALL or self.problem.classes[kind].count > 1
         if not _is_shared_use(step):
             words.vary(step.address)
+            if self._watched and step.address.array.startswith(self._watched):
+                return True
         if not words.is_varying(step.address):
             return False
         if step.method == "add" and self._is_counting(node, step):
             return False
         if step.method not in ACQUIRES and step.method not in RELEASES | LOCK_READS:
-            held = tuple(run.held.items())
-            words.guard(step.address, held, step.method not in READS)
+            words.use(step.address, run.held, step.method not in READS)
             if kind not in self._unsafe and words.is_guarded(step.address):
                 return False
         owner, _ = words.place(step.address, kind)
@@ -258,6 +290,8 @@ class Engine(LearnedBlocks):
             words.known.taken_as_fixed.add(step.address)
             return True, operations.outcome(step, words.start_value(step.address)).result
         words.vary(step.address)
+        if method not in ACQUIRES and method not in RELEASES | LOCK_READS:
+            words.use(step.address, run.held, method not in READS)
         value = self._value(kind, run, step.address, state)
         how, result, after = operations.outcome(step, value)
         if how == BLOCKED:
@@ -274,7 +308,7 @@ class Engine(LearnedBlocks):
                 _hold(run.held, step.address, result >= 0 and "exclusive" in method, result >= 0)
             else:
                 _hold(run.held, step.address, ACQUIRES[method] is True, result is not False)
-        elif method in RELEASES:
+        elif method in RELEASES and method not in UNLOCKS:  # those: see Context.after
             run.held.pop(step.address, None)
         return True, result
 
@@ -299,6 +333,7 @@ class Engine(LearnedBlocks):
     ) -> Any:
         page = step.address.array, step.address.number
         *entries, rest = self.words.use_page(page, kind)
+        self.words.use_whole(page, run.held, False)
         values = [self._value(kind, run, entry, state) for entry in entries]
         if self._own_entries(page):
             run.others.add(page)
@@ -329,6 +364,7 @@ class Engine(LearnedBlocks):
     def _write_page(self, kind: int, run: _Run, step: Step, state: tuple[int, ...]) -> None:
         page = step.address.array, step.address.number
         *entries, rest = self.words.use_page(page, kind)
+        self.words.use_whole(page, run.held, True)
         self.words.rewrite(page)
         arguments = step.arguments
         for entry in entries:

@@ -156,7 +156,12 @@ class Context:
 
     def _released(self, step: Step, sites: tuple[CallSite, ...], held: Held) -> Iterator[Event]:
         method, lock = step.method, step.address
-        held.pop(lock, None)
+        if held.pop(lock, None) is None:
+            yield Event(
+                "misuse",
+                f"{lock.array} is released by a thread that does not hold it, in "
+                f"{sites_text(sites)}",
+            )
         off = _OFF.get(method)
         if off is None:
             return

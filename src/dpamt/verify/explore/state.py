@@ -53,6 +53,20 @@ class Restart(Exception):  # noqa: N818  (not an error: the search begins anew, 
     """What was taken for granted about a word is not so."""
 
 
+class Use(NamedTuple):
+    """A read or a write of a word, with the locks that the thread holds (whether exclusively)."""
+
+    held: tuple[tuple[Address, bool], ...]
+    writes: bool
+
+    def meets(self, other: "Use") -> bool:
+        """Whether the two conflict and no lock keeps them apart: one of them held exclusively."""
+        if not (self.writes or other.writes):
+            return False
+        theirs = dict(other.held)
+        return not any(lock in theirs and (how or theirs[lock]) for lock, how in self.held)
+
+
 @dataclass(slots=True)
 class Knowledge:
     """What is known about words; it only grows, and outlives a restart of the search."""
@@ -68,8 +82,12 @@ class Knowledge:
     """Pages that somebody writes whole: every entry in them is changed."""
     entries: dict[tuple[str, int], list[Address]] = field(default_factory=dict)
     """Words of single entries, by page."""
-    guards: dict[Address, frozenset[Address]] = field(default_factory=dict)
-    """Locks that are held at every access of a word: exclusively where it is written."""
+    uses: "dict[Address, set[Use]]" = field(default_factory=dict)
+    """How each word is read and written: under which locks."""
+    page_uses: "dict[tuple[str, int] | None, set[Use]]" = field(default_factory=dict)
+    """The same of pages that are read or written whole."""
+    unguarded: set[Address] = field(default_factory=set)
+    """Words with two uses, one of them a write, that no lock keeps apart."""
     taken_as_guarded: set[Address] = field(default_factory=set)
     looked_at: set[Address] = field(default_factory=set)
     """Locks that somebody looks at without waiting for them (trylock, is_locked)."""
@@ -201,26 +219,43 @@ class Words:
             if address in self.known.taken_as_fixed:
                 raise Restart(f"{address} was taken as fixed")
 
-    def guard(self, address: Address, held: tuple[tuple[Address, bool], ...], writes: bool) -> None:
-        """A thread accesses the word while it holds these locks.
+    def use(self, address: Address, held: dict[Address, bool], writes: bool) -> None:
+        """A thread reads or writes the word while it holds these locks.
 
-        Raises Restart when the word was taken to be guarded by a lock that is not held.
+        Raises Restart when the word was taken to be guarded, and this use shows that it is not.
         """
         known = self.known
-        locks = frozenset(lock for lock, exclusively in held if exclusively or not writes)
-        before = known.guards.get(address)
-        now = locks if before is None else before & locks
-        if now != before:
-            known.guards[address] = now
-            if not now and address in known.taken_as_guarded:
-                raise Restart(f"{address} is not always guarded by the same lock")
+        use = Use(tuple(sorted(held.items())), writes)
+        uses = known.uses.setdefault(address, set())
+        if use in uses:
+            return
+        uses.add(use)
+        whole = known.page_uses.get(self.page_of(address), set()) if known.page_uses else set()
+        self._hold_against(address, use, uses | whole)
+
+    def use_whole(self, page: tuple[str, int], held: dict[Address, bool], writes: bool) -> None:
+        """The same of every entry of a page at once."""
+        known = self.known
+        use = Use(tuple(sorted(held.items())), writes)
+        uses = known.page_uses.setdefault(page, set())
+        if use not in uses:
+            uses.add(use)
+            for address in known.entries.get(page, []):
+                self._hold_against(address, use, known.uses.get(address, set()))
+
+    def _hold_against(self, address: Address, use: "Use", others: "set[Use]") -> None:
+        known = self.known
+        if address not in known.unguarded and any(use.meets(other) for other in others):
+            known.unguarded.add(address)
+            if address in known.taken_as_guarded:
+                raise Restart(f"{address} is not always guarded")
 
     def is_guarded(self, address: Address) -> bool:
-        """Whether one lock is held at every access of the word, as far as is known.
+        """Whether locks keep any two uses of the word apart of which one writes, as far as known.
 
-        Then nobody can come in between such an access and another step of the holder's.
+        Then nobody can come in between such a use and another step of the holder's.
         """
-        if not self.known.guards.get(address):
+        if address not in self.known.uses or address in self.known.unguarded:
             return False
         self.known.taken_as_guarded.add(address)
         return True

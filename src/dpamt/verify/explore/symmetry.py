@@ -123,7 +123,8 @@ class Image:
         for node, result in zip(nodes, results, strict=True):
             assert node.step is not None
             steps.append(self._step(node.step))
-            history.append(self._value(node.step.address, result))
+            # A sum that the first drops is a number here: this one may look at it.
+            history.append(0 if node.dropped else self._value(node.step.address, result))
         recorder = self._recorder
         recorder.watch_drops, recorder.drops = True, {}
         try:

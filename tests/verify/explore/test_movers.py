@@ -1,0 +1,285 @@
+"""What moves and what does not: small threads whose failure needs one certain place to switch.
+
+Each program has a run that goes wrong, and only if CPUs are switched where a reduction that took
+too much for granted would not switch them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dpamt.sync.observed import ObservedShared
+from dpamt.verify.explore.search import Search, search_of
+from dpamt.verify.learn.automaton import Body, Event, Recorder, Start
+from dpamt.verify.learn.control_point import ControlPoints
+from dpamt.verify.programs.problem import WORDS, OwnWord, Problem, ThreadClass
+from dpamt.verify.properties.named import DEADLOCK, KERNEL, properties
+
+
+class Machine:
+    """Words and locks of a small program, and the way to tell a failure."""
+
+    def __init__(self) -> None:
+        self.shared = ObservedShared()
+        self.recorder = Recorder(ControlPoints((), (Machine,)))
+        self.words = self.shared.words("words")
+        self.a, self.b, self.c = (self.words.at(n) for n in range(3))
+        self.lock = self.shared.spinlock("lock")
+        self.other = self.shared.spinlock("other")
+        self.rw = self.shared.rwlock("rw")
+
+    def bug(self, text: str) -> None:
+        self.recorder.tell(Event("bug", text))
+
+
+Thread = Callable[[Machine], object]
+
+
+def fails(*threads: Thread) -> set[str]:
+    """The properties that fail when the threads run beside each other."""
+    machine = Machine()
+
+    def start(thread: Thread) -> Start:
+        def begin() -> Body:
+            return lambda: thread(machine)
+
+        return begin
+
+    problem = Problem(
+        "a small program",
+        machine.shared,
+        machine.recorder,
+        machine.recorder._places,
+        tuple(ThreadClass(f"{n}", start(thread)) for n, thread in enumerate(threads)),
+        list,
+    )
+    return set(search_of(problem, properties(), WORDS).explore().faults)
+
+
+def sets_behind_the_lock(m: Machine) -> None:
+    m.lock.lock()
+    m.a.store(1)
+    m.lock.unlock()
+    m.b.store(1)
+
+
+def reads_between(m: Machine) -> None:
+    m.lock.lock()
+    seen = m.a.load()
+    m.lock.unlock()
+    other = m.b.load()
+    if seen and not other:
+        m.bug("between the release and the next step")
+
+
+def test_after_a_release_others_may_come_in() -> None:
+    assert fails(sets_behind_the_lock, reads_between) == {KERNEL}
+
+
+def holds_and_sets(m: Machine) -> None:
+    m.lock.lock()
+    m.b.store(1)
+    m.lock.unlock()
+
+
+def looks_and_reads(m: Machine) -> None:
+    held = m.lock.is_locked()
+    other = m.b.load()
+    if held and not other:
+        m.bug("between the taking and the next step")
+
+
+def tries_and_reads(m: Machine) -> None:
+    taken = m.lock.trylock()
+    if taken:
+        m.lock.unlock()
+        return
+    other = m.b.load()
+    if not other:
+        m.bug("between the taking and the next step")
+
+
+@pytest.mark.parametrize("look", [looks_and_reads, tries_and_reads])
+def test_a_lock_that_is_looked_at_is_no_mover(look: Thread) -> None:
+    assert KERNEL in fails(holds_and_sets, look)
+
+
+def adds_and_tests(m: Machine) -> None:
+    seen = m.a.add(0)
+    if seen == 0:
+        m.a.add(1)
+        m.b.add(1)
+    now = m.b.load()
+    if now > 1:
+        m.bug("two have seen 0")
+
+
+def test_a_sum_that_is_looked_at_is_no_counter() -> None:
+    assert fails(adds_and_tests, adds_and_tests) == {KERNEL}
+
+
+def under_one_lock(m: Machine) -> None:
+    m.lock.lock()
+    seen = m.a.load()
+    m.a.store(seen + 1)
+    m.lock.unlock()
+
+
+def under_another(m: Machine) -> None:
+    m.other.lock()
+    seen = m.a.load()
+    m.a.store(seen + 1)
+    now = m.a.load()
+    m.other.unlock()
+    if now != seen + 1:
+        m.bug("somebody else came in")
+
+
+def test_two_locks_guard_nothing() -> None:
+    assert fails(under_one_lock, under_another) == {KERNEL}
+
+
+def writes_as_a_reader(m: Machine) -> None:
+    m.rw.read_lock()
+    seen = m.a.load()
+    m.a.store(seen + 1)
+    now = m.a.load()
+    m.rw.read_unlock()
+    if now != seen + 1:
+        m.bug("two readers write")
+
+
+def test_readers_do_not_keep_each_other_out() -> None:
+    assert fails(writes_as_a_reader, writes_as_a_reader) == {KERNEL}
+
+
+def writes_as_the_writer(m: Machine) -> None:
+    m.rw.write_lock()
+    seen = m.a.load()
+    m.a.store(seen + 1)
+    now = m.a.load()
+    m.rw.write_unlock()
+    if now != seen + 1:
+        m.bug("somebody came in")
+
+
+def reads_twice(m: Machine) -> None:
+    m.rw.read_lock()
+    seen = m.a.load()
+    now = m.a.load()
+    m.rw.read_unlock()
+    if now != seen:
+        m.bug("a writer came in")
+
+
+def test_a_writer_and_readers_are_kept_apart() -> None:
+    assert fails(writes_as_the_writer, reads_twice, reads_twice) == set()
+
+
+def first_one_way(m: Machine) -> None:
+    m.lock.lock()
+    m.other.lock()
+    m.other.unlock()
+    m.lock.unlock()
+
+
+def first_the_other(m: Machine) -> None:
+    m.other.lock()
+    m.lock.lock()
+    m.lock.unlock()
+    m.other.unlock()
+
+
+def test_a_deadlock_is_a_state() -> None:
+    assert DEADLOCK in fails(first_one_way, first_the_other)
+
+
+def gives_back_what_another_has(m: Machine) -> None:
+    m.lock.unlock()
+
+
+def test_a_lock_is_released_by_its_holder_alone() -> None:
+    assert KERNEL in fails(holds_and_sets, gives_back_what_another_has)
+    assert KERNEL in fails(gives_back_what_another_has)
+
+
+def class_of_two(
+    run: Callable[[Machine, int], object], own: tuple[OwnWord, ...] = ()
+) -> tuple[Search, set[str]]:
+    """Two threads of one class, with the pages 16 and 17."""
+    machine = Machine()
+
+    def start(page: int) -> Start:
+        def begin() -> Body:
+            return lambda: run(machine, page)
+
+        return begin
+
+    starts = (start(16), start(17))
+    kind = ThreadClass("two", starts[0], 2, own, (16, 17), starts=starts)
+    problem = Problem(
+        "a small program",
+        machine.shared,
+        machine.recorder,
+        machine.recorder._places,
+        (kind,),
+        list,
+    )
+    search = search_of(problem, properties(), WORDS)
+    return search, set(search.explore().faults)
+
+
+def test_a_word_keyed_by_the_page_is_not_one_word_for_all() -> None:
+    def run(m: Machine, page: int) -> None:
+        won = m.words.at(page).compare_and_swap(0, 1)
+        if won:
+            m.b.add(1)
+        now = m.b.load()
+        if now == 2:
+            m.bug("both have won")
+
+    search, broken = class_of_two(run)
+    assert broken == {KERNEL}
+    assert search.apart == [0]
+    (line,) = search.assumptions()
+    assert line.startswith('threads of "two" are told apart')
+
+
+def test_a_declared_word_of_ones_own_keeps_threads_alike() -> None:
+    def run(m: Machine, page: int) -> None:
+        m.words.at(page).store(1)
+        m.b.add(1)
+        m.words.at(page).store(0)
+
+    search, broken = class_of_two(run, (OwnWord("words", (16, 17)),))
+    assert broken == set()
+    assert search.apart == []
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, page: m.b.store(page),
+        lambda m, page: m.b.store(1) if page & 1 else m.c.store(1),
+        lambda m, page: m.bug("odd") if page & 1 else None,
+        lambda m, page: page & 1,
+    ],
+    ids=["a value", "a branch", "an event", "an end"],
+)
+def test_what_goes_by_the_page_tells_threads_apart(run: Callable[[Machine, int], Any]) -> None:
+    search, _ = class_of_two(run)
+    assert search.apart == [0]
+
+
+def test_a_sum_that_one_of_them_looks_at_tells_threads_apart() -> None:
+    def run(m: Machine, page: int) -> None:
+        if page & 1:
+            seen = m.b.add(1)
+            m.c.store(0 * seen)
+        else:
+            m.b.add(1)
+            m.c.store(0)
+
+    search, _ = class_of_two(run)
+    assert search.apart == [0]
