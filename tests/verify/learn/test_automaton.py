@@ -33,7 +33,6 @@ from dpamt.verify.programs.faults import faults
 from dpamt.verify.programs.get_put import APART, OWN, Choices, demote_and_get, regions, softirq
 from dpamt.verify.programs.problem import WORDS, Problem, ThreadClass
 from dpamt.verify.properties.named import properties
-from tests.verify.brute import one_by_one
 
 History = tuple[Any, ...]
 Said = tuple[Hashable, ...]
@@ -246,8 +245,8 @@ def test_threads_of_one_class_are_interchangeable(name: str) -> None:
     """
     known = learned(f"{name}, one region")
     (kind,), (first,) = known.problem.classes, known.automata
-    apart = one_by_one(load_design(name), (2,))
-    second = Automaton("second", apart.classes[1].start, apart.recorder, apart.shared.watch)
+    recorder, watch = known.problem.recorder, known.problem.shared.watch
+    second = Automaton("second", kind.starts[1], recorder, watch)
     renamed = _Renamed(kind)
     pairs = {(0, 0)}
     pending = [(0, 0)]
