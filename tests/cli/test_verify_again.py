@@ -16,6 +16,8 @@ from tests.cli.command import dpamt, environment, refused
 
 MERGED = Path(merged.__file__).read_text(encoding="utf-8")
 RIGHT = "    if count > 1:\n"
+OWN_CODE = "dpamt: Executes no Python file but dpamt's own.\n"
+THE_FILE = "dpamt: Executes mine.py as the design ./mine.py; all else is dpamt's own.\n"
 WRONG = "    if count > 2:\n"
 assert MERGED.count(RIGHT) == 1
 
@@ -57,37 +59,55 @@ def test_the_document_is_the_same_kept_or_printed(kept: Path) -> None:
 
 
 def test_a_certificate_is_checked(kept: Path) -> None:
-    ended = dpamt("verify", "--check", "mine.json", cwd=kept)
-    assert (ended.code, ended.err) == (0, "")
-    assert ended.out.endswith("As the certificate says.\n")
+    ended = dpamt("verify", "--check", "mine.json", "mine.py", cwd=kept)
+    assert (ended.code, ended.err) == (0, THE_FILE)
+    assert ended.out.startswith("mine, no trial of the suite: 1 of its own\n")
+    assert ended.out.endswith("As the certificate says, and it does not have the whole suite.\n")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("states", 1), ("verdict", "holds"), ("code", "0" * 64), ("properties", {"fatal": "fails"})],
+    [
+        ("states", 1),
+        ("states", 64.0),
+        ("verdict", "holds"),
+        ("code", {"design": "0" * 64}),
+        ("properties", {"fatal": "fails"}),
+        ("trial", "one region"),
+        ("meaning", "4 CPUs in one region"),
+        ("bounds", {"memory model": "x86"}),
+        ("assumptions", ["none"]),
+        ("not_reached", ["mine.py:1 x"]),
+        ("module", "1.5.25"),
+        ("counterexamples", []),
+        ("fine", {"leak": "found"}),
+    ],
 )
 def test_a_certificate_that_is_not_so(kept: Path, tmp_path: Path, name: str, value: object) -> None:
     def change(document: dict[str, Any]) -> None:
         trial = document["designs"][0]["trials"][0]
         trial[name] = value
-        trial["asked"]["design"] = str(kept / "mine.py")
+        if name == "counterexamples":
+            trial["replayed"] = []
 
-    ended = dpamt("verify", "--check", spoilt(kept, tmp_path, change))
+    ended = dpamt("verify", "--check", spoilt(kept, tmp_path, change), str(kept / "mine.py"))
     assert ended.code == 1
     assert f"\n  {name}: " in ended.out
+    assert "DIFFERS\n" in ended.out
     assert "DIFFERS from the certificate." in ended.out
 
 
 def test_a_certificate_of_other_code(kept: Path, tmp_path: Path) -> None:
-    ended = dpamt("verify", "--check", "mine.json", cwd=mended(kept, tmp_path))
+    ended = dpamt("verify", "--check", "mine.json", "mine.py", cwd=mended(kept, tmp_path))
     assert ended.code == 1
     assert "verdict: fails in the certificate, holds now" in ended.out
+    assert "code: the design and what its file defines are not those" in ended.out
     assert "code: the functions that ran are not those of the certificate" in ended.out
 
 
 def test_a_replay_fails_again(kept: Path) -> None:
-    ended = dpamt("verify", "--replay", "mine.json", cwd=kept)
-    assert (ended.code, ended.err) == (1, "")
+    ended = dpamt("verify", "--replay", "mine.json", "mine.py", cwd=kept)
+    assert (ended.code, ended.err) == (1, THE_FILE)
     assert "FAILS AGAIN: the same" in ended.out
     assert "[tdx_pamt_put mine.py:" in ended.out
     assert "departs" not in ended.out
@@ -95,8 +115,8 @@ def test_a_replay_fails_again(kept: Path) -> None:
 
 
 def test_a_replay_of_mended_code_says_so(kept: Path, tmp_path: Path) -> None:
-    ended = dpamt("verify", "--replay", "mine.json", cwd=mended(kept, tmp_path))
-    assert (ended.code, ended.err) == (0, "")
+    ended = dpamt("verify", "--replay", "mine.json", "mine.py", cwd=mended(kept, tmp_path))
+    assert (ended.code, ended.err) == (0, THE_FILE)
     assert "NO LONGER FAILS on this schedule" in ended.out
     assert "departs from the schedule at step " in ended.out
     assert "FAILS AGAIN" not in ended.out
@@ -107,7 +127,17 @@ def test_pages_are_drawn_of_verdicts_and_of_replays(kept: Path, tmp_path: Path) 
     dpamt(
         "verify", "./mine.py", "--cpus", "2", "--html", pages[0], "--perfetto", pages[1], cwd=kept
     )
-    dpamt("verify", "--replay", "mine.json", "--html", pages[2], "--perfetto", pages[3], cwd=kept)
+    dpamt(
+        "verify",
+        "--replay",
+        "mine.json",
+        "mine.py",
+        "--html",
+        pages[2],
+        "--perfetto",
+        pages[3],
+        cwd=kept,
+    )
     for page in pages:
         text = Path(page).read_text(encoding="utf-8")
         assert "tdx_pamt_put" in text
@@ -126,18 +156,48 @@ def test_nothing_is_drawn_where_nothing_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda d: d.update(format=0), "format: expected"),
-        (lambda d: d.pop("designs"), "format: expected"),
+        (lambda d: d.update(format=0), "format: '0'; expected"),
+        (lambda d: d.update(format=1), "format: '1'; expected 2, as --save of dpamt"),
+        (lambda d: d.pop("designs"), "document: 'designs' is missing"),
+        (lambda d: d.update(designs=[]), "no design in it"),
         (lambda d: d.update(designs=[1]), "as --save writes"),
+        (lambda d: d.update(note="all is well"), "'note' is no name that --save writes"),
+        (lambda d: d["designs"][0].update(trials=[]), "no trial of mine"),
+        (lambda d: d["designs"][0]["trials"].append(d["designs"][0]["trials"][0]), "twice"),
         (lambda d: d["designs"][0]["trials"][0].pop("asked"), "'asked'"),
+        (lambda d: d["designs"][0]["trials"][0].update(note=1), "'note' is no name"),
         (lambda d: d["designs"][0]["trials"][0]["asked"].update(cpus=[0]), "cpus"),
-        (lambda d: d["designs"][0]["trials"][0]["asked"].update(trial="no"), "expected one of"),
-        (lambda d: d["designs"][0]["trials"][0]["asked"].update(design="no"), "expected one of"),
-        (lambda d: d["designs"][0]["trials"][0].update(counterexamples=[]), "no counterexample"),
+        (lambda d: d["designs"][0]["trials"][0]["asked"].update(cpus=[9, 9]), "cpus"),
+        (lambda d: d["designs"][0]["trials"][0]["asked"].update(failures=1 << 70), "failures"),
+        (lambda d: d["designs"][0]["trials"][0]["asked"].update(most_states=True), "most_states"),
+        (lambda d: d["designs"][0]["trials"][0]["asked"].update(trial="words"), "one of them"),
+        (
+            lambda d: d["designs"][0]["trials"][0]["asked"].update(trial="no", cpus=[]),
+            "expected one of",
+        ),
+        (
+            lambda d: d["designs"][0]["trials"][0].update(counterexamples=[], replayed=[]),
+            "no counterexample",
+        ),
+        (lambda d: d["designs"][0]["trials"][0].update(replayed=[]), "replayed"),
         (lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].pop("turns"), "'turns'"),
         (
             lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].update(turns=[[9, 1]]),
             "CPUs from 0 to 1",
+        ),
+        (
+            lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].update(
+                turns=[[0, 10**9], [1, 10**30]]
+            ),
+            "expected the 2 CPUs of its trial, turns of (CPU, steps)",
+        ),
+        (
+            lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].update(cpus=["a", "b"]),
+            "expected the 2 CPUs of its trial",
+        ),
+        (
+            lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].update(text="\x1b[2J"),
+            "a text with control characters",
         ),
         (lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].update(format=1), "format"),
     ],
@@ -145,11 +205,13 @@ def test_nothing_is_drawn_where_nothing_fails(tmp_path: Path) -> None:
 def test_a_document_that_is_none(
     kept: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str
 ) -> None:
-    def here(document: dict[str, Any]) -> None:
-        document["designs"][0]["trials"][0]["asked"]["design"] = str(kept / "mine.py")
-        change(document)
-
-    assert told in refused("verify", "--replay", spoilt(kept, tmp_path, here))
+    ended = dpamt(
+        "verify", "--replay", spoilt(kept, tmp_path, change), str(kept / "mine.py"), cwd=tmp_path
+    )
+    assert (ended.code, ended.out) == (2, "")
+    *executes, line = ended.err.splitlines()
+    assert told in line
+    assert all(line.startswith("dpamt: Executes ") for line in executes)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +219,30 @@ def test_a_document_that_is_none(
     [
         (("--replay", "nosuch.json"), "nosuch.json: "),
         (("--check", "nosuch.json"), "nosuch.json: "),
-        (("merged", "--check", "nosuch.json"), "--check: expected alone"),
-        (("--all", "--replay", "nosuch.json"), "--replay: expected alone"),
+        (("merged", "--check", "nosuch.json"), "merged: expected with --check only Python files"),
+        (("--all", "--replay", "nosuch.json"), "--all: has no effect with --replay"),
+        (("--check", "a", "--whole"), "--whole: has no effect with --check"),
+        (("--check", "a", "--json"), "--json: has no effect with --check"),
+        (("--check", "a", "--max-states", "9"), "--max-states: has no effect with --check"),
+        (("--replay", "a", "--jobs", "2"), "--jobs: has no effect with --replay"),
+        (("--replay", "a", "--max-memory", "1GiB"), "--max-memory: has no effect with --replay"),
+        (("--replay", "a", "--trial", "words"), "--trial: has no effect with --replay"),
+        (("--replay", "a", "--cpus", "2"), "--cpus: has no effect with --replay"),
+        (("--resume", "a", "--jobs", "2"), "--jobs: has no effect with --resume"),
+        (("--resume", "a", "--granularity", "words"), "--granularity: has no effect with"),
+        (("--failures", "1"), "--failures: expected with --cpus"),
+        (("--pairs", "own"), "--pairs: expected with --cpus"),
+        (("--cpus", "2", "--pairs", "crossed"), "--pairs crossed: expected several regions"),
+        (("--trial", "words", "--cpus", "2"), "--trial, --cpus: expected one of them"),
+        (("--whole", "--json"), "--whole: expected without --json"),
+        (("--all", "--whole"), "--whole: expected with one design"),
+        (("v2", "v6", "--whole"), "--whole: expected with one design"),
+        (("--save", "x", "--html", "./x"), "--html ./x: is --save too"),
+        (("./mine.py", "--save", "mine.py"), "--save mine.py: is the design too"),
+        (("--property", "p.py", "--perfetto", "p.py"), "--perfetto p.py: is --property too"),
+        (("--replay", "a", "--html", "a"), "--html a: is --replay too"),
         (("--check", "a", "--replay", "b"), "--replay, --check, --resume: expected one of them"),
-        (("--check", "a", "--html", "b"), "--check: expected without --html"),
+        (("--check", "a", "--html", "b"), "--html: has no effect with --check"),
         (("--cpus", "2", "--property", "nosuch.py"), "nosuch.py: "),
         (("--cpus", "1", "--json", "--save", "no/such/file"), "no/such/file: "),
     ],
@@ -196,9 +278,19 @@ def test_a_property_of_ones_own(tmp_path: Path, source: str, code: int, told: st
     assert (ended.code, ended.err) == (code, "")
     assert told in ended.out
     assert "NOT CONFIRMED" not in ended.out
-    assert dpamt("verify", "--check", "a.json", cwd=tmp_path).code == 0
+    mine = ("--property", "mine.py")
+    again = dpamt("verify", "--check", "a.json", *mine, cwd=tmp_path)
+    assert again.code == 0
+    assert again.err == "dpamt: Executes mine.py as the properties; all else is dpamt's own.\n"
     if code:
-        assert "FAILS AGAIN: the same" in dpamt("verify", "--replay", "a.json", cwd=tmp_path).out
+        again = dpamt("verify", "--replay", "a.json", *mine, cwd=tmp_path)
+        assert "FAILS AGAIN: the same" in again.out
+    told = refused("verify", "--check", "a.json", cwd=tmp_path)
+    assert "is not executed because a document names it; expected --property FILE" in told
+    (tmp_path / "mine.py").write_text(f"{source}\ndef more(view):\n    return True\n")
+    again = dpamt("verify", "--check", "a.json", *mine, cwd=tmp_path)
+    assert again.code == 1
+    assert "code: the functions of the property file are not those" in again.out
 
 
 def test_the_properties_of_the_documents(tmp_path: Path) -> None:

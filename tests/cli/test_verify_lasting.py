@@ -23,8 +23,10 @@ def test_two_sittings_come_to_what_one_does(tmp_path: Path) -> None:
     assert first.err.endswith("dpamt verify --resume kept goes on from there\n")
     again = dpamt("verify", "--resume", "kept", "--json", cwd=tmp_path)
     whole = dpamt(*ONE, "--json", cwd=tmp_path)
-    assert (again.code, again.err) == (whole.code, whole.err) == (0, "")
+    assert (again.code, whole.code) == (0, 0)
+    assert (again.err, whole.err) == ("dpamt: Executes no Python file but dpamt's own.\n", "")
     trials = [json.loads(ended.out)["designs"][0]["trials"] for ended in (again, whole)]
+    assert [trial[0].pop("taken_up") for trial in trials] == ["kept", ""]
     for trial in trials:
         del trial[0]["seconds"]
     assert trials[0] == trials[1]
@@ -59,9 +61,12 @@ def test_a_design_that_has_changed_is_refused(tmp_path: Path) -> None:
     changed = text.replace("raised = refcount.inc_not_zero()", "raised = refcount.load()")
     assert changed != text
     (tmp_path / "mine.py").write_text(changed, encoding="utf-8")
-    ended = dpamt("verify", "--resume", "kept", cwd=tmp_path)
+    told = refused("verify", "--resume", "kept", cwd=tmp_path)
+    assert "./mine.py, which is not executed because a document names it" in told
+    ended = dpamt("verify", "--resume", "kept", "mine.py", cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.count("\n") == 1
+    executes, told = ended.err.splitlines()
+    assert executes == "dpamt: Executes mine.py as the design ./mine.py; all else is dpamt's own."
     assert "the code that is verified has changed" in ended.err
 
 
@@ -70,7 +75,7 @@ def test_a_design_that_has_changed_is_refused(tmp_path: Path) -> None:
     [
         (("--checkpoint", "kept"), "expected with one search"),
         (("v2", "v6", "--trial", "words", "--checkpoint", "kept"), "expected with one search"),
-        (("merged", "--resume", "kept"), "--resume: expected alone"),
+        (("merged", "--resume", "kept"), "merged: expected with --resume only Python files"),
         (("--resume", "nosuch"), "nosuch: No such file or directory; expected a file"),
         (("--max-memory", "lots"), "invalid size (such as 512MiB or 4GiB)"),
     ],

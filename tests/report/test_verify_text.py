@@ -105,6 +105,6 @@ def test_the_first_hour_of_the_readme(tmp_path: Path) -> None:
     assert told[0] in said.out.splitlines()
     assert "\n".join(told[1:]) in said.out
     mine.write_text(source, encoding="utf-8")
-    again = dpamt("verify", "--replay", "mine.json", cwd=tmp_path)
+    again = dpamt("verify", "--replay", "mine.json", "./mine.py", cwd=tmp_path)
     assert again.code == 0
     assert "NO LONGER FAILS on this schedule" in again.out

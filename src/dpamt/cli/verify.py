@@ -1,6 +1,10 @@
 """`dpamt verify`: every interleaving of a design's code, or the shortest way to a failure."""
 
 import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpamt.cli.verify_options import options_of
@@ -12,6 +16,7 @@ if TYPE_CHECKING:
     from dpamt.verify.evidence.certificate import Tried
     from dpamt.verify.evidence.checkpoint import Kept
     from dpamt.verify.evidence.counterexample import Counterexample
+    from dpamt.verify.evidence.given_files import GivenFiles
 
 
 def main(arguments: list[str]) -> int:
@@ -24,6 +29,13 @@ def main(arguments: list[str]) -> int:
     return _verify(options)
 
 
+@contextmanager
+def prints_apart() -> "Iterator[None]":
+    """What code of the user's prints goes to standard error: standard output is for the answer."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
 def _verify(options: argparse.Namespace) -> int:
     import json
 
@@ -33,17 +45,20 @@ def _verify(options: argparse.Namespace) -> int:
     from dpamt.verify.evidence.certificate import document, refined
 
     results: dict[str, list[Tried]] = {}
-    designs = {} if options.resume else _designs(options)
-    with watching() as watch:
+    designs: dict[str, Design] = {}
+    with watching() as watch, prints_apart():
         if options.resume:
-            results = _resumed(options, watch)
-        for name, design in designs.items():
-            title = name if design.name in results else design.name
-            results[title] = _tried(name, design, options, watch)
-        if len(designs) == 1:
-            results[title] = refined(design, results[title])
+            design, tried = _resumed(options, watch)
+            results[design.name], designs[design.name] = tried, design
+        else:
+            for name, design in _designs(options).items():
+                title = name if design.name in results else design.name
+                results[title], designs[title] = _tried(name, design, options, watch), design
+        if len(results) == 1:
+            ((title, tried),) = results.items()
+            results[title] = refined(designs[title], tried)
     if options.save or options.json:
-        whole = json.dumps(document(results), indent=2) + "\n"
+        whole = json.dumps(document(results, designs), indent=2) + "\n"
     if options.save:
         write_file(options.save, whole)
     if options.json:
@@ -51,8 +66,8 @@ def _verify(options: argparse.Namespace) -> int:
     elif len(results) > 1:
         from dpamt.verify.costs import fast_path_locks
 
-        takes = [fast_path_locks(design) for design in designs.values()]
-        locks = dict(zip(results, takes, strict=True))
+        with prints_apart():
+            locks = {title: fast_path_locks(design) for title, design in designs.items()}
         write_text(designs_text(results, locks))
     else:
         write_text(suite_text(*next(iter(results.items())), whole=options.whole))
@@ -65,12 +80,11 @@ def _verify(options: argparse.Namespace) -> int:
 def _designs(options: argparse.Namespace) -> "dict[str, Design]":
     """The designs to verify, by the name or path that was given."""
     from dpamt.errors import InputError
-    from dpamt.host.designs.load import SHIPPED, load_design
+    from dpamt.host.designs.load import SHIPPED
 
     names = options.designs or (SHIPPED if options.all else ("merged",))
-    designs = {name: load_design(name) for name in names}
+    designs = {name: _loaded(name) for name in names}
     for design in designs.values():
-        _check_discipline(design)
         if not design.dynamic_pamt and not options.all:
             raise InputError(
                 f"design {design.name}: never asks for Dynamic PAMT; nothing to verify"
@@ -83,6 +97,7 @@ def _tried(
 ) -> "list[Tried]":
     """The trials of one design."""
     from dpamt.verify.asked import Asked
+    from dpamt.verify.programs.get_put import CROSSED
     from dpamt.verify.programs.problem import SEAMCALL, WORDS
     from dpamt.verify.programs.suite import trials_of
 
@@ -102,7 +117,8 @@ def _tried(
         first = asked("", options.regions, options.granularity or SEAMCALL)
         tried = [_search(first, design, watch, options)]
         if options.granularity is None and tried[0].verdict.verdict == "holds":
-            tried.append(_search(asked("", (2,), WORDS), design, watch, options))
+            two = (1, 1) if options.pairs == CROSSED else (2,)
+            tried.append(_search(asked("", two, WORDS), design, watch, options))
         return tried
     trials = trials_of(design, options.trial is not None)
     if options.trial is not None:
@@ -117,16 +133,15 @@ def _tried(
     ]
 
 
-def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "dict[str, list[Tried]]":
-    """The search that a file keeps, taken up again."""
+def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Design, list[Tried]]":
+    """The search that a file keeps, taken up again; its design."""
     from dataclasses import replace
 
     from dpamt.errors import InputError
-    from dpamt.host.designs.load import load_design
     from dpamt.verify.asked import asked_of
     from dpamt.verify.evidence.checkpoint import read
 
-    kept = read(options.resume)
+    kept = read(options.resume, options.max_memory)
     try:
         asked = replace(asked_of(kept.head["asked"]), most_states=options.max_states)
     except (TypeError, KeyError, ValueError) as error:
@@ -134,10 +149,31 @@ def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "dict[str, l
         raise InputError(
             f"{options.resume}: asked: {what}; expected what --checkpoint wrote"
         ) from None
-    design = load_design(asked.design)
-    _check_discipline(design)
+    given = _given(options, options.resume, [asked])
+    asked = given.of(asked)
+    design = _loaded(asked.design)
     options.checkpoint = options.checkpoint or options.resume
-    return {design.name: [_search(asked, design, watch, options, kept)]}
+    one = _search(asked, design, watch, options, kept)
+    verdict = replace(one.verdict, taken_up=Path(options.resume).name)
+    return design, [replace(one, verdict=verdict)]
+
+
+def _given(options: argparse.Namespace, where: str, asked: "Iterable[Asked]") -> "GivenFiles":
+    """The files that were given for a document; what is executed is said first."""
+    from dpamt.verify.evidence.given_files import GivenFiles
+
+    given = GivenFiles(where, asked, options.designs, options.property)
+    sys.stderr.write(f"dpamt: {given.told()}\n")
+    return given
+
+
+def _loaded(name: str) -> "Design":
+    """A design whose code may be run step by step."""
+    from dpamt.host.designs.load import load_design
+
+    design = load_design(name)
+    _check_discipline(design)
+    return design
 
 
 def _unknown_trial(name: str, design: "Design") -> Exception:
@@ -178,26 +214,36 @@ def _search(
 def _check(options: argparse.Namespace) -> int:
     """Ask again what a certificate was asked, and compare."""
     from dpamt.cli.output import write_text
-    from dpamt.host.designs.load import load_design
     from dpamt.report.progress import watching
-    from dpamt.verify.evidence.certificate import differences, read, trials
+    from dpamt.report.verify_check import design_lines, last_line
+    from dpamt.verify.evidence import checking
+    from dpamt.verify.evidence.certificate import is_clean, read, suite_of, trials
 
     kept = read(options.check)
-    lines = []
-    differs = False
-    with watching() as watch:
-        for asked, trial in trials(kept):
-            design = load_design(asked.design)
-            _check_discipline(design)
-            said = _search(asked, design, watch, options).verdict
-            wrong = differences(trial, kept["python"], said)
-            title = f"{asked.design}, {trial['trial']}: {trial['verdict']}"
-            lines.append(f"{title}, {said.states:,} states: {'DIFFERS' if wrong else 'the same'}")
-            lines += [f"  {line}" for line in wrong]
-            differs = differs or bool(wrong)
-    lines.append("DIFFERS from the certificate." if differs else "As the certificate says.")
-    write_text("\n".join(lines) + "\n")
-    return 1 if differs else 0
+    given = _given(options, options.check, [asked for asked, _ in trials(kept)])
+    same_python = checking.same_bytecode(kept)
+    results: dict[str, list[Tried]] = {}
+    wrong: list[str] = []
+    parts = []
+    for number, of_design in enumerate(kept["designs"]):
+        every = [given.of(asked) for asked, _ in trials({"designs": [of_design]})]
+        with watching() as watch, prints_apart():
+            design = _loaded(every[0].design)
+            tried = [_search(asked, design, watch, options) for asked in every]
+            results[str(number)] = tried
+            said = [
+                checking.differences(was, now, design, options.check, same_python)
+                for was, now in zip(of_design["trials"], tried, strict=True)
+            ]
+        named = [asked for asked, _ in trials({"designs": [of_design]})]
+        first = checking.design_differences(design, of_design, named, every[0].design)
+        suite = suite_of(design, every)
+        parts.append(suite["left_out"])
+        write_text(design_lines(design.name, suite["left_out"], tried, first, said))
+        wrong += [*first, *(line for lines in said for line in lines)]
+    head = checking.head_differences(kept, is_clean(results))
+    write_text(last_line(head, bool(wrong), parts, kept["python"], same_python))
+    return 1 if wrong or head else 0
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -206,41 +252,48 @@ def _replay(options: argparse.Namespace) -> int:
 
     from dpamt.cli.output import write_text
     from dpamt.errors import InputError
-    from dpamt.host.designs.load import load_design
     from dpamt.report.verify_text import replay_text
     from dpamt.verify.asked import prepare
     from dpamt.verify.evidence.certificate import read, trials
     from dpamt.verify.evidence.counterexample import from_json
     from dpamt.verify.evidence.replay import replay
 
+    document = read(options.replay)
+    failing = [(asked, kept) for asked, kept in trials(document) if kept["counterexamples"]]
+    if not failing:
+        raise InputError(f"{options.replay}: no counterexample in it; expected one")
+    told_of = [
+        (asked, found, from_json(found, options.replay))
+        for asked, kept in failing
+        for found in kept["counterexamples"]
+    ]
+    given = _given(options, options.replay, [asked for asked, _ in trials(document)])
+    designs: dict[str, Design] = {}
     again = False
     shown: Counterexample | None = None
-    count = 0
-    for asked, kept in trials(read(options.replay)):
-        for found in kept["counterexamples"]:
-            design = load_design(asked.design)
+    for asked, found, told in told_of:
+        asked = given.of(asked)
+        with prints_apart():
+            if asked.design not in designs:
+                designs[asked.design] = _loaded(asked.design)
+            design = designs[asked.design]
             trial, judges = prepare(asked, design)
-            told = from_json(found, options.replay)
             try:
                 said = replay(trial.make(design), judges, found)
             except InputError as error:
                 raise InputError(f"{options.replay}: {error}") from None
-            again = again or bool(said.broken)
-            title = f"{asked.design}, {trial.name}"
-            write_text(replay_text(title, told, said, options.whole, options.whole or not count))
-            if shown is None:
-                shown = replace(told, steps=said.steps, shared=said.shared)
-            count += 1
-    if not count:
-        raise InputError(f"{options.replay}: no counterexample in it; expected one")
+        again = again or bool(said.broken)
+        title = f"{design.name}, {trial.name}"
+        table = options.whole or shown is None
+        write_text(replay_text(title, told, said, options.whole, table))
+        if shown is None:
+            shown = replace(told, steps=said.steps, shared=said.shared)
     _draw(options, shown)
     return 1 if again else 0
 
 
 def _draw(options: argparse.Namespace, found: "Counterexample | None") -> None:
     """The pages that were asked for."""
-    import sys
-
     if not options.html and not options.perfetto:
         return
 
@@ -257,8 +310,6 @@ def _draw(options: argparse.Namespace, found: "Counterexample | None") -> None:
 
 def _check_discipline(design: "Design") -> None:
     """A user's design is run step by step: refuse code whose state could not be seen."""
-    from pathlib import Path
-
     import dpamt
     from dpamt.errors import InputError
     from dpamt.sync.discipline import check_files

@@ -1,39 +1,97 @@
 """The options of `dpamt verify`: what may be asked, and what does not go together."""
 
 import argparse
+from typing import Final
 
 from dpamt.cli.parser import Parser
+from dpamt.errors import InputError
+
+_DEFAULTS: Final = {
+    "pairs": "apart",
+    "failures": 0,
+    "max_states": 5_000_000,
+    "max_memory": 0,
+    "jobs": 0,
+}
+"""What an option that is not given stands for."""
+_WITH_FILE: Final = {
+    "replay": frozenset({"designs", "property", "whole", "html", "perfetto"}),
+    "check": frozenset({"designs", "property", "max_memory", "jobs", "ray"}),
+    "resume": frozenset(
+        {
+            "designs",
+            "property",
+            "max_states",
+            "max_memory",
+            "checkpoint",
+            "whole",
+            "json",
+            "save",
+            "html",
+            "perfetto",
+        }
+    ),
+}
+"""Options that take a file which says what to do, and the options that have an effect beside it."""
+_SPELLED: Final = {"regions": "cpus"}
 
 
 def options_of(arguments: list[str]) -> argparse.Namespace:
     """The options, checked; leaves with one line for those that are wrong."""
     options = _parser().options(arguments)
     _check_usage(options)
+    for name, value in _DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     return options
 
 
 def _check_usage(options: argparse.Namespace) -> None:
-    """Options that do not go together."""
-    from dpamt.errors import InputError
+    """Options that do not go together, and those that would have no effect."""
+    from dpamt.host.designs.load import SHIPPED
 
+    given = {name for name, value in vars(options).items() if value not in (None, False, [], "")}
+    modes = [name for name in _WITH_FILE if name in given]
+    if len(modes) > 1:
+        raise InputError("--replay, --check, --resume: expected one of them")
+    for mode in modes:
+        for name in sorted(given - {mode} - _WITH_FILE[mode]):
+            raise InputError(
+                f"--{_SPELLED.get(name, name).replace('_', '-')}: has no effect with --{mode}, "
+                "whose file says what to do; expected without"
+            )
+        for name in options.designs:
+            if name in SHIPPED:
+                raise InputError(
+                    f"{name}: expected with --{mode} only Python files that may be executed; "
+                    "designs that come with dpamt need not be given"
+                )
+    if not modes:
+        _check_search(options, given)
+    if "whole" in given and "json" in given:
+        raise InputError("--whole: expected without --json, which has all steps")
+
+
+def _check_search(options: argparse.Namespace, given: set[str]) -> None:
+    """The same, of a search that is not told by a file."""
     if options.all and options.designs:
         raise InputError("--all: expected without names of designs, for it takes all of them")
-    for name in ("replay", "check", "resume"):
-        given = getattr(options, name)
-        writes = name != "resume" and (options.save or options.json)
-        if given and (options.all or options.designs or options.regions or writes):
-            raise InputError(f"--{name}: expected alone, its file says what to do")
-    if bool(options.replay) + bool(options.check) + bool(options.resume) > 1:
-        raise InputError("--replay, --check, --resume: expected one of them")
-    if (options.checkpoint or options.resume) and (options.jobs > 1 or options.ray):
-        raise InputError("--checkpoint, --resume: expected without --jobs and --ray")
-    if options.checkpoint and not options.resume and not _is_one_search(options):
+    if options.trial is not None and options.regions:
+        raise InputError("--trial, --cpus: expected one of them")
+    for name in ("pairs", "failures"):
+        if name in given and not options.regions:
+            raise InputError(f"--{name}: expected with --cpus; the suite's trials have their own")
+    if options.pairs == "crossed" and len(options.regions) < 2:
+        raise InputError("--pairs crossed: expected several regions, such as --cpus 1+1")
+    if options.whole and (options.all or len(options.designs) > 1):
+        raise InputError("--whole: expected with one design; several are told as a table")
+    if options.checkpoint and (options.jobs or options.ray):
+        raise InputError("--checkpoint: expected without --jobs and --ray")
+    if options.checkpoint and not _is_one_search(options):
         raise InputError(
             "--checkpoint: expected with one search: one design, and --trial, or --cpus and "
             "--granularity"
         )
-    if options.check and (options.html or options.perfetto):
-        raise InputError("--check: expected without --html and --perfetto")
 
 
 def _is_one_search(options: argparse.Namespace) -> bool:
@@ -71,34 +129,30 @@ def _parser() -> Parser:
     parser.add_argument(
         "--pairs",
         choices=("apart", "crossed", "own"),
-        default="apart",
-        help="with --cpus: where the pages of a pair lie: apart, in the other region, in its own",
+        help="with --cpus: where the pages of a pair lie: apart (the default), in the other "
+        "region, in its own",
     )
     parser.add_argument(
         "--failures",
         type=_count,
-        default=0,
         metavar="N",
         help="with --cpus: allocations that fail, at most, wherever that does harm",
     )
     parser.add_argument(
         "--max-states",
         type=_states,
-        default=5_000_000,
         metavar="N",
         help="stop a search after so many states (5000000)",
     )
     parser.add_argument(
         "--max-memory",
         type=_memory,
-        default=0,
         metavar="SIZE",
         help="stop a search when dpamt holds so much memory (4GiB)",
     )
     parser.add_argument(
         "--jobs",
         type=_jobs,
-        default=0,
         metavar="N",
         help="search in so many processes: same verdict, same states",
     )
@@ -114,7 +168,11 @@ def _parser() -> Parser:
         goes_on="resume",
         help="keep one search in a file: every minute, on Ctrl-C, at --max-states, --max-memory",
     )
-    parser.add_input("--resume", metavar="FILE", help="go on with the search in such a file")
+    parser.add_input(
+        "--resume",
+        metavar="FILE",
+        help="go on with the search in such a file; Python files are given as for --check",
+    )
     parser.add_argument(
         "--whole", action="store_true", help="counterexamples with the module's steps too"
     )
@@ -126,13 +184,16 @@ def _parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/verify.md)")
     parser.add_output("--save", kind="certificate", help="keep the verdict, as a certificate")
     parser.add_input(
-        "--check", metavar="FILE", help="ask again what a certificate says; 0 when it is the same"
+        "--check",
+        metavar="FILE",
+        help="ask again what a certificate says; 0 when it is the same.  No Python file that it "
+        "names is executed but those given here: dpamt verify --check FILE mine.py",
     )
     parser.add_input(
         "--replay",
         metavar="FILE",
         help="run the counterexamples that --save or --json wrote again, each CPU a thread; 1 when "
-        "one fails again",
+        "one fails again; Python files are given as for --check",
     )
     parser.add_output(
         "--html", kind="page", help="the nearest counterexample as a page with a time slider"
@@ -142,8 +203,10 @@ def _parser() -> Parser:
 
 
 def _regions(text: str) -> tuple[int, ...]:
+    from dpamt.verify.asked import MOST_CPUS, MOST_REGIONS
+
     cpus = tuple(int(part) for part in text.split("+"))
-    if not all(1 <= n <= 16 for n in cpus) or sum(cpus) > 16 or len(cpus) > 4:
+    if min(cpus) < 1 or sum(cpus) > MOST_CPUS or len(cpus) > MOST_REGIONS:
         raise ValueError(text)
     return cpus
 
@@ -152,8 +215,10 @@ _regions.__name__ = "CPUs (1 to 16 in all, in at most 4 regions)"
 
 
 def _count(text: str) -> int:
+    from dpamt.verify.asked import MOST_FAILURES
+
     number = int(text)
-    if not 0 <= number <= 4:
+    if not 0 <= number <= MOST_FAILURES:
         raise ValueError(text)
     return number
 
@@ -186,8 +251,10 @@ _jobs.__name__ = "number of processes (1 to 1024)"
 
 
 def _states(text: str) -> int:
+    from dpamt.verify.asked import MOST_STATES
+
     number = int(text)
-    if not 1 <= number <= 1 << 32:
+    if not 1 <= number <= MOST_STATES:
         raise ValueError(text)
     return number
 

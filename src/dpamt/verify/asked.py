@@ -2,15 +2,32 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
-from dpamt.verify.programs.get_put import PLACEMENTS, Choices, regions
+from dpamt.verify.programs.get_put import APART, PLACEMENTS, Choices, regions
 from dpamt.verify.programs.problem import GRANULARITIES
 from dpamt.verify.programs.suite import SUITE, Trial
 from dpamt.verify.properties.from_file import load_properties, properties_of, with_custom
 from dpamt.verify.properties.named import Property, properties
+
+MOST_CPUS: Final = 16
+MOST_REGIONS: Final = 4
+MOST_FAILURES: Final = 4
+MOST_STATES: Final = 1 << 32
+"""What may be asked at most."""
+_KINDS: Final[dict[str, tuple[type, ...]]] = {
+    "design": (str,),
+    "trial": (str,),
+    "cpus": (list, tuple),
+    "pairs": (str,),
+    "failures": (int,),
+    "granularity": (str,),
+    "most_states": (int,),
+    "property_file": (str,),
+}
+"""By field of :class:`Asked`: the types of its plain value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +78,21 @@ def prepare(asked: Asked, design: Design) -> tuple[Trial, tuple[Property, ...]]:
 
 def asked_of(kept: Mapping[str, Any]) -> Asked:
     """What was asked, from its plain values.  Raises TypeError, KeyError or ValueError."""
-    names = {field.name for field in fields(Asked)}
-    asked = Asked(**{**{name: kept[name] for name in names}, "cpus": tuple(kept["cpus"])})
+    kinds = {field.name: _KINDS[field.name] for field in fields(Asked)}
+    for name, kind in kinds.items():
+        if type(kept[name]) not in kind:
+            raise TypeError(f"{name}: {type(kept[name]).__name__}")
+    asked = Asked(**{**{name: kept[name] for name in kinds}, "cpus": tuple(kept["cpus"])})
     if asked.granularity not in GRANULARITIES or asked.pairs not in PLACEMENTS:
         raise ValueError("granularity or pairs")
-    if not all(isinstance(n, int) and 1 <= n <= 16 for n in asked.cpus):
+    if not all(type(n) is int and 1 <= n <= MOST_CPUS for n in asked.cpus):
         raise ValueError("cpus")
+    if sum(asked.cpus) > MOST_CPUS or len(asked.cpus) > MOST_REGIONS:
+        raise ValueError("cpus")
+    if bool(asked.cpus) == bool(asked.trial):
+        raise ValueError("trial and cpus, one of them")
+    if not 0 <= asked.failures <= MOST_FAILURES or not 1 <= asked.most_states <= MOST_STATES:
+        raise ValueError("failures or most_states")
+    if asked.trial and (asked.pairs != APART or asked.failures):
+        raise ValueError("pairs or failures of a trial that has its own")
     return asked

@@ -7,7 +7,7 @@ from typing import Any
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import status_name
 from dpamt.verify.cluster.coordinator import Team, sharded_search
-from dpamt.verify.evidence.code_hash import code_hash
+from dpamt.verify.evidence.code_hash import hashes_of
 from dpamt.verify.evidence.counterexample import Counterexample, counterexample
 from dpamt.verify.explore.search import (
     BOUND,
@@ -39,8 +39,10 @@ class Verdict:
     ends: int
     nodes: int
     seconds: float
-    code: str
-    """SHA-256 of the functions that the threads ran through: whether the code is the same."""
+    code: dict[str, str]
+    """SHA-256 of the design, of the properties and of what ran: whether the code is the same."""
+    module: str
+    """Release of the TDX module that answered; empty: no machine was made."""
     stopped: str = ""
     """Why the search is not finished, and what it has seen; empty: it is finished."""
     bounds: dict[str, str] = field(default_factory=dict)
@@ -49,6 +51,8 @@ class Verdict:
     """What the verdict rests on and was not proved, a sentence each."""
     not_reached: tuple[str, ...] = ()
     """Lines of the design that were not reached: ``file:line text``."""
+    taken_up: str = ""
+    """The file that kept the search, whose states were taken as it has them; empty: none."""
 
     def as_json(self) -> dict[str, Any]:
         """The whole as plain values."""
@@ -64,10 +68,12 @@ class Verdict:
             "nodes": self.nodes,
             "seconds": round(self.seconds, 3),
             "code": self.code,
+            "module": self.module,
             "stopped": self.stopped,
             "bounds": self.bounds,
             "assumptions": list(self.assumptions),
             "not_reached": list(self.not_reached),
+            "taken_up": self.taken_up,
             "counterexamples": [found.as_json() for found in self.counterexamples],
         }
 
@@ -102,6 +108,7 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         judge.name: FAILS if judge.name in found.faults else (BOUND if found.stopped else HOLDS)
         for judge in search.properties
     }
+    world = search.problem.world
     return Verdict(
         search.problem.name,
         search.granularity,
@@ -113,7 +120,8 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         found.ends,
         sum(len(automaton.nodes) for automaton in search.automata),
         found.seconds,
-        code_hash(search.automata),
+        hashes_of(search),
+        world.module.release.name if world is not None else "",
         _covered(found),
         dict(search.problem.bounds),
         tuple(counterexample(search, fault) for fault in found.faults.values()),

@@ -129,7 +129,7 @@ def test_merged_stands_any_schedule(turns: list[tuple[int, int]]) -> None:
         "format": FORMAT,
         "broken": "none",
         "text": "",
-        "cpus": [""] * 3,
+        "cpus": ["get, use, put in region 0"] * 3,
         "steps": [{"at": 0, "cpu": -1, "word": ""}],  # nothing is so: the schedule is left at once
         "start": [],
         "turns": turns,

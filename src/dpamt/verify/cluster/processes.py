@@ -1,11 +1,16 @@
 """Shards as processes of this machine, each a Python of its own, spoken to through pipes.
 
-A message is a pickled tuple behind its length; both ends are dpamt, nothing else can write there.
+A message is a pickled tuple behind its length; both ends are dpamt, nothing else can write there:
+the pipes have descriptors of their own, so a design may print.  What it prints comes from the
+process that learns, once; a shard's standard output goes nowhere.
+
+A shard is in a session of its own: Ctrl-C at the terminal reaches the process that asks alone.  A
+shard ends when its pipe does, so none is left over, however the one who asks has ended.
 """
 
 import contextlib
+import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,42 +23,73 @@ _LENGTH: Final = 8
 """Bytes of a message's length."""
 
 
+class _Shard:
+    """One process and both ends of its talk."""
+
+    def __init__(self) -> None:
+        asked, self._questions = os.pipe()
+        self._answers, answered = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(asked), str(answered)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(asked, answered),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._questions)
+            os.close(self._answers)
+            raise
+        finally:
+            os.close(asked)
+            os.close(answered)
+        self.questions = open(self._questions, "wb")  # noqa: SIM115  (closed by end)
+        self.answers = open(self._answers, "rb")  # noqa: SIM115
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        for pipe in (self.questions, self.answers):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self.process.wait()
+
+
 class Processes:
-    """So many shards of the search that is asked for; a context that ends them."""
+    """N shards of the search that is asked for; a context that begins and ends them."""
 
     def __init__(self, count: int, asked: dict[str, Any]) -> None:
         self.count = count
-        self._processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "dpamt.verify.cluster.processes"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(count)
-        ]
-        self._send([("begin process", (index, count, asked)) for index in range(count)])
+        self._asked = asked
+        self._shards: list[_Shard] = []
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call that method of every shard; raises what a shard raises."""
         return self._send([(method, each) for each in arguments])
 
     def _send(self, messages: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        for process, message in zip(self._processes, messages, strict=True):
-            assert process.stdin is not None
-            _write(process.stdin, message)
         answers = []
-        for process in self._processes:
-            assert process.stdout is not None
-            try:
-                answers.append(_read(process.stdout))
-            except EOFError:
-                raise ModelError(f"a shard has ended: code {process.wait()}") from None
+        try:
+            for shard, message in zip(self._shards, messages, strict=True):
+                _write(shard.questions, message)
+            for shard in self._shards:
+                answers.append(_read(shard.answers))
+        except (EOFError, BrokenPipeError):
+            raise ModelError(f"a shard has ended: code {shard.process.wait()}") from None
         for failed, value in answers:
             if failed:
                 raise value
         return [value for _, value in answers]
 
     def __enter__(self) -> Self:
+        try:
+            for _ in range(self.count):
+                self._shards.append(_Shard())
+            self._send([("begin process", (n, self.count, self._asked)) for n in range(self.count)])
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -62,13 +98,11 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process in self._processes:
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-            process.wait()
+        self._end()
+
+    def _end(self) -> None:
+        for shard in self._shards:
+            shard.end()
 
 
 def _write(pipe: IO[bytes], message: object) -> None:
@@ -108,6 +142,16 @@ def serve(source: IO[bytes], answers: IO[bytes]) -> None:
         _write(answers, answer)
 
 
+def main(arguments: Sequence[str]) -> None:
+    """The process of a shard: ``arguments`` are the descriptors that it is spoken to through."""
+    asked, answered = map(int, arguments)
+    with (
+        open(asked, "rb") as source,
+        contextlib.suppress(BrokenPipeError),  # nobody is there any more
+        open(answered, "wb") as answers,
+    ):
+        serve(source, answers)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who asks ends it
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    main(sys.argv[1:])

@@ -1,32 +1,59 @@
-"""Verdicts as a document that can be kept: what was asked, what was said, and whether it still is.
+"""Verdicts as a document that can be kept: what was asked, and what was said.
 
 The document of `dpamt verify --json` and `--save` is the same.  It names for each trial what was
-asked, so that `--check` can ask again and `--replay` can make the machine again.
+asked, so that `--check` can ask again (:mod:`dpamt.verify.evidence.checking`) and `--replay` can
+make the machine again.
 """
 
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import dpamt
 from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
 from dpamt.verify.asked import Asked, asked_of, prepare
+from dpamt.verify.evidence.code_hash import dpamt_hash
+from dpamt.verify.evidence.reading import read_json
 from dpamt.verify.programs.problem import WORDS
-from dpamt.verify.programs.suite import Trial
+from dpamt.verify.programs.suite import Trial, trials_of
 from dpamt.verify.properties.named import Property
 
 if TYPE_CHECKING:
+    from dpamt.verify.evidence.replay import Replayed
     from dpamt.verify.verdict import Verdict
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the document."""
 PYTHON: Final = sys.version.split()[0]
-COMPARED: Final = ("verdict", "properties", "states", "transitions", "depth", "ends", "nodes")
-"""What a certificate and a new verdict must agree in; and in the hash of the code."""
+COMPARED: Final = (
+    "problem",
+    "granularity",
+    "verdict",
+    "properties",
+    "states",
+    "transitions",
+    "depth",
+    "ends",
+    "nodes",
+    "stopped",
+    "module",
+    "assumptions",
+    "not_reached",
+)
+"""What a certificate and a new verdict must agree in; and in bounds, code and counterexamples."""
+_TRIAL: Final = frozenset(
+    {*COMPARED, "trial", "meaning", "asked", "seconds", "code", "bounds", "taken_up"}
+    | {"counterexamples", "replayed", "fine"}
+)
+_HEAD: Final = frozenset({"format", "dpamt", "python", "code", "clean", "designs"})
+_DESIGN: Final = frozenset({"design", "suite", "left_out", "trials"})
+"""The names of a document, none more and none less: nothing stands in it that is not checked."""
+WHOLE: Final = "whole"
+PART: Final = "part"
+_WRITTEN: Final = "expected JSON as --save writes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +64,9 @@ class Tried:
     trial: Trial
     verdict: "Verdict"
     replayed: tuple[str, ...] = ()
+    """For each counterexample: how it went on threads, ``the same`` or what was not."""
     fine: dict[str, str] = field(default_factory=dict)
     """By property, of counterexamples that were looked for with all switches: see ``refined``."""
-    """For each counterexample: how it went on threads, ``the same`` or what was not."""
 
 
 SAME: Final = "the same"
@@ -54,16 +81,15 @@ def confirm(
 
     from dpamt.verify.evidence.replay import replay
 
-    said = []
-    for found in verdict.counterexamples:
-        again = replay(trial.make(design), judges, plain(found.as_json()))
-        if again.departure:
-            said.append(again.departure)
-        elif found.broken not in again.broken:
-            said.append(f"{found.broken} holds there")
-        else:
-            said.append(SAME)
-    return tuple(said)
+    kept = [plain(found.as_json()) for found in verdict.counterexamples]
+    return tuple(how_again(found, replay(trial.make(design), judges, found)) for found in kept)
+
+
+def how_again(found: Mapping[str, Any], again: "Replayed") -> str:
+    """How the replay of a counterexample went: :data:`SAME`, or what was not."""
+    if again.departure:
+        return again.departure
+    return SAME if found["broken"] in again.broken else f"{found['broken']} holds there"
 
 
 def refined(design: Design, tried: Sequence[Tried]) -> list[Tried]:
@@ -91,19 +117,21 @@ def refined(design: Design, tried: Sequence[Tried]) -> list[Tried]:
     return looked
 
 
-def document(results: Mapping[str, list[Tried]]) -> dict[str, Any]:
-    """The document, as plain values."""
+def document(
+    results: Mapping[str, Sequence[Tried]], designs: Mapping[str, Design]
+) -> dict[str, Any]:
+    """The document, as plain values; both by name of a design."""
     found: dict[str, Any] = plain(
         {
             "format": FORMAT,
             "dpamt": dpamt.__version__,
             "python": PYTHON,
-            "clean": all(
-                tried.verdict.verdict == "holds" for every in results.values() for tried in every
-            ),
+            "code": dpamt_hash(),
+            "clean": is_clean(results),
             "designs": [
                 {
                     "design": name,
+                    **suite_of(designs[name], [tried.asked for tried in every]),
                     "trials": [
                         {
                             "trial": tried.trial.name,
@@ -123,29 +151,71 @@ def document(results: Mapping[str, list[Tried]]) -> dict[str, Any]:
     return found
 
 
+def is_clean(results: Mapping[str, Sequence[Tried]]) -> bool:
+    """Whether every property holds in every trial."""
+    return all(tried.verdict.verdict == "holds" for every in results.values() for tried in every)
+
+
+def suite_of(design: Design, asked: Sequence[Asked]) -> dict[str, Any]:
+    """``suite``: whether what was asked is the whole suite or a part; ``left_out``: which trials.
+
+    A trial at another granularity than the suite's is not the suite's.
+    """
+    done = {(one.trial, one.granularity) for one in asked}
+    left_out = [
+        trial.name for trial in trials_of(design) if (trial.name, trial.granularity) not in done
+    ]
+    return {"suite": PART if left_out else WHOLE, "left_out": left_out}
+
+
 def read(path: str) -> dict[str, Any]:
-    """The document in a file.  Raises InputError for anything else."""
+    """The document in a file.  Raises InputError for anything else, and for an empty one."""
+    found = read_json(path, _WRITTEN)
+    if found.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: format: {str(found.get('format'))[:20]!r}; expected {FORMAT}, as --save of "
+            f"dpamt {dpamt.__version__} writes it"
+        )
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected what --save wrote") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {error}; expected JSON as --save writes it") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT or "designs" not in found:
-        raise InputError(f"{path}: format: expected {FORMAT}, as --save writes it")
-    try:
-        for _, trial in trials(found):
-            asked_of(trial["asked"])
-            for name in (*COMPARED, "code"):
-                trial[name]
-            for one in trial["counterexamples"]:
-                one["broken"], one["text"]
+        _names(found, _HEAD, "document")
+        if not found["designs"]:
+            raise ValueError("no design in it")
+        for design in found["designs"]:
+            _check_design(design)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        what = f"{type(error).__name__} {error}"
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
             f"{path}: designs: {what}; expected trials as --save writes them"
         ) from None
     return found
+
+
+def _check_design(design: dict[str, Any]) -> None:
+    _names(design, _DESIGN, "design")
+    if not design["trials"]:
+        raise ValueError(f"no trial of {design['design']}")
+    every = []
+    for trial in design["trials"]:
+        _names(trial, _TRIAL, "trial")
+        every.append(asked_of(trial["asked"]))
+        for one in trial["counterexamples"]:
+            _ = one["broken"], one["text"]
+        if len(trial["replayed"]) != len(trial["counterexamples"]):
+            raise ValueError("replayed: expected one for each counterexample")
+        if not isinstance(trial["fine"], dict) or not isinstance(trial["code"], dict):
+            raise TypeError("fine, code: expected objects")
+    if len(set(every)) != len(every):
+        raise ValueError(f"a trial of {design['design']} is there twice")
+    if len({(one.design, one.property_file) for one in every}) != 1:
+        raise ValueError(f"trials of several designs under {design['design']}")
+
+
+def _names(found: dict[str, Any], expected: frozenset[str], what: str) -> None:
+    missing, more = sorted(expected - found.keys()), sorted(found.keys() - expected)
+    if missing:
+        raise ValueError(f"{what}: {missing[0]!r} is missing")
+    if more:
+        raise ValueError(f"{what}: {more[0]!r} is no name that --save writes")
 
 
 def trials(kept: Mapping[str, Any]) -> Iterator[tuple[Asked, dict[str, Any]]]:
@@ -153,20 +223,6 @@ def trials(kept: Mapping[str, Any]) -> Iterator[tuple[Asked, dict[str, Any]]]:
     for design in kept["designs"]:
         for trial in design["trials"]:
             yield asked_of(trial["asked"]), trial
-
-
-def differences(kept: Mapping[str, Any], python: str, verdict: "Verdict") -> list[str]:
-    """In what a new verdict is not what was kept; empty: it is the same."""
-    now = plain(verdict.as_json())
-    lines = [
-        f"{name}: {kept[name]} in the certificate, {now[name]} now"
-        for name in COMPARED
-        if kept[name] != now[name]
-    ]
-    same_bytecode = python.split(".")[:2] == PYTHON.split(".")[:2]
-    if same_bytecode and kept["code"] != now["code"]:
-        lines.append("code: the functions that ran are not those of the certificate")
-    return lines
 
 
 def plain(value: Any) -> Any:

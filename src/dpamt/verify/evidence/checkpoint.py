@@ -7,22 +7,25 @@ histories of their nodes, in order; so a node that is not where it was tells tha
 changed.
 """
 
-import hashlib
 import json
+import os
+import re
+import struct
 import sys
 import zipfile
+import zlib
 from array import array
 from ast import literal_eval
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import InputError, ModelError
 from dpamt.files import Output, replaced
 from dpamt.own_files import STAMP
 from dpamt.sync.observed import Address
-from dpamt.verify.evidence.code_hash import code_hash
+from dpamt.verify.evidence.code_hash import dpamt_hash, hashes_of
+from dpamt.verify.evidence.reading import parse_json
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import HOLDS, Fault, Found
@@ -30,8 +33,49 @@ from dpamt.verify.explore.search import Search
 from dpamt.verify.explore.state import SHARED_BY_ALL, SPARE_SLOTS, Knowledge, Local, Use
 from dpamt.verify.learn.automaton import Automaton
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _ARRAYS: Final = ("parents", "moves", "first_edges", "targets", "ends")
+_HEAD: Final = {
+    "asked": dict,
+    "python": str,
+    "dpamt": str,
+    "code": dict,
+    "bounds": dict,
+    "properties": list,
+    "capacity": int,
+    "level_end": int,
+    "transitions": int,
+    "depth": int,
+    "seconds": float,
+    "restarts": int,
+    "faults": list,
+}
+"""What the head has besides the format, and of which kind."""
+_MEMBER: Final = re.compile(
+    r"search\.json|knowledge\.txt|locals\.txt|(nodes|slots)\d*\.txt|states\.bin|"
+    rf"({'|'.join(_ARRAYS)})\.bin"
+)
+_SMALL: Final = 64 << 20
+_MOST_RATIO: Final = 200
+"""Bytes of a file beyond this size may not come of fewer than a 200th; states come to a 60th."""
+_MOST_TEXT: Final = 256 << 20
+_LONGEST_LINE: Final = 1 << 20
+"""Characters that are read as one Python literal, of a member that is text."""
+_MOST_CAPACITY: Final = 1 << 16
+_DAMAGED: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+)
+"""What the library raises for a file that is none or is not whole."""
 _WRITTEN: Final = "expected a file that --checkpoint wrote"
 
 
@@ -44,7 +88,10 @@ class Kept(NamedTuple):
 
     def lines(self, name: str) -> list[Any]:
         """The literals of a member."""
-        return [literal_eval(line) for line in self.members[name].decode().splitlines()]
+        lines = self.members[name].decode().splitlines()
+        if any(len(line) > _LONGEST_LINE for line in lines):
+            raise ValueError("a line that is too long")
+        return [literal_eval(line) for line in lines]
 
 
 def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Found) -> None:
@@ -55,10 +102,10 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
         **STAMP,
         "asked": asked,
         "python": sys.version.split()[0],
-        "code": code_hash(search.automata),
+        "dpamt": dpamt_hash(),
+        "code": hashes_of(search),
         "bounds": search.problem.bounds,
         "properties": [judge.name for judge in search.properties],
-        "property_file": _digest(asked.get("property_file", "")),
         "order": sys.byteorder,
         "capacity": search.capacity,
         "apart": search.apart,
@@ -87,10 +134,6 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
             archive.writestr(f"{name}.bin", getattr(graph, name).tobytes())
 
 
-def _digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
-
-
 def _text(items: Iterable[Any]) -> str:
     return "".join(f"{_literal(item)}\n" for item in items)
 
@@ -109,20 +152,54 @@ def _literal(value: Any) -> str:
     raise ModelError(f"a search that has seen a {type(value).__name__} cannot be kept")
 
 
-def read(path: str) -> Kept:
-    """The file.  Raises InputError for anything else."""
+def read(path: str, most_memory: int = 0) -> Kept:
+    """The file, unpacked into at most ``most_memory`` bytes (0: half of what the machine has).
+
+    Raises InputError for anything else.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_size(path, archive, most_memory)
             members = {name: archive.read(name) for name in archive.namelist()}
-        head = json.loads(members["search.json"])
+        head = parse_json(members["search.json"])
         if head["format"] != FORMAT or head["order"] != sys.byteorder:
             raise ValueError("format")
-        _ = head["asked"]["design"]
+        for name, kind in _HEAD.items():
+            if type(head[name]) is not kind:
+                raise TypeError(name)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; {_WRITTEN}") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError):
+    except _DAMAGED:
         raise InputError(f"{path}: not such a file, or not whole; {_WRITTEN}") from None
     return Kept(path, head, members)
+
+
+def same_but_path(bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """Bounds without the path of the design, which says nothing of what is in the file."""
+    return {name: bound for name, bound in bounds.items() if name != "design"}
+
+
+def _check_size(path: str, archive: zipfile.ZipFile, most_memory: int) -> None:
+    """Refuse what would take more memory than it may, by the sizes that members are cut at."""
+    members = archive.infolist()
+    if len({member.filename for member in members}) != len(members):
+        raise ValueError("a member twice")
+    if not all(_MEMBER.fullmatch(member.filename) for member in members):
+        raise ValueError("a member that is none of a search")
+    packed = sum(member.compress_size for member in members)
+    whole = sum(member.file_size for member in members)
+    texts = sum(member.file_size for member in members if not member.filename.endswith(".bin"))
+    if whole > _SMALL and whole > packed * _MOST_RATIO:
+        raise InputError(
+            f"{path}: {packed:,} bytes that claim to be {whole:,}, more than {_MOST_RATIO} times "
+            f"as many; {_WRITTEN}"
+        )
+    most = most_memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if whole > most or texts > _MOST_TEXT:
+        raise InputError(
+            f"{path}: {whole >> 20:,} MiB, {texts >> 20:,} MiB of it text; expected at most "
+            f"{most >> 20:,} MiB (--max-memory) and {_MOST_TEXT >> 20:,} MiB"
+        )
 
 
 def take_up(kept: Kept, search: Search) -> Found:
@@ -132,20 +209,22 @@ def take_up(kept: Kept, search: Search) -> Found:
     """
     head = kept.head
     changed = f"{kept.path}: %s; expected what it was begun with: begin anew without --resume"
-    if head["bounds"] != search.problem.bounds:
+    if same_but_path(head["bounds"]) != same_but_path(search.problem.bounds):
         raise InputError(changed % "the bounds have changed")
     names = [judge.name for judge in search.properties]
-    own = _digest(head["asked"].get("property_file", ""))
-    if (head["properties"], head["property_file"]) != (names, own):
+    if head["properties"] != names:
         raise InputError(changed % "the properties have changed")
     if head["python"].split(".")[:2] != sys.version.split()[0].split(".")[:2]:
         raise InputError(changed % f"it was begun with Python {head['python']}")
+    if head["dpamt"] != dpamt_hash():
+        raise InputError(changed % "the code of dpamt has changed")
     try:
         for number in head["apart"]:
             search.tell_apart(number)
         _learn_again(kept, search.automata)
-        if head["code"] != code_hash(search.automata):
-            raise InputError(changed % "the code that is verified has changed")
+        for part, now in hashes_of(search).items():
+            if head["code"][part] != now:
+                raise InputError(changed % _CHANGED[part])
         return _fill(kept, search)
     except (InputError, ModelError):
         raise
@@ -153,6 +232,14 @@ def take_up(kept: Kept, search: Search) -> Found:
         raise InputError(changed % "the code that is verified has changed") from None
     except Exception as error:
         raise InputError(f"{kept.path}: not whole ({type(error).__name__}); {_WRITTEN}") from None
+
+
+_CHANGED: Final = {
+    "design": "the code that is verified has changed",
+    "properties": "the properties have changed",
+    "ran": "the code that is verified has changed",
+}
+"""By part of the hash: what is not as it was."""
 
 
 class _CodeChanged(Exception):  # noqa: N818  (it is no error: it is told as one line)
@@ -172,6 +259,8 @@ def _learn_again(kept: Kept, automata: tuple[Automaton, ...]) -> None:
 
 def _fill(kept: Kept, search: Search) -> Found:
     head = kept.head
+    if not SPARE_SLOTS <= head["capacity"] <= _MOST_CAPACITY:
+        raise ValueError("capacity")
     knowledge = _knowledge(kept.lines("knowledge.txt")[0])
     slots = knowledge.slots
     knowledge.slots = head["capacity"] - SPARE_SLOTS
@@ -199,11 +288,29 @@ def _fill(kept: Kept, search: Search) -> Found:
     count = len(states) // size
     if not (len(graph.parents) == len(graph.moves) == count == len(graph.numbers)):
         raise ValueError("states")
+    _check_graph(graph, count)
     search.graph = graph
     found = Found(HOLDS, transitions=head["transitions"], depth=head["depth"])
     found.seconds = head["seconds"]
     found.faults = {fault[0]: Fault(*fault) for fault in head["faults"]}
+    if not all(0 <= fault.state < count for fault in found.faults.values()):
+        raise ValueError("faults")
     return found
+
+
+def _check_graph(graph: Graph, count: int) -> None:
+    """Raise ValueError where a state comes from none before it, or an edge leads nowhere."""
+    begins, targets = graph.first_edges, graph.targets
+    whole = (
+        len(begins) <= graph.level_end <= count
+        and all(begins[n] <= begins[n + 1] for n in range(len(begins) - 1))
+        and (not begins or (begins[0] == 0 and begins[-1] <= len(targets)))
+        and all(0 <= end < len(begins) for end in graph.ends)
+        and (not targets or (min(targets) >= 0 and max(targets) < count))
+        and all(0 <= parent < n for n, parent in enumerate(graph.parents) if n)
+    )
+    if not whole:
+        raise ValueError("edges")
 
 
 def _locals(kept: Kept, engine: Engine) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dpamt.errors import InputError
 from dpamt.verify.evidence.counterexample import FORMAT, StepTold
-from dpamt.verify.evidence.replay_threads import Run
+from dpamt.verify.evidence.replay_threads import MOST_STEPS, Run
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import LIVELOCK, LOCK_ORDER, Property
 
@@ -71,17 +71,25 @@ def _check(problem: Problem, found: Mapping[str, Any]) -> None:
     for name in _EXPECTED:
         if name not in found:
             raise InputError(f"counterexample: {name} is missing; expected the form of --json")
-    cpus = sum(kind.count for kind in problem.classes)
+    names = [kind.name for kind in problem.classes for _ in range(kind.count)]
+    cpus = len(names)
     try:
-        fits = all(0 <= cpu < cpus and count >= 0 for cpu, count in found["turns"])
-        fits = fits and all(isinstance(step["at"], int) for step in found["steps"])
+        fits = list(found["cpus"]) == names
+        fits = fits and all(
+            type(cpu) is type(count) is int and 0 <= cpu < cpus and 0 <= count <= MOST_STEPS
+            for cpu, count in found["turns"]
+        )
+        fits = fits and sum(count for _, count in found["turns"]) <= MOST_STEPS
+        fits = fits and all(type(step["at"]) is int for step in found["steps"])
+        fits = fits and all(type(chosen) is int for chosen in found["choices"])
         fits = fits and all(isinstance(name, str) for name, _ in found["start"])
+        fits = fits and isinstance(found["broken"], str) and isinstance(found["text"], str)
     except (TypeError, ValueError, KeyError):
         fits = False
     if not fits:
         raise InputError(
-            "counterexample: expected turns of (CPU, steps) with CPUs from 0 to "
-            f"{cpus - 1}, steps and start as --json writes them"
+            f"counterexample: expected the {cpus} CPUs of its trial, turns of (CPU, steps) with "
+            f"CPUs from 0 to {cpus - 1}, steps and start as --json writes them"
         )
 
 

@@ -22,8 +22,8 @@ from dpamt.verify.learn.control_point import CallSite, short_path, sites_of
 from dpamt.verify.learn.values import BLOCKED, Operations, do_step, read_word, value_text
 from dpamt.verify.programs.problem import Problem
 
-_MOST_STEPS: Final = 1_000_000
-"""A run that has left its schedule and goes on longer than this goes on for ever."""
+MOST_STEPS: Final = 1_000_000
+"""A schedule has no more; a run that has left its own and goes on longer goes on for ever."""
 
 
 class _Stopped(BaseException):
@@ -114,11 +114,11 @@ class Run:
 
     def _to_the_end(self) -> None:
         began = self.done
-        while self.done - began < _MOST_STEPS:
+        while self.done - began < MOST_STEPS:
             able = [cpu for cpu in self._cpus if self._can_go(cpu)]
             if not able:
                 return
-            while self._can_go(able[0]) and self.done - began < _MOST_STEPS:
+            while self._can_go(able[0]) and self.done - began < MOST_STEPS:
                 self._one(able[0])
         self.departure += "; it then went on for ever"
 
@@ -225,7 +225,7 @@ class Run:
         expected = self._expected.get(self.done)
         if expected is not None and not self.departure:
             self._compare(step, expected)
-        if texts or named or expected is not None:
+        if expected is not None or (self.departure and (texts or named)):
             self.told.append(step)
             self._last = cpu.number
         self.done += 1

@@ -115,6 +115,7 @@ def properties_of(custom: tuple[Custom, ...]) -> tuple[Property, ...]:
             f"{one.file}: {one.name}",
             of_rest=begins(one.name),
             of_state=begins(one.name) if one.always else None,
+            function=one.predicate,
         )
         for one in custom
     )

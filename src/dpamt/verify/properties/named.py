@@ -58,6 +58,8 @@ class Property:
     of_rest: Callable[[str], bool] | None = None
     of_state: Callable[[str], bool] | None = None
     of_deadlock: Callable[[list[str]], str] | None = None
+    function: Callable[..., object] | None = None
+    """The function of a user's file that is asked; None of dpamt's own."""
 
 
 def _answer(event: Event) -> tuple[int, int]:
