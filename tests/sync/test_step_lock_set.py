@@ -96,14 +96,16 @@ def test_shared_and_exclusive_entries_are_released_as_they_were_taken() -> None:
     assert page.locked() == {}
 
 
-def test_an_entry_released_before_the_rest() -> None:
+def test_an_entry_written_and_released_before_the_rest() -> None:
     page, locks = EntryPage(), StepLockSet()
     for index in (3, 4, 5):
         assert locks.exclusive_entry(page, index) == 0
     assert locks.shared_entry(page, 6) == 0
-    locks.release_entry(page, 4)
-    assert page.locked() == {3: EX, 5: EX, 6: READER}
-    assert page.try_exclusive(4) == 0
+    page.raise_host_priority(4)
+    locks.store_and_release(page, 4, 17)
+    assert page.locked() == {3: EX, 4: HP, 5: EX, 6: READER}
+    assert page.load(4) == 17
+    assert page.try_exclusive(4) == 17
     locks.release_all()
     assert page.locked() == {4: EX}
 

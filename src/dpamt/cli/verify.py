@@ -12,6 +12,7 @@ from dpamt.cli.verify_options import options_of
 if TYPE_CHECKING:
     from dpamt.host.designs.base import Design
     from dpamt.report.progress import Watch
+    from dpamt.report.verify_text import SuiteText
     from dpamt.verify.asked import Asked
     from dpamt.verify.evidence.certificate import Tried
     from dpamt.verify.evidence.checkpoint import Kept
@@ -41,21 +42,28 @@ def _verify(options: argparse.Namespace) -> int:
 
     from dpamt.cli.output import write_file, write_text
     from dpamt.report.progress import watching
-    from dpamt.report.verify_text import designs_text, nearest, suite_text
+    from dpamt.report.verify_designs import designs_text
+    from dpamt.report.verify_text import SuiteText, nearest
     from dpamt.verify.evidence.certificate import document, refined
 
     results: dict[str, list[Tried]] = {}
     designs: dict[str, Design] = {}
-    with watching() as watch, prints_apart():
-        if options.resume:
-            design, tried = _resumed(options, watch)
-            results[design.name], designs[design.name] = tried, design
-        else:
-            for name, design in _designs(options).items():
-                title = name if design.name in results else design.name
-                results[title], designs[title] = _tried(name, design, options, watch), design
-        if len(results) == 1:
-            ((title, tried),) = results.items()
+    loaded = {} if options.resume else _designs(options)
+    if options.resume:
+        with watching() as watch:
+            design, one = _resumed(options, watch)
+        designs[design.name] = design
+        text = SuiteText(design.name, options.whole)
+        results[design.name] = _told(design, iter([one]), None if options.json else text)
+    for name, design in loaded.items():
+        title = name if design.name in results else design.name
+        text = SuiteText(title, options.whole)
+        told = None if options.json or len(loaded) > 1 else text
+        results[title] = _told(design, _tried(name, design, options), told)
+        designs[title] = design
+    if len(results) == 1:
+        ((title, tried),) = results.items()
+        with prints_apart():
             results[title] = refined(designs[title], tried)
     if options.save or options.json:
         whole = json.dumps(document(results, designs), indent=2) + "\n"
@@ -70,7 +78,7 @@ def _verify(options: argparse.Namespace) -> int:
             locks = {title: fast_path_locks(design) for title, design in designs.items()}
         write_text(designs_text(results, locks))
     else:
-        write_text(suite_text(*next(iter(results.items())), whole=options.whole))
+        write_text(text.end(results[title]))
     every = [one for tried in results.values() for one in tried]
     found = nearest(every)
     _draw(options, found[0][1] if found else None)
@@ -92,10 +100,26 @@ def _designs(options: argparse.Namespace) -> "dict[str, Design]":
     return {name: design for name, design in designs.items() if design.dynamic_pamt}
 
 
-def _tried(
-    name: str, design: "Design", options: argparse.Namespace, watch: "Watch | None"
-) -> "list[Tried]":
-    """The trials of one design."""
+def _told(design: "Design", tried: "Iterator[Tried]", text: "SuiteText | None") -> "list[Tried]":
+    """The trials of one design; each is told as soon as it has ended, if there is a text."""
+    from dpamt.cli.output import write_text
+    from dpamt.verify.evidence.certificate import refined
+
+    every: list[Tried] = []
+    for one in tried:
+        if one.verdict.counterexamples and not any(o.verdict.counterexamples for o in every):
+            with prints_apart():
+                (one,) = refined(design, [one])
+        every.append(one)
+        if text is not None:
+            write_text(text.trial(one))
+            sys.stdout.flush()
+    return every
+
+
+def _tried(name: str, design: "Design", options: argparse.Namespace) -> "Iterator[Tried]":
+    """The trials of one design, as they end."""
+    from dpamt.report.progress import watching
     from dpamt.verify.asked import Asked
     from dpamt.verify.programs.get_put import CROSSED
     from dpamt.verify.programs.problem import SEAMCALL, WORDS
@@ -113,27 +137,27 @@ def _tried(
             options.property or "",
         )
 
+    def search(question: Asked) -> "Tried":
+        with watching() as watch:
+            return _search(question, design, watch, options)
+
     if options.regions:
-        first = asked("", options.regions, options.granularity or SEAMCALL)
-        tried = [_search(first, design, watch, options)]
-        if options.granularity is None and tried[0].verdict.verdict == "holds":
+        first = search(asked("", options.regions, options.granularity or SEAMCALL))
+        yield first
+        if options.granularity is None and first.verdict.verdict == "holds":
             two = (1, 1) if options.pairs == CROSSED else (2,)
-            tried.append(_search(asked("", two, WORDS), design, watch, options))
-        return tried
+            yield search(asked("", two, WORDS))
+        return
     trials = trials_of(design, options.trial is not None)
     if options.trial is not None:
         trials = [trial for trial in trials if trial.name == options.trial]
         if not trials:
             raise _unknown_trial(options.trial, design)
-    return [
-        _search(
-            asked(trial.name, (), options.granularity or trial.granularity), design, watch, options
-        )
-        for trial in trials
-    ]
+    for trial in trials:
+        yield search(asked(trial.name, (), options.granularity or trial.granularity))
 
 
-def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Design, list[Tried]]":
+def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Design, Tried]":
     """The search that a file keeps, taken up again; its design."""
     from dataclasses import replace
 
@@ -155,7 +179,7 @@ def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Desig
     options.checkpoint = options.checkpoint or options.resume
     one = _search(asked, design, watch, options, kept)
     verdict = replace(one.verdict, taken_up=Path(options.resume).name)
-    return design, [replace(one, verdict=verdict)]
+    return design, replace(one, verdict=verdict)
 
 
 def _given(options: argparse.Namespace, where: str, asked: "Iterable[Asked]") -> "GivenFiles":
@@ -171,7 +195,8 @@ def _loaded(name: str) -> "Design":
     """A design whose code may be run step by step."""
     from dpamt.host.designs.load import load_design
 
-    design = load_design(name)
+    with prints_apart():
+        design = load_design(name)
     _check_discipline(design)
     return design
 
@@ -197,18 +222,21 @@ def _search(
     from dpamt.verify.explore.search import Progress
     from dpamt.verify.verdict import verify
 
-    trial, judges = prepare(asked, design)
+    with prints_apart():
+        trial, judges = prepare(asked, design)
 
     def told(now: Progress) -> None:
         if watch is not None:
             what = f"{now.states:,} states, depth {now.depth}"
             watch(design.name, trial.name, what, now.states, asked.most_states)
 
-    problem = trial.make(design)
     most = asked.most_states
-    with lasting(options, asked, kept) as ready, team_of(options, asked) as team:
+    with prints_apart():
+        problem = trial.make(design)
+    with prints_apart(), lasting(options, asked, kept) as ready, team_of(options, asked) as team:
         verdict = verify(problem, judges, asked.granularity, most, told, ready, team)
-    return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
+    with prints_apart():
+        return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ from dpamt.module.sept_checks import (
     private_eptp,
 )
 from dpamt.module.td import Td
-from dpamt.sync import BUSY_HOST_PRIORITY, EntryPage
+from dpamt.sync import BUSY_HOST_PRIORITY
 
 
 class TdExit(Exception):  # noqa: N818  (an event of the guest, not an error)
@@ -116,13 +116,14 @@ class Guest:
         if word < 0:
             raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
         try:
-            self._accept_locked(sept, index, word, level, gfn)
+            accepted = self._accept_locked(word, level, gfn)
         except Exception as refused:
             sept.release_exclusive(index)
             raise refused
-        sept.release_exclusive(index)
+        sept.store_and_release(index, accepted)
 
-    def _accept_locked(self, sept: EntryPage, index: int, word: int, level: int, gfn: int) -> None:
+    def _accept_locked(self, word: int, level: int, gfn: int) -> int:
+        """The new word of an entry that is locked."""
         state = word & STATE_MASK
         if state != SEPT_FREE and state not in SEPT_PRIVATE_LEAF:
             raise Refused(TDX_PAGE_SIZE_MISMATCH | level)
@@ -134,7 +135,7 @@ class Guest:
         first = word >> FRAME_SHIFT
         for page in range(first, first + LEVEL_PAGES[level]):
             self._lp.module.memory.clear_page(page)
-        sept.store(index, word ^ SEPT_PENDING | SEPT_MAPPED)
+        return word ^ SEPT_PENDING | SEPT_MAPPED
 
 
 def _accept_exit(gfn: int, level: int, word: int, reached: int) -> TdExit:

@@ -148,10 +148,10 @@ def _lock_sept_entry_by_steps(
     page, index, reached = descend(lp, eptp, level, gfn)
     if reached != level:
         check_walked(args, page, index, reached)
+    seen = page.load(index)
     word = lp.locks.exclusive_entry(page, index)
     if word < 0:
-        word = page.load(index)
-        show_entry(args, word, level)
+        show_entry(args, seen, level)  # as the walk read it, before the attempt: reference (d.1)
         raise Refused(TDX_OPERAND_BUSY | OPERAND_RCX)
     return page, index, word
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpamt.own_files import GENERATOR
 from dpamt.report.verify_text import operation
-from dpamt.verify.evidence.counterexample import Counterexample, StepTold
+from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
 from dpamt.verify.learn.automaton import CHOICE, MARK
 
 
@@ -19,8 +19,8 @@ def html_page(found: Counterexample) -> str:
         "@GENERATOR@": GENERATOR,
         "@TITLE@": escape(f"{found.broken}: {found.text.replace(f'{found.broken}: ', '')}"),
         "@PROBLEM@": escape(
-            f"{found.problem}; {len(found.cpus)} CPUs, {max(found.switches - 1, 0)} switches, "
-            f"switched at: {found.granularity}"
+            f"{found.problem}; {len(found.cpus)} CPUs, {found.size}, "
+            f"CPUs switched at: {found.granularity}"
         ),
         "@DATA@": data,
     }
@@ -43,6 +43,8 @@ def _data(found: Counterexample) -> dict[str, Any]:
 def _step(step: StepTold, words: list[str]) -> dict[str, Any]:
     if step.method == MARK:
         what = step.seamcall
+    elif step.word.startswith(GHOSTS):
+        what = ""
     elif step.method == CHOICE:
         what = f"{step.arguments[0]}: {'yes' if step.result else 'no'}"
     else:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from dpamt.own_files import STAMP
 from dpamt.report.verify_text import operation
-from dpamt.verify.evidence.counterexample import Counterexample, StepTold
+from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
 from dpamt.verify.learn.automaton import CHOICE, MARK
 
 _PROCESS: Final = 1
@@ -15,7 +15,9 @@ _STEP: Final = 10
 
 def perfetto_trace(found: Counterexample) -> str:
     """The file's text: steps in the order of the schedule, SEAMCALLs as slices around them."""
-    events: list[dict[str, Any]] = [_named("process_name", 0, f"{found.broken}: {found.text}")]
+    events: list[dict[str, Any]] = [
+        _named("process_name", 0, f"{found.broken}: {found.text} ({found.size})")
+    ]
     for number, what in enumerate(found.cpus):
         events.append(_named("thread_name", number + 1, f"CPU{number}: {what}"))
     inside = dict.fromkeys(range(len(found.cpus)), "")
@@ -29,7 +31,7 @@ def perfetto_trace(found: Counterexample) -> str:
             if step.seamcall:
                 events.append(_edge("B", step.cpu, begins, step.seamcall))
             inside[step.cpu] = step.seamcall
-        if step.method != MARK:
+        if step.method != MARK and not step.word.startswith(GHOSTS):
             events.append(_slice(step, begins))
         for text in step.events:
             if not text.startswith(f"{step.seamcall} -> ") or not step.seamcall:

@@ -1,15 +1,14 @@
 """What `dpamt verify` says, in 80 columns: verdicts, counterexamples side by side, the museum."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from dpamt.verify.evidence.certificate import SAME, Tried
-from dpamt.verify.evidence.counterexample import Counterexample, StepTold
+from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
 from dpamt.verify.evidence.refine import FOUND
 from dpamt.verify.learn.automaton import CHOICE, MARK
-from dpamt.verify.properties.named import PROPERTY_NAMES
 
 if TYPE_CHECKING:
     from dpamt.verify.evidence.replay import Replayed
@@ -17,33 +16,59 @@ if TYPE_CHECKING:
 _WIDTH: Final = 80
 _COLUMN_GAP: Final = 2
 
-_SHORT: Final = {
-    "missing-pair": "mis",
-    "double-add": "dbl",
-    "bad-remove": "rem",
-    "fatal": "fat",
-    "two-owners": "own",
-    "at-rest": "rst",
-    "leak": "lea",
-    "busy": "bsy",
-    "kernel": "ker",
-    "deadlock": "dea",
-    "livelock": "liv",
-}
-"""Columns of the museum's table."""
+
+class SuiteText:
+    """One design, told as its trials end: a line for each, and the first failure at once.
+
+    The parts, one after the other, are the whole: :meth:`trial` of each trial, then :meth:`end`.
+    """
+
+    def __init__(self, design: str, whole: bool = False) -> None:
+        self._design = design
+        self._whole = whole
+        self._begun = False
+        self._shown: list[Counterexample] = []
+
+    def trial(self, one: Tried) -> str:
+        """A trial that has ended; the shortest counterexample of the first one that fails."""
+        return "".join(f"{line}\n" for line in self._trial(one))
+
+    def end(self, tried: Sequence[Tried]) -> str:
+        """What all trials together say: every other property that fails, the verdict."""
+        return "".join(f"{line}\n" for line in self._end(tried))
+
+    def _trial(self, one: Tried) -> Iterator[str]:
+        if not self._begun:
+            yield from _head(self._design)
+        self._begun = True
+        yield from _row(one)
+        if one.verdict.counterexamples and not self._shown:
+            ((_, found, again), *_) = nearest([one])
+            self._shown.append(found)
+            yield from _counterexample(one, found, again, self._whole)
+            yield ""
+
+    def _end(self, tried: Sequence[Tried]) -> Iterator[str]:
+        found = nearest(tried)
+        for n, (one, shortest, again) in enumerate(found):
+            if shortest in self._shown:
+                continue
+            if self._whole or not n:
+                yield from _counterexample(one, shortest, again, self._whole)
+                continue
+            yield from wrapped(
+                f"{shortest.broken}, in {one.trial.name} ({shortest.size}): "
+                f"{_said(shortest.broken, shortest.text)}",
+                "",
+            )
+        yield ""
+        yield from _verdict(tried, sorted(shortest.broken for _, shortest, _ in found))
 
 
 def suite_text(design: str, tried: Sequence[Tried], whole: bool = False) -> str:
-    """One design: a line for each trial, then the nearest counterexample of each property."""
-    return "\n".join(_suite(design, tried, whole)) + "\n"
-
-
-def designs_text(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int]) -> str:
-    """Several designs: a table of properties, and where each design fails.
-
-    ``locks``: by design, the locks that a get takes in a region that has its pair.
-    """
-    return "\n".join([*_table(results, locks), *_where(results)]) + "\n"
+    """The whole of one design: see :class:`SuiteText`."""
+    text = SuiteText(design, whole)
+    return "".join(map(text.trial, tried)) + text.end(tried)
 
 
 def replay_text(
@@ -66,43 +91,33 @@ def nearest(tried: Sequence[Tried]) -> list[tuple[Tried, Counterexample, str]]:
     return list(first.values())
 
 
-def _suite(design: str, tried: Sequence[Tried], whole: bool) -> Iterator[str]:
+def _head(design: str) -> Iterator[str]:
     yield f"{design}: every interleaving of the code that runs"
     yield ""
     yield f"{'trial':14} {'granularity':11} {'verdict':13} {'states':>10} {'seconds':>8}  what"
-    for one in tried:
-        said = one.verdict
-        yield (
-            f"{one.trial.name:14} {said.granularity:11} {said.verdict:13} {said.states:10,} "
-            f"{said.seconds:8.2f}"
-        )
-        yield from _wrapped(one.trial.meaning, "               ")
-    shown = nearest(tried)
-    for n, (one, shortest, again) in enumerate(shown):
-        if not n or whole:
-            yield from _counterexample(one, shortest, again, whole)
-            continue
-        if n == 1:
-            yield ""
-        steps = len(shortest.steps)
-        yield from _wrapped(
-            f"{shortest.broken}, in {one.trial.name}, {steps} steps: "
-            f"{_said(shortest.broken, shortest.text)}",
-            "",
-        )
-    yield ""
+
+
+def _row(one: Tried) -> Iterator[str]:
+    said = one.verdict
+    yield (
+        f"{one.trial.name:14} {said.granularity:11} {said.verdict:13} {said.states:10,} "
+        f"{said.seconds:8.2f}"
+    )
+    yield from wrapped(one.trial.meaning, "               ")
+
+
+def _verdict(tried: Sequence[Tried], broken: Sequence[str]) -> Iterator[str]:
     for one in tried:
         if one.verdict.stopped:
-            yield from _wrapped(f"NOT FINISHED, {one.trial.name}: {one.verdict.stopped}.", "")
-    if shown:
-        broken = sorted(found.broken for _, found, _ in shown)
-        yield from _wrapped("FAILS: " + ", ".join(broken) + ".", "")
+            yield from wrapped(f"NOT FINISHED, {one.trial.name}: {one.verdict.stopped}.", "")
+    if broken:
+        yield from wrapped("FAILS: " + ", ".join(broken) + ".", "")
     elif all(one.verdict.verdict == "holds" for one in tried):
         held = tried[0].verdict.properties
-        yield from _wrapped(f"HOLDS: {', '.join(held)}; {_within(tried)}.", "")
+        yield from wrapped(f"HOLDS: {', '.join(held)}; {_within(tried)}.", "")
         for name, bound in tried[0].verdict.bounds.items() if len(tried) <= 2 else ():
-            yield from _wrapped(f"{name}: {bound}", "  ")
-    yield from _rests_on(tried)
+            yield from wrapped(f"{name}: {bound}", "  ")
+    yield from rests_on(tried)
 
 
 def _within(tried: Sequence[Tried]) -> str:
@@ -129,7 +144,7 @@ def not_reached_of(tried: Sequence[Tried]) -> tuple[str, ...]:
     return tuple(line for line in first if all(line in other for other in others))
 
 
-def _rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
+def rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
     """What a reader has to know before the verdict is believed."""
     for title, lines in (
         ("It rests on:", assumptions_of(tried)),
@@ -138,19 +153,19 @@ def _rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
         if lines:
             yield f"{indent}{title}"
         for line in lines:
-            yield from _wrapped(line, f"{indent}  ")
+            yield from wrapped(line, f"{indent}  ")
 
 
 def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) -> Iterator[str]:
     yield ""
     text = _said(found.broken, found.text)
-    yield from _wrapped(f"{found.broken}, in {one.trial.name}: {text}", "")
+    yield from wrapped(f"{found.broken}, in {one.trial.name}: {text}", "")
     if found.steps:
-        yield from _wrapped(
-            f"{len(found.cpus)} CPUs, {_switches(found.steps, whole)} switches, "
-            f"CPUs switched at: {found.granularity}",
-            "",
-        )
+        yield from wrapped(f"{_size(found)}, CPUs switched at: {found.granularity}", "")
+        left_out = sum(not _told(step, whole) for step in found.steps)
+        if left_out:
+            more = "" if whole else "; --whole shows them"
+            yield from wrapped(f"Left out below: {left_out} steps inside the module{more}.", "")
         yield ""
         yield from side_by_side(len(found.cpus), found.steps, whole)
     else:
@@ -160,18 +175,23 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
     if fine == FOUND:
         yield "With CPUs switched at every shared word, along the same schedule: it fails too."
     elif fine:
-        yield from _wrapped(f"NOT SEEN with CPUs switched at every shared word: {fine}.", "")
+        yield from wrapped(f"NOT SEEN with CPUs switched at every shared word: {fine}.", "")
     if again == SAME:
-        yield from _wrapped(
+        yield from wrapped(
             "Run again with each CPU a thread, every step on the word itself: the same.", ""
         )
     else:
-        yield from _wrapped(f"NOT CONFIRMED when run again on threads: {again}", "")
+        yield from wrapped(f"NOT CONFIRMED when run again on threads: {again}", "")
+
+
+def _size(found: Counterexample) -> str:
+    """How long it is; steps are those that another CPU could notice."""
+    return f"{len(found.cpus)} CPUs, {found.size}"
 
 
 def _words(changed: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     """The shared words at the end."""
-    kept = [item for item in changed if _is_shown(item[0])]
+    kept = sorted((item for item in changed if _is_shown(item[0])), key=_rank)
     yield ""
     if kept:
         yield "Shared words that end otherwise than they began:"
@@ -181,13 +201,20 @@ def _words(changed: Sequence[tuple[str, str, str]]) -> Iterator[str]:
         yield ""
 
 
+def _rank(item: tuple[str, str, str]) -> int:
+    """What a reader looks for first: counts, then locks, then other words, the module's last."""
+    word = item[0]
+    if word.startswith("module."):
+        return 3
+    return 0 if "refcount" in word else 1 if "lock" in word else 2
+
+
 def _replayed(
     title: str, found: Counterexample, said: "Replayed", whole: bool, table: bool
 ) -> Iterator[str]:
-    yield from _wrapped(f"{title}: {found.broken}: {_said(found.broken, found.text)}", "")
-    yield from _wrapped(
-        f"run again: {said.done} steps of {len(found.cpus)} CPUs, each a thread, "
-        "on the words themselves",
+    yield from wrapped(f"{title}: {found.broken}: {_said(found.broken, found.text)}", "")
+    yield from wrapped(
+        f"{_size(found)}; run again with each CPU a thread, on the words themselves",
         "  ",
     )
     if table:
@@ -195,16 +222,16 @@ def _replayed(
         yield from side_by_side(len(found.cpus), said.steps, whole)
         yield from _words(said.shared)
     if said.departure:
-        yield from _wrapped(f"the code departs from the schedule at {said.departure}", "  ")
+        yield from wrapped(f"the code departs from the schedule at {said.departure}", "  ")
     if found.broken in said.broken:
         now = said.broken[found.broken]
         same = (
             ": the same" if now == found.text else f", in other words: {_said(found.broken, now)}"
         )
-        yield from _wrapped(f"FAILS AGAIN{same}", "  ")
+        yield from wrapped(f"FAILS AGAIN{same}", "  ")
     for name, text in said.broken.items():
         if name != found.broken:
-            yield from _wrapped(f"fails too: {name}: {_said(name, text)}", "  ")
+            yield from wrapped(f"fails too: {name}: {_said(name, text)}", "  ")
     if not said.broken:
         yield "  NO LONGER FAILS on this schedule; dpamt verify says whether on another."
 
@@ -229,24 +256,34 @@ def side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator[
             yield " " * (cpu * (column + _COLUMN_GAP)) + piece
 
 
-def _switches(steps: Sequence[StepTold], whole: bool) -> int:
-    """How often the CPU changes from one line to the next."""
-    cpus = [cpu for cpu, _ in _lines(steps, whole)]
-    return sum(before != after for before, after in pairwise(cpus))
-
-
 def _lines(steps: Sequence[StepTold], whole: bool) -> Iterator[tuple[int, str]]:
-    """(CPU, line): what is done, after the place in brackets where that is another one."""
+    """(CPU, line): what is done, after the place in brackets where that is another one.
+
+    Each turn of a CPU has a line, so that its switches can be counted: where nothing of a turn is
+    for the reader, its first step stands for it.
+    """
     last = ""
-    for step in steps:
-        lines = _told(step, whole)
-        place = f"{step.function.rpartition('.')[2]} {step.file}:{step.line}"
-        outside = not step.seamcall and not step.file.startswith("verify/")
-        if lines and outside and place != last:
-            yield step.cpu, f"[{place}]"
-            last = place
-        for line in lines:
-            yield step.cpu, line
+    for cpu, turn in groupby(steps, key=lambda step: step.cpu):
+        every = list(turn)
+        told = [_told(step, whole) for step in every]
+        if not any(told):
+            told[0] = [_inside(every[0])]
+        for step, lines in zip(every, told, strict=True):
+            place = f"{step.function.rpartition('.')[2]} {step.file}:{step.line}"
+            outside = not step.seamcall and not step.file.startswith("verify/")
+            if lines and outside and place != last:
+                yield cpu, f"[{place}]"
+                last = place
+            for line in lines:
+                yield cpu, line
+
+
+def _inside(step: StepTold) -> str:
+    """A step that is not for the reader, in one line."""
+    if step.method == MARK:
+        return f"{step.seamcall} begins"
+    what = operation(step) if not step.word.startswith(GHOSTS) else "a step of its own"
+    return f"{step.seamcall}: {what}" if step.seamcall else what
 
 
 def _told(step: StepTold, whole: bool) -> list[str]:
@@ -255,7 +292,9 @@ def _told(step: StepTold, whole: bool) -> list[str]:
     inside = bool(step.seamcall)
     if step.method == CHOICE:
         lines.append(f"{step.arguments[0]}: {'yes' if step.result else 'no'}")
-    elif step.method != MARK and (whole or (_is_shown(step.word) and not inside)):
+    elif step.method == MARK:
+        lines += [f"{step.seamcall} begins"] * bool(whole and step.seamcall)
+    elif (whole and not step.word.startswith(GHOSTS)) or (_is_shown(step.word) and not inside):
         lines.append(operation(step))
     lines += [f"-> {event}" if inside else event for event in step.events]
     return lines
@@ -270,7 +309,7 @@ def operation(step: StepTold) -> str:
 
 def _is_shown(word: str) -> bool:
     """Whether the word is one of the design's or the module's, not of what is around them."""
-    return not word.startswith(("verify.", "kvm."))
+    return not word.startswith((GHOSTS, "kvm."))
 
 
 def _short(word: str) -> str:
@@ -286,70 +325,6 @@ def _number(value: object) -> str:
     return str(value) if -10 < value < 10 else hex(value)
 
 
-def _table(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int]) -> Iterator[str]:
-    yield from _wrapped(
-        "Every design through every trial.  A number: the property fails, and its shortest "
-        "counterexample has so many steps; . holds; ? not finished.  locks: taken by a get in a "
-        "region that has its pair.",
-        "",
-    )
-    yield ""
-    names = [name for name in PROPERTY_NAMES if name in _SHORT]
-    head = "".join(f"{_SHORT[name]:>4}" for name in names)
-    yield f"{'design':13}{head} {'states':>9} {'sec':>6} {'locks':>5}"
-    for design, tried in results.items():
-        row = "".join(f"{_cell(tried, name):>4}" for name in names)
-        states = sum(one.verdict.states for one in tried)
-        seconds = sum(one.verdict.seconds for one in tried)
-        yield f"{design[-13:]:13}{row} {states:9,} {seconds:6.1f} {locks[design]:5}"
-    yield ""
-    yield from _wrapped(", ".join(f"{_SHORT[name]} {name}" for name in names), "")
-
-
-def _cell(tried: Sequence[Tried], name: str) -> str:
-    lengths = [
-        len(found.steps)
-        for one in tried
-        for found in one.verdict.counterexamples
-        if found.broken == name
-    ]
-    if lengths:
-        return str(min(lengths))
-    finished = all(one.verdict.properties[name] == "holds" for one in tried)
-    return "." if finished else "?"
-
-
-def _where(results: Mapping[str, Sequence[Tried]]) -> Iterator[str]:
-    for design, tried in results.items():
-        yield ""
-        verdict = _worst([one.verdict.verdict for one in tried])
-        yield f"{design}: {verdict.upper()}"
-        yield from _rests_on(tried, "  ")
-        broken = list(dict.fromkeys(name for one in tried for name in one.verdict.properties))
-        for name in broken:
-            failing = [
-                (len(found.steps), one.trial.name)
-                for one in tried
-                for found in one.verdict.counterexamples
-                if found.broken == name
-            ]
-            if failing:
-                steps, trial_name = min(failing)
-                others = len(failing) - 1
-                more = f", and {others} more" if others else ""
-                yield f"  {name:14} fails in {trial_name} ({steps}){more}"
-        for one in tried:
-            for found, again in zip(one.verdict.counterexamples, one.replayed, strict=True):
-                if again != SAME:
-                    yield from _wrapped(
-                        f"NOT CONFIRMED on threads: {found.broken}, in {one.trial.name}: {again}",
-                        "  ",
-                    )
-
-
-def _worst(verdicts: Sequence[str]) -> str:
-    return next((v for v in ("fails", "not finished") if v in verdicts), "holds")
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
+def wrapped(text: str, indent: str) -> list[str]:
+    """A text in lines that fit."""
     return wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")

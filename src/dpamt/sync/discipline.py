@@ -64,7 +64,7 @@ STEPS: Final = frozenset(
         "exclusive_entry",
         "path",
         "tree_walk",
-        "release_entry",
+        "store_and_release",
         "release_all",
         # SpinLock, Mutex, RwLock
         "lock",

@@ -97,6 +97,11 @@ class EntryPage:
         """Drop the exclusive hold; the host-priority bit stays."""
         self._locks[index] &= HP
 
+    def store_and_release(self, index: int, payload: int) -> None:
+        """Write the payload and drop the exclusive hold in one; the host-priority bit stays."""
+        self.store(index, payload)
+        self._locks[index] &= HP
+
     def load(self, index: int) -> int:
         """The payload, read without the lock."""
         return self._payloads[index]

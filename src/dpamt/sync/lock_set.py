@@ -197,8 +197,12 @@ class LockSet:
         self._paths.append((tree, _NO_LOCK, locks, index, EX))
         return page, index, page._payloads[index]
 
-    def release_entry(self, page: EntryPage, index: int) -> None:
-        """Release an entry held exclusively before the rest; in a plain run, with the rest."""
+    def store_and_release(self, page: EntryPage, index: int, payload: int) -> None:
+        """Write an entry held exclusively and release it before the rest, in one step.
+
+        In a plain run it is released with the rest.
+        """
+        page.store(index, payload)
 
     def release_all(self) -> None:
         """Release everything; in a plain run nobody sees in which order."""
@@ -274,12 +278,12 @@ class StepLockSet(LockSet):
         """Declined."""
         return None
 
-    def release_entry(self, page: EntryPage, index: int) -> None:
-        """Release an entry held exclusively before the rest."""
+    def store_and_release(self, page: EntryPage, index: int, payload: int) -> None:
+        """Write an entry held exclusively and release it before the rest, in one step."""
         at = self._entries.index((page, index))
         del self._entries[at]
         del self._exclusive_entries[at]
-        page.release_exclusive(index)
+        page.store_and_release(index, payload)
 
     def release_all(self) -> None:
         """Release everything, last taken first within each kind of lock."""

@@ -99,7 +99,9 @@ LOOKS: Final = frozenset({"is_locked", "is_write_locked"}) | TRIES
 LOCK_READS: Final = frozenset({"contended"}) | LOOKS
 """Reads of the lock itself: who fails to take it changes what its holder sees."""
 UNLOCKS: Final = frozenset({*_SPIN_UNLOCKS, *_READ_UNLOCKS, *_WRITE_UNLOCKS})
-RELEASES: Final = UNLOCKS | {"release_shared", "release_exclusive"}
+STORES_AND_RELEASES: Final = "store_and_release"
+"""The step that writes the word and drops its lock in one."""
+RELEASES: Final = UNLOCKS | {"release_shared", "release_exclusive", STORES_AND_RELEASES}
 """Steps that drop a lock; UNLOCKS are of locks that others wait for."""
 PAGE_READS: Final = frozenset({"any_exclusive", "any_non_zero", "payloads"})
 PAGE_WRITES: Final = frozenset({"fill", "fill_run", "zero"})
@@ -149,6 +151,7 @@ _ENTRY_STEPS: Final = (
     "try_exclusive_guest",
     "release_shared",
     "release_exclusive",
+    STORES_AND_RELEASES,
     "load",
     "store",
     "clear",

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dpamt.abi.sept import DETAILS_STATE_SHIFT
+from dpamt.abi.states import SEPT_FREE, SEPT_PENDING_BLOCKED
+from dpamt.abi.status import status_name
 from dpamt.sync.observed import ObservedShared
 from dpamt.trace.vector_file import Race, read_vector_file
 from dpamt.trace.vector_machine import build_module
@@ -110,3 +113,31 @@ def test_another_release_goes_its_own_way() -> None:
     assert not found.agrees
     assert found.before.difference is not None
     assert found.states == 0
+
+
+def test_two_removes_of_one_page() -> None:
+    """The later one finds the entry free, or locked and then as its walk read it: never both.
+
+    Source: Intel's module writes an entry's new state and drops its lock in one atomic store, and
+    shows a busy entry as it was before the attempt (reference d.1, seen November 2026).
+    """
+    race = race_named("C021")
+    found = replay_race(replace(race, b=race.a, outcomes=[]), RECORDED_RELEASE)
+    said = {
+        frozenset(
+            (status_name(end.status), shown_state(dict(end.registers)["rdx"]) if end.status else "")
+            for end in (extra.outcome.a, extra.outcome.b)
+        )
+        for extra in found.beyond
+    }
+    assert said == {
+        frozenset({("TDX_SUCCESS", ""), ("TDX_EPT_ENTRY_STATE_INCORRECT", "FREE")}),
+        frozenset({("TDX_SUCCESS", ""), ("TDX_OPERAND_BUSY", "BLOCKED")}),
+    }
+    assert found.reached == 4
+
+
+def shown_state(details: int) -> str:
+    return {SEPT_FREE: "FREE", SEPT_PENDING_BLOCKED: "BLOCKED"}[
+        details >> DETAILS_STATE_SHIFT & 0xFF
+    ]

@@ -46,13 +46,12 @@ def tdh_mem_page_aug(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         refuse_sept_state(args, word, level)
     if level == LEVEL_4K:
         region, entry = lock_new_entry(lp, args.r8, OPERAND_R8)
-        sept.store(index, (region.base | entry) << FRAME_SHIFT | SEPT_PENDING)
-        lp.locks.release_entry(sept, index)
+        word = (region.base | entry) << FRAME_SHIFT | SEPT_PENDING
+        lp.locks.store_and_release(sept, index, word)
         td.children.add(1)
         lp.pamt.use_tracked_entry(region, entry, td.reg_entry)
     else:
         page = lock_new_2m_page(lp, args.r8, OPERAND_R8)
-        sept.store(index, page << FRAME_SHIFT | SEPT_PENDING)
-        lp.locks.release_entry(sept, index)
+        lp.locks.store_and_release(sept, index, page << FRAME_SHIFT | SEPT_PENDING)
         td.children.add(PAGES_PER_2M)
         lp.pamt.set_large(page, LEVEL_2M, td.reg_entry)

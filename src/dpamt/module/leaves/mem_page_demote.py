@@ -89,7 +89,8 @@ def tdh_mem_page_demote(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     state = word & STATE_MASK
     first = page << FRAME_SHIFT | SEPT_UNBLOCK.get(state, state)
     lp.tds.sept.at(child).fill_run(first, LEVEL_PAGES[level - 1] << FRAME_SHIFT)
-    _link(lp, td, sept, index, child)
+    lp.locks.store_and_release(sept, index, child << FRAME_SHIFT | SEPT_NL_MAPPED)
+    _enter(lp, td, child)
     _link_l2(lp, td, l2_pages, l2_entries)
     if handle & HANDLE_FLAG:
         operands = [args.r9, args.r10, args.r11]
@@ -109,15 +110,15 @@ def _link_l2(
         _, child = pages[at]
         sept, index = entries[at]
         lp.tds.sept.at(child).fill(0)
-        _link(lp, td, sept, index, child)
+        sept.store(index, child << FRAME_SHIFT | SEPT_NL_MAPPED)
+        _enter(lp, td, child)
 
 
-def _link(lp: LogicalProcessor, td: Td, sept: EntryPage, index: int, child: int) -> None:
-    """Point an entry to the new S-EPT page, and enter that in PAMT.
+def _enter(lp: LogicalProcessor, td: Td, child: int) -> None:
+    """Enter a new S-EPT page, to which an entry points now, in PAMT.
 
     Its BEPOCH stays what the page's last use has left, as recorded from the real module.
     """
-    sept.store(index, child << FRAME_SHIFT | SEPT_NL_MAPPED)
     lp.pamt.use_4k(child, td.page << OWNER_SHIFT | PT_EPT)
     td.children.add(1)
 

@@ -81,7 +81,7 @@ def tdh_mem_page_promote(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         check_not_interrupted(lp, args, td, info, handle)
     _merge_pamt(lp, args, first >> FRAME_SHIFT, level, td.reg_entry)
 
-    sept.store(index, first)
+    lp.locks.store_and_release(sept, index, first)
     free_l2_pages(lp, args, td, aliases)
     td.children.add(-1)
     child.zero()

@@ -63,6 +63,6 @@ def tdh_mem_page_relocate(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         memory.write(page << PAGE_SHIFT, memory.read(old << PAGE_SHIFT, PAGE_SIZE))
     lp.pamt.clear_4k(old)
     lp.pamt.use_tracked_4k(page, td.reg_entry)
-    sept.store(index, page << FRAME_SHIFT | state)
+    lp.locks.store_and_release(sept, index, page << FRAME_SHIFT | state)
     hint = lp.pamt.uncount_4k(old)
     args.rcx = old << PAGE_SHIFT | hint

@@ -53,8 +53,8 @@ def tdh_mem_page_remove(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     lock_in_use(lp, page, level)
     check_tlb(lp, args, td, word, level, level, op_state)
 
-    sept.store(index, SEPT_REMOVED if op_state in OP_STATE_IMPORTING else SEPT_FREE)
-    lp.locks.release_entry(sept, index)
+    state = SEPT_REMOVED if op_state in OP_STATE_IMPORTING else SEPT_FREE
+    lp.locks.store_and_release(sept, index, state)
     td.children.add(-LEVEL_PAGES[level])
     if level == LEVEL_4K:
         hint = lp.pamt.free_4k(page)

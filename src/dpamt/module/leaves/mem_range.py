@@ -63,7 +63,7 @@ def tdh_mem_range_block(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     metadata_level = LEVEL_4K if state == SEPT_NL_MAPPED else level
     find_in_use(lp, page, metadata_level)
 
-    sept.store(index, word ^ state | SEPT_BLOCK[state])
+    lp.locks.store_and_release(sept, index, word ^ state | SEPT_BLOCK[state])
     epoch = td.epoch.load()
     lp.pamt.set_bepoch(page, metadata_level, epoch)
 
@@ -89,4 +89,4 @@ def tdh_mem_range_unblock(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         find_in_use(lp, word >> FRAME_SHIFT, metadata_level)
     check_tlb(lp, args, td, word, level, metadata_level, op_state)
 
-    sept.store(index, word ^ state | SEPT_UNBLOCK[state])
+    lp.locks.store_and_release(sept, index, word ^ state | SEPT_UNBLOCK[state])

@@ -184,7 +184,11 @@ def _add_pages(
         module.pamt.use_tracked_4k(frame, td.page << OWNER_SHIFT | PT_EPT)
         td.children.add(1)
         sept, index = places[vm]
-        sept.store(index, frame << FRAME_SHIFT | SEPT_NL_MAPPED)
+        word = frame << FRAME_SHIFT | SEPT_NL_MAPPED
+        if vm:  # an L2 VM's entry has no lock of its own
+            sept.store(index, word)
+        else:
+            lp.locks.store_and_release(sept, index, word)
         flagged[vm] = NULL_PA
         added = True
 
@@ -223,7 +227,7 @@ def tdh_mem_sept_remove(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         lock_in_use(lp, aliases[at][-1], LEVEL_4K)
 
     free_l2_pages(lp, args, td, aliases[::-1])
-    sept.store(index, SEPT_FREE)
+    lp.locks.store_and_release(sept, index, SEPT_FREE)
     td.children.add(-1)
     hint = lp.pamt.free_4k(frame)
     args.rcx = frame << PAGE_SHIFT | hint

@@ -107,12 +107,15 @@ def refined(design: Design, tried: Sequence[Tried]) -> list[Tried]:
         wanted = [
             found
             for found in one.verdict.counterexamples
-            if nearest[found.broken][1] == n and found.granularity != WORDS
+            if nearest[found.broken][1] == n
+            and found.granularity != WORDS
+            and found.broken not in one.fine
         ]
         if wanted:
             trial, judges = prepare(one.asked, design)
             fine = Refinement(trial.make(design), judges)
-            one = replace(one, fine={found.broken: fine.look(found) for found in wanted})
+            looked_for = {found.broken: fine.look(found) for found in wanted}
+            one = replace(one, fine=one.fine | looked_for)
         looked.append(one)
     return looked
 

@@ -8,6 +8,7 @@ blocks is written down with its function, source line, words and results.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, Final
 
 from dpamt.abi.leaves import LEAF_NAMES
@@ -21,8 +22,10 @@ from dpamt.verify.learn.control_point import short_path
 from dpamt.verify.learn.values import payload_shift, value_text
 from dpamt.verify.programs.problem import ThreadClass
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the JSON form."""
+GHOSTS: Final = "verify."
+"""Begins the names of words that stand for what the verifier counts; no machine has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,23 @@ class Counterexample:
 
     @property
     def switches(self) -> int:
-        """How often the CPU changes."""
-        return sum(step.switched for step in self.steps)
+        """How often the CPU changes from one step to the next."""
+        return sum(before != after for before, after in pairwise(self.schedule))
+
+    @property
+    def size(self) -> str:
+        """How long it is, the same words and numbers wherever it is shown."""
+        steps, switches = len(self.steps), self.switches
+        return f"{steps} step{'s' * (steps != 1)}, {switches} switch{'es' * (switches != 1)}"
 
     def as_json(self) -> dict[str, Any]:
         """The whole as plain values."""
-        return {"format": FORMAT, **asdict(self), "schedule": list(self.schedule)}
+        return {
+            "format": FORMAT,
+            **asdict(self),
+            "schedule": list(self.schedule),
+            "switches": self.switches,
+        }
 
 
 def from_json(kept: Mapping[str, Any], where: str) -> Counterexample:
@@ -320,6 +334,8 @@ def _is_told(search: Search, step: Any) -> bool:
         return True
     if step.method == CHOICE:
         return True
+    if step.address.array.startswith(GHOSTS):
+        return False
     if step.method in PAGE_READS or step.method in PAGE_WRITES:
         return False
     words = search.engine.words

@@ -1,9 +1,9 @@
 """Documents that come from elsewhere, read in bounded memory: what is too large or too deep is
 refused with one line before it is built.
 
-A document is text: at most :data:`MOST_BYTES` of it are read, at most :data:`MOST_VALUES` values in
-it, nested at most :data:`MOST_DEPTH` deep, each name once in an object, each number one that dpamt could have written, each text without
-control characters, which a terminal would obey.
+A document is text: at most :data:`MOST_BYTES` of it are read, with at most :data:`MOST_VALUES`
+values, nested at most :data:`MOST_DEPTH` deep, each name once in an object, each number one that
+dpamt could have written, each text without control characters, which a terminal would obey.
 """
 
 import json

@@ -162,7 +162,7 @@ class Run:
 
     def _depart(self, how: str) -> None:
         if not self.departure:
-            self.departure = f"step {self.done}: {how}"
+            self.departure = f"step {len(self.told) + 1}: {how}"
 
     def _can_go(self, cpu: Cpu) -> bool:
         """Whether the thread is on its CPU, has not ended and need not wait."""

@@ -49,6 +49,7 @@ from dpamt.sync.observed import (
     READS,
     RELEASES,
     SHARES,
+    STORES_AND_RELEASES,
     UNLOCKS,
     WAITS,
     Address,
@@ -254,7 +255,9 @@ class Engine(LearnedBlocks):
             return False
         if step.method == "add" and self._is_counting(node, step):
             return False
-        if step.method not in ACQUIRES and step.method not in RELEASES | LOCK_READS:
+        if step.method == STORES_AND_RELEASES:
+            words.use(step.address, run.held, True)
+        elif step.method not in ACQUIRES and step.method not in RELEASES | LOCK_READS:
             words.use(step.address, run.held, step.method not in READS)
             if kind not in self._unsafe and words.is_guarded(step.address):
                 return False
@@ -290,7 +293,9 @@ class Engine(LearnedBlocks):
             words.known.taken_as_fixed.add(step.address)
             return True, operations.outcome(step, words.start_value(step.address)).result
         words.vary(step.address)
-        if method not in ACQUIRES and method not in RELEASES | LOCK_READS:
+        if method == STORES_AND_RELEASES or (
+            method not in ACQUIRES and method not in RELEASES | LOCK_READS
+        ):
             words.use(step.address, run.held, method not in READS)
         value = self._value(kind, run, step.address, state)
         how, result, after = operations.outcome(step, value)

@@ -29,6 +29,7 @@ LOCK_STEPS: Final = frozenset(
         "promote",
         "release_shared",
         "release_exclusive",
+        "store_and_release",
     }
 )
 """Steps of the module before which CPUs are switched at ``locks``."""
