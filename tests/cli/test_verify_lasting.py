@@ -1,6 +1,8 @@
 """`dpamt verify` in several sittings: --checkpoint, --resume, Ctrl-C, --max-memory."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dpamt.host.designs import v6
-from tests.cli.command import dpamt, environment, refused
+from tests.cli.command import dpamt, dpamt_process, environment, refused
 
 LONG = ("verify", "merged", "--cpus", "12", "--granularity", "words")
 ONE = ("verify", "v6", "--cpus", "3", "--granularity", "seamcall")
@@ -82,3 +84,109 @@ def test_a_design_that_has_changed_is_refused(tmp_path: Path) -> None:
 )
 def test_bad_usage_is_one_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
     assert told in refused("verify", *arguments, cwd=tmp_path)
+
+
+PRINTS = (
+    Path(v6.__file__)
+    .read_text(encoding="utf-8")
+    .replace(
+        "raised = refcount.inc_not_zero()",
+        'print("in get")\n    raised = refcount.inc_not_zero()',
+    )
+)
+
+
+@pytest.mark.parametrize("more", [(), ("--jobs", "2")])
+def test_what_a_design_prints_is_apart_from_the_answer(
+    more: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(PRINTS + '\n\nprint("loaded")\n', encoding="utf-8")
+    asked = ("verify", "mine.py", "--cpus", "2", "--granularity", "seamcall", "--json")
+    ended = dpamt_process(*asked, *more, cwd=tmp_path)
+    assert ended.code == 0
+    assert json.loads(ended.out)["clean"] is True
+    assert set(ended.err.splitlines()) == {"loaded", "in get"}
+    assert ended.err.count("loaded") == 1
+
+
+@pytest.mark.parametrize("after", [0.3, 1.0, 2.5])
+def test_interrupted_with_jobs_it_says_one_line(after: float, tmp_path: Path) -> None:
+    """As at a terminal: every process of the group is interrupted.  No shard is left over."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "dpamt", *LONG, "--jobs", "2"],
+        cwd=tmp_path,
+        env=environment() | {"A_MARK": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert started.stderr is not None
+    while not shards_of(tmp_path) and started.poll() is None:
+        time.sleep(0.05)
+    time.sleep(after)
+    os.killpg(started.pid, signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert (started.returncode, out, err) == (130, "", "dpamt: interrupted\n")
+    assert shards_of(tmp_path) == []
+
+
+def test_shards_end_with_the_one_who_asks(tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "dpamt", *LONG, "--jobs", "2"],
+        env=environment() | {"A_MARK": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(shards_of(tmp_path)) < 2 and started.poll() is None:
+        time.sleep(0.05)
+    started.kill()
+    started.wait()
+    until = time.monotonic() + 60
+    while shards_of(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert shards_of(tmp_path) == []
+
+
+def shards_of(mark: Path) -> list[str]:
+    """Processes of shards that have the mark in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes()
+            if b"dpamt.verify.cluster" in command:
+                environ = (process / "environ").read_bytes()
+                if f"A_MARK={mark}".encode() in environ:
+                    found.append(process.name)
+    return found
+
+
+MARKS = (
+    Path(v6.__file__).read_text(encoding="utf-8")
+    + """
+
+from pathlib import Path
+Path("executed").touch()
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["--check", "--replay", "--resume"])
+def test_no_file_that_a_document_names_is_executed(how: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MARKS, encoding="utf-8")
+    asked = ("verify", "mine.py", "--cpus", "2", "--granularity", "seamcall")
+    if how == "--resume":
+        dpamt(*asked, "--max-states", "9", "--checkpoint", "kept", cwd=tmp_path)
+    else:
+        dpamt(*asked, "--property", "no.py", "--save", "kept", cwd=tmp_path)
+        (tmp_path / "no.py").write_text("def no(view):\n    return False\n", encoding="utf-8")
+        dpamt(*asked, "--property", "no.py", "--save", "kept", cwd=tmp_path)
+    (tmp_path / "executed").unlink()
+    told = refused("verify", how, "kept", cwd=tmp_path)
+    assert "is about the design mine.py, which is not executed" in told
+    assert not (tmp_path / "executed").exists()
+    given = ("mine.py",) if how == "--resume" else ("mine.py", "--property", "no.py")
+    ended = dpamt("verify", how, "kept", *given, cwd=tmp_path)
+    assert ended.err.startswith("dpamt: Executes mine.py as the design mine.py")
+    assert ended.code == (1 if how == "--replay" else 0)
+    assert (tmp_path / "executed").exists()

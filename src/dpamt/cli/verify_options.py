@@ -15,10 +15,11 @@ _DEFAULTS: Final = {
 }
 """What an option that is not given stands for."""
 _WITH_FILE: Final = {
-    "replay": frozenset({"designs", "property", "whole", "html", "perfetto"}),
+    "replay": frozenset({"force", "designs", "property", "whole", "html", "perfetto"}),
     "check": frozenset({"designs", "property", "max_memory", "jobs", "ray"}),
     "resume": frozenset(
         {
+            "force",
             "designs",
             "property",
             "max_states",

@@ -1,7 +1,10 @@
 """Searches that are stopped, kept and taken up again come to what they come to in one go."""
 
+import json
+import os
 import zipfile
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +120,102 @@ def test_a_file_that_is_not_whole_is_one_line(
     with pytest.raises(InputError, match="expected a file that --checkpoint wrote") as refused:
         take_up(read(str(path)), fresh("v6", SEAMCALL))
     assert "\n" not in str(refused.value)
+
+
+def members_of(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {member: archive.read(member) for member in archive.namelist()}
+
+
+def write(path: Path, members: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+
+
+def with_head(**changed: object) -> Callable[[dict[str, bytes]], object]:
+    def change(members: dict[str, bytes]) -> None:
+        head = json.loads(members["search.json"])
+        members["search.json"] = json.dumps({**head, **changed}).encode()
+
+    return change
+
+
+def with_numbers(name: str, kind: str, at: int, value: int) -> Callable[[dict[str, bytes]], object]:
+    def change(members: dict[str, bytes]) -> None:
+        numbers = array(kind, members[name])
+        numbers[at] = value
+        members[name] = numbers.tobytes()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_head(capacity=1 << 60),
+        with_head(capacity=-1),
+        with_head(capacity="8"),
+        with_head(level_end=1 << 40),
+        with_head(faults=[["leak", "text", 10**9, -1, 0, 3]]),
+        with_head(faults=[1]),
+        with_head(python=3),
+        with_head(code={}),
+        with_head(bounds=[]),
+        with_numbers("parents.bin", "i", 3, 3),
+        with_numbers("parents.bin", "i", 5, 40),
+        with_numbers("targets.bin", "I", 0, 1 << 31),
+        with_numbers("first_edges.bin", "q", 1, 1 << 60),
+        lambda members: members.update({"search.json": b"[" * 100_000}),
+        lambda members: members.update({"search.json": b"{}"}),
+        lambda members: members.update({"knowledge.txt": b"(" * 5000}),
+        lambda members: members.update({"knowledge.txt": b"9" * (2 << 20)}),
+        lambda members: members.update({"locals.txt": b"__import__('os')"}),
+        lambda members: members.update({"nodes0.txt": b"()\n('a', 3)"}),
+        lambda members: members.update({"../../more.txt": b""}),
+        lambda members: members.update({"states.bin": b"1"}),
+    ],
+)
+def test_a_file_that_was_made_to_harm_is_one_line(
+    change: Callable[[dict[str, bytes]], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "kept"
+    stopped(path, "v6", SEAMCALL, 50)
+    members = members_of(path)
+    change(members)
+    write(path, members)
+    with pytest.raises(InputError) as refused:
+        take_up(read(str(path)), fresh("v6", SEAMCALL))
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_what_was_packed_too_well_is_not_unpacked(tmp_path: Path) -> None:
+    """A gigabyte of zeros takes a megabyte; it is refused by what the file says of itself."""
+    path = tmp_path / "kept"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("search.json", "{}")
+        with archive.open("states.bin", "w", force_zip64=True) as member:
+            for _ in range(1 << 7):
+                member.write(bytes(1 << 20))
+    with pytest.raises(InputError, match="more than 200 times as many"):
+        read(str(path))
+
+
+def test_no_more_memory_than_it_may(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    write(path, {"search.json": b"{}", "states.bin": os.urandom(3 << 20)})
+    with pytest.raises(InputError, match=r"3 MiB, 0 MiB of it text; expected at most 1 MiB"):
+        read(str(path), 1 << 20)
+
+
+def test_a_member_that_is_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    stopped(path, "v6", SEAMCALL, 50)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("states.bin", b"")
+    with pytest.raises(InputError, match="not such a file, or not whole"):
+        read(str(path))
 
 
 def test_memory_is_a_bound() -> None:

@@ -39,6 +39,7 @@ _HEAD: Final = {
     "asked": dict,
     "python": str,
     "dpamt": str,
+    "dpamt_code": str,
     "code": dict,
     "bounds": dict,
     "properties": list,
@@ -102,7 +103,7 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
         **STAMP,
         "asked": asked,
         "python": sys.version.split()[0],
-        "dpamt": dpamt_hash(),
+        "dpamt_code": dpamt_hash(),
         "code": hashes_of(search),
         "bounds": search.problem.bounds,
         "properties": [judge.name for judge in search.properties],
@@ -216,7 +217,7 @@ def take_up(kept: Kept, search: Search) -> Found:
         raise InputError(changed % "the properties have changed")
     if head["python"].split(".")[:2] != sys.version.split()[0].split(".")[:2]:
         raise InputError(changed % f"it was begun with Python {head['python']}")
-    if head["dpamt"] != dpamt_hash():
+    if head["dpamt_code"] != dpamt_hash():
         raise InputError(changed % "the code of dpamt has changed")
     try:
         for number in head["apart"]:

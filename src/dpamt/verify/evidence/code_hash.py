@@ -62,10 +62,20 @@ def hashes_of(search: Search) -> dict[str, str]:
     world = search.problem.world
     asked = tuple(judge.function for judge in search.properties if judge.function is not None)
     return {
-        "design": _of_value(_defined(world.design)) if world is not None else "",
-        "properties": _of_value(asked) if asked else "",
+        "design": design_hash(world.design) if world is not None else "",
+        "properties": functions_hash(asked) if asked else "",
         "ran": code_hash(search.automata),
     }
+
+
+def design_hash(design: Design) -> str:
+    """The part ``design``."""
+    return _of_value(_defined(design))
+
+
+def functions_hash(functions: Iterable[object]) -> str:
+    """The part ``properties``."""
+    return _of_value(tuple(functions))
 
 
 def _defined(design: Design) -> dict[str, Any]:
@@ -203,8 +213,9 @@ class _Shown:
         follow, self._follow = self._follow, self._follow and whose == _USER
         self.value(function.__code__)
         self._follow = follow
-        self._each((function.__defaults__, function.__kwdefaults__, function.__closure__))
-        self.value(function.__dict__)
+        self.value(function.__dict__)  # what it wraps stands there
+        if whose == _USER:  # dpamt's wrappers have the file's path in theirs
+            self._each((function.__defaults__, function.__kwdefaults__, function.__closure__))
         if whose == _USER and self._follow:
             self._namespace(function.__globals__)
 

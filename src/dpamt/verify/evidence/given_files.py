@@ -72,7 +72,7 @@ def _given_for(name: str, named: Sequence[str], designs: Sequence[str], where: s
     if len(named) == len(designs) == 1:
         return designs[0]
     fitting = [given for given in designs if given == name] or [
-        given for given in designs if Path(given).name == Path(name).name
+        given for given in designs if Path(given).name == Path(name).name and given not in named
     ]
     if len(fitting) != 1:
         raise InputError(
