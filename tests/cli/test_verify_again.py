@@ -256,6 +256,74 @@ def test_what_is_no_document_is_refused(tmp_path: Path) -> None:
     assert "a.json: " in refused("verify", "--check", "a.json", cwd=tmp_path)
 
 
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of two trials of the suite for a design of dpamt."""
+    file = tmp_path_factory.mktemp("trial") / "kept.json"
+    assert dpamt("verify", "v6", "--trial", "words", "--save", str(file)).code == 0
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda d: d["designs"][0].update(suite="whole", left_out=[]), "suite: whole in the cert"),
+        (lambda d: d["designs"][0]["left_out"].remove("faults"), "left_out: "),
+        (lambda d: d["designs"][0].update(design="merged"), "design: merged in the certificate"),
+        (lambda d: d["designs"][0]["trials"][0].update(trial="faults"), "trial: faults in the"),
+        (lambda d: d["designs"][0]["trials"][0]["asked"].update(design="merged"), "design: v6 in"),
+        (lambda d: d["designs"][0]["trials"][0]["asked"].update(granularity="locks"), "states: "),
+        (lambda d: d.update(clean=False), "clean: False in the certificate, True now"),
+        (lambda d: d.update(code="0"), "code: dpamt's own is not that of the certificate"),
+        (lambda d: d.update(dpamt="9.9"), "dpamt: 9.9 in the certificate"),
+    ],
+)
+def test_a_certificate_that_says_too_much(
+    trial: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str
+) -> None:
+    document = json.loads(trial.read_text(encoding="utf-8"))
+    change(document)
+    (tmp_path / "spoilt.json").write_text(json.dumps(document), encoding="utf-8")
+    ended = dpamt("verify", "--check", "spoilt.json", cwd=tmp_path)
+    assert ended.code == 1
+    assert told in ended.out
+    assert ended.out.endswith("DIFFERS from the certificate.\n")
+
+
+def test_a_certificate_of_a_part_says_so(trial: Path) -> None:
+    document = json.loads(trial.read_text(encoding="utf-8"))
+    (one,) = document["designs"]
+    assert (one["suite"], document["clean"]) == ("part", True)
+    assert "words" not in one["left_out"]
+    assert {"one region", "faults", "split"} <= set(one["left_out"])
+    ended = dpamt("verify", "--check", str(trial))
+    assert (ended.code, ended.err) == (0, OWN_CODE)
+    assert ended.out.startswith("v6, a part of the suite: without one region, ")
+    assert ended.out.endswith("As the certificate says, and it does not have the whole suite.\n")
+
+
+def test_other_bytecode_is_not_compared_and_that_is_said(trial: Path, tmp_path: Path) -> None:
+    document = json.loads(trial.read_text(encoding="utf-8"))
+    document.update(python="3.1.4", code="0")
+    document["designs"][0]["trials"][0]["code"] = {}
+    (tmp_path / "other.json").write_text(json.dumps(document), encoding="utf-8")
+    ended = dpamt("verify", "--check", "other.json", cwd=tmp_path)
+    assert ended.code == 0
+    assert "Made with Python 3.1.4, this is 3." in ended.out
+
+
+def test_a_counterexample_that_was_touched(kept: Path, tmp_path: Path) -> None:
+    """Each kept schedule is run again: what is told of it has to be what happens."""
+
+    def change(document: dict[str, Any]) -> None:
+        found = document["designs"][0]["trials"][0]["counterexamples"][0]
+        found["steps"][3]["line"] += 1
+
+    ended = dpamt("verify", "--check", spoilt(kept, tmp_path, change), str(kept / "mine.py"))
+    assert ended.code == 1
+    assert "its steps are not those that its schedule takes" in ended.out
+
+
 @pytest.mark.parametrize(
     ("source", "code", "told"),
     [
