@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from textwrap import wrap
+from typing import Final
 
 from dpamt.verify.evidence.certificate import PYTHON, Tried
 
-_WIDTH = 80
+_WIDTH: Final = 80
 
 
 def design_lines(
@@ -19,7 +20,7 @@ def design_lines(
 
     Whatever is shown was worked out now, or is a difference.
     """
-    lines = [f"{design}, {_how_much(left_out, tried)}"]
+    lines = wrap(f"{design}, {_how_much(left_out, tried)}", _WIDTH, subsequent_indent="  ")
     lines += _indented(first)
     for one, wrong in zip(tried, said, strict=True):
         verdict = one.verdict

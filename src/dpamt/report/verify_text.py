@@ -133,7 +133,13 @@ def _within(tried: Sequence[Tried]) -> str:
 
 def assumptions_of(tried: Sequence[Tried]) -> tuple[str, ...]:
     """What the verdicts of a design rest on, each sentence once."""
-    return tuple(dict.fromkeys(line for one in tried for line in one.verdict.assumptions))
+    lines = [line for one in tried for line in one.verdict.assumptions]
+    lines += [
+        f"{one.verdict.taken_up} has kept this search, and its states are taken as they stand there"
+        for one in tried
+        if one.verdict.taken_up
+    ]
+    return tuple(dict.fromkeys(lines))
 
 
 def not_reached_of(tried: Sequence[Tried]) -> tuple[str, ...]:

@@ -95,10 +95,11 @@ def two_cpus_of_v2() -> tuple[Design, dict[str, Any]]:
 def test_a_step_that_went_otherwise_is_named() -> None:
     design, found = two_cpus_of_v2()
     step = next(one for one in found["steps"] if one["method"] == "inc_not_zero")
+    number = found["steps"].index(step) + 1
     assert step["result"] is False
     step["result"] = True
     said = again(regions(design, (2,)), design, found)
-    assert said.departure.startswith(f"step {step['at']}: CPU{step['cpu']} in tdx_pamt_get ")
+    assert said.departure.startswith(f"step {number}: CPU{step['cpu']} in tdx_pamt_get ")
     assert "result is False, in the counterexample True" in said.departure
 
 
