@@ -34,6 +34,7 @@ from dpamt.host.core.meminfo import meminfo_line, pamt_account
 from dpamt.host.core.pamt_areas import pamt_bytes
 from dpamt.host.core.refcounts import refcount_pages
 from dpamt.host.core.tdx_errno import ENOMEM
+from dpamt.host.core.workqueue import run_work
 from dpamt.host.designs.load import load_design
 from dpamt.module.bulk import ModuleBulk
 from dpamt.module.injection import Injector
@@ -178,7 +179,8 @@ class World:
         )
 
     def audit(self) -> tuple[str, ...]:
-        """Everything that is not as it has to be, host and module both."""
+        """Everything that is not as it has to be, host and module both, the worker's turn done."""
+        run_work(self.kernel, self.kernel.cpus[0])
         return (*audit(self.kernel, self.view, self.after_boot), *self.view.check())
 
     def surprises(self) -> str:
@@ -241,6 +243,7 @@ class World:
     def snapshot(self) -> Snapshot:
         """The side as it is now; SEAMCALLs and log lines are those since the last one."""
         kernel, view = self.kernel, self.view
+        run_work(kernel, kernel.cpus[0])
         used = view.used_pages()
         types = [use.type for use in used.values()]
         guest, sept = types.count(PT_REG), types.count(PT_EPT)

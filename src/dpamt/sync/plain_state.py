@@ -20,6 +20,7 @@ _HOOKS: Final = (
     "tdx_pamt_missing",
     "tdx_pamt_hint",
     "tdx_pamt_demote",
+    "tdx_pamt_work",
 )
 _CHANGING: Final = frozenset(
     {

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from dpamt.abi.pages import LEVEL_2M, PAGES_PER_2M
 from dpamt.host.core.kernel import Kernel
+from dpamt.host.core.leftovers import kept_count, stays
 from dpamt.platform.page_allocator import Snapshot
 
 
@@ -57,15 +58,25 @@ def audit(kernel: Kernel, module: ModuleReport, after_boot: Snapshot | None = No
     for region, count in sorted(kernel.pamt_refcounts.non_zero()):
         findings.append(f"no TD exists, but region {region:#x} has refcount {count}")
     for region, pair in sorted(module.pairs().items()):
-        findings.append(
-            f"no TD exists, but region {region:#x} has the pair {pair[0]:#x}, {pair[1]:#x}"
-        )
-    if after_boot is not None and kernel.allocator.snapshot() != after_boot:
+        if not stays(kernel.design, kernel.pamt_refcounts.at(region).load()):
+            findings.append(
+                f"no TD exists, but region {region:#x} has the pair {pair[0]:#x}, {pair[1]:#x}"
+            )
+    if after_boot is not None and not _is_as_after_boot(kernel, module, after_boot):
         findings.append(
             "no TD exists, but the free pages are not those after boot: "
             f"{kernel.allocator.free_count} free now, {_pages(after_boot)} then"
         )
     return findings
+
+
+def _is_as_after_boot(kernel: Kernel, module: ModuleReport, after_boot: Snapshot) -> bool:
+    """Whether the free pages are those of then, less what the design declares to keep."""
+    design = kernel.design
+    if not design.pairs_may_stay and not design.spare_pages:
+        return kernel.allocator.snapshot() == after_boot
+    taken = _pages(after_boot) - kernel.allocator.free_count
+    return not kept_count(design, taken, len(module.pairs()))
 
 
 def _check_counts(
@@ -91,7 +102,7 @@ def _check_counts(
             continue
         if count and region not in pairs:
             yield f"region {region:#x}: refcount {count}, but no pair"
-        if not count and region in pairs:
+        if not count and region in pairs and not stays(kernel.design, count):
             yield f"region {region:#x}: refcount 0, but its pair is installed"
     if counted != len(pairs):
         yield f"the host counts {counted} pairs, the module has {len(pairs)}"

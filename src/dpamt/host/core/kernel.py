@@ -168,6 +168,12 @@ class Kernel:
         """First page that waits for its RCU callback, of each CPU; 0 for none."""
         self.rcu_next = shared.words("host.rcu.next")
         """The page that waits behind it, by page frame."""
+        self.work_head = shared.words("host.work.head").at(0)
+        """First item that waits for the worker, plus 1; 0 for none (host/core/workqueue.py)."""
+        self.work_next = shared.words("host.work.next")
+        """The item that waits behind it, plus 1, by item."""
+        self.work_pending = shared.words("host.work.pending")
+        """1 while an item is queued and not yet begun, by item."""
         self.pamt_refcounts = self.pamt.refcounts
         self.pamt_pairs = self.pamt.pair_count
         self.tdx_pamt_get = design.tdx_pamt_get

@@ -18,6 +18,11 @@ taken away?  It is one Python file.  The file's contract:
 ``SPLIT_BACKS_SEPT = False``  (default True)             a split forgets the PAMT of its S-EPT page
 ``CACHE_FROM_CREATE = False``  (default True)            a VCPU's page pool is initialised late, in
                                                          KVM_TDX_INIT_VCPU
+``PAIRS_MAY_STAY = True``  (default False)               the pair of a region with count 0 may stay
+``SPARE_PAGES = 2``  (default 0)                         so many pages at most the design keeps for
+                                                         itself, in words of its own
+``REMOVAL = "worker"``  (default "at-once")              pairs are removed later by a worker:
+                                                         ``tdx_pamt_work``
 ``tdx_pamt_get(kernel, cpu, pfn, cache) -> int``         required: before the module may use the 4K
                                                          page ``pfn``; 0 or a negative errno.
                                                          ``cache`` is the VCPU's page pool on the
@@ -32,6 +37,9 @@ taken away?  It is one Python file.  The file's contract:
 ``tdx_pamt_demote(kernel, cpu, tdr, gpa, pfn, sept,``    optional: DEMOTE with its pair, and the
 ``pages) -> int``                                        count from 0 to 512; the status (default:
                                                          under ``pamt_lock``)
+``tdx_pamt_work(kernel, cpu, item) -> None``             required with ``REMOVAL = "worker"``: a
+                                                         kernel worker does what
+                                                         ``queue_work(kernel, item)`` asked for (host/core/workqueue.py)
 ``init_pamt_metadata(kernel) -> int``                    optional: counters' memory at boot; 0 or
                                                          a negative errno (default: one 4-byte
                                                          counter per 2M region up to max_pfn)
@@ -48,10 +56,13 @@ When nothing runs, a region's count in ``kernel.pamt_refcounts`` is the number o
 the module uses (``COUNTS = "pages"``), or at least that (``"at-least"``: pages that wait in pools
 count too), and its pair is installed exactly while that is not 0; with ``"none"`` nothing is
 counted, and the pair is there exactly while a page is in use.  The audit after each phase of a run
-holds every design to it.
+holds every design to it, but for what it declares: with ``PAIRS_MAY_STAY`` the pair of a region
+with count 0 may be there, with ``SPARE_PAGES`` so many pages may be missing from the allocator and
+be in no pair, with ``REMOVAL`` the worker has its turn before the audit.  Every verdict prints them.
 
-State that two CPUs share is :class:`PamtState`, nothing else; each operation on it stands alone in
-its statement.
+State that two CPUs share is :class:`PamtState`, and words and locks of the design's own, made once
+in ``init_pamt_metadata``: ``kernel.spare = kernel.shared.words("host.spare")`` (docs/designs.md);
+each operation on them stands alone in its statement.
 """
 
 from collections.abc import Callable
@@ -72,11 +83,13 @@ if TYPE_CHECKING:
     InitMetadata = Callable[[Kernel], int]
     PopulateMetadata = Callable[[Kernel, int, int], int]
     FreeMetadata = Callable[[Kernel], None]
+    PamtWork = Callable[[Kernel, Cpu, int], None]
 
 
 Counts = Literal["pages", "at-least", "none"]
 SeptBacking = Literal["link", "top-up"]
 SeptPut = Literal["at-once", "rcu"]
+Removal = Literal["at-once", "worker"]
 
 SEPT_CACHE_PAGES: Final = 5
 """What one fault needs: PT64_ROOT_MAX_LEVEL."""
@@ -127,6 +140,10 @@ class Design:
     sept_put: SeptPut = "at-once"
     split_backs_sept: bool = True
     cache_from_create: bool = True
+    pairs_may_stay: bool = False
+    spare_pages: int = 0
+    removal: Removal = "at-once"
+    tdx_pamt_work: "PamtWork | None" = None
 
     def functions(self) -> tuple[Callable[..., object], ...]:
         """The functions of the design: those that threads call."""

@@ -43,6 +43,7 @@ _OPTIONAL: Final = {
 _HOOKS: Final = {
     "tdx_pamt_missing": ("kernel", "cpu", "pfn", "cache"),
     "tdx_pamt_hint": ("kernel", "cpu", "pfn"),
+    "tdx_pamt_work": ("kernel", "cpu", "item"),
 }
 
 
@@ -129,6 +130,12 @@ def _design_of(module: ModuleType, name: str, source: str) -> Design:
     for wanted, parameters in _HOOKS.items():
         if hasattr(module, wanted):
             functions[wanted] = _function(module, source, wanted, parameters)
+    removal = _one_of(module, source, "REMOVAL", ("at-once", "worker"))
+    if (removal == "worker") != ("tdx_pamt_work" in functions):
+        raise InputError(
+            f'{source}: REMOVAL is "{removal}"; expected "worker" with a function '
+            "tdx_pamt_work(kernel, cpu, item), and neither without the other"
+        )
     return Design(
         name,
         source,
@@ -142,6 +149,9 @@ def _design_of(module: ModuleType, name: str, source: str) -> Design:
         sept_put=_one_of(module, source, "SEPT_PUT", ("at-once", "rcu")),
         split_backs_sept=_flag(module, source, "SPLIT_BACKS_SEPT", True),
         cache_from_create=_flag(module, source, "CACHE_FROM_CREATE", True),
+        pairs_may_stay=_flag(module, source, "PAIRS_MAY_STAY", False),
+        spare_pages=_pages(module, source, "SPARE_PAGES", 0),
+        removal=removal,
         **functions,
     )
 

@@ -10,6 +10,7 @@ from random import Random
 from time import monotonic
 from typing import Final, NamedTuple
 
+from dpamt.host.core.leftovers import declared
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.context import keeps_softirqs_off
 from dpamt.verify.explore.graph import Graph
@@ -90,10 +91,18 @@ class Search:
             for (position, _), kind in zip(self._bounds, self.problem.classes, strict=True)
             if kind.interrupts >= 0
         ]
+        self._last = [
+            position
+            for (first, end), kind in zip(self._bounds, self.problem.classes, strict=True)
+            if kind.last
+            for position in range(first, end)
+        ]
+        self._is_ordered = bool(self._interrupts or self._last)
 
     def assumptions(self) -> list[str]:
         """What the search rests on and has not proved, a sentence each."""
-        return list(self.problem.assumptions)
+        world = self.problem.world
+        return [*self.problem.assumptions, *(declared(world.design) if world is not None else ())]
 
     def first_state(self) -> tuple[int, ...]:
         """The state before anybody runs."""
@@ -111,6 +120,12 @@ class Search:
         capacity = self.capacity
         local = state[capacity + position]
         if self.engine.ended[local]:
+            return False
+        if position in self._last and not all(
+            self.engine.ended[state[capacity + other]]
+            for other in range(self.threads)
+            if other not in self._last
+        ):
             return False
         for upper, lower in self._interrupts:
             if position == lower:
@@ -144,7 +159,7 @@ class Search:
                 if local == last or ended[local]:
                     continue  # an equal thread would do the same
                 last = local
-                if self._interrupts and not self.enabled(state, place - capacity):
+                if self._is_ordered and not self.enabled(state, place - capacity):
                     continue
                 blocks = None if read_pages[local] else known[local].get(keys[local](state))
                 if blocks is None:

@@ -27,6 +27,7 @@ from dpamt.verify.programs.td_machine import (
     no_harm,
     short_pools,
 )
+from dpamt.verify.programs.worker import with_worker
 from dpamt.verify.programs.world import World
 
 _POOL_PAGES = 24
@@ -64,7 +65,7 @@ def faults(design: Design, tds: int, vcpus: int = 1, choices: Choices | None = N
             )
         )
     world.kernel.allocator = allocator  # type: ignore[assignment]
-    return Problem(
+    problem = Problem(
         f"fault and zap; {tds} TDs of {vcpus} VCPUs",
         world.shared,
         world.recorder,
@@ -82,6 +83,7 @@ def faults(design: Design, tds: int, vcpus: int = 1, choices: Choices | None = N
         },
         world=world,
     )
+    return with_worker(problem)
 
 
 def _running_td(world: World, vcpus: int) -> Vm:

@@ -8,6 +8,7 @@ from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M
 from dpamt.errors import ModelError
 from dpamt.host.core.demote import tdx_mem_page_demote
 from dpamt.host.core.kernel import Cpu, KernelBehaviour
+from dpamt.host.core.leftovers import kept_count, stays
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_removed, tdx_pamt_repeat
 from dpamt.host.core.page_cache import alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.seamcall import tdh_mem_page_aug, tdh_mem_page_remove, tdh_mem_sept_add
@@ -17,6 +18,7 @@ from dpamt.sync.observed import ObservedShared
 from dpamt.verify.learn.automaton import NO_LEAF, Body, Recorder
 from dpamt.verify.programs.other_agent import GUEST, Holds, OtherAgent
 from dpamt.verify.programs.problem import OwnWord, Problem, ThreadClass
+from dpamt.verify.programs.worker import with_worker
 from dpamt.verify.programs.world import ObservedAllocator, World
 from dpamt.verify.properties.named import AT_REST, LEAK
 
@@ -133,14 +135,15 @@ class Ground:
         """First page of the ``number``-th region that is verified."""
         return self.world.free_region(number)
 
-    def donors(self, number: int, regions: int, placement: str) -> tuple[int, int]:
-        """The two pages that a pair for that region is made of."""
+    def donors(self, number: int, regions: int, placement: str, user: int = 0) -> tuple[int, int]:
+        """The two pages that a pair for that region is made of, of each ``user`` its own."""
         if placement == APART:
             first = self.world.free_region(100) + 2 * number
         elif placement == CROSSED:
             first = self.region((number + 1) % regions) + _DONOR_SLOT
         else:
             first = self.region(number) + _DONOR_SLOT
+        first += 2 * regions * user
         return first, first + 1
 
     def start(self, pair: tuple[int, int], run: Callable[[Cpu], int]) -> Callable[[], Body]:
@@ -165,14 +168,16 @@ class Ground:
         found = 0
         for n in range(regions):
             region = self.region(n) >> 9
-            if kept == 0 and world.kernel.pamt_refcounts.at(region).load():
+            count = world.kernel.pamt_refcounts.at(region).load()
+            if kept == 0 and count:
                 lines.append(f"{LEAK}: region {region:#x} keeps a count and nobody uses it")
             if region in world.view.pairs():
                 found += 1
-                if kept == 0:
+                if kept == 0 and not stays(world.design, count):
                     lines.append(f"{LEAK}: region {region:#x} keeps its pair and nobody uses it")
-        if taken != 2 * found:
-            lines.append(f"{LEAK}: {taken} pages are taken, {found} pairs are installed")
+        kept_wrongly = kept_count(world.design, taken, found)
+        if kept_wrongly:
+            lines.append(f"{LEAK}: {kept_wrongly}")
         return lines
 
 
@@ -192,6 +197,7 @@ def regions(
     """
     ground = Ground(design, choices)
     ground.begin()
+    own_pairs = design.spare_pages > 0  # what it keeps must not be given to the next thread too
     kinds = []
     gfn = 0
     for number, count in enumerate(cpus):
@@ -201,8 +207,14 @@ def regions(
         septs = tuple(ground.septs[2] << 9 | g % PAGES_PER_2M for g in gfns)
         pair = ground.donors(number, len(cpus), placement)
         name = f"get, use, put in region {number}"
-        starts = tuple(ground.start(pair, _user(ground, pages[n], gfns[n])) for n in range(count))
-        if not interchangeable:
+        pairs = [
+            ground.donors(number, len(cpus), placement, n) if own_pairs else pair
+            for n in range(count)
+        ]
+        starts = tuple(
+            ground.start(pairs[n], _user(ground, pages[n], gfns[n])) for n in range(count)
+        )
+        if own_pairs or not interchangeable:
             kinds += [ThreadClass(name, start) for start in starts]
             continue
         own = (
@@ -212,7 +224,7 @@ def regions(
         )
         kinds.append(ThreadClass(name, starts[0], count, own, pages, starts=starts))
     world = ground.world
-    return Problem(
+    problem = Problem(
         f"get, use, put; CPUs by region {'+'.join(map(str, cpus))}",
         world.shared,
         world.recorder,
@@ -222,6 +234,7 @@ def regions(
         bounds=_bounds(design, cpus, placement, choices),
         world=world,
     )
+    return with_worker(problem)
 
 
 def _user(ground: Ground, pfn: int, gfn: int) -> Callable[[Cpu], int]:
@@ -268,7 +281,7 @@ def softirq(design: Design) -> Problem:
         ground.start(other_pair, lambda cpu: put_in_softirq(world, cpu, sept)),
         interrupts=0,
     )
-    return Problem(
+    problem = Problem(
         "get and put of a task, put of an RCU callback on its CPU",
         world.shared,
         world.recorder,
@@ -278,6 +291,7 @@ def softirq(design: Design) -> Problem:
         bounds={"design": design.source, "CPUs": "1, its task and its softirq"},
         world=world,
     )
+    return with_worker(problem)
 
 
 def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> Problem:
@@ -308,7 +322,7 @@ def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> 
             ground.donors(0, 1, APART), lambda cpu: get_and_put(world, cpu, ground.region(0))
         ),
     )
-    return Problem(
+    problem = Problem(
         "DEMOTE of one TD, get and put for another",
         world.shared,
         world.recorder,
@@ -324,6 +338,7 @@ def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> 
         },
         world=world,
     )
+    return with_worker(problem)
 
 
 def _must(fine: bool) -> None:

@@ -54,7 +54,8 @@ class ThreadClass:
 
     ``start`` makes the private objects of the first instance.  ``interrupts`` names another class
     (by position, with one instance, as this one): this thread runs on the same CPU on top of it, as
-    a softirq does, and the other stands still until it has ended.
+    a softirq does, and the other stands still until it has ended.  One that is ``last`` does
+    nothing before every thread that is not has ended.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ThreadClass:
     own: tuple[OwnWord, ...] = ()
     pages: tuple[int, ...] = ()
     interrupts: int = -1
+    last: bool = False
     starts: tuple[Start, ...] = ()
     """Starts of all instances, for runs in which each is run for itself; empty: there is one."""
 

@@ -12,6 +12,7 @@ from typing import Final
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K
 from dpamt.errors import ModelError
 from dpamt.host.core.kernel import Cpu, KernelBehaviour
+from dpamt.host.core.leftovers import kept_pages, stays
 from dpamt.host.core.page_cache import PamtCache, tdx_free_pamt_cache
 from dpamt.host.core.tdx_errno import EINTR, ENOMEM
 from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
@@ -24,6 +25,7 @@ from dpamt.verify.learn.automaton import Body, Start
 from dpamt.verify.programs.get_put import Choices
 from dpamt.verify.programs.page_pools import PoolAllocator
 from dpamt.verify.programs.problem import Problem, ThreadClass
+from dpamt.verify.programs.worker import with_worker
 from dpamt.verify.programs.world import StandingVm, World
 from dpamt.verify.properties.named import AT_REST, LEAK, OWNERS
 
@@ -116,7 +118,7 @@ class TdMachine:
     ) -> Problem:
         """The threads on this machine; ``gone``: at the end there is no TD any more."""
         world = self.world
-        return Problem(
+        problem = Problem(
             name,
             world.shared,
             world.recorder,
@@ -132,6 +134,7 @@ class TdMachine:
             },
             world=world,
         )
+        return with_worker(problem)
 
     def at_rest(self, gone: bool) -> list[str]:
         """What is wrong when every thread has ended."""
@@ -143,10 +146,6 @@ class TdMachine:
             lines.append(f"{LEAK}: {keys} guest KeyIDs are in use, and there are {len(tds)} TDs")
         if gone:
             lines += [f"{LEAK}: TD {tdr:#x} is still there" for tdr in tds]
-            lines += [
-                f"{LEAK}: no TD is left, and page {pfn:#x} is not given back"
-                for pfn in self.allocator.taken()
-            ]
         return lines
 
 
@@ -158,18 +157,16 @@ def at_rest(world: World, allocator: PoolAllocator) -> list[str]:
         lines.append(f"{name}: {line}")
     used = world.view.used_pages()
     regions = {page >> 9 for page in used}
+    counts = world.kernel.pamt_refcounts
     needed = {
         page
         for region, pair in world.view.pairs().items()
-        if region in regions
+        if region in regions or stays(world.design, counts.at(region).load())
         for page in (pair.pfn0, pair.pfn1)
     }
-    lines += [
-        f"{LEAK}: page {pfn:#x} is not given back"
-        for pfn in allocator.taken()
-        if pfn not in needed and pfn not in used
-    ]
-    return lines
+    kept = [pfn for pfn in allocator.taken() if pfn not in needed and pfn not in used]
+    wrong = kept_pages(world.design, kept)
+    return [*lines, f"{LEAK}: {wrong}"] if wrong else lines
 
 
 def own_vm(vm: Vm) -> Vm:

@@ -1,0 +1,75 @@
+"""Designs that leave something behind: they hold when they declare it, so far and no further."""
+
+from pathlib import Path
+
+import pytest
+
+from dpamt.cli.main import main
+from dpamt.host.designs.load import load_design
+from dpamt.verify.programs.suite import SUITE
+from dpamt.verify.properties.named import AT_REST, BAD_REMOVE, LEAK, properties
+from dpamt.verify.verdict import Verdict, verify
+
+DESIGNS = Path(__file__).parents[2] / "data" / "designs" / "declared"
+TRIALS = {trial.name: trial for trial in SUITE}
+RIGHT = sorted(path.stem for path in DESIGNS.glob("right_*.py"))
+
+
+def verdict(name: str, trial: str) -> Verdict:
+    design = load_design(str(DESIGNS / f"{name}.py"))
+    one = TRIALS[trial]
+    return verify(one.make(design), properties(design.tolerated), one.granularity)
+
+
+@pytest.mark.parametrize("trial", ["words", "crossed pairs", "no memory", "demote"])
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_ones_hold_and_say_what_they_declare(name: str, trial: str) -> None:
+    said = verdict(name, trial)
+    assert said.verdict == "holds", said.counterexamples[0].text
+    assert any(line.startswith("declared: ") for line in said.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("name", "trial", "broken"),
+    [
+        ("wrong_keep_count", "words", {AT_REST, LEAK}),
+        ("wrong_spare_each", "crossed pairs", {LEAK}),
+        ("wrong_spare_twice", "two regions", {LEAK}),
+        ("wrong_reaper_no_look", "words", {BAD_REMOVE}),
+        ("wrong_batches_undeclared", "words", {AT_REST, LEAK}),
+        ("wrong_until_pressure_no_look", "no memory", {BAD_REMOVE}),
+    ],
+)
+def test_wrong_ones_fail_by_name(name: str, trial: str, broken: set[str]) -> None:
+    said = verdict(name, trial)
+    assert broken <= {one for one, how in said.properties.items() if how == "fails"}
+
+
+@pytest.mark.parametrize("name", ["right_keep_pair", "right_spare", "right_reaper"])
+def test_without_its_declaration_it_fails(name: str, tmp_path: Path) -> None:
+    text = (DESIGNS / f"{name}.py").read_text(encoding="utf-8")
+    for line in ("PAIRS_MAY_STAY: Final = True\n", "SPARE_PAGES: Final = 2\n"):
+        text = text.replace(line, "")
+    text = text.replace('REMOVAL: Final = "worker"\n', "")
+    text = text.replace("def tdx_pamt_work(", "def _never_called(")
+    path = tmp_path / "undeclared.py"
+    path.write_text(text, encoding="utf-8")
+    design = load_design(str(path))
+    said = verify(TRIALS["words"].make(design), properties(), "words")
+    assert said.properties[LEAK] == "fails"
+
+
+def test_the_worker_is_declared_and_given_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    text = (DESIGNS / "right_reaper.py").read_text(encoding="utf-8")
+    path.write_text(text.replace('REMOVAL: Final = "worker"\n', ""), encoding="utf-8")
+    assert main(["verify", str(path)]) == 2
+    assert "REMOVAL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_run_is_clean(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--design", str(DESIGNS / f"{name}.py")]) == 0
+    capsys.readouterr()
