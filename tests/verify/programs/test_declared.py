@@ -69,7 +69,7 @@ def test_the_worker_is_declared_and_given_together(
     assert "REMOVAL" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_run_is_clean(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--design", str(DESIGNS / f"{name}.py")]) == 0
+def test_a_run_with_a_spare_pair_is_clean(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pairs that stay are in the way of 2M pages there (docs/findings.md), spare ones are not."""
+    assert main(["run", "--design", str(DESIGNS / "right_spare_reused.py")]) == 0
     capsys.readouterr()

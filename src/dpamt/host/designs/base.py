@@ -39,7 +39,8 @@ taken away?  It is one Python file.  The file's contract:
                                                          under ``pamt_lock``)
 ``tdx_pamt_work(kernel, cpu, item) -> None``             required with ``REMOVAL = "worker"``: a
                                                          kernel worker does what
-                                                         ``queue_work(kernel, item)`` asked for (host/core/workqueue.py)
+                                                         ``queue_work(kernel, item)`` asked for
+                                                         (host/core/workqueue.py)
 ``init_pamt_metadata(kernel) -> int``                    optional: counters' memory at boot; 0 or
                                                          a negative errno (default: one 4-byte
                                                          counter per 2M region up to max_pfn)
@@ -58,7 +59,8 @@ count too), and its pair is installed exactly while that is not 0; with ``"none"
 counted, and the pair is there exactly while a page is in use.  The audit after each phase of a run
 holds every design to it, but for what it declares: with ``PAIRS_MAY_STAY`` the pair of a region
 with count 0 may be there, with ``SPARE_PAGES`` so many pages may be missing from the allocator and
-be in no pair, with ``REMOVAL`` the worker has its turn before the audit.  Every verdict prints them.
+be in no pair, with ``REMOVAL`` the worker has its turn before the audit.  Every verdict prints
+them.
 
 State that two CPUs share is :class:`PamtState`, and words and locks of the design's own, made once
 in ``init_pamt_metadata``: ``kernel.spare = kernel.shared.words("host.spare")`` (docs/designs.md);
