@@ -126,6 +126,7 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         dict(search.problem.bounds),
         tuple(counterexample(search, fault) for fault in found.faults.values()),
         (*_tolerated(search), *search.assumptions()),
+        search.not_reached(),
     )
 
 

@@ -202,6 +202,7 @@ def _returning_errno(function: Callable[..., Any], source: str) -> Callable[...,
         return function
     name, line = function.__name__, inspect.unwrap(function).__code__.co_firstlineno
 
+    @wraps(function)
     def checked(*arguments: Any) -> int:
         error = function(*arguments)
         if type(error) is not int or error > 0:

@@ -21,6 +21,7 @@ from dpamt.verify.explore.restore import restore
 from dpamt.verify.explore.state import Knowledge, Restart
 from dpamt.verify.explore.symmetry import NotAlikeError, images_of, told_apart
 from dpamt.verify.learn.automaton import Automaton
+from dpamt.verify.learn.reached_lines import not_reached, reached_lines_of
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import Property
 
@@ -103,6 +104,13 @@ class Search:
         """What the search rests on and has not proved, a sentence each."""
         world = self.problem.world
         return [*self.problem.assumptions, *(declared(world.design) if world is not None else ())]
+
+    def not_reached(self) -> tuple[str, ...]:
+        """The lines of the design that no thread came to: ``file:line text``."""
+        world, reached = self.problem.world, self.problem.recorder.lines
+        if world is None or reached is None:
+            return ()
+        return not_reached(world.design, reached)
 
     def first_state(self) -> tuple[int, ...]:
         """The state before anybody runs."""
@@ -386,6 +394,8 @@ def search_of(
 
 def automata_of(problem: Problem) -> tuple[Automaton, ...]:
     """An automaton for each class of threads, of which nothing but the first node is known."""
+    if problem.world is not None:
+        problem.recorder.lines = reached_lines_of(problem.world.design)
     return tuple(
         Automaton(kind.name, kind.start, problem.recorder, problem.shared.watch)
         for kind in problem.classes

@@ -19,6 +19,7 @@ from dpamt.errors import Finding, InputError
 from dpamt.sync.observed import Address, Watch
 from dpamt.verify.learn.control_point import CallSite, ControlPoints, sites_of
 from dpamt.verify.learn.plain_state import PlainState
+from dpamt.verify.learn.reached_lines import ReachedLines
 from dpamt.verify.learn.waiting import is_dropped
 
 MARK: Final = "mark"
@@ -113,6 +114,8 @@ class Recorder:
         """By position, where it is asked for: whether the result of an add is dropped."""
         self.plain: PlainState | None = None
         """What no thread may change; None: nothing is watched."""
+        self.lines: ReachedLines | None = None
+        """The lines of the design that ran; None: nobody asks."""
 
     def begin(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> None:
         """Start a run with these results, of these steps where they are known."""
@@ -141,8 +144,12 @@ class Recorder:
                     self.drops[position] = is_dropped(sys._getframe(2), _enter.__code__)
             if position + 1 == len(self._history):
                 self.events = []
+                if self.lines is not None:
+                    self.lines.begin(sys._getframe(2), _enter.__code__)
             return self._history[position]
         if self.stopped is None:
+            if self.lines is not None:
+                self.lines.end()
             frame = sys._getframe(2)
             key, sites = self._places.of(frame, _enter.__code__, method)
             dropped = method == "add" and is_dropped(frame, _enter.__code__)
@@ -227,6 +234,8 @@ def run_once(
     recorder.begin(history, steps)
     end: Event | None = None
     watch.observer = recorder
+    if recorder.lines is not None and not history:
+        recorder.lines.begin(None, _enter.__code__)
     try:
         value = _enter(body)
         end = Event("returned", value if isinstance(value, Hashable) else repr(value))
@@ -236,6 +245,8 @@ def run_once(
         end = Event("raised", type(finding).__name__, (str(finding),))
     finally:
         watch.observer = None
+        if recorder.lines is not None:
+            recorder.lines.end()
     if recorder.stopped is not None:
         return Ran(recorder.stopped, None, tuple(recorder.events), tuple(recorder.trail))
     assert end is not None
