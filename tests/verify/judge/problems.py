@@ -1,0 +1,88 @@
+"""Problems as the judge wants them: every thread its own CPU, package, pages and guest page."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from dpamt.host.core.kernel import Cpu
+from dpamt.host.designs.base import Design
+from dpamt.module.processor import LogicalProcessor
+from dpamt.verify.learn.automaton import Body
+from dpamt.verify.programs.get_put import APART, Choices, Ground, get_use_put
+from dpamt.verify.programs.problem import Problem, ThreadClass
+from dpamt.verify.programs.world import told_seamcall
+
+PACKAGES = 2
+
+
+def one_by_one(
+    design: Design,
+    cpus: tuple[int, ...],
+    placement: str = APART,
+    choices: Choices | None = None,
+) -> Problem:
+    """As programs.regions: so many threads in each region; and each has all that it can have of
+    its own, the pages of its pair too.
+    """
+    ground = Ground(design, choices)
+    ground.begin()
+    users = [
+        (number, ground.region(number) + instance, 2 * instance)
+        for number, instances in enumerate(cpus)
+        for instance in range(instances)
+    ]
+    kinds = []
+    for thread, (number, pfn, offset) in enumerate(users):
+        first, second = ground.donors(number, len(cpus), placement)
+        pair = first + len(cpus) * offset, second + len(cpus) * offset
+        kinds.append(
+            ThreadClass(f"CPU {thread}", _start(ground, thread, pair, _user(ground, pfn, thread)))
+        )
+    return Problem(
+        "one by one",
+        ground.world.shared,
+        ground.world.recorder,
+        ground.world.places,
+        tuple(kinds),
+        lambda: ground.at_rest(len(cpus)),
+        world=ground.world,
+    )
+
+
+def _user(ground: Ground, pfn: int, gfn: int) -> Callable[[Cpu], int]:
+    return lambda cpu: get_use_put(ground.world, cpu, ground.tdr, pfn, gfn << 12)
+
+
+def _start(
+    ground: Ground, thread: int, pair: tuple[int, int], run: Callable[[Cpu], int]
+) -> Callable[[], Body]:
+    world = ground.world
+
+    def start() -> Body:
+        ground.allocator.pair_pages = pair
+        world.cpu(0)  # forgets the CPUs that the run before has made
+        package = thread % PACKAGES
+        lp = LogicalProcessor(world.module, thread, package)
+        call = told_seamcall(lp, world.recorder, world.agent)
+        cpu = Cpu(thread, package, call, world.kernel.machine.hkid_start_bit)
+        return lambda: run(cpu)
+
+    return start
+
+
+def plain(problem: Problem) -> Problem:
+    """Any problem with each instance of a class as a class of its own, run for itself."""
+    kinds: list[ThreadClass] = []
+    position = {}
+    for number, kind in enumerate(problem.classes):
+        position[number] = len(kinds)
+        starts = kind.starts or (kind.start,)
+        assert len(starts) == kind.count, f"{kind.name}: its instances have no starts of their own"
+        kinds += [
+            ThreadClass(f"{kind.name} {n}", start, interrupts=kind.interrupts)
+            for n, start in enumerate(starts)
+        ]
+    moved = tuple(
+        replace(kind, interrupts=position[kind.interrupts]) if kind.interrupts >= 0 else kind
+        for kind in kinds
+    )
+    return replace(problem, classes=moved)
