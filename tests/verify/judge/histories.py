@@ -6,7 +6,15 @@ from typing import Any, Final
 
 from dpamt.errors import Finding, InputError
 from dpamt.sync.observed import Address
-from dpamt.verify.learn.automaton import CHOICE, MARK, Event, Step, _enter, _Suspended
+from dpamt.verify.learn.automaton import (
+    CHOICE,
+    MARK,
+    Event,
+    Step,
+    Stopped,
+    _enter,
+    _Suspended,
+)
 from dpamt.verify.programs.problem import Problem
 from tests.verify.judge.memory import DONE, Memory
 
@@ -152,7 +160,8 @@ class Histories:
             watch.observer = self.recorder
         if how != DONE or self.standings[-1].cut:
             self._done = True
-            self.recorder.stopped = Step(address, method, arguments), None, (), self.recorder.leaf
+            step = Step(address, method, arguments)
+            self.recorder.stopped = Stopped(step, None, (), self.recorder.leaf, False)
             raise _Suspended
         self._before, self._result = len(self.standings) - 1, result
         return result
@@ -165,7 +174,8 @@ class Histories:
         self.recorder.events = []
         if not on_word:
             return DONE, 0 if step.method == CHOICE else None
-        how, result, self._memory = self.memory.do(self._memory, number)
+        how, result, delta = self.memory.do(self._memory, number)
+        self._memory += delta
         return how, result
 
 

@@ -14,22 +14,28 @@ DONE: Final = "done"
 WAITING: Final = "waits"
 MISUSED: Final = "misused"
 
+UNIT_BITS: Final = 16
+"""Of a unit's value, by number, in a memory."""
+UNIT: Final = (1 << UNIT_BITS) - 1
+
 Unit = tuple[str, int]
 """A word that stands alone, or a whole page of entries."""
-Values = tuple[int, ...]
-"""By unit: which of its values; a unit that was not touched yet has its first."""
 
 
 class Outcome(NamedTuple):
-    """How a step went, its result, and the memory after it."""
+    """How a step went, its result, and by how much it changes the memory."""
 
     how: str
     result: Any
-    memory: int
+    delta: int
 
 
 class Memory:
-    """The contents that the words of a machine can have together, by number; 0 is the first.
+    """The contents of all words together, as one number.
+
+    A word that a thread touches becomes a unit; its values are numbered as they are seen, 0 being
+    the first, and unit ``n`` has ``UNIT_BITS`` bits from bit ``n * UNIT_BITS`` on.  So the memory
+    before anybody runs is 0, and new units change no memory.
 
     The machine's own words do every operation, and have their first values again after it; nobody
     may observe them meanwhile.
@@ -41,13 +47,11 @@ class Memory:
         self._names: list[Unit] = []
         self.values: list[list[Hashable]] = []
         self._numbers: list[dict[Hashable, int]] = []
-        self._done: dict[tuple[int, int, int], tuple[str, Any, int]] = {}
+        self._outcomes: dict[tuple[int, int], Outcome] = {}
         self.steps: list[Step] = []
         self._step_numbers: dict[Step, int] = {}
-        self._step_units: list[int] = []
-        self.contents: list[Values] = [()]
-        self._memories: dict[Values, int] = {(): 0}
-        self._outcomes: list[dict[int, Outcome]] = [{}]
+        self.unit_of: list[int] = []
+        """By step."""
 
     def number_of(self, step: Step) -> int:
         """The number of a step on a word."""
@@ -55,38 +59,20 @@ class Memory:
         if number is None:
             number = self._step_numbers[step] = len(self.steps)
             self.steps.append(step)
-            self._step_units.append(self._unit(step))
+            self.unit_of.append(self._unit(step))
         return number
 
     def do(self, memory: int, step: int) -> Outcome:
-        """Do a step, by number."""
-        known = self._outcomes[memory].get(step)
+        """What a step, by number, does."""
+        unit = self.unit_of[step]
+        before = memory >> UNIT_BITS * unit & UNIT
+        known = self._outcomes.get((step, before))
         if known is None:
-            known = self._outcomes[memory][step] = self._do(memory, step)
+            how, result, after = self._try(unit, before, self.steps[step])
+            assert after <= UNIT, f"{self._names[unit]} has too many values"
+            known = Outcome(how, result, after - before << UNIT_BITS * unit)
+            self._outcomes[step, before] = known
         return known
-
-    def _do(self, memory: int, step: int) -> Outcome:
-        unit = self._step_units[step]
-        values = self.contents[memory]
-        before = values[unit] if unit < len(values) else 0
-        key = unit, before, step
-        if key not in self._done:
-            self._done[key] = self._try(unit, before, self.steps[step])
-        how, result, after = self._done[key]
-        if after == before:
-            return Outcome(how, result, memory)
-        changed = [*values, *[0] * (unit + 1 - len(values))]
-        changed[unit] = after
-        while changed and not changed[-1]:
-            changed.pop()
-        return Outcome(how, result, self._memory(tuple(changed)))
-
-    def _memory(self, values: Values) -> int:
-        memory = self._memories.setdefault(values, len(self.contents))
-        if memory == len(self.contents):
-            self.contents.append(values)
-            self._outcomes.append({})
-        return memory
 
     def _unit(self, step: Step) -> int:
         array, number = step.address
@@ -131,9 +117,8 @@ class Memory:
 
     def put(self, memory: int) -> None:
         """Give the machine's words the values of that memory."""
-        values = self.contents[memory]
         for unit, number in self.units.items():
-            value = self.values[number][values[number] if number < len(values) else 0]
+            value = self.values[number][memory >> UNIT_BITS * number & UNIT]
             _put(self._word(unit), value)
 
     def seen_at(self, addresses: list[Address], memories: set[int]) -> set[tuple[Hashable, ...]]:
@@ -145,14 +130,10 @@ class Memory:
             values = self.values[unit]
             if entry:
                 values = [page[number & 511] for page in values]  # type: ignore[index]
-            looks.append((unit, values))
-        found = set()
-        for memory in memories:
-            state = self.contents[memory]
-            found.add(
-                tuple(values[state[unit] if unit < len(state) else 0] for unit, values in looks)
-            )
-        return found
+            looks.append((UNIT_BITS * unit, values))
+        return {
+            tuple(values[memory >> bits & UNIT] for bits, values in looks) for memory in memories
+        }
 
 
 def _look(word: Any) -> Hashable:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from dpamt.sync.shared import Snapshot
@@ -9,22 +10,37 @@ from dpamt.verify.learn.automaton import CHOICE, MARK, Event
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
 from tests.verify.judge.histories import Histories, Standing
-from tests.verify.judge.memory import DONE, MISUSED, WAITING, Memory
+from tests.verify.judge.memory import DONE, MISUSED, UNIT, UNIT_BITS, WAITING, Memory
 
 MOST_STATES: Final = 3_000_000
 _PAGE: Final = re.compile("page 0x[0-9a-f]+")
 
-State = tuple[int, ...]
-"""The memory, then the standing of each thread."""
+_BITS: Final = 22
+"""Of a standing's number in a state."""
+_STANDING: Final = (1 << _BITS) - 1
+
+State = int
+"""The memory, and below it the standing of each thread, ``_BITS`` bits each."""
 
 
-class Way(NamedTuple):
-    """One way for a thread to go on to where CPUs may be switched again."""
+class Ways(NamedTuple):
+    """How a thread can go on, from one state, to where CPUs may be switched again."""
 
-    memory: int
-    standing: int
+    moves: bool
+    """Whether it can: it has not ended and does not wait."""
     last: bool
-    """Whether nothing can go on after it."""
+    """Whether there is a way after which nothing can go on."""
+    deltas: tuple[State, ...]
+    """Of each other way: what it adds to the state."""
+
+
+@dataclass(slots=True)
+class Known:
+    """The ways of a standing that were worked out, by the values of what they read."""
+
+    looks_at: int
+    """Bits of the state: all units that a way from here was seen to read."""
+    ways: dict[State, Ways] = field(default_factory=dict)
 
 
 class Said(NamedTuple):
@@ -49,7 +65,7 @@ class Judge:
         self.properties = properties
         self.memory = Memory(problem.shared)
         self.histories = Histories(problem, self.memory)
-        self._interrupts = [
+        self.interrupts = [
             (number, kind.interrupts)
             for number, kind in enumerate(problem.classes)
             if kind.interrupts >= 0
@@ -120,8 +136,11 @@ class _Explored:
         self._most_states = most_states
         self._standings = judge.histories.standings
         self._first = judge.histories.first
-        self._interrupts = judge._interrupts
-        self._ways: dict[tuple[int, int], list[Way]] = {}
+        self._interrupts = judge.interrupts
+        self._threads = range(len(self._first))
+        self._memory_at = _BITS * len(self._first)
+        self._known: dict[int, Known] = {}
+        """By standing."""
         self._events: set[Event] = set()
         self._cut = False
         self._broken: set[str] = set()
@@ -130,10 +149,10 @@ class _Explored:
 
     def said(self) -> Said:
         """Search, and what was found."""
-        self._search()
-        if self._cut and self._is_endless():
+        full = self._search()
+        if self._cut and full and self._is_endless():
             self._broken.add(LIVELOCK)
-        memories = {state[0] for state in self._states}
+        memories = {state >> self._memory_at for state in self._states}
         if self._judge.problem.always_arrays:
             for memory in memories:
                 self._broken |= self._judge.always(memory)
@@ -143,48 +162,66 @@ class _Explored:
             frozenset(self._broken),
             frozenset(answer(event) for event in self._events),
             len(self._states),
-            self._cut,
+            self._cut or not full,
             memories,
             self._ends,
         )
 
-    def _search(self) -> None:
-        first = (0, *self._first)
-        states, known = self._states, self._ways
+    def _search(self) -> bool:
+        """Every state; False when there are too many."""
+        first = sum(standing << _BITS * thread for thread, standing in enumerate(self._first))
+        states, most, known = self._states, self._most_states, self._known
         states.add(first)
         pending = [first]
-        positions = range(1, len(first))
+        shifts = [_BITS * thread for thread in self._threads]
         while pending:
             state = pending.pop()
-            memory = state[0]
             moved = False
-            for position in positions:
-                if self._interrupts and self._is_off(state, position - 1):
+            for shift in shifts:
+                if self._interrupts and self._is_off(state, shift // _BITS):
                     continue
-                standing = state[position]
-                ways = known.get((memory, standing))
+                here = known.get(state >> shift & _STANDING)
+                ways = here and here.ways.get(state & here.looks_at)
                 if ways is None:
-                    ways = known[memory, standing] = self._find(memory, standing)
-                for way in ways:
+                    ways = self._find(state, shift // _BITS)
+                if ways[0]:
                     moved = True
-                    if way[2]:
-                        continue
-                    after = (way[0], *state[1:position], way[1], *state[position + 1 :])
-                    if after not in states:
-                        states.add(after)
-                        pending.append(after)
+                    for delta in ways[2]:
+                        after = state + delta
+                        if after not in states:
+                            states.add(after)
+                            pending.append(after)
             if not moved:
                 self._judge_rest(state)
-            if len(states) > self._most_states:
-                self._cut = True
-                return
+            if len(states) > most:
+                return False
+        return True
 
-    def _find(self, memory: int, number: int) -> list[Way]:
-        """How a thread can go on; none: it has ended or waits."""
-        ways: list[Way] = []
+    def _standing_of(self, state: State, thread: int) -> int:
+        return state >> _BITS * thread & _STANDING
+
+    def _find(self, state: State, thread: int) -> Ways:
+        """Work out the ways of a thread, and keep them."""
+        number = self._standing_of(state, thread)
+        reads: set[int] = set()
+        ways = self._work_out(state, thread, number, reads)
+        known = self._known.setdefault(number, Known(0))
+        looks_at = known.looks_at
+        for unit in reads:
+            looks_at |= UNIT << self._memory_at + UNIT_BITS * unit
+        if looks_at != known.looks_at:
+            known = self._known[number] = Known(looks_at)
+        known.ways[state & looks_at] = ways
+        return ways
+
+    def _work_out(self, state: State, thread: int, number: int, reads: set[int]) -> Ways:
         if self._standings[number].step is None:
-            return ways
+            return Ways(False, False, ())
+        memory = state >> self._memory_at
+        came_from = memory << self._memory_at | number << _BITS * thread
         do, after = self._judge.memory.do, self._judge.histories.after
+        found: set[State] = set()
+        waits = last = False
         pending = [(memory, number, True)]
         while pending:
             memory, number, first = pending.pop()
@@ -194,11 +231,13 @@ class _Explored:
                     raise standing.refused
                 self._events.update(standing.events)
                 if _is_last(standing):
-                    ways.append(Way(memory, number, True))
+                    last = True
                     continue
             step = standing.step
             if step is None or (not first and self._may_switch(standing)):
-                ways.append(Way(memory, number, False))
+                assert number <= _STANDING
+                come_to = memory << self._memory_at | number << _BITS * thread
+                found.add(come_to - came_from)
                 continue
             if standing.cut:
                 self._cut = True
@@ -207,17 +246,20 @@ class _Explored:
                 for choice in range(step.arguments[1]):
                     pending.append((memory, after(number, choice, memory), False))
                 continue
-            how, result, then = DONE, None, memory
+            how, result, delta = DONE, None, 0
             if step.method != MARK:
-                how, result, then = do(memory, standing.number)
+                reads.add(self._judge.memory.unit_of[standing.number])
+                how, result, delta = do(memory, standing.number)
             if how == WAITING:
                 assert first, "a thread waits inside a step of this granularity"
+                waits = True
             elif how == MISUSED:
                 self._events.add(Event("misuse", result))
-                ways.append(Way(then, number, True))
+                last = True
             else:
+                then = memory + delta
                 pending.append((then, after(number, result, then), False))
-        return ways
+        return Ways(not waits, last, tuple(found))
 
     def _may_switch(self, standing: Standing) -> bool:
         """Whether another CPU may come in before the standing's step."""
@@ -236,7 +278,7 @@ class _Explored:
     def _is_off(self, state: State, thread: int) -> bool:
         """Whether a thread stands still below another one that has interrupted it."""
         for upper, lower in self._interrupts:
-            top = state[upper + 1]
+            top = self._standing_of(state, upper)
             if (
                 thread == lower
                 and top != self._first[upper]
@@ -245,16 +287,18 @@ class _Explored:
                 return True
         return False
 
+    def _standing(self, state: State) -> list[Standing]:
+        return [self._standings[self._standing_of(state, thread)] for thread in self._threads]
+
     def _judge_rest(self, state: State) -> None:
-        standing = [self._standings[number] for number in state[1:]]
-        if any(one.cut for one in standing):
-            return
+        """Nobody can go on: all have ended, or they wait for each other."""
         judge = self._judge
-        if any(one.step is not None for one in standing):
+        if any(one.step is not None for one in self._standing(state)):
             self._broken |= {one.name for one in judge.properties if one.of_deadlock is not None}
             return
-        self._ends.add(state[0])
-        self._broken |= judge.at_rest(state[0])
+        memory = state >> self._memory_at
+        self._ends.add(memory)
+        self._broken |= judge.at_rest(memory)
 
     def _is_endless(self) -> bool:
         """Whether every way from some state is cut: no end, no fault, nobody who waits."""
@@ -262,20 +306,17 @@ class _Explored:
         good: list[State] = []
         for state in self._states:
             moved = False
-            for position in range(1, len(state)):
-                if self._interrupts and self._is_off(state, position - 1):
+            for thread in self._threads:
+                if self._interrupts and self._is_off(state, thread):
                     continue
-                ways = self._ways.get((state[0], state[position]))
-                if ways is None:
-                    return False  # too many states: nothing is known of the rest
-                for way in ways:
-                    moved = True
-                    if way.last:
-                        good.append(state)
-                        continue
-                    after = (way.memory, *state[1:position], way.standing, *state[position + 1 :])
-                    before.setdefault(after, []).append(state)
-            if not moved and not any(self._standings[number].cut for number in state[1:]):
+                known = self._known[self._standing_of(state, thread)]
+                ways = known.ways.get(state & known.looks_at) or self._find(state, thread)
+                moved |= ways.moves
+                if ways.last:
+                    good.append(state)
+                for delta in ways.deltas:
+                    before.setdefault(state + delta, []).append(state)
+            if not moved:
                 good.append(state)
         leads = set(good)
         while good:

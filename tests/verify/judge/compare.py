@@ -1,0 +1,223 @@
+"""One design before the verifier and before the judge: what both say."""
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+from dpamt.errors import Finding, InputError
+from dpamt.host.designs.base import Design
+from dpamt.host.designs.load import load_design
+from dpamt.verify.explore.search import search_of
+from dpamt.verify.programs.get_put import APART, CROSSED, OWN, Choices, regions
+from dpamt.verify.programs.problem import GRANULARITIES, Problem
+from dpamt.verify.properties.named import LIVELOCK, properties
+from tests.verify.judge.mutants import Mutant
+from tests.verify.judge.problems import one_by_one
+from tests.verify.judge.search import Judge
+
+WORKERS: Final = 2
+ENGINE_STATES: Final = 300_000
+JUDGE_STATES: Final = 1_500_000
+"""States after which one side stops unfinished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Get, use and put, as both sides are asked it."""
+
+    name: str
+    cpus: tuple[int, ...]
+    placement: str = APART
+    failures: int = 0
+
+    def for_engine(self, design: Design) -> Problem:
+        """With everything that the verifier makes shorter."""
+        return regions(design, self.cpus, self.placement, self._choices())
+
+    def for_judge(self, design: Design) -> Problem:
+        """Every thread for itself."""
+        return one_by_one(design, self.cpus, self.placement, self._choices())
+
+    def _choices(self) -> Choices | None:
+        return Choices(self.failures) if self.failures else None
+
+
+ONE_REGION: Final = Trial("2 CPUs in one region", (2,))
+TRIALS: Final = (
+    ONE_REGION,
+    Trial("1 CPU", (1,)),
+    Trial("1 + 1 CPUs", (1, 1)),
+    Trial("1 + 1 CPUs, crossed pairs", (1, 1), CROSSED),
+    Trial("2 CPUs, own pair", (2,), OWN),
+    Trial("2 CPUs, an allocation fails", (2,), APART, 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one side says of a design in a trial at a granularity."""
+
+    broken: tuple[str, ...]
+    """Properties that fail, sorted."""
+    whole: bool = True
+    """Whether all was seen."""
+    refused: str = ""
+    """Why it says nothing: the line that a user is shown."""
+
+    def __str__(self) -> str:
+        if self.refused:
+            return f"refused: {self.refused}"
+        said = "fails: " + ", ".join(self.broken) if self.broken else "holds"
+        return said if self.whole else f"{said} (not all was seen)"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Both answers."""
+
+    name: str
+    trial: str
+    granularity: str
+    engine: Answer
+    judge: Answer
+
+    @property
+    def agree(self) -> bool:
+        """Whether the verifier says no less and no more than the judge.
+
+        Where the judge has cut histories it may have missed what the verifier found, so the
+        verifier has to say at least the same.
+        """
+        if self.engine.refused or self.judge.refused:
+            return bool(self.engine.refused)
+        if self.judge.whole and self.engine.whole:
+            return self.engine.broken == self.judge.broken
+        if not self.engine.whole:
+            return set(self.engine.broken) <= set(self.judge.broken) or not self.judge.whole
+        return set(self.judge.broken) - {LIVELOCK} <= set(self.engine.broken)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}, {self.trial}, {self.granularity}: "
+            f"verifier {self.engine}; judge {self.judge}"
+        )
+
+
+def compared(
+    name: str,
+    design: Design,
+    trials: Iterable[Trial] = (ONE_REGION,),
+    granularities: Iterable[str] = GRANULARITIES,
+    built_by: Design | None = None,
+) -> list[Compared]:
+    """What both sides say of a design; ``built_by`` is the design that the machine is set up with,
+    when it is not the design itself.
+    """
+    found = []
+    gc.disable()  # nothing here makes circles, and there are many tuples
+    try:
+        for trial in trials:
+            judge = _judge(lambda trial=trial: _problem(trial.for_judge, design, built_by), design)  # type: ignore[misc]
+            for granularity in granularities:
+                engine = _engine(
+                    lambda trial=trial: _problem(trial.for_engine, design, built_by),  # type: ignore[misc]
+                    design,
+                    granularity,
+                )
+                said = judge(granularity)
+                found.append(Compared(name, trial.name, granularity, engine, said))
+    finally:
+        gc.enable()
+    return found
+
+
+def _problem(
+    make: Callable[[Design], Problem], design: Design, built_by: Design | None
+) -> Problem:
+    problem = make(built_by or design)
+    world = problem.world
+    assert world is not None
+    if built_by is not None:
+        kernel = world.kernel
+        kernel.tdx_pamt_get, kernel.tdx_pamt_put = design.tdx_pamt_get, design.tdx_pamt_put
+    return problem
+
+
+def _engine(make: Callable[[], Problem], design: Design, granularity: str) -> Answer:
+    try:
+        search = search_of(make(), properties(design.tolerated), granularity, ENGINE_STATES)
+        found = search.explore()
+    except InputError as error:
+        return Answer((), refused=str(error))
+    except Finding as finding:
+        return Answer((f"finding: {finding}",))
+    return Answer(tuple(sorted(found.faults)), not found.stopped)
+
+
+def _judge(make: Callable[[], Problem], design: Design) -> Callable[[str], Answer]:
+    """The judge of a problem, to be asked at each granularity."""
+    try:
+        judge = Judge(make(), properties(design.tolerated))
+    except InputError as error:
+        refused = Answer((), refused=str(error))
+        return lambda granularity: refused
+    except Finding as finding:
+        found = Answer((f"finding: {finding}",))
+        return lambda granularity: found
+
+    def asked(granularity: str) -> Answer:
+        try:
+            said = judge.explore(granularity, JUDGE_STATES)
+        except InputError as error:
+            return Answer((), refused=str(error))
+        return Answer(tuple(sorted(said.broken)), not said.cut)
+
+    return asked
+
+
+# Mutants.
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A mutant that was tried: what both sides say, or why it does not load."""
+
+    mutant: Mutant
+    compared: tuple[Compared, ...]
+    not_loaded: str = ""
+
+
+def try_mutant(mutant: Mutant, granularities: tuple[str, ...] = GRANULARITIES) -> Tried:
+    """Ask both sides about a mutant, on a machine set up with the design it was made from."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "mutant.py"
+        file.write_text(mutant.text, encoding="utf-8")
+        try:
+            design = load_design(str(file))
+        except InputError as error:
+            return Tried(mutant, (), str(error))
+        return Tried(
+            mutant,
+            tuple(
+                compared(mutant.name, design, (ONE_REGION,), granularities, original(mutant.design))
+            ),
+        )
+
+
+def original(name: str) -> Design:
+    """The design that mutants of that name are made from."""
+    from tests.verify.judge.mutants import GIVEN, SOURCES
+
+    source = SOURCES[name]
+    return load_design(str(source) if source.parent == GIVEN else name)
+
+
+def try_all(mutants: Iterable[Mutant]) -> Iterable[Tried]:
+    """Try mutants on all CPUs, in their order."""
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(try_mutant, mutants, chunksize=4)
