@@ -39,20 +39,18 @@ class Standing:
     """What it did since the last result."""
     refused: InputError | None = None
     """Its code is refused here: raised when the search comes to it."""
+    cut: bool = False
+    """Whether it would go on, and the judge does not."""
     after: dict[Hashable, int] = field(default_factory=dict)
-
-    @property
-    def cut(self) -> bool:
-        """Whether it would go on, and the judge does not."""
-        return self.step is not None and self.length >= LONGEST
 
 
 class Histories:
     """The trees of all threads of a problem."""
 
-    def __init__(self, problem: Problem, memory: Memory) -> None:
+    def __init__(self, problem: Problem, memory: Memory, longest: int = LONGEST) -> None:
         self.problem = problem
         self.memory = memory
+        self.longest = longest
         self.recorder = problem.recorder
         self.starts = [kind.start for kind in problem.classes]
         self.standings: list[Standing] = []
@@ -138,6 +136,7 @@ class Histories:
                 leaf,
                 events,
                 refused,
+                step is not None and length >= self.longest,
             )
         )
         return here

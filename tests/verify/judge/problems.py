@@ -19,14 +19,17 @@ def one_by_one(
     cpus: tuple[int, ...],
     placement: str = APART,
     choices: Choices | None = None,
+    own_pairs: bool = True,
 ) -> Problem:
-    """As programs.regions: so many threads in each region; and each has all that it can have of
-    its own, the pages of its pair too.
+    """As programs.regions, and each thread has all that it can have of its own.
+
+    Without ``own_pairs`` the threads of a region take the same two pages for its pair, as those of
+    programs.regions do, so that the machines at the end can be compared.
     """
     ground = Ground(design, choices)
     ground.begin()
     users = [
-        (number, ground.region(number) + instance, 2 * instance)
+        (number, ground.region(number) + instance, 2 * instance if own_pairs else 0)
         for number, instances in enumerate(cpus)
         for instance in range(instances)
     ]

@@ -9,7 +9,7 @@ from dpamt.sync.shared import Snapshot
 from dpamt.verify.learn.automaton import CHOICE, MARK, Event
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
-from tests.verify.judge.histories import Histories, Standing
+from tests.verify.judge.histories import LONGEST, Histories, Standing
 from tests.verify.judge.memory import DONE, MISUSED, UNIT, UNIT_BITS, WAITING, Memory
 
 MOST_STATES: Final = 3_000_000
@@ -59,12 +59,14 @@ class Said(NamedTuple):
 class Judge:
     """Everything that the threads of a problem can do, at each granularity."""
 
-    def __init__(self, problem: Problem, properties: tuple[Property, ...]) -> None:
+    def __init__(
+        self, problem: Problem, properties: tuple[Property, ...], longest: int = LONGEST
+    ) -> None:
         assert all(kind.count == 1 for kind in problem.classes)
         self.problem = problem
         self.properties = properties
         self.memory = Memory(problem.shared)
-        self.histories = Histories(problem, self.memory)
+        self.histories = Histories(problem, self.memory, longest)
         self.interrupts = [
             (number, kind.interrupts)
             for number, kind in enumerate(problem.classes)
@@ -169,6 +171,10 @@ class _Explored:
 
     def _search(self) -> bool:
         """Every state; False when there are too many."""
+        for number in self._first:  # what threads do before their first step
+            if self._standings[number].refused is not None:
+                raise self._standings[number].refused
+            self._events.update(self._standings[number].events)
         first = sum(standing << _BITS * thread for thread, standing in enumerate(self._first))
         states, most, known = self._states, self._most_states, self._known
         states.add(first)

@@ -16,8 +16,8 @@ from dpamt.trace.vectors import RECORDED_RELEASE, play_before
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.programs.problem import WORDS, Problem
 from dpamt.verify.races.explored import race_setting, replay_race
-from tests.verify.brute import Brute
-from tests.verify.explore.test_brute import answers_of, rests_of
+from tests.verify.judge.search import Judge
+from tests.verify.judge.test_every_answer import answers_of, rests_of
 
 RACES = read_vector_file(Path(__file__).parents[2] / "data" / "module-races.jsonl").races
 NAMES = [race.before.id for race in RACES]
@@ -49,10 +49,10 @@ def test_a_plain_search_finds_the_same(race: Race) -> None:
     """Without merged nodes and reductions: same answers, same machines at the end."""
     search = search_of(setting_of(race), (), WORDS)
     search.explore()
-    brute = Brute(setting_of(race), (), WORDS)
-    brute.explore()
-    assert rests_of(search) == brute.rests
-    assert answers_of(search) == brute.answers
+    judge = Judge(setting_of(race), ())
+    said = judge.explore(WORDS)
+    assert rests_of(search) == judge.snapshots(said.ends)
+    assert answers_of(search) == said.answers
 
 
 def test_an_outcome_that_the_record_lacks_is_a_disagreement() -> None:
