@@ -2,7 +2,7 @@
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -11,12 +11,12 @@ from typing import Final
 
 from dpamt.errors import Finding, InputError
 from dpamt.host.designs.base import Design
-from dpamt.host.designs.load import load_design
+from dpamt.host.designs.load import SHIPPED, load_design
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.programs.get_put import APART, CROSSED, OWN, Choices, regions
-from dpamt.verify.programs.problem import GRANULARITIES, Problem
+from dpamt.verify.programs.problem import GRANULARITIES, SEAMCALL, Problem
 from dpamt.verify.properties.named import LIVELOCK, properties
-from tests.verify.judge.mutants import Mutant
+from tests.verify.judge.mutants import GIVEN, SOURCES, Mutant
 from tests.verify.judge.problems import one_by_one
 from tests.verify.judge.search import Judge
 
@@ -24,6 +24,8 @@ WORKERS: Final = 2
 ENGINE_STATES: Final = 300_000
 JUDGE_STATES: Final = 1_500_000
 """States after which one side stops unfinished."""
+DOES_NOT_RUN: Final = "expected a design that runs"
+"""In the line that says that a design's code raised an error of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,22 @@ class Compared:
     judge: Answer
 
     @property
+    def counts(self) -> bool:
+        """Whether both sides have judged it."""
+        return not self.engine.refused and not self.judge.refused
+
+    @property
     def agree(self) -> bool:
         """Whether the verifier says no less and no more than the judge.
 
+        It may refuse code whose steps could not be seen; code that does not run both refuse.
         Where the judge has cut histories it may have missed what the verifier found, so the
         verifier has to say at least the same.
         """
-        if self.engine.refused or self.judge.refused:
-            return bool(self.engine.refused)
+        if self.engine.refused:
+            return DOES_NOT_RUN not in self.engine.refused or bool(self.judge.refused)
+        if self.judge.refused:
+            return False
         if self.judge.whole and self.engine.whole:
             return self.engine.broken == self.judge.broken
         if not self.engine.whole:
@@ -180,44 +190,84 @@ def _judge(make: Callable[[], Problem], design: Design) -> Callable[[str], Answe
     return asked
 
 
-# Mutants.
+# Many designs.
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A design to ask both sides about: one that is given by name or path, or a mutant."""
+
+    name: str
+    design: str = ""
+    mutant: Mutant | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A mutant that was tried: what both sides say, or why it does not load."""
+    """A case that was tried: what both sides say, or why it does not load."""
 
-    mutant: Mutant
+    case: Case
     compared: tuple[Compared, ...]
     not_loaded: str = ""
 
+    @property
+    def counts(self) -> bool:
+        """Whether both sides have judged it."""
+        return bool(self.compared) and all(one.counts for one in self.compared)
 
-def try_mutant(mutant: Mutant, granularities: tuple[str, ...] = GRANULARITIES) -> Tried:
-    """Ask both sides about a mutant, on a machine set up with the design it was made from."""
+    @property
+    def refused(self) -> str:
+        """Why a side does not judge it; empty: both do."""
+        refusals = [one.engine.refused or one.judge.refused for one in self.compared]
+        return self.not_loaded or next((line for line in refusals if line), "")
+
+    def disagreements(self) -> str:
+        """Where the sides differ, with what was changed; empty: nowhere."""
+        lines = [str(one) for one in self.compared if not one.agree]
+        if lines and self.case.mutant is not None:
+            lines.append(self.case.mutant.diff())
+        return "\n".join(lines)
+
+
+def cases_of_mutants(mutants: Iterable[Mutant]) -> list[Case]:
+    """Mutants to be tried."""
+    return [Case(mutant.name, mutant=mutant) for mutant in mutants]
+
+
+def cases_of_designs() -> list[Case]:
+    """Every shipped design that asks for Dynamic PAMT, and every one that was given."""
+    shipped = [Case(name, name) for name in SHIPPED if load_design(name).dynamic_pamt]
+    return shipped + [Case(path.stem, str(path)) for path in sorted(GIVEN.glob("*.py"))]
+
+
+def try_case(case: Case) -> Tried:
+    """Ask both sides.
+
+    A mutant is tried in one region at every granularity, on a machine that is set up with the
+    design it was made from; a design in the other trials too, by SEAMCALLs.
+    """
+    if case.mutant is None:
+        design = load_design(case.design)
+        finest = compared(case.name, design)
+        return Tried(case, (*finest, *compared(case.name, design, TRIALS[1:], (SEAMCALL,))))
+    mutant = case.mutant
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "mutant.py"
         file.write_text(mutant.text, encoding="utf-8")
         try:
             design = load_design(str(file))
         except InputError as error:
-            return Tried(mutant, (), str(error))
-        return Tried(
-            mutant,
-            tuple(
-                compared(mutant.name, design, (ONE_REGION,), granularities, original(mutant.design))
-            ),
-        )
+            return Tried(case, (), str(error))
+        return Tried(case, tuple(compared(case.name, design, built_by=original(mutant.design))))
 
 
 def original(name: str) -> Design:
     """The design that mutants of that name are made from."""
-    from tests.verify.judge.mutants import GIVEN, SOURCES
-
     source = SOURCES[name]
     return load_design(str(source) if source.parent == GIVEN else name)
 
 
-def try_all(mutants: Iterable[Mutant]) -> Iterable[Tried]:
-    """Try mutants on all CPUs, in their order."""
+def try_all(cases: Iterable[Case]) -> Iterator[Tried]:
+    """Try cases on all CPUs, in their order."""
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(try_mutant, mutants, chunksize=4)
+        yield from pool.map(try_case, cases, chunksize=2)
