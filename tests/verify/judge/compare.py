@@ -146,9 +146,7 @@ def compared(
     return found
 
 
-def _problem(
-    make: Callable[[Design], Problem], design: Design, built_by: Design | None
-) -> Problem:
+def _problem(make: Callable[[Design], Problem], design: Design, built_by: Design | None) -> Problem:
     problem = make(built_by or design)
     world = problem.world
     assert world is not None

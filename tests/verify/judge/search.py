@@ -172,9 +172,10 @@ class _Explored:
     def _search(self) -> bool:
         """Every state; False when there are too many."""
         for number in self._first:  # what threads do before their first step
-            if self._standings[number].refused is not None:
-                raise self._standings[number].refused
-            self._events.update(self._standings[number].events)
+            began = self._standings[number]
+            if began.refused is not None:
+                raise began.refused
+            self._events.update(began.events)
         first = sum(standing << _BITS * thread for thread, standing in enumerate(self._first))
         states, most, known = self._states, self._most_states, self._known
         states.add(first)
@@ -187,7 +188,7 @@ class _Explored:
                 if self._interrupts and self._is_off(state, shift // _BITS):
                     continue
                 here = known.get(state >> shift & _STANDING)
-                ways = here and here.ways.get(state & here.looks_at)
+                ways = None if here is None else here.ways.get(state & here.looks_at)
                 if ways is None:
                     ways = self._find(state, shift // _BITS)
                 if ways[0]:
