@@ -1,8 +1,9 @@
 """Exact sizes of searches: an engine that loses or invents states fails here at once.
 
 Those of 2 CPUs stand for searches that the judge agrees with: ``python -m
-tests.verify.judge.test_every_answer`` holds every design against it at every granularity.  A change of
-the module's or the host's steps changes them too: run that, then write down the new ones.
+tests.verify.judge.test_every_answer`` holds every design against it at every granularity.  A
+change of the module's or the host's steps changes them too: run that, then write down the new
+ones.
 """
 
 import pytest
