@@ -9,6 +9,7 @@ from dpamt.sync.observed import Address
 from dpamt.verify.learn.automaton import (
     CHOICE,
     MARK,
+    MAY_SLEEP,
     Event,
     Step,
     Stopped,
@@ -16,6 +17,7 @@ from dpamt.verify.learn.automaton import (
     _Suspended,
 )
 from dpamt.verify.programs.problem import Problem
+from tests.verify.judge.context import NOTHING, Held, held_after
 from tests.verify.judge.memory import DONE, Memory
 
 LONGEST: Final = 600
@@ -39,6 +41,8 @@ class Standing:
     """What it did since the last result."""
     refused: InputError | None = None
     """Its code is refused here: raised when the search comes to it."""
+    held: Held = NOTHING
+    """The kernel's locks that the thread holds."""
     cut: bool = False
     """Whether it would go on, and the judge does not."""
     after: dict[Hashable, int] = field(default_factory=dict)
@@ -62,6 +66,7 @@ class Histories:
         self._done = False
         # Threads are known by what they were told, never by where they stand.
         self.recorder.step = self._step  # type: ignore[method-assign]
+        self.recorder.may_sleep = self._may_sleep  # type: ignore[method-assign]
         self.first = tuple(self._run(thread, -1, None, 0) for thread in range(len(self.starts)))
 
     def after(self, number: int, result: Hashable, memory: int) -> int:
@@ -120,10 +125,12 @@ class Histories:
         refused: InputError | None = None,
     ) -> int:
         here = len(self.standings)
-        length = 0
+        length, held = 0, NOTHING
         if self._before >= 0:
             parent = self.standings[self._before]
             length = parent.length + 1
+            assert parent.step is not None
+            held = held_after(parent.held, parent.step, self._result)
             parent.after[self._result] = here
         self.standings.append(
             Standing(
@@ -136,10 +143,15 @@ class Histories:
                 leaf,
                 events,
                 refused,
+                held,
                 step is not None and length >= self.longest,
             )
         )
         return here
+
+    def _may_sleep(self, what: str) -> None:
+        """Recorder.may_sleep, without the place."""
+        self.recorder.tell(Event(MAY_SLEEP, what))
 
     def _step(self, address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
         """Recorder.step: what was told before, then what the words answer to a thread alone."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from dpamt.sync.shared import Snapshot
-from dpamt.verify.learn.automaton import CHOICE, MARK, Event
+from dpamt.verify.learn.automaton import CHOICE, MARK, MAY_SLEEP, Event
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
+from tests.verify.judge.context import Rules, softirqs_off
 from tests.verify.judge.histories import LONGEST, Histories, Standing
 from tests.verify.judge.memory import DONE, MISUSED, UNIT, UNIT_BITS, WAITING, Memory
 
@@ -144,6 +145,7 @@ class _Explored:
         self._known: dict[int, Known] = {}
         """By standing."""
         self._events: set[Event] = set()
+        self._rules = Rules(judge.problem.shared, (upper for upper, _ in judge.interrupts))
         self._cut = False
         self._broken: set[str] = set()
         self._ends: set[int] = set()
@@ -160,6 +162,8 @@ class _Explored:
                 self._broken |= self._judge.always(memory)
         for event in self._events:
             self._broken |= self._judge.breaks(event)
+        asked = {judge.name for judge in self._judge.properties}
+        self._broken |= self._rules.judged() & asked
         return Said(
             frozenset(self._broken),
             frozenset(answer(event) for event in self._events),
@@ -175,7 +179,7 @@ class _Explored:
             began = self._standings[number]
             if began.refused is not None:
                 raise began.refused
-            self._events.update(began.events)
+            self._happened(began)
         first = sum(standing << _BITS * thread for thread, standing in enumerate(self._first))
         states, most, known = self._states, self._most_states, self._known
         states.add(first)
@@ -203,6 +207,11 @@ class _Explored:
             if len(states) > most:
                 return False
         return True
+
+    def _happened(self, standing: Standing) -> None:
+        """What a thread did since its last result."""
+        self._events.update(event for event in standing.events if event.kind != MAY_SLEEP)
+        self._rules.events(standing.thread, standing.events, standing.held)
 
     def _standing_of(self, state: State, thread: int) -> int:
         return state >> _BITS * thread & _STANDING
@@ -236,7 +245,7 @@ class _Explored:
             if not first:
                 if standing.refused is not None:
                     raise standing.refused
-                self._events.update(standing.events)
+                self._happened(standing)
                 if _is_last(standing):
                     last = True
                     continue
@@ -260,7 +269,9 @@ class _Explored:
             if how == WAITING:
                 assert first, "a thread waits inside a step of this granularity"
                 waits = True
-            elif how == MISUSED:
+                continue
+            self._rules.done(thread, step, result, standing.held)
+            if how == MISUSED:
                 self._events.add(Event("misuse", result))
                 last = True
             else:
@@ -291,6 +302,9 @@ class _Explored:
                 and top != self._first[upper]
                 and self._standings[top].step is not None
             ):
+                return True
+            below = self._standings[self._standing_of(state, lower)]
+            if thread == upper and top == self._first[upper] and softirqs_off(below.held):
                 return True
         return False
 
