@@ -132,13 +132,9 @@ def compared(
     gc.disable()  # nothing here makes circles, and there are many tuples
     try:
         for trial in trials:
-            judge = _judge(lambda trial=trial: _problem(trial.for_judge, design, built_by), design)  # type: ignore[misc]
+            judge = _judge(trial.for_judge, design, built_by)
             for granularity in granularities:
-                engine = _engine(
-                    lambda trial=trial: _problem(trial.for_engine, design, built_by),  # type: ignore[misc]
-                    design,
-                    granularity,
-                )
+                engine = _engine(trial.for_engine, design, built_by, granularity)
                 said = judge(granularity)
                 found.append(Compared(name, trial.name, granularity, engine, said))
     finally:
@@ -146,7 +142,9 @@ def compared(
     return found
 
 
-def _problem(make: Callable[[Design], Problem], design: Design, built_by: Design | None) -> Problem:
+def problem_of(
+    make: Callable[[Design], Problem], design: Design, built_by: Design | None
+) -> Problem:
     problem = make(built_by or design)
     world = problem.world
     assert world is not None
@@ -156,9 +154,12 @@ def _problem(make: Callable[[Design], Problem], design: Design, built_by: Design
     return problem
 
 
-def _engine(make: Callable[[], Problem], design: Design, granularity: str) -> Answer:
+def _engine(
+    make: Callable[[Design], Problem], design: Design, built_by: Design | None, granularity: str
+) -> Answer:
     try:
-        search = search_of(make(), properties(design.tolerated), granularity, ENGINE_STATES)
+        problem = problem_of(make, design, built_by)
+        search = search_of(problem, properties(design.tolerated), granularity, ENGINE_STATES)
         found = search.explore()
     except InputError as error:
         return Answer((), refused=str(error))
@@ -167,10 +168,12 @@ def _engine(make: Callable[[], Problem], design: Design, granularity: str) -> An
     return Answer(tuple(sorted(found.faults)), not found.stopped)
 
 
-def _judge(make: Callable[[], Problem], design: Design) -> Callable[[str], Answer]:
+def _judge(
+    make: Callable[[Design], Problem], design: Design, built_by: Design | None
+) -> Callable[[str], Answer]:
     """The judge of a problem, to be asked at each granularity."""
     try:
-        judge = Judge(make(), properties(design.tolerated))
+        judge = Judge(problem_of(make, design, built_by), properties(design.tolerated))
     except InputError as error:
         refused = Answer((), refused=str(error))
         return lambda granularity: refused

@@ -2,8 +2,8 @@
 
 It keeps the rules of docs/verify.md, from histories alone: what may sleep under a spinning
 lock, in a softirq or with interrupts or softirqs off; a thread that ends with a lock; a cycle in
-the order of lock classes (of single locks within one class); a lock of softirqs that tasks take with
-softirqs on, or that such a lock is waited for under.  Order and uses are judged when all is seen.
+the order of lock classes (of single locks within one class); a lock of softirqs that tasks take
+with softirqs on, or that such a lock is waited for under.  Order and uses are judged at the end.
 """
 
 import re

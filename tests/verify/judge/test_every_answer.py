@@ -16,6 +16,7 @@ from dpamt.sync.shared import Snapshot
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.search import Search, search_of
 from dpamt.verify.explore.state import REST, Words
+from dpamt.verify.learn.automaton import CONTEXT, LOCK_ORDER
 from dpamt.verify.learn.values import read_word
 from dpamt.verify.programs.get_put import (
     APART,
@@ -52,7 +53,8 @@ def answers_of(search: Search) -> set[Hashable]:
         state = search.packing.unpack(packed)
         for _, _, _, block in search.moves(state):
             for event in block.events:
-                found.add(answer(event))
+                if event.kind not in (CONTEXT, LOCK_ORDER):  # the judge has no such events
+                    found.add(answer(event))
                 if event.kind == "misuse":
                     break
     return found
