@@ -145,7 +145,7 @@ def _nothing_is_known_before(monkeypatch: Patch) -> None:
 def every_sum_is_dropped(patch: Patch) -> None:
     """Of adds that a design makes."""
     patch.setattr(
-        automaton_module, "is_dropped", lambda frame, stop: "/designs/" in frame.f_code.co_filename
+        automaton_module, "is_dropped", lambda frame, stop: "witness" in frame.f_code.co_filename
     )
 
 
