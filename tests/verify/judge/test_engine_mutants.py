@@ -17,16 +17,17 @@ import dpamt.verify.learn.automaton as automaton_module
 from dpamt.errors import DpamtError
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
-from dpamt.sync.observed import Address
+from dpamt.sync.observed import WAITS, Address
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.search import search_of
-from dpamt.verify.explore.state import Words
+from dpamt.verify.explore.state import Use, Words
 from dpamt.verify.explore.symmetry import Image
 from dpamt.verify.learn.automaton import Step
 from dpamt.verify.learn.control_point import ControlPoints
 from dpamt.verify.programs.get_put import CROSSED, demote_and_get, softirq
 from dpamt.verify.programs.problem import SEAMCALL, WORDS, Problem
 from dpamt.verify.properties.named import properties
+from tests.verify.explore.test_movers import SMALL, fails
 from tests.verify.judge.compare import Trial, original, problem_of
 from tests.verify.judge.mutants import GIVEN, SOURCES
 from tests.verify.judge.problems import plain
@@ -157,13 +158,19 @@ def every_word_is_guarded(patch: Patch) -> None:
     patch.setattr(Words, "is_guarded", lambda words, address: True)
 
 
-def the_first_lock_guards(patch: Patch) -> None:
-    def guard(words: Words, address: Address, held: Any, writes: bool) -> None:
-        locks = frozenset(lock for lock, exclusively in held if exclusively or not writes)
-        if locks:
-            words.known.guards.setdefault(address, locks)
+def readers_keep_each_other_out(patch: Patch) -> None:
+    """Any lock in common keeps two uses apart, held shared or not."""
 
-    patch.setattr(Words, "guard", guard)
+    def meets(use: Use, other: Use) -> bool:
+        return (use.writes or other.writes) and not dict(use.held).keys() & dict(other.held).keys()
+
+    patch.setattr(Use, "meets", meets)
+
+
+def anything_may_follow_a_release(patch: Patch) -> None:
+    patch.setattr(
+        Engine, "_commits", lambda engine, step, noticed: noticed and step.method not in WAITS
+    )
 
 
 def nobody_looks_at_a_lock(patch: Patch) -> None:
@@ -247,8 +254,9 @@ ENGINE_MUTANTS = (
     every_sum_is_dropped,
     a_counter_may_be_looked_at,
     every_word_is_guarded,
-    the_first_lock_guards,
+    readers_keep_each_other_out,
     nobody_looks_at_a_lock,
+    anything_may_follow_a_release,
     nobody_is_interrupted,
     threads_are_alike,
     steps_alone_tell_threads_apart,
@@ -274,4 +282,6 @@ def test_what_is_taken_for_granted_is_noticed(
     for witness in WITNESSES:
         _judged(witness, directory)
     mutant(monkeypatch)
-    assert any(_notices(witness, directory) for witness in WITNESSES)
+    assert any(fails(*threads) != broken for threads, broken in SMALL) or any(
+        _notices(witness, directory) for witness in WITNESSES
+    )

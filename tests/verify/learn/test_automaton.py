@@ -119,6 +119,7 @@ class Learned:
                 said.append(("event", event))
 
         body = kind.start()
+        recorder.begin(())
         recorder.leaf = NO_LEAF
         recorder.step, recorder.tell = step, tell  # type: ignore[method-assign]
         watch.observer = recorder
