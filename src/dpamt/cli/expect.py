@@ -137,6 +137,11 @@ def _run(
         raise InputError("--run: how much memory is in use is not known; expected --in-use 100%")
     if options.layout != "contiguous":
         raise InputError("--run: the model's guests have --layout contiguous; expected that")
+    if any((mix.memory >> 21) * in_use.most % 1 for mix in case.tds if mix is not None):
+        raise InputError(
+            f"--run: {100 * in_use.most:g} % of a TD is no whole number of 2 MiB; expected a share "
+            "that is (--in-use)"
+        )
     pages = sum(mix.memory >> 12 for mix in case.tds if mix is not None) * case.repeat
     if pages > _MOST_RUN_PAGES:
         raise InputError(
