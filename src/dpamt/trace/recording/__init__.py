@@ -1,0 +1,1 @@
+"""Recordings of a host's SEAMCALLs: what tracers write, read as one stream of calls."""
