@@ -19,6 +19,7 @@ VERBS = {
     "verify": "every interleaving of a design: what holds, or how it fails",
     "boot": "a real kernel in QEMU, its SEAMCALLs answered by the model",
     "plan": "size hosts: what Dynamic PAMT saves or costs, does TDX come up",
+    "trace": "judge a recording of a real host's SEAMCALLs",
     "expect": "what a tester must see of Dynamic PAMT at each checkpoint of a test",
     "conform": "replay recorded SEAMCALLs against the model and judge its answers",
     "decode": "explain a status, a leaf, an operand, a field or a whole kernel log",

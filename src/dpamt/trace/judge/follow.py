@@ -9,10 +9,11 @@ Source of the rules: Intel TDX module source (open release), 2.0.08 to 2.0.18, a
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from dpamt.abi import leaves as leaf
 from dpamt.abi.pages import (
+    HANDLE_FLAG,
     INFO_LEVEL_MASK,
     LEVEL_2M,
     NULL_PA,
@@ -22,44 +23,28 @@ from dpamt.abi.pages import (
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.states import TD_BLOCKED, TD_HKID_ASSIGNED, TD_KEYS_CONFIGURED, TD_TEARDOWN
 from dpamt.abi.tdmr import SYS_CONFIG_DYNAMIC_PAMT
+from dpamt.trace.judge.page_rules import PageRules, Sink
 from dpamt.trace.judge.pages_of import page_of
 from dpamt.trace.judge.state import (
     ALL_PAGES,
     LARGE,
     NO_PAIR,
     PAIR,
-    SLOT,
     STATE_NAMES,
     UNKNOWN,
-    Origin,
-    Region,
     State,
     origin_of,
 )
 from dpamt.trace.recording.model import Call
 
 _HKID_MASK: Final = 0xFFFF
-_LIFECYCLES: Final = {
-    TD_HKID_ASSIGNED: "no keys yet",
-    TD_KEYS_CONFIGURED: "its keys",
-    TD_BLOCKED: "been flushed",
-    TD_TEARDOWN: "given its KeyID back",
-}
 
 
-class Sink(Protocol):
-    """Takes what a follower finds."""
-
-    def impossible(self, call: Call, region: int | None, text: str, origin: Origin | None) -> None:
-        """The call cannot have succeeded, or failed, so; ``origin`` is what says so."""
-
-
-class Follower:
+class Follower(PageRules):
     """Follows successful calls."""
 
     def __init__(self, state: State, sink: Sink) -> None:
-        self.state = state
-        self.sink = sink
+        super().__init__(state, sink)
         self._handlers: dict[int, Callable[[Call], None]] = {
             leaf.TDH_SYS_CONFIG: self._sys_config,
             leaf.TDH_MNG_CREATE: self._mng_create,
@@ -88,99 +73,10 @@ class Follower:
         if handler is not None:
             handler(call)
 
-    # What a rule is made of.
-
-    def _impossible(self, call: Call, index: int, region: Region | None, text: str) -> None:
-        origin = None if region is None else region.origin
-        self.sink.impossible(call, index, text, origin)
-
-    def _use(self, call: Call, page: int) -> None:
-        """A free 4K page of a region with a pair is in use from now on."""
-        state = self.state
-        index = page >> 9
-        region = state.regions.get(index) or state.region(index)
-        bit = 1 << (page & SLOT)
-        if region.state == NO_PAIR and state.dynamic:
-            self._impossible(
-                call,
-                index,
-                region,
-                f"region {index << 21:#x} has no page pair; expected TDX_MISSING_PAMT_PAGE_PAIR",
-            )
-            state.set_used(region, 0, 0)
-        elif region.state == LARGE:
-            self._impossible(call, index, region, f"region {index << 21:#x} is a 2M page of a TD")
-            state.set_used(region, 0, 0)
-        elif region.used & bit:
-            self._impossible(call, index, region, f"page {page << 12:#x} is in use already")
-        elif region.inside & bit and page in state.pair_pages:
-            other = state.pair_pages[page]
-            self._impossible(
-                call,
-                index,
-                state.regions.get(other),
-                f"page {page << 12:#x} is a PAMT page, of region {other << 21:#x}",
-            )
-        if state.dynamic and region.state != PAIR:
-            state.set_state(region, PAIR)
-            region.origin = origin_of(call)
-        if not state.blind:
-            state.used += not region.used & bit
-            region.used |= bit
-            region.known |= bit
-        region.touch(call)
-
-    def _free(self, call: Call, page: int, hint: int | None) -> None:
-        """A 4K page that was in use is free from now on; ``hint``: bit 62, None if not recorded."""
-        state = self.state
-        index = page >> 9
-        region = state.regions.get(index) or state.region(index)
-        bit = 1 << (page & SLOT)
-        if (region.state == NO_PAIR and state.dynamic) or region.state == LARGE:
-            self._impossible(
-                call,
-                index,
-                region,
-                f"region {index << 21:#x} has {STATE_NAMES[region.state]}, so page "
-                f"{page << 12:#x} was not in use",
-            )
-            state.set_used(region, 0, 0)
-            if state.dynamic:
-                state.set_state(region, PAIR)
-        elif region.known & bit and not region.used & bit:
-            self._impossible(call, index, region, f"page {page << 12:#x} was free already")
-        elif hint is not None and region.exact and state.dynamic and not region.overlaps(call):
-            left = (region.used & ~bit).bit_count()
-            if bool(hint) != (left == 0):
-                says = "is" if hint else "is not"
-                self._impossible(
-                    call,
-                    index,
-                    region,
-                    f"the removal hint {says} set, and {left} other pages of region "
-                    f"{index << 21:#x} are in use",
-                )
-        if state.dynamic and region.state == UNKNOWN:
-            state.set_state(region, PAIR)
-            region.origin = origin_of(call)
-        if not state.blind:
-            state.used -= bool(region.used & bit)
-            region.used &= ~bit
-            region.known |= bit
-        region.touch(call)
-
     def _use_child(self, call: Call, register: int, tdr: int | None) -> None:
         self._use(call, page_of(call.before[register]))
         self._lives(call, tdr)
         self.state.add_children(tdr, 1)
-
-    def _lives(self, call: Call, tdr: int | None) -> None:
-        """The TD must have its keys."""
-        td = None if tdr is None else self.state.tds.get(tdr)
-        if td is not None and tdr is not None and td.lifecycle in (TD_BLOCKED, TD_TEARDOWN):
-            had = _LIFECYCLES[td.lifecycle]
-            self.sink.impossible(call, None, f"the TD at {tdr << 12:#x} has {had}", None)
-            td.lifecycle = None
 
     # The leaves.
 
@@ -238,30 +134,31 @@ class Follower:
         self._lives(call, tdr)
         state.add_children(tdr, PAGES_PER_2M)
 
-    def _clear(self, index: int, region: Region, to: int, call: Call) -> None:
-        """No 4K page of the region is in use, and there is no pair."""
-        self.state.set_pair(index, region, None)
-        self.state.set_used(region, 0, ALL_PAGES)
-        self.state.set_state(region, to)
-        region.origin = origin_of(call)
-        region.touch(call)
-
     def _sept_add(self, call: Call) -> None:
         tdr = page_of(call.before[1])
         self._lives(call, tdr)
         if not call.rax >> 16 & 0xFF:
-            self._use(call, page_of(call.before[2]))
-            self.state.add_children(tdr, 1)
+            if call.before[1] & HANDLE_FLAG:  # the page is not used where there is one already
+                self._doubt(page_of(call.before[2]), tdr)
+            else:
+                self._use(call, page_of(call.before[2]))
+                self.state.add_children(tdr, 1)
             return
+        self.take_part(call)
+
+    def take_part(self, call: Call) -> None:
+        """SEPT.ADD of version 1, also one that was interrupted: the pages that it has taken."""
+        tdr = page_of(call.before[1])
         for register in range(2, 6):  # R8 to R11: NULL_PA afterwards where a page was taken
             page = call.before[register]
             if page == NULL_PA:
                 continue
             if call.after is None:
-                self.state.lose_pages()
+                self._doubt(page_of(page), tdr)
             elif call.after[register] == NULL_PA:
                 self._use(call, page_of(page))
                 self.state.add_children(tdr, 1)
+                self.state.td(tdr).has_l2 |= register > 2
 
     def _removed(self, call: Call) -> None:
         """A 4K page that the module names in RCX, with the hint in bit 62."""
@@ -274,11 +171,20 @@ class Follower:
 
     def _sept_remove(self, call: Call) -> None:
         self._removed(call)
-        if call.rax >> 16 & 0xFF and call.after is not None:
-            for value in call.after[3:6]:
-                if value != NULL_PA:
-                    self._free(call, page_of(value), value & REMOVAL_HINT)
-                    self.state.add_children(page_of(call.before[1]), -1)
+        self._l2_removed(call)
+
+    def _l2_removed(self, call: Call) -> None:
+        """S-EPT pages of L2 VMs that went as well: version 1 names them."""
+        tdr = page_of(call.before[1])
+        if not call.rax >> 16 & 0xFF or call.after is None:
+            td = self.state.tds.get(tdr)
+            if td is None or td.has_l2 or td.children is None:
+                self.state.lose_pages()
+            return
+        for value in call.after[3:6]:
+            if value != NULL_PA:
+                self._free(call, page_of(value), value & REMOVAL_HINT)
+                self.state.add_children(tdr, -1)
 
     def _page_remove(self, call: Call) -> None:
         level = call.before[0] & INFO_LEVEL_MASK
@@ -294,7 +200,7 @@ class Follower:
         if index is None:
             return
         region = state.region(index)
-        if region.state not in (UNKNOWN, LARGE):
+        if region.state == PAIR or (region.state == NO_PAIR and state.dynamic):
             self._impossible(
                 call,
                 index,
@@ -322,12 +228,22 @@ class Follower:
         self._use(call, page_of(call.before[2]))
         self._lives(call, tdr)
         state.add_children(tdr, 1)
+        if not call.before[1] & HANDLE_FLAG:
+            for value in call.before[3:6]:  # pages for L2 VMs, of which the TD may have fewer
+                if page_of(value) and value != NULL_PA:
+                    self._doubt(page_of(value), tdr)
+                    state.td(tdr).has_l2 = True
         if call.before[0] & INFO_LEVEL_MASK != LEVEL_2M:
             return
         index = state.td(tdr).large.pop(call.before[0] >> 21, None)
-        if index is None or not state.dynamic:
+        if index is None:
             return
         region = state.region(index)
+        if not state.dynamic:
+            state.lose_pages()
+            state.set_state(region, UNKNOWN)
+            region.touch(call)
+            return
         if region.state == PAIR:
             self._impossible(call, index, region, f"region {index << 21:#x} has a page pair")
         pair = (page_of(call.before[6]), page_of(call.before[7]))
@@ -348,7 +264,11 @@ class Follower:
             return
         self._free(call, page_of(call.after[0]), None)
         state.add_children(tdr, -1)
-        if call.before[0] & INFO_LEVEL_MASK != LEVEL_2M or not state.dynamic:
+        self._l2_removed(call)
+        if call.before[0] & INFO_LEVEL_MASK != LEVEL_2M:
+            return
+        if not state.dynamic:  # nothing tells which region it is
+            state.lose_pages()
             return
         index = state.pair_pages.get(page_of(call.after[6]))
         if index is not None:
@@ -397,23 +317,6 @@ class Follower:
                     None,
                 )
                 owned.lifecycle = None
-
-    def _check_pair_pages(self, call: Call, index: int, pair: tuple[int, int]) -> None:
-        state = self.state
-        if pair[0] == pair[1]:
-            self.sink.impossible(call, index, "both pages of the pair are the same", None)
-        for page in pair:
-            region = state.regions.get(page >> 9)
-            other = state.pair_pages.get(page)
-            if other is not None:
-                self._impossible(
-                    call,
-                    index,
-                    state.regions.get(other),
-                    f"page {page << 12:#x} is in the pair of region {other << 21:#x}",
-                )
-            elif region is not None and (region.used >> (page & SLOT) & 1 or region.state == LARGE):
-                self._impossible(call, index, region, f"page {page << 12:#x} is in use by a TD")
 
     def _pamt_add(self, call: Call) -> None:
         state, index = self.state, call.before[0] >> 21

@@ -10,7 +10,12 @@ from collections import Counter, deque
 from typing import Final
 
 from dpamt.abi import leaves as leaf
-from dpamt.abi.status import STATUS_MASK, status_name
+from dpamt.abi.status import (
+    STATUS_MASK,
+    TDX_INTERRUPTED_BUSY,
+    TDX_INTERRUPTED_RESUMABLE,
+    status_name,
+)
 from dpamt.trace.judge.contention import (
     GUEST,
     NOBODY,
@@ -41,6 +46,7 @@ _MOST_HELD_BACK: Final = 1024
 _RECENT: Final = 512
 _EVERY: Final = 256
 _PAIR_LEAVES: Final = frozenset({leaf.TDH_PHYMEM_PAMT_ADD, leaf.TDH_PHYMEM_PAMT_REMOVE})
+_INTERRUPTED: Final = (TDX_INTERRUPTED_RESUMABLE, TDX_INTERRUPTED_BUSY)
 _VP_ENTER: Final = leaf.TDH_VP_ENTER
 
 
@@ -125,6 +131,8 @@ class Judge:
             self.adds += number == leaf.TDH_PHYMEM_PAMT_ADD
             self.removes += number == leaf.TDH_PHYMEM_PAMT_REMOVE
         elif status >> 63:
+            if number == leaf.TDH_MEM_SEPT_ADD and status & STATUS_MASK in _INTERRUPTED:
+                self._follower.take_part(call)
             self._refusals.take(call)
         pairs = self.state.pairs
         if pairs > self.most_pairs:
@@ -267,11 +275,11 @@ class Judge:
             and last.end <= op.end
         )
         if op.start is not None:
-            kind = f"{'put' if op.put else 'get'}, {'with' if inside else 'without'} SEAMCALL"
+            kind = f"{'put' if op.put else 'get'} {'with' if inside else 'without'} SEAMCALL"
             self.ops.setdefault(kind, Histogram()).add(op.end - op.start)
             if inside and last is not None and last.start is not None:
                 beside = op.end - op.start - (last.end - last.start)
-                self.ops.setdefault(f"{kind}, less the SEAMCALL", Histogram()).add(max(beside, 0))
+                self.ops.setdefault(f"{kind}, less its time", Histogram()).add(max(beside, 0))
         failed = not op.put and op.result not in (None, 0)
         if failed:
             assert op.result is not None

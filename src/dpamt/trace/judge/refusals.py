@@ -18,7 +18,7 @@ from dpamt.trace.judge.findings import (
     NOT_ANSWERED,
     PAIR_PAGE,
 )
-from dpamt.trace.judge.follow import Sink
+from dpamt.trace.judge.page_rules import Sink
 from dpamt.trace.judge.pages_of import REGISTER, page_of
 from dpamt.trace.judge.state import (
     ALL_PAGES,

@@ -89,7 +89,8 @@ class Region:
         """One more call that touched it."""
         if call.cpu != self.cpu:
             self.ended_before, self.cpu = self.ended, call.cpu
-        self.ended = max(self.ended, call.end)
+        if call.end > self.ended:
+            self.ended = call.end
 
     def overlaps(self, call: Call) -> bool:
         """Whether a call of another CPU touched it while this one was under way."""
@@ -107,12 +108,14 @@ class Region:
 class Td:
     """One TD, by its TDR.  ``children``: pages that it owns, None where not known."""
 
-    __slots__ = ("children", "hkid", "large", "lifecycle", "tdvprs")
+    __slots__ = ("children", "has_l2", "hkid", "large", "lifecycle", "tdvprs")
 
     def __init__(self) -> None:
         self.lifecycle: int | None = None
         self.children: int | None = None
         self.hkid: int | None = None
+        self.has_l2 = False
+        """S-EPT pages of L2 VMs are, or may be, among its pages."""
         self.large: dict[int, int] = {}
         """2M page of the guest (GPA >> 21) to its region."""
         self.tdvprs: set[int] = set()
@@ -154,6 +157,8 @@ class State:
         region = self.regions.get(index)
         if region is None:
             region = self.regions[index] = Region(self.fresh)
+            if self.blind:
+                region.known = 0
         return region
 
     def set_state(self, region: Region, state: int) -> None:

@@ -66,18 +66,22 @@ class _Shape:
             for key, number in zip(keys, numbers, strict=True)
         ]
         self.match = re.compile(_ADDRESS + rb" {1,4}".join(parts) + rb"\s{0,4}$").match
-        self.keys = keys
-        self.all_hex = all(numbers)
-        self.numbers = numbers
+        pairs = list(zip(keys, numbers, strict=True))
+        self.numbers = [key for key, number in pairs if number]
+        self.texts = [key for key, number in pairs if not number]
+        places = {key: place for place, key in enumerate(keys, 1)}
+        self._places = [places[key] for key in (*self.numbers, *self.texts)]
 
-    def values(self, groups: tuple[bytes, ...]) -> list[int | bytes]:
+    def values(self, match: re.Match[bytes]) -> Values:
         """Numbers where the line has them in hexadecimal, else the text."""
-        if self.all_hex:
-            return list(map(int, groups, repeat(16)))
-        return [
-            int(group, 16) if number else group
-            for group, number in zip(groups, self.numbers, strict=True)
-        ]
+        if not self.texts:
+            return dict(zip(self.numbers, map(int, match.groups(), repeat(16)), strict=True))
+        groups = match.group(*self._places, 0)
+        # One group more, so that it is a tuple, and zip() ends before it.
+        values: Values = dict(zip(self.numbers, map(int, groups, repeat(16)), strict=False))
+        for place, key in enumerate(self.texts, len(self.numbers)):
+            values[key] = groups[place]
+        return values
 
 
 class _Damaged(Exception):  # noqa: N818  (caught where the line number is known)
@@ -155,7 +159,7 @@ class TextReader:
             for shape in shapes:
                 match = shape.match(line, start)
                 if match is not None:
-                    return dict(zip(shape.keys, shape.values(match.groups()), strict=True))
+                    return shape.values(match)
         found: Values = {}
         keys, numbers = [], []
         for pair in _PAIR.finditer(line, start):

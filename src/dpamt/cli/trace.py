@@ -1,0 +1,115 @@
+"""`dpamt trace`: a recording of a host's SEAMCALLs, read and judged."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+from dpamt.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from dpamt.trace.judge.result import Judgement
+
+_TELL_EVERY = 8192
+
+
+def main(arguments: list[str]) -> int:
+    """Judge and print; 0 when nothing is found, else 1."""
+    return _trace(_parser().parse_args(arguments))
+
+
+def _trace(options: argparse.Namespace) -> int:
+    import json
+
+    from dpamt.cli.output import write_text
+    from dpamt.errors import InputError
+    from dpamt.report.trace_json import trace_json
+    from dpamt.report.trace_text import trace_text
+
+    if options.recording is None:
+        raise InputError("trace: no RECORDING; expected a file, or - for standard input")
+    judged = _judge(options)
+    if options.json:
+        write_text(json.dumps(trace_json(judged), indent=2) + "\n")
+    else:
+        write_text(trace_text(judged))
+    return 0 if judged.clean else 1
+
+
+def _judge(options: argparse.Namespace) -> "Judgement":
+    from contextlib import ExitStack
+
+    from dpamt.errors import InputError
+    from dpamt.files import replaced
+    from dpamt.report.progress import counting
+    from dpamt.trace.judge.judge import Judge
+    from dpamt.trace.recording.parquet import ParquetOut
+    from dpamt.trace.recording.read import FORMATS, Recording
+
+    with ExitStack() as stack:
+        stream = stack.enter_context(_opened(options.recording))
+        name = "standard input" if options.recording == "-" else options.recording
+        recording = Recording(stream, name, options.format)
+        judge = Judge(recording.health)
+        takers = [judge.take]
+        if options.parquet:
+            file = stack.enter_context(replaced(options.parquet, "wb"))
+            takers.append(stack.enter_context(ParquetOut(file)).add)
+        progress = stack.enter_context(counting())
+        for index, item in enumerate(recording):
+            for take in takers:
+                take(item)
+            if progress is not None and not index % _TELL_EVERY:
+                progress(name, recording.health.calls)
+        health = recording.health
+        if not health.events:
+            what = health.damaged.first[0] if health.damaged.first else "no line with an event"
+            raise InputError(
+                f"{name}: read as {FORMATS[recording.form]}, and it has none of dpamt's events "
+                f"({what}); expected a recording made with dpamt trace --how TOOL"
+            )
+        return judge.judgement(recording.form, name)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    import sys
+
+    from dpamt.errors import InputError
+
+    if name == "-":
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("trace -: nothing on standard input; expected a recording")
+        yield sys.stdin.buffer
+        return
+    try:
+        with open(name, "rb") as file:
+            yield file
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise InputError(f"{name}: {error.strerror}; expected a recording") from None
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="dpamt trace",
+        description="Judge a recording of a real host's SEAMCALLs: answers that the module cannot "
+        "have given, page pairs over time, leaks with their caller, who held a busy lock, how long "
+        "everything took.  docs/trace.md says how to record.",
+    )
+    parser.add_argument(
+        "recording",
+        nargs="?",
+        metavar="RECORDING",
+        help="text of trace-cmd report, perf script, bpftrace, ftrace's trace file, or dpamt boot "
+        "--record; - is standard input",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("ftrace", "trace-cmd", "perf", "bpftrace", "bpftrace-json", "boot"),
+        help="which tracer wrote it (found out from its beginning)",
+    )
+    parser.add_argument("--parquet", metavar="FILE", help="every call, get and put as a row")
+    parser.add_argument("--json", action="store_true", help="one JSON document (docs/trace.md)")
+    return parser

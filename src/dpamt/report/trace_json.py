@@ -1,0 +1,106 @@
+"""A judged recording as one JSON document (docs/trace.md)."""
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from dpamt.abi.leaves import LEAF_NAMES, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
+from dpamt.abi.status import STATUS_NAMES
+from dpamt.report.trace_text import headline, notes
+from dpamt.trace.judge.result import Judgement
+from dpamt.trace.judge.times import Histogram
+from dpamt.trace.recording.model import Examples
+
+FORMAT: Final = 1
+"""Raised when a key changes its meaning or goes away."""
+_PERCENTS: Final = (50, 90, 99, 99.9)
+
+
+def trace_json(judged: Judgement) -> dict[str, Any]:
+    """The document."""
+    health = judged.health
+    return {
+        "format": FORMAT,
+        "name": judged.name,
+        "recording": judged.form,
+        "clean": judged.clean,
+        "headline": headline(judged),
+        "notes": notes(judged),
+        "from_boot": judged.from_boot,
+        "dynamic_pamt": judged.dynamic,
+        "pages_followed": not judged.blind,
+        "seconds": judged.seconds,
+        "health": {
+            "lines": health.lines,
+            "bytes": health.bytes,
+            "events": health.events,
+            "other_events": health.other_events,
+            "seamcalls": health.calls,
+            "gets_and_puts": health.ops,
+            "damaged": _examples(health.damaged),
+            "lost": _examples(health.lost) | {"events": health.lost_events},
+            "clock_jumps": _examples(health.jumps),
+            "gaps": _examples(health.gaps),
+            "late": health.late,
+            "unanswered": health.unanswered,
+            "orphans": health.orphans,
+        },
+        "findings": {
+            "counts": judged.findings.counts,
+            "first": [asdict(finding) for finding in judged.findings.first],
+        },
+        "undecided": judged.undecided,
+        "pairs": {
+            "added": judged.adds,
+            "removed": judged.removes,
+            "at_end": judged.pairs_now,
+            "most": judged.pairs_most,
+        },
+        "pages_in_use_at_end": None if judged.blind else judged.pages_now,
+        "tds_at_end": judged.tds_now,
+        "series": [list(point) for point in judged.series],
+        "seamcalls": [
+            {
+                "leaf": LEAF_NAMES.get(leaf, f"leaf {leaf}"),
+                "status": None if status == -1 else STATUS_NAMES.get(status, f"{status:#018x}"),
+                "count": number,
+            }
+            for (leaf, status), number in sorted(judged.statuses.items())
+        ],
+        "contention": [
+            {"leaf": leaf, "operand": operand, "holder": holder, "count": number}
+            for (leaf, operand, holder), number in judged.contention.most_common()
+        ],
+        "durations_ns": {
+            **{
+                LEAF_NAMES.get(leaf if leaf >= 0 else -1 - leaf, f"leaf {leaf}")
+                + ("" if leaf >= 0 else ", failed"): _histogram(histogram)
+                for leaf, histogram in sorted(judged.by_leaf.items())
+            },
+            **{name: _histogram(histogram) for name, histogram in sorted(judged.ops.items())},
+        },
+        "slow": {"count": judged.slow_calls, "worst": judged.slow},
+        "verify_costs_us": verify_costs(judged),
+    }
+
+
+def verify_costs(judged: Judgement) -> dict[str, float]:
+    """Microseconds for the lock-cost model of `dpamt verify` (its ``Costs``): what can be read."""
+    found = {}
+    for name, leaf in (("add", TDH_PHYMEM_PAMT_ADD), ("remove", TDH_PHYMEM_PAMT_REMOVE)):
+        histogram = judged.by_leaf.get(leaf)
+        if histogram is not None:
+            found[name] = histogram.sum / histogram.count / 1000
+    return found
+
+
+def _examples(examples: Examples) -> dict[str, Any]:
+    return {"count": examples.count, "first": examples.first}
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    return {
+        "count": histogram.count,
+        "mean": histogram.sum / histogram.count,
+        **{f"p{percent:g}": histogram.percentile(percent) for percent in _PERCENTS},
+        "most": histogram.largest,
+    }

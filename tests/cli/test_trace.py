@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.trace.recorded import WRITERS, Recorder, as_bytes, td_of, world_of
+
+from .command import dpamt, environment, refused
+
+
+@cache
+def recorded(put_too_many: bool = False) -> Recorder:
+    recorder = Recorder()
+    world = world_of(recorder, memory="256MiB")
+    td = td_of(world, 2, 1)
+    if put_too_many:
+        used, kernel = next(iter(world.view.used_pages())), world.kernel
+        for _ in range(kernel.pamt_refcounts.at(used >> 9).load() + 1):
+            kernel.tdx_pamt_put(kernel, kernel.cpus[0], used)
+    td.destroy()
+    return recorder
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.txt"
+    path.write_bytes(as_bytes(WRITERS["ftrace"](recorded().items)))
+    return path
+
+
+def test_a_good_recording(good: Path) -> None:
+    ended = dpamt("trace", good.name, cwd=good.parent)
+    assert ended.code == 0
+    assert "Clean: every answer is possible and nothing leaks." in ended.out
+    assert all(len(line) <= 80 for line in ended.out.splitlines())
+
+
+def test_a_bad_one_is_told_in_the_first_lines(tmp_path: Path) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(as_bytes(WRITERS["trace-cmd"](recorded(True).items)))
+    ended = dpamt("trace", path.name, cwd=tmp_path)
+    assert ended.code == 1
+    assert ended.out.splitlines()[3].startswith("FINDINGS: bad-remove")
+    document = json.loads(dpamt("trace", str(path), "--json").out)
+    assert document["clean"] is False
+    assert document["findings"]["counts"]["put-too-many"] > 0
+    assert document["recording"] == "trace-cmd"
+
+
+def test_the_document_has_the_calls_of_the_recording(good: Path) -> None:
+    document = json.loads(dpamt("trace", str(good), "--json").out)
+    calls = recorded().calls
+    assert document["health"]["seamcalls"] == len(calls)
+    assert sum(row["count"] for row in document["seamcalls"]) == len(calls)
+    adds = sum(call.name == "TDH.PHYMEM.PAMT.ADD" for call in calls)
+    assert document["pairs"]["added"] == adds == document["pairs"]["removed"]
+    assert document["verify_costs_us"] == {"add": 5.0, "remove": 5.0}
+    assert document["series"][-1][1:] == [0, 0]
+
+
+def test_standard_input_and_parquet(good: Path, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "rows.parquet"
+    done = subprocess.run(
+        [sys.executable, "-m", "dpamt", "trace", "-", "--parquet", str(out)],
+        input=good.read_bytes(),
+        capture_output=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert pq.read_table(out).num_rows == len(recorded().items)
+
+
+def test_refusals_are_one_line(tmp_path: Path) -> None:
+    assert "no RECORDING" in refused("trace")
+    assert "expected a recording" in refused("trace", str(tmp_path / "none"))
+    (tmp_path / "empty").write_bytes(b"")
+    assert "empty" in refused("trace", str(tmp_path / "empty"))
+    (tmp_path / "dmesg").write_text("[    0.0] Linux version 7.3\nhello\n")
+    out = tmp_path / "rows.parquet"
+    told = refused("trace", str(tmp_path / "dmesg"), "--parquet", str(out))
+    assert "none of dpamt's events" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dmesg", "empty"]
