@@ -27,7 +27,7 @@ KINDS: Final = {
     "recording": "a recording that dpamt boot wrote",
     "page": "a page that dpamt wrote",
     "checkpoint": "a search that dpamt verify keeps",
-    "table": "a table that dpamt plan wrote",
+    "table": "a table that dpamt wrote",
 }
 """Kind to what a refusal calls it."""
 

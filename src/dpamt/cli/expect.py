@@ -20,7 +20,7 @@ _MOST_CLOSED = 64
 
 def main(arguments: list[str]) -> int:
     """Print the ranges; 1 when a number that was read cannot be, or the model is outside."""
-    return _expect(_parser().parse_args(arguments))
+    return _expect(_parser().options(arguments))
 
 
 def _expect(options: argparse.Namespace) -> int:
@@ -190,12 +190,12 @@ def _parser() -> Parser:
         help="TDs of your own instead, such as 2x4GiB/2vcpu@2M=90%%; may be given again",
     )
     parser.add_argument("--unit", metavar="SIZE", help="what a GB of the case stands for (1GiB)")
-    parser.add_argument(
+    parser.add_input(
         "--host",
         metavar="HOST",
         help="dmesg, /proc/iomem or e820 text, a size, or a packaged host: bounds the most",
     )
-    parser.add_argument("--design", default="merged", metavar="NAME|FILE", help="kernel (merged)")
+    parser.add_input("--design", default="merged", metavar="NAME|FILE", help="kernel (merged)")
     parser.add_argument("--module", default="2.0.18", metavar="R", help="module release (2.0.18)")
     parser.add_argument(
         "--in-use",

@@ -15,12 +15,13 @@ _TELL_EVERY = 8192
 
 def main(arguments: list[str]) -> int:
     """Judge and print; 0 when nothing is found, else 1."""
-    return _trace(_parser().parse_args(arguments))
+    return _trace(_parser().options(arguments))
 
 
 def _trace(options: argparse.Namespace) -> int:
     import json
 
+    from dpamt.cli.extras import require
     from dpamt.cli.output import write_text
     from dpamt.errors import InputError
     from dpamt.report.trace_json import trace_json
@@ -28,6 +29,8 @@ def _trace(options: argparse.Namespace) -> int:
 
     if options.recording is None:
         raise InputError("trace: no RECORDING; expected a file, or - for standard input")
+    if options.parquet:
+        require("trace --parquet", "pyarrow")
     judged = _judge(options)
     if options.json:
         write_text(json.dumps(trace_json(judged), indent=2) + "\n")
@@ -98,7 +101,7 @@ def _parser() -> Parser:
         "have given, page pairs over time, leaks with their caller, who held a busy lock, how long "
         "everything took.  docs/trace.md says how to record.",
     )
-    parser.add_argument(
+    parser.add_input(
         "recording",
         nargs="?",
         metavar="RECORDING",
@@ -110,6 +113,6 @@ def _parser() -> Parser:
         choices=("ftrace", "trace-cmd", "perf", "bpftrace", "bpftrace-json", "boot"),
         help="which tracer wrote it (found out from its beginning)",
     )
-    parser.add_argument("--parquet", metavar="FILE", help="every call, get and put as a row")
+    parser.add_output("--parquet", kind="table", help="every call, get and put as a row")
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/trace.md)")
     return parser

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from dpamt.own_files import STAMP
 from dpamt.plan.expect.check import PAIR_KB, Checked
 from dpamt.plan.expect.expected import Expectation, Expected
 from dpamt.plan.expect.ran import RanPoint
@@ -20,6 +21,7 @@ def expect_json(
     case = expectation.case
     return {
         "format": FORMAT,
+        **STAMP,
         "case": case.name,
         "title": case.title,
         "repeat": case.repeat,

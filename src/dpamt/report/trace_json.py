@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from dpamt.abi.leaves import LEAF_NAMES, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.abi.status import STATUS_NAMES
+from dpamt.own_files import STAMP
 from dpamt.report.trace_text import headline, notes
 from dpamt.trace.judge.result import Judgement
 from dpamt.trace.judge.times import Histogram
@@ -20,6 +21,7 @@ def trace_json(judged: Judgement) -> dict[str, Any]:
     health = judged.health
     return {
         "format": FORMAT,
+        **STAMP,
         "name": judged.name,
         "recording": judged.form,
         "clean": judged.clean,

@@ -6,7 +6,7 @@ from typing import IO, Any, Final
 from dpamt.abi.leaves import RAX_VERSION_MASK, RAX_VERSION_SHIFT
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.status import status_name
-from dpamt.errors import InputError
+from dpamt.own_files import STAMP
 from dpamt.trace.recording.model import Call, Item, PamtOp, shown
 
 _ROWS: Final = 1 << 15
@@ -18,21 +18,18 @@ COLUMNS: Final = (*_TEXTS, *_NUMBERS, *_WORDS)
 
 
 class ParquetOut:
-    """Rows to an open binary file.  Raises InputError where pyarrow is not installed."""
+    """Rows to an open binary file."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError:
-            raise InputError(
-                "--parquet: pyarrow is not installed; expected it (pip install 'dpamt[plan]')"
-            ) from None
+        import pyarrow as pa  # an extra: the command says so before any work
+        import pyarrow.parquet as pq
+
         self._pa: Any = pa
         self._schema = pa.schema(
             [(name, pa.dictionary(pa.int32(), pa.string())) for name in _TEXTS]
             + [(name, pa.int64()) for name in _NUMBERS]
-            + [(name, pa.uint64()) for name in _WORDS]
+            + [(name, pa.uint64()) for name in _WORDS],
+            metadata=STAMP,
         )
         self._writer = pq.ParquetWriter(file, self._schema)
         self._columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
