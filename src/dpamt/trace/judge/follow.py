@@ -242,7 +242,7 @@ class Follower(PageRules):
         if not state.dynamic:
             state.lose_pages()
             state.set_state(region, UNKNOWN)
-            region.touch(call)
+            region.seen_by(call)
             return
         if region.state == PAIR:
             self._impossible(call, index, region, f"region {index << 21:#x} has a page pair")
@@ -255,7 +255,7 @@ class Follower(PageRules):
         region.added = call.end, call.comm, call.caller
         if region.refs is not None:
             region.refs = PAGES_PER_2M
-        region.touch(call)
+        region.seen_by(call)
 
     def _promote(self, call: Call) -> None:
         state, tdr = self.state, page_of(call.before[1])
@@ -337,7 +337,7 @@ class Follower(PageRules):
         state.set_used(region, 0, ALL_PAGES)
         region.origin = origin_of(call)
         region.added = call.end, call.comm, call.caller
-        region.touch(call)
+        region.seen_by(call)
 
     def _pamt_remove(self, call: Call) -> None:
         state, index = self.state, call.before[0] >> 21

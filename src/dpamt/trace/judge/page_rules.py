@@ -81,7 +81,7 @@ class PageRules:
             state.used += not region.used & bit
             region.used |= bit
             region.known |= bit
-        region.touch(call)
+        region.seen_by(call)
 
     def _free(self, call: Call, page: int, hint: int | None) -> None:
         """A 4K page that was in use is free from now on; ``hint``: bit 62, None if not recorded."""
@@ -120,7 +120,7 @@ class PageRules:
             state.used -= bool(region.used & bit)
             region.used &= ~bit
             region.known |= bit
-        region.touch(call)
+        region.seen_by(call)
 
     def _lives(self, call: Call, tdr: int | None) -> None:
         """The TD must have its keys."""
@@ -136,7 +136,7 @@ class PageRules:
         self.state.set_used(region, 0, ALL_PAGES)
         self.state.set_state(region, to)
         region.origin = origin_of(call)
-        region.touch(call)
+        region.seen_by(call)
 
     def _doubt(self, page: int, tdr: int) -> None:
         """Whether the TD has the page or not is not known."""

@@ -158,7 +158,7 @@ class Refusals:
         if region.state == NO_PAIR:
             self.state.set_used(region, 0, 0)
             self.state.set_state(region, UNKNOWN)
-        region.touch(call)
+        region.seen_by(call)
 
     def _no_pair(self, call: Call) -> None:
         index = call.before[0] >> 21
@@ -197,7 +197,7 @@ class Refusals:
         if region.state != PAIR:
             state.set_used(region, 0, 0)
             state.set_state(region, PAIR)
-        region.touch(call)
+        region.seen_by(call)
 
     def _pair_page(self, call: Call, operand: str) -> None:
         register = REGISTER.get(operand.lower())
@@ -217,4 +217,4 @@ class Refusals:
         self.state.set_pair(index, region, None)
         self.state.set_used(region, 0, ALL_PAGES)
         self.state.set_state(region, to)
-        region.touch(call)
+        region.seen_by(call)

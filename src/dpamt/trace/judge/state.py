@@ -85,7 +85,7 @@ class Region:
         self.added: tuple[int, bytes, bytes] | None = None
         """Of the pair: when, the task's name and the caller of tdx_pamt_get()."""
 
-    def touch(self, call: Call) -> None:
+    def seen_by(self, call: Call) -> None:
         """One more call that touched it."""
         if call.cpu != self.cpu:
             self.ended_before, self.cpu = self.ended, call.cpu
