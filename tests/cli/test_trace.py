@@ -85,3 +85,12 @@ def test_refusals_are_one_line(tmp_path: Path) -> None:
     told = refused("trace", str(tmp_path / "dmesg"), "--parquet", str(out))
     assert "none of dpamt's events" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dmesg", "empty"]
+
+
+def test_how_to_record_is_printed_and_nothing_else_with_it() -> None:
+    assert dpamt("trace", "--how", "bpftrace").out.startswith("#!/usr/bin/env bpftrace\n")
+    assert "$arg2" in dpamt("trace", "--how", "perf", "--kernel", "6.9.1-x").out
+    assert "pamt_get" not in dpamt("trace", "--how", "ftrace", "--no-counts").out
+    assert "expected one of them" in refused("trace", "x", "--how", "perf")
+    assert "only with --how" in refused("trace", "x", "--kernel", "7.4")
+    assert "uname -r" in refused("trace", "--how", "perf", "--kernel", "new")

@@ -27,6 +27,11 @@ def _trace(options: argparse.Namespace) -> int:
     from dpamt.report.trace_json import trace_json
     from dpamt.report.trace_text import trace_text
 
+    if options.how is not None:
+        return _how(options)
+    for name in ("kernel", "no_counts"):
+        if getattr(options, name):
+            raise InputError(f"--{name.replace('_', '-')}: expected only with --how")
     if options.recording is None:
         raise InputError("trace: no RECORDING; expected a file, or - for standard input")
     if options.parquet:
@@ -37,6 +42,19 @@ def _trace(options: argparse.Namespace) -> int:
     else:
         write_text(trace_text(judged))
     return 0 if judged.clean else 1
+
+
+def _how(options: argparse.Namespace) -> int:
+    from dpamt.cli.output import write_text
+    from dpamt.errors import InputError
+    from dpamt.trace.how import DEFAULT_KERNEL, how, parse_kernel
+
+    for name in ("recording", "format", "parquet", "json"):
+        if getattr(options, name):
+            raise InputError(f"--how and {name}: expected one of them")
+    kernel = DEFAULT_KERNEL if options.kernel is None else parse_kernel(options.kernel)
+    write_text(how(options.how, kernel, not options.no_counts))
+    return 0
 
 
 def _judge(options: argparse.Namespace) -> "Judgement":
@@ -112,6 +130,19 @@ def _parser() -> Parser:
         "--format",
         choices=("ftrace", "trace-cmd", "perf", "bpftrace", "bpftrace-json", "boot"),
         help="which tracer wrote it (found out from its beginning)",
+    )
+    parser.add_argument(
+        "--how",
+        choices=("bpftrace", "ftrace", "trace-cmd", "perf"),
+        help="print the script that records with this tracer",
+    )
+    parser.add_argument(
+        "--kernel", metavar="V", help="for --how: the kernel, as uname -r has it (7.4)"
+    )
+    parser.add_argument(
+        "--no-counts",
+        action="store_true",
+        help="for --how: no tdx_pamt_get() and tdx_pamt_put(), for kernels where they take no pfn",
     )
     parser.add_output("--parquet", kind="table", help="every call, get and put as a row")
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/trace.md)")

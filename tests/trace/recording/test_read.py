@@ -245,3 +245,11 @@ def test_what_is_no_recording_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=why):
             Recording(io.BytesIO(data), "x")
+
+
+def test_the_caller_is_where_the_function_returns_to() -> None:
+    items, _recording = read_lines(
+        LINE, END.replace("x <- y", "tdh_vp_rd+0x5c/0x120 <- __seamcall")
+    )
+    (call,) = (item for item in items if isinstance(item, Call))
+    assert call.caller == b"tdh_vp_rd+0x5c/0x120"

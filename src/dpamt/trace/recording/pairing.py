@@ -38,9 +38,18 @@ class Pairing:
         return self._unanswered(pid, stack.pop(0), begun[0])
 
     def end(
-        self, pid: int, cpu: int, end: int, status: int, after: tuple[int | None, ...]
+        self,
+        pid: int,
+        cpu: int,
+        end: int,
+        status: int,
+        after: tuple[int | None, ...],
+        to: bytes,
     ) -> Call | None:
-        """The answer of the task's last call.  Registers that are None stayed as they were."""
+        """The answer of the task's last call.  Registers that are None stayed as they were.
+
+        ``to``: where the function returns to, for a call of which nobody told its caller.
+        """
         key = pid or -1 - cpu
         stack = self._calls.get(key)
         if not stack:
@@ -57,7 +66,7 @@ class Pairing:
             )
         # A clock that stepped back in between leaves no duration.
         begun = start if start <= end else None
-        return Call(begun, end, cpu, pid, comm, rax, before, status, known, caller)
+        return Call(begun, end, cpu, pid, comm, rax, before, status, known, caller or to)
 
     def begin_op(self, pid: int, put: bool, begun: BegunOp) -> None:
         """A get or put has begun."""
@@ -68,8 +77,10 @@ class Pairing:
             stack.pop(0)
             self._health.unanswered += 1
 
-    def end_op(self, pid: int, cpu: int, put: bool, end: int, result: int | None) -> PamtOp | None:
-        """The end of the task's last get or put."""
+    def end_op(
+        self, pid: int, cpu: int, put: bool, end: int, result: int | None, to: bytes
+    ) -> PamtOp | None:
+        """The end of the task's last get or put; ``to`` as in :meth:`end`."""
         key = (pid or -1 - cpu, put)
         stack = self._ops.get(key)
         if not stack:
@@ -80,7 +91,7 @@ class Pairing:
             del self._ops[key]
         self._health.ops += 1
         begun = start if start <= end else None
-        return PamtOp(put, begun, end, cpu, pid, comm, pfn, result, caller)
+        return PamtOp(put, begun, end, cpu, pid, comm, pfn, result, caller or to)
 
     def finish(self, at: int) -> list[Call]:
         """At the end of the recording: calls that were never answered."""

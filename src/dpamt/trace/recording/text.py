@@ -46,7 +46,9 @@ _NO_EVENT: Final = re.compile(
     rb"|\s+(?:=> )?[0-9a-f]{8,16}[ :]|\s+=> |\s*\S.{0,60} <stack trace>\s*$"
 )
 """Lines that belong to a tracer's output and are no event: comments, heads, stacks."""
-_ADDRESS: Final = rb"(?:\([^()]{0,300}\) {0,8})?"
+_ADDRESS: Final = rb"(?:\((?:(\S{1,200}) <- )?[^()]{0,300}\) {0,8})?"
+"""Where the probe is; at a function's end: where it returns to, its caller."""
+_WHERE: Final = re.compile(_ADDRESS)
 _PAIR: Final = re.compile(rb"([a-z][\w]{0,31})=(\S{1,300})")
 _HEX: Final = re.compile(rb"0x[0-9a-fA-F]{1,16}")
 _DECIMAL: Final = re.compile(rb"-?\d{1,20}")
@@ -69,18 +71,19 @@ class _Shape:
         pairs = list(zip(keys, numbers, strict=True))
         self.numbers = [key for key, number in pairs if number]
         self.texts = [key for key, number in pairs if not number]
-        places = {key: place for place, key in enumerate(keys, 1)}
+        places = {key: place for place, key in enumerate(keys, 2)}
         self._places = [places[key] for key in (*self.numbers, *self.texts)]
+        self.tells_caller = "caller" in keys
 
     def values(self, match: re.Match[bytes]) -> Values:
         """Numbers where the line has them in hexadecimal, else the text."""
-        if not self.texts:
-            return dict(zip(self.numbers, map(int, match.groups(), repeat(16)), strict=True))
         groups = match.group(*self._places, 0)
         # One group more, so that it is a tuple, and zip() ends before it.
         values: Values = dict(zip(self.numbers, map(int, groups, repeat(16)), strict=False))
         for place, key in enumerate(self.texts, len(self.numbers)):
             values[key] = groups[place]
+        if not self.tells_caller and match[1] is not None:
+            values["caller"] = match[1]
         return values
 
 
@@ -172,6 +175,9 @@ class TextReader:
             numbers.append(is_hex)
         if not keys:
             raise _Damaged("an event without arguments")
+        where = _WHERE.match(line, start)
+        if where is not None and where[1] is not None:
+            found.setdefault("caller", where[1])
         shape = _Shape(keys, numbers)
         shapes = self._shapes.setdefault(name, [])
         if len(shapes) < _MOST_SHAPES and shape.match(line, start) is not None:
@@ -194,7 +200,8 @@ class TextReader:
 
     def _end(self, time: int, cpu: int, pid: int, comm: bytes, values: Values) -> Item | None:
         return self.pairing.end(
-            pid, cpu, time, _number(values, "status"), _outputs(values, REGISTER_NAMES)
+            *(pid, cpu, time, _number(values, "status")),
+            *(_outputs(values, REGISTER_NAMES), _caller(values)),
         )
 
     def _whole(self, time: int, cpu: int, pid: int, comm: bytes, values: Values) -> Item | None:
@@ -221,7 +228,7 @@ class TextReader:
     def _op_end(
         self, put: bool, time: int, cpu: int, pid: int, comm: bytes, values: Values
     ) -> Item | None:
-        return self.pairing.end_op(pid, cpu, put, time, _result(values))
+        return self.pairing.end_op(pid, cpu, put, time, _result(values), _caller(values))
 
     def _op_whole(
         self, put: bool, time: int, cpu: int, pid: int, comm: bytes, values: Values
