@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,44 @@ def test_how_to_record_is_printed_and_nothing_else_with_it() -> None:
     assert "expected one of them" in refused("trace", "x", "--how", "perf")
     assert "only with --how" in refused("trace", "x", "--kernel", "7.4")
     assert "uname -r" in refused("trace", "--how", "perf", "--kernel", "new")
+
+
+def test_the_trace_for_perfetto_nests_and_counts(tmp_path: Path) -> None:
+    path, out = tmp_path / "bad.txt", tmp_path / "calls.json"
+    path.write_bytes(as_bytes(WRITERS["ftrace"](recorded(True).items)))
+    assert dpamt("trace", str(path), "--perfetto", str(out)).code == 1
+    document = json.loads(out.read_text())
+    slices = [event for event in document["traceEvents"] if event["ph"] == "X"]
+    assert len(slices) == len(recorded(True).items)
+    pairs = [
+        event["args"]["now"]
+        for event in document["traceEvents"]
+        if event["ph"] == "C" and event["name"] == "page pairs"
+    ]
+    assert pairs[0] == 0
+    assert max(pairs) > 0
+    assert all(abs(one - other) == 1 for one, other in pairwise(pairs))
+    instants = {event["name"] for event in document["traceEvents"] if event["ph"] == "i"}
+    assert instants == {"bad-remove", "put-too-many"}
+    # On each track a slice is inside another one or beside it.
+    for track in {event["tid"] for event in slices}:
+        open_until: list[float] = []
+        events = [event for event in slices if event["tid"] == track]
+        for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
+            while open_until and open_until[-1] <= event["ts"]:
+                open_until.pop()
+            end = event["ts"] + event["dur"]
+            assert not open_until or end <= open_until[-1]
+            open_until.append(end)
+    assert dpamt("trace", str(path), "--perfetto", str(out)).code == 1  # its own, replaced
+
+
+def test_the_page_says_what_the_report_says(good: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    out = tmp_path / "page.html"
+    assert dpamt("trace", str(good), "--html", str(out)).code == 0
+    page = out.read_text()
+    assert "Clean: every answer is possible and nothing leaks." in page
+    assert page.count('class="plot"') == 2
+    assert "TDH.PHYMEM.PAMT.REMOVE" in page
+    assert "http://" not in page.split("<main>")[1]

@@ -36,7 +36,14 @@ def _trace(options: argparse.Namespace) -> int:
         raise InputError("trace: no RECORDING; expected a file, or - for standard input")
     if options.parquet:
         require("trace --parquet", "pyarrow")
+    if options.html:
+        require("trace --html", "plotly")
     judged = _judge(options)
+    if options.html:
+        from dpamt.cli.output import write_file
+        from dpamt.report.trace_html import trace_page
+
+        write_file(options.html, trace_page(judged))
     if options.json:
         write_text(json.dumps(trace_json(judged), indent=2) + "\n")
     else:
@@ -49,7 +56,7 @@ def _how(options: argparse.Namespace) -> int:
     from dpamt.errors import InputError
     from dpamt.trace.how import DEFAULT_KERNEL, how, parse_kernel
 
-    for name in ("recording", "format", "parquet", "json"):
+    for name in ("recording", "format", "parquet", "perfetto", "html", "json"):
         if getattr(options, name):
             raise InputError(f"--how and {name}: expected one of them")
     kernel = DEFAULT_KERNEL if options.kernel is None else parse_kernel(options.kernel)
@@ -58,11 +65,13 @@ def _how(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> "Judgement":
+    import sys
     from contextlib import ExitStack
 
     from dpamt.errors import InputError
     from dpamt.files import replaced
     from dpamt.report.progress import counting
+    from dpamt.report.trace_perfetto import PerfettoOut
     from dpamt.trace.judge.judge import Judge
     from dpamt.trace.recording.parquet import ParquetOut
     from dpamt.trace.recording.read import FORMATS, Recording
@@ -76,6 +85,10 @@ def _judge(options: argparse.Namespace) -> "Judgement":
         if options.parquet:
             file = stack.enter_context(replaced(options.parquet, "wb"))
             takers.append(stack.enter_context(ParquetOut(file)).add)
+        perfetto = None
+        if options.perfetto:
+            perfetto = PerfettoOut(stack.enter_context(replaced(options.perfetto)), judge)
+            takers.append(perfetto.add)
         progress = stack.enter_context(counting())
         for index, item in enumerate(recording):
             for take in takers:
@@ -89,7 +102,15 @@ def _judge(options: argparse.Namespace) -> "Judgement":
                 f"{name}: read as {FORMATS[recording.form]}, and it has none of dpamt's events "
                 f"({what}); expected a recording made with dpamt trace --how TOOL"
             )
-        return judge.judgement(recording.form, name)
+        judged = judge.judgement(recording.form, name)
+        if perfetto is not None:
+            perfetto.finish(judged)
+            if perfetto.left_out:
+                sys.stderr.write(
+                    f"dpamt: {options.perfetto}: the first {perfetto.slices:,} calls, gets and "
+                    f"puts; {perfetto.left_out:,} more are left out\n"
+                )
+        return judged
 
 
 @contextmanager
@@ -145,5 +166,7 @@ def _parser() -> Parser:
         help="for --how: no tdx_pamt_get() and tdx_pamt_put(), for kernels where they take no pfn",
     )
     parser.add_output("--parquet", kind="table", help="every call, get and put as a row")
+    parser.add_output("--perfetto", kind="trace", help="a track a CPU, for ui.perfetto.dev")
+    parser.add_output("--html", kind="page", help="one page with plots")
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/trace.md)")
     return parser
