@@ -14,7 +14,7 @@ from dpamt.trace.how import TOOLS, how, parse_kernel
 from dpamt.trace.recording.model import Call, PamtOp
 from dpamt.trace.recording.read import Recording
 
-SHELL = [tool for tool in TOOLS if tool != "bpftrace"]
+SHELL = [tool for tool in TOOLS if tool not in ("bpftrace", "drgn")]
 
 
 @pytest.mark.parametrize("tool", SHELL)

@@ -56,7 +56,7 @@ def _how(options: argparse.Namespace) -> int:
     from dpamt.errors import InputError
     from dpamt.trace.how import DEFAULT_KERNEL, how, parse_kernel
 
-    for name in ("recording", "format", "parquet", "perfetto", "html", "json"):
+    for name in ("recording", "format", "counts", "parquet", "perfetto", "html", "json"):
         if getattr(options, name):
             raise InputError(f"--how and {name}: expected one of them")
     kernel = DEFAULT_KERNEL if options.kernel is None else parse_kernel(options.kernel)
@@ -72,10 +72,12 @@ def _judge(options: argparse.Namespace) -> "Judgement":
     from dpamt.files import replaced
     from dpamt.report.progress import counting
     from dpamt.report.trace_perfetto import PerfettoOut
+    from dpamt.trace.judge.counts import read_counts
     from dpamt.trace.judge.judge import Judge
     from dpamt.trace.recording.parquet import ParquetOut
     from dpamt.trace.recording.read import FORMATS, Recording
 
+    counts = read_counts(options.counts) if options.counts is not None else None
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(options.recording))
         name = "standard input" if options.recording == "-" else options.recording
@@ -102,7 +104,7 @@ def _judge(options: argparse.Namespace) -> "Judgement":
                 f"{name}: read as {FORMATS[recording.form]}, and it has none of dpamt's events "
                 f"({what}); expected a recording made with dpamt trace --how TOOL"
             )
-        judged = judge.judgement(recording.form, name)
+        judged = judge.judgement(recording.form, name, counts)
         if perfetto is not None:
             perfetto.finish(judged)
             if perfetto.left_out:
@@ -154,8 +156,9 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--how",
-        choices=("bpftrace", "ftrace", "trace-cmd", "perf"),
-        help="print the script that records with this tracer",
+        choices=("bpftrace", "ftrace", "trace-cmd", "perf", "drgn"),
+        help="print the script that records with this tracer; drgn: one that reads the kernel's "
+        "counters, for --counts",
     )
     parser.add_argument(
         "--kernel", metavar="V", help="for --how: the kernel, as uname -r has it (7.4)"
@@ -164,6 +167,11 @@ def _parser() -> Parser:
         "--no-counts",
         action="store_true",
         help="for --how: no tdx_pamt_get() and tdx_pamt_put(), for kernels where they take no pfn",
+    )
+    parser.add_input(
+        "--counts",
+        metavar="FILE",
+        help="the kernel's counters at the end of the recording (--how drgn)",
     )
     parser.add_output("--parquet", kind="table", help="every call, get and put as a row")
     parser.add_output("--perfetto", kind="trace", help="a track a CPU, for ui.perfetto.dev")

@@ -117,7 +117,7 @@ def _times_figure(judged: Judgement) -> Any:
         xs, ys, seen = [], [], 0
         for _lowest, highest, number in histogram.buckets():
             seen += number
-            xs.append(highest / 1000)
+            xs.append(min(highest, histogram.largest) / 1000)
             ys.append(100 * seen / histogram.count)
         figure.add_scatter(x=xs, y=ys, name=name, line={"shape": "hv"})
     figure.update_layout(

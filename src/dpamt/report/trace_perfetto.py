@@ -59,8 +59,11 @@ class PerfettoOut:
             track = {"name": f"CPU{item.cpu}"}
             self._write(
                 {
-                    "ph": "M", "pid": _PROCESS, "tid": item.cpu + 1,
-                    "name": "thread_name", "args": track,
+                    "ph": "M",
+                    "pid": _PROCESS,
+                    "tid": item.cpu + 1,
+                    "name": "thread_name",
+                    "args": track,
                 }
             )
         if item.caller:
@@ -69,8 +72,13 @@ class PerfettoOut:
             args["task"] = f"{shown(item.comm)}-{item.pid}"
         self._write(
             {
-                "ph": "X", "pid": _PROCESS, "tid": item.cpu + 1, "ts": self._time(start),
-                "dur": (item.end - start) / 1000, "name": name, "args": args,
+                "ph": "X",
+                "pid": _PROCESS,
+                "tid": item.cpu + 1,
+                "ts": self._time(start),
+                "dur": (item.end - start) / 1000,
+                "name": name,
+                "args": args,
             }
         )
         pairs = self._judge.state.pairs
@@ -79,8 +87,11 @@ class PerfettoOut:
             for counter, value in (("page pairs", pairs), ("bytes in pairs", pairs * _PAIR_BYTES)):
                 self._write(
                     {
-                        "ph": "C", "pid": _PROCESS, "ts": self._time(item.end),
-                        "name": counter, "args": {"now": value},
+                        "ph": "C",
+                        "pid": _PROCESS,
+                        "ts": self._time(item.end),
+                        "name": counter,
+                        "args": {"now": value},
                     }
                 )
 
@@ -94,8 +105,13 @@ class PerfettoOut:
     def _instant(self, name: str, at: int, args: dict[str, Any]) -> None:
         self._write(
             {
-                "ph": "i", "s": "g", "pid": _PROCESS, "tid": 0, "ts": self._time(at),
-                "name": name, "args": args,
+                "ph": "i",
+                "s": "g",
+                "pid": _PROCESS,
+                "tid": 0,
+                "ts": self._time(at),
+                "name": name,
+                "args": args,
             }
         )
 

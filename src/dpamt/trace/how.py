@@ -10,13 +10,14 @@ probes, read when the function returns, since 6.9.
 """
 
 import re
+from importlib.resources import files
 from textwrap import wrap
 from typing import Final
 
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.errors import InputError
 
-TOOLS: Final = ("bpftrace", "ftrace", "trace-cmd", "perf")
+TOOLS: Final = ("bpftrace", "ftrace", "trace-cmd", "perf", "drgn")
 
 Version = tuple[int, int]
 DEFAULT_KERNEL: Final = (7, 4)
@@ -43,6 +44,8 @@ def how(tool: str, kernel: Version = DEFAULT_KERNEL, counts: bool = True) -> str
 
     Raises InputError for a kernel that the tool cannot record this on.
     """
+    if tool == "drgn":
+        return (files("dpamt.trace") / "drgn_counts.py").read_text(encoding="utf-8")
     if tool == "bpftrace":
         first, rest = _bpftrace(counts).split("\n", 1)
         return "\n".join([first, *_remarks(kernel, counts, True, "// ")]) + "\n" + rest

@@ -15,6 +15,7 @@ BUSY_ALONE: Final = "busy-alone"
 PAIR_PAGE: Final = "pair-page-not-free"
 LEAK: Final = "leak"
 COUNT_LEAK: Final = "count-leak"
+COUNT_DIFFERS: Final = "count-differs"
 NOT_ANSWERED: Final = "no-module"
 
 ABOUT: Final = {
@@ -29,6 +30,7 @@ ABOUT: Final = {
     PAIR_PAGE: "a page offered for a page pair was not free",
     LEAK: "page pairs that no page uses",
     COUNT_LEAK: "regions whose count is above 0 and no page is in use",
+    COUNT_DIFFERS: "a counter of the kernel is not the number of pages in use (--counts)",
     NOT_ANSWERED: "a SEAMCALL that no module answered",
 }
 """Kind to what it means.  Names shared with `dpamt boot` and `dpamt verify` mean the same there."""

@@ -22,6 +22,7 @@ from dpamt.trace.judge.contention import (
     guest_may_hold,
     may_hold,
 )
+from dpamt.trace.judge.counts import compare
 from dpamt.trace.judge.findings import (
     BUSY_ALONE,
     GET_FAILED,
@@ -350,9 +351,11 @@ class Judge:
 
     # The end.
 
-    def judgement(self, form: str, name: str) -> Judgement:
-        """Everything, when no more items come."""
+    def judgement(self, form: str, name: str, counts: dict[int, int] | None = None) -> Judgement:
+        """Everything, when no more items come; ``counts``: the kernel's counters at the end."""
         self._settle(None)
+        for finding in () if counts is None else compare(self.state, counts, self._now):
+            self.findings.add(finding)
         self.series.add(self._now, self.state.pairs, self.state.used)
         found = leaks(self.state, self._now, bool(self.ops))
         for leak, count in found:

@@ -1,0 +1,74 @@
+"""The kernel's own counters beside what a recording shows: `dpamt trace --counts`.
+
+The counters are read when the recording ends and nothing goes on (``dpamt trace --how drgn``).  A
+region is compared where the recording leaves nothing open about it.
+"""
+
+import json
+from typing import Final
+
+from dpamt.errors import InputError
+from dpamt.trace.judge.findings import COUNT_DIFFERS, TraceFinding
+from dpamt.trace.judge.state import NO_PAIR, PAIR, State, origin_text
+
+_MOST_BYTES: Final = 1 << 30
+_MOST_REGION: Final = 1 << 31
+
+
+def read_counts(path: str) -> dict[int, int]:
+    """Region to its counter, of those that are not 0.  Raises InputError for another file."""
+    expected = "expected what the script of dpamt trace --how drgn prints"
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_MOST_BYTES))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {expected}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: no JSON document; {expected}") from None
+    if not isinstance(found, dict) or found.get("dpamt_counts") != 1:
+        raise InputError(f"{path}: no dpamt_counts of 1; {expected}")
+    rows = found.get("regions")
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: regions is no list; {expected}")
+    counts = {}
+    for index, row in enumerate(rows):
+        if (
+            not isinstance(row, list)
+            or len(row) != 2
+            or not all(type(one) is int for one in row)
+            or not 0 <= row[0] < _MOST_REGION
+        ):
+            raise InputError(f"{path}: regions[{index}] is no [region, count]; {expected}")
+        counts[row[0]] = row[1]
+    return counts
+
+
+def compare(state: State, counts: dict[int, int], now: int) -> list[TraceFinding]:
+    """Regions whose counter is not what the pages in use say."""
+    found = []
+    for index, region in sorted(state.regions.items()):
+        if not region.exact or state.blind or not state.dynamic:
+            continue
+        count, used = counts.get(index, 0), region.used.bit_count()
+        if region.state in (PAIR, NO_PAIR) and count != used:
+            found.append(
+                TraceFinding(
+                    *(
+                        COUNT_DIFFERS,
+                        now,
+                        -1,
+                        f"region {index << 21:#x}: the kernel counts {count}",
+                    ),
+                    f"{used} of its pages are in use (last: {origin_text(region.origin)})",
+                )
+            )
+    if state.fresh:
+        found += [
+            TraceFinding(
+                *(COUNT_DIFFERS, now, -1, f"region {index << 21:#x}: the kernel counts {count}"),
+                "the recording, which begins with SYS.CONFIG, has no page of it in use",
+            )
+            for index, count in sorted(counts.items())
+            if index not in state.regions
+        ]
+    return found
