@@ -18,6 +18,8 @@ from dpamt.trace.recording.model import Call
 
 REGISTER: Final = {name: index for index, name in enumerate(REGISTER_NAMES)}
 _WHOLE_REGION: Final = frozenset({leaf.TDH_PHYMEM_PAMT_ADD, leaf.TDH_PHYMEM_PAMT_REMOVE})
+_OF_VERSION_1: Final = ("r9", "r10", "r11")
+"""Of SEPT.ADD: in version 0 these hold anything."""
 _TD_FORMS: Final = frozenset({form.TDR, form.TDR_FLAG})
 _RETURNS_PAGE: Final = frozenset(
     {
@@ -56,6 +58,8 @@ def touched(call: Call, owners: dict[int, int]) -> Touched:
     found = Touched()
     number = call.leaf
     for name, kind in LEAF_OPERANDS.get(number, {}).items():
+        if number == leaf.TDH_MEM_SEPT_ADD and name in _OF_VERSION_1 and not call.rax >> 16 & 0xFF:
+            continue
         value = call.before[REGISTER[name]]
         if kind == form.PAGE:
             if value and value != NULL_PA:
