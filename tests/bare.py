@@ -7,6 +7,7 @@ needs an extra must say so in one line; any other must work.  One that goes on f
 (4) is interrupted, and must then end as Ctrl-C ends a command.
 """
 
+import gzip
 import re
 import shutil
 import signal
@@ -25,7 +26,8 @@ DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 NEEDS: Final = (
     (r"dpamt boot ", "boot"),
-    (r"dpamt plan .*--html", "plots"),
+    (r"dpamt (plan|trace) .*--html", "plots"),
+    (r"dpamt trace .*--parquet", "plan"),
     (r"dpamt plan .*(--age|--fleet)", "plan"),
     (r"--ray", "ray"),
 )
@@ -83,6 +85,10 @@ def make_files(folder: Path) -> None:
     (folder / "tests" / "data").mkdir(parents=True)
     for name in ("vectors.jsonl", "mine.jsonl", "tests/data/module-vectors.jsonl"):
         shutil.copy(ROOT / "tests" / "data" / "module-vectors.jsonl", folder / name)
+    recording = gzip.decompress((ROOT / "tests/data/boot-false-add.jsonl.gz").read_bytes())
+    for name in ("recording.txt", "trace.txt", "boot.jsonl"):
+        (folder / name).write_bytes(recording)
+    (folder / "counts.json").write_text('{"dpamt_counts": 1, "regions": []}', encoding="utf-8")
     shutil.copy(ROOT / "docs" / "api.md", folder)
     (folder / "mine.py").write_text(wrong_design(), encoding="utf-8")
 

@@ -12,8 +12,8 @@ from dpamt.trace.recording.order import ordered, watched
 from dpamt.trace.recording.text import TextReader
 
 FORMATS: Final = {
-    "ftrace": "ftrace's trace or trace_pipe file",
-    "trace-cmd": "trace-cmd report",
+    "ftrace": "ftrace's trace file",
+    "trace-cmd": "trace-cmd report, or ftrace's trace_pipe",
     "perf": "perf script",
     "bpftrace": "a bpftrace script of dpamt's, as text",
     "bpftrace-json": "the same with -f json",
