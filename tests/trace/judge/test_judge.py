@@ -235,3 +235,22 @@ def test_the_split_of_v5_puts_more_than_it_gets() -> None:
     td.split(1.0, Random(1), lambda _ranges: None)
     td.destroy()
     assert judged(recorder.items)[0].findings.counts["put-too-many"] > 0
+
+
+def test_without_registers_after_a_call_pages_are_not_followed_and_nothing_is_wrong() -> None:
+    """Kernels before 6.9, by kprobe events."""
+    recorder = Recorder()
+    world, second = live(recorder, "merged")
+    second.destroy()
+    lines = [
+        line[: line.index(" rcx=")] if "seamcall_end" in line else line
+        for line in WRITERS["ftrace"](recorder.items)
+    ]
+    recording = Recording(io.BytesIO(as_bytes(lines)), "x")
+    judge = Judge(recording.health)
+    for item in recording:
+        judge.take(item)
+    judgement = judge.judgement("ftrace", "x")
+    assert judgement.findings.counts == {}
+    assert judgement.blind
+    assert judgement.pairs_now == len(world.view.pairs()) == 0

@@ -88,4 +88,4 @@ def _close(vm: Td | LegacyVm) -> None:
 
 
 def _no_tick(_ranges: int) -> None:
-    """Progress is told by TDs here."""
+    """Progress goes by TDs here."""

@@ -37,7 +37,7 @@ class Sink(Protocol):
 
 
 class PageRules:
-    """The state, and who is told what cannot be."""
+    """The state, and where what cannot be goes."""
 
     def __init__(self, state: State, sink: Sink) -> None:
         self.state = state

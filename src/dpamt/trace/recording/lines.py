@@ -1,4 +1,4 @@
-"""Lines of a stream of any size, in bounded memory: a line that is too long is told, not kept."""
+"""Lines of a stream of any size in bounded memory: a line that is too long is left out."""
 
 from collections.abc import Iterator
 from typing import Final, Protocol

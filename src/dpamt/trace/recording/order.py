@@ -14,7 +14,7 @@ from dpamt.trace.recording.model import Health, Item, Lost, seconds
 WINDOW: Final = 1 << 16
 """Items kept."""
 GAP: Final = 3_600_000_000_000
-"""Nanoseconds without an event on any CPU that are told."""
+"""Nanoseconds without an event on any CPU that a report names."""
 
 
 def watched(items: Iterator[tuple[int, int, Item]], health: Health) -> Iterator[Item]:

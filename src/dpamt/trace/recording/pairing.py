@@ -1,7 +1,7 @@
 """Begin and end of calls put together: events of a task, the last begun ended first.
 
 A task makes one SEAMCALL at a time, but an interrupt may make one on top of it; deeper than
-``_DEEPEST`` something was lost.  Events of the idle task are told apart by CPU.
+``_DEEPEST`` something was lost.  Events of the idle task are kept by CPU.
 """
 
 from typing import Final
@@ -48,7 +48,7 @@ class Pairing:
     ) -> Call | None:
         """The answer of the task's last call.  Registers that are None stayed as they were.
 
-        ``to``: where the function returns to, for a call of which nobody told its caller.
+        ``to``: where the function returns to, for a call without a caller.
         """
         key = pid or -1 - cpu
         stack = self._calls.get(key)
