@@ -163,6 +163,17 @@ def test_nothing_is_drawn_where_nothing_fails(tmp_path: Path) -> None:
         (lambda d: d.update(designs=[1]), "as --save writes"),
         (lambda d: d.update(note="all is well"), "'note' is no name that --save writes"),
         (lambda d: d["designs"][0].update(trials=[]), "no trial of mine"),
+        (lambda d: d["designs"][0].update(design=["mine"]), "design: expected its name"),
+        (lambda d: d.update(designs={"a": 1}), "as --save writes"),
+        (lambda d: d["designs"][0]["trials"][0].update(counterexamples="ab"), "as --save writes"),
+        (
+            lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].update(broken=[1]),
+            "broken, text: expected texts",
+        ),
+        (
+            lambda d: d["designs"][0]["trials"][0]["counterexamples"][0].update(steps="abc"),
+            "expected the form of --json",
+        ),
         (lambda d: d["designs"][0]["trials"].append(d["designs"][0]["trials"][0]), "twice"),
         (lambda d: d["designs"][0]["trials"][0].pop("asked"), "'asked'"),
         (lambda d: d["designs"][0]["trials"][0].update(note=1), "'note' is no name"),

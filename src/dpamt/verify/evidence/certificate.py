@@ -195,6 +195,8 @@ def read(path: str) -> dict[str, Any]:
 
 def _check_design(design: dict[str, Any]) -> None:
     _names(design, _DESIGN, "design")
+    if not isinstance(design["design"], str):
+        raise TypeError("design: expected its name")
     if not design["trials"]:
         raise ValueError(f"no trial of {design['design']}")
     every = []
@@ -202,7 +204,8 @@ def _check_design(design: dict[str, Any]) -> None:
         _names(trial, _TRIAL, "trial")
         every.append(asked_of(trial["asked"]))
         for one in trial["counterexamples"]:
-            _ = one["broken"], one["text"]
+            if not isinstance(one["broken"], str) or not isinstance(one["text"], str):
+                raise TypeError("broken, text: expected texts")
         if len(trial["replayed"]) != len(trial["counterexamples"]):
             raise ValueError("replayed: expected one for each counterexample")
         if not isinstance(trial["fine"], dict) or not isinstance(trial["code"], dict):
