@@ -107,7 +107,7 @@ PAGE_READS: Final = frozenset({"any_exclusive", "any_non_zero", "payloads"})
 PAGE_WRITES: Final = frozenset({"fill", "fill_run", "zero"})
 """Steps on a whole page of entries."""
 
-_WORD_STEPS: Final = (
+WORD_STEPS: Final = (
     "load",
     "store",
     "add",
@@ -259,7 +259,7 @@ def _only(*allowed: str) -> Callable[[type], type]:
     return refuse
 
 
-ObservedWord: Final = _observed(Word, _observe(Word, _WORD_STEPS))
+ObservedWord: Final = _observed(Word, _observe(Word, WORD_STEPS))
 ObservedHostPriorityWord: Final = _observed(
     HostPriorityWord, _observe(HostPriorityWord, _HOST_PRIORITY_STEPS)
 )
@@ -271,9 +271,9 @@ ObservedEntryPage: Final = _observed(
     {name: _watched_entry(name) for name in _ENTRY_STEPS}
     | _observe(EntryPage, tuple(sorted(PAGE_READS | PAGE_WRITES))),
 )
-_SPIN_STEPS: Final = (*_SPIN_LOCKS, *_SPIN_UNLOCKS, "trylock", "is_locked")
-_MUTEX_STEPS: Final = ("lock", "unlock", "trylock", "is_locked")
-_RW_STEPS: Final = (
+SPIN_STEPS: Final = (*_SPIN_LOCKS, *_SPIN_UNLOCKS, "trylock", "is_locked")
+MUTEX_STEPS: Final = ("lock", "unlock", "trylock", "is_locked")
+RW_STEPS: Final = (
     *_READ_LOCKS,
     *_READ_UNLOCKS,
     "read_trylock",
@@ -283,9 +283,9 @@ _RW_STEPS: Final = (
     "is_locked",
     "is_write_locked",
 )
-ObservedSpinLock: Final = _observed(SpinLock, _observe(SpinLock, _SPIN_STEPS))
-ObservedMutex: Final = _observed(Mutex, _observe(Mutex, _MUTEX_STEPS))
-ObservedRwLock: Final = _observed(RwLock, _observe(RwLock, _RW_STEPS))
+ObservedSpinLock: Final = _observed(SpinLock, _observe(SpinLock, SPIN_STEPS))
+ObservedMutex: Final = _observed(Mutex, _observe(Mutex, MUTEX_STEPS))
+ObservedRwLock: Final = _observed(RwLock, _observe(RwLock, RW_STEPS))
 
 
 @_only("at", "clear")

@@ -12,6 +12,7 @@ from typing import Any, Final
 from dpamt.errors import DpamtError, InputError
 from dpamt.host.core import demote, refcounts
 from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
+from dpamt.sync.primitives import missing
 
 SHIPPED: Final = (
     "static",
@@ -187,6 +188,9 @@ def _guarded(function: Callable[..., Any], source: str) -> Callable[..., Any]:
             raise
         except Exception as error:
             line = _line_in(Path(source), error)
+            unknown = missing(error)
+            if unknown:
+                raise InputError(f"{source}:{line}: {function.__name__}: {unknown}") from None
             what = f"{function.__name__}: {error_text(error)}"
             raise InputError(f"{source}:{line}: {what}; expected a design that runs") from None
 

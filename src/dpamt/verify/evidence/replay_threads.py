@@ -16,7 +16,7 @@ from dpamt.errors import Finding
 from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
 from dpamt.verify.evidence.counterexample import StepTold, event_text
-from dpamt.verify.explore.context import Held, context_of
+from dpamt.verify.explore.context import Held, context_of, kept_off
 from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start, Step
 from dpamt.verify.learn.control_point import CallSite, short_path, sites_of
 from dpamt.verify.learn.values import BLOCKED, Operations, do_step, read_word, value_text
@@ -195,6 +195,9 @@ class Run:
         self._resume(cpu)
         if method in ACQUIRES:
             cpu.taken[address] = sites
+            off = kept_off(step_done)
+            if off is not None:
+                cpu.taken[off] = sites
         found = tuple(cpu.events)
         cpu.events = [
             *self._context.after(

@@ -144,9 +144,9 @@ class Context:
             return
         exclusively = ACQUIRES[method] is True
         held[lock] = exclusively
-        off = _OFF.get(method)
+        off = kept_off(step)
         if off is not None:
-            held[Address(off + lock.array, lock.number)] = False
+            held[off] = False
         said = sites_text(sites)
         self._used(kind, lock, exclusively, method, held, said, found)
         if method in WAITS and not (method in READ_WAITS and kind in self._softirqs):
@@ -162,10 +162,8 @@ class Context:
                 f"{lock.array} is released by a thread that does not hold it, in "
                 f"{sites_text(sites)}",
             )
-        off = _OFF.get(method)
-        if off is None:
-            return
-        if held.pop(Address(off + lock.array, lock.number), None) is None:
+        off = kept_off(step)
+        if off is not None and held.pop(off, None) is None:
             yield Event(
                 CONTEXT,
                 f"{method} of {lock.array} in {sites_text(sites)} undoes what was not done: "
@@ -255,7 +253,8 @@ class Context:
             for lock in held
             if self._is_kernel_lock(lock) and not isinstance(self._shared.array(lock.array), Mutex)
         ]
-        why += [lock.array for lock in held if is_off(lock) and not why]
+        if not why:
+            why = [f"{lock.array} in {sites_text(where(lock))}" for lock in held if is_off(lock)]
         if kind in self._softirqs:
             why.append("a softirq")
         if why:
@@ -268,7 +267,8 @@ class Context:
                 since = sites_text(where(lock))
                 yield Event(CONTEXT, f"a thread ends with {lock.array} held since {since}")
             elif is_off(lock):
-                yield Event(CONTEXT, f"a thread ends with {lock.array}")
+                since = sites_text(where(lock))
+                yield Event(CONTEXT, f"a thread ends with {lock.array} since {since}")
 
     def _is_kernel_lock(self, lock: Address) -> bool:
         if is_off(lock):
@@ -290,6 +290,12 @@ def keeps_softirqs_off(held: Iterable[tuple[Address, bool]]) -> bool:
 def is_off(lock: Address) -> bool:
     """Whether this stands for interrupts or softirqs that a thread keeps off its CPU."""
     return lock.array.startswith((_NO_IRQS, _NO_SOFTIRQS))
+
+
+def kept_off(step: Step) -> Address | None:
+    """What stands for the interrupts or softirqs that a step keeps off or lets on; None: none."""
+    off = _OFF.get(step.method)
+    return None if off is None else Address(off + step.address.array, step.address.number)
 
 
 def class_of(lock: Address) -> str:
@@ -322,7 +328,7 @@ def where_taken(automaton: Automaton, path: Iterable[tuple[int, object]]) -> Whe
 
 
 def _takes(step: Step | None, lock: Address, result: object) -> bool:
-    if step is None or step.address != lock:
+    if step is None or lock not in (step.address, kept_off(step)):
         return False
     return step.method in WAITS or (step.method in TRIES and bool(result))
 
