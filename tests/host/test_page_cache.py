@@ -19,8 +19,8 @@ from tests.host.rig import small_machine
 
 
 def kernel_with_allocator() -> Any:
-    """All that the pool needs of a kernel is its allocator."""
-    return SimpleNamespace(allocator=PageAllocator(small_machine()))
+    """All that the pool needs of a kernel is its allocator, and that it has Dynamic PAMT."""
+    return SimpleNamespace(allocator=PageAllocator(small_machine()), dynamic_pamt=True)
 
 
 @given(st.integers(0, 6), st.integers(0, 12), st.integers(0, 12))

@@ -8,7 +8,7 @@ from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.missing_pair import tdx_pamt_removed
 
 
-def tdx_alloc_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
+def tdx_alloc_control_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
     """A page that the module may use; None when memory or the module fails."""
     pfn = kernel.allocator.alloc_page(site)
     if pfn is None:
@@ -20,13 +20,7 @@ def tdx_alloc_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
     return pfn
 
 
-def tdx_free_page(kernel: Kernel, cpu: Cpu, pfn: int, hint: bool = False) -> None:
+def tdx_free_control_page(kernel: Kernel, cpu: Cpu, pfn: int, hint: bool = False) -> None:
     """Give back a page that the module has let go, perhaps with its hint, or never had."""
     tdx_pamt_removed(kernel, cpu, pfn, hint)
     kernel.allocator.free_page(pfn)
-
-
-def tdx_quirk_reset_page(kernel: Kernel, pfn: int) -> None:
-    """Clear a page with MOVDIR64B where the partial-write erratum makes that necessary."""
-    if kernel.behaviour.partial_write_erratum:
-        kernel.memory.clear_page(pfn)

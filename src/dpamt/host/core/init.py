@@ -59,7 +59,6 @@ def init_tdx_module(kernel: Kernel, cpu: Cpu) -> int:
     """Configure the module for this machine's memory; 0, or a negative errno with all freed."""
     error = _init(kernel, cpu)
     if error:
-        kernel.dynamic_pamt = False
         kernel.log.info(f"TDX-Module initialization failed ({error})")
     else:
         kernel.log.info("TDX-Module initialized")
@@ -72,13 +71,11 @@ def _init(kernel: Kernel, cpu: Cpu) -> int:
         return error
     sysinfo = kernel.sysinfo
     assert sysinfo is not None
-    kernel.log.info(f"Module version: {sysinfo.major}.{sysinfo.minor}.{sysinfo.update:02}")
     if not sysinfo.supports(TDX_FEATURES0_NO_RBP_MOD):
         kernel.log.info("frame pointer (RBP) clobber bug present, upgrade TDX module")
         return -EINVAL
     kernel.dynamic_pamt = use_dynamic_pamt(kernel, sysinfo)
-    if kernel.dynamic_pamt:
-        kernel.log.info("Enable Dynamic PAMT")
+    # From here to the end of the set-up, Linux holds the memory hot-plug lock for reading.
     design = kernel.design
     error = design.init_pamt_metadata(kernel)
     if error:
@@ -140,7 +137,10 @@ def config_tdx_module(kernel: Kernel, cpu: Cpu, sysinfo: TdxSysInfo) -> int:
     array = pfn << PAGE_SHIFT
     for index in range(len(kernel.tdmrs)):
         kernel.memory.write64(array + 8 * index, tdmr_address(kernel, sysinfo, index))
-    mode = SYS_CONFIG_DYNAMIC_PAMT if kernel.dynamic_pamt else 0
+    mode = 0
+    if kernel.dynamic_pamt:
+        kernel.log.info("Enable Dynamic PAMT")
+        mode = SYS_CONFIG_DYNAMIC_PAMT
     status = tdh_sys_config(cpu, array, len(kernel.tdmrs), kernel.global_keyid | mode)
     kernel.memory.clear_page(pfn)
     kernel.allocator.free_page(pfn)

@@ -15,7 +15,7 @@ from dpamt.host.designs.base import Design, PamtState
 from dpamt.platform.machine import Machine, MemoryBlock
 from dpamt.platform.page_allocator import PageAllocator
 from dpamt.platform.physical_memory import Memory
-from dpamt.sync import Shared
+from dpamt.sync import Shared, SpinLock, Words
 
 if TYPE_CHECKING:
     from dpamt.host.core.metadata import TdxSysInfo
@@ -25,6 +25,7 @@ Progress = Callable[[str, int, int], None]
 """Told of long steps: (step, done, total)."""
 
 LOG_PREFIX: Final = "virt/tdx: "
+WARN_SOURCE: Final = "arch/x86/virt/vmx/tdx/tdx.c"
 
 
 class KernelOops(Finding):
@@ -88,6 +89,24 @@ class KernelLog:
             self._warned.add(place)
             self.warn(text)
 
+    def warn_on_once(self, place: str, held: str = "") -> None:
+        """WARN_ON_ONCE() in the function ``place``: no text, only registers and a stack.
+
+        ``held`` names the spinlock that the caller holds: all that is printed, is printed with it
+        held, so every CPU that wants the lock waits for the console.
+        """
+        if place in self._warned:
+            return
+        self._warned.add(place)
+        self.lines.append(f"WARNING: {WARN_SOURCE} at {place}")
+        self.warnings.append(warned_under(place, held))
+
+
+def warned_under(place: str, held: str) -> str:
+    """A WARN_ON_ONCE() in one sentence, with the spinlock under which it is printed."""
+    under = f", printed while {held} is held: who wants it waits for the console" if held else ""
+    return f"WARN_ON_ONCE in {place}{under}"
+
 
 class RunningVcpu(Protocol):
     """What the core and the fault path reach of the VCPU that a CPU runs."""
@@ -127,7 +146,9 @@ class Kernel:
     """One booted host.
 
     ``seamcalls`` is the wall, one entry for each logical processor; packages take CPUs in equal
-    runs.  ``dynamic_pamt`` is set by init_tdx_module when design and module agree on it.
+    runs.  ``dynamic_pamt`` is set by init_tdx_module when design and module agree on it, and stays
+    set when the initialisation fails: Linux asks its copy of the module's features at each call,
+    and nothing clears that.
     """
 
     def __init__(
@@ -162,7 +183,7 @@ class Kernel:
         self.vm_ids = shared.words("host.vm_ids").at(0)
         self.tdx_lock = shared.mutex("tdx_lock")
         self.dynamic_pamt = False
-        self.pamt = PamtState(shared)
+        self.pamt = PamtState(shared, design.dpamt_names)
         self.pamt_lock = self.pamt.lock
         self.rcu_heads = shared.words("host.rcu.heads")
         """First page that waits for its RCU callback, of each CPU; 0 for none."""
@@ -187,6 +208,16 @@ class Kernel:
         self.pamt_areas: tuple[PamtArea, ...] = ()
         self.tdmr_array: tuple[int, int] | None = None
         """(first page, order) of the TDMR_INFO array."""
+
+    @property
+    def dpamt_lock(self) -> SpinLock:
+        """``pamt_lock`` by the name that it was merged with."""
+        return self.pamt_lock
+
+    @property
+    def dpamt_refcounts(self) -> Words:
+        """``pamt_refcounts`` by the name that they were merged with."""
+        return self.pamt_refcounts
 
     def package_cpus(self) -> list[Cpu]:
         """The first CPU of each package."""

@@ -40,8 +40,6 @@ class TdxSysInfo:
     num_cpuid_config: int
     pamt_page_bitmap_entry_bits: int
     """0 without Dynamic PAMT."""
-    module_hv: int
-    """Version of the handoff data; 0 for a module that cannot be updated at run time."""
     cpuid_config: tuple[tuple[int, int, int], ...]
     """(leaf and subleaf, EAX and EBX, ECX and EDX) of each configurable CPUID leaf."""
     cmrs: tuple[Cmr, ...]
@@ -62,16 +60,25 @@ class TdxSysInfo:
         return self.features0 & feature != 0
 
 
-_FIELDS: Final = (
+_Group = tuple[tuple[str, MetadataField], ...]
+"""Fields of :class:`TdxSysInfo`, each with its metadata field, in the order of reading."""
+
+_VERSION: Final[_Group] = (
     ("minor", field.MINOR_VERSION),
     ("major", field.MAJOR_VERSION),
     ("update", field.UPDATE_VERSION),
-    ("features0", field.TDX_FEATURES0),
+)
+_FEATURES: Final[_Group] = (("features0", field.TDX_FEATURES0),)
+_TDMR: Final[_Group] = (
     ("max_tdmrs", field.MAX_TDMRS),
     ("max_reserved_per_tdmr", field.MAX_RESERVED_PER_TDMR),
     ("pamt_4k_entry_size", field.PAMT_4K_ENTRY_SIZE),
     ("pamt_2m_entry_size", field.PAMT_2M_ENTRY_SIZE),
     ("pamt_1g_entry_size", field.PAMT_1G_ENTRY_SIZE),
+)
+_TDMR_DYNAMIC: Final[_Group] = (("pamt_page_bitmap_entry_bits", field.PAMT_PAGE_BITMAP_ENTRY_BITS),)
+"""Read after the others of its group, with Dynamic PAMT."""
+_TD: Final[_Group] = (
     ("tdr_base_size", field.TDR_BASE_SIZE),
     ("tdcs_base_size", field.TDCS_BASE_SIZE),
     ("tdvps_base_size", field.TDVPS_BASE_SIZE),
@@ -79,10 +86,9 @@ _FIELDS: Final = (
     ("attributes_fixed1", field.ATTRIBUTES_FIXED1),
     ("xfam_fixed0", field.XFAM_FIXED0),
     ("xfam_fixed1", field.XFAM_FIXED1),
-    ("max_vcpus_per_td", field.MAX_VCPUS_PER_TD),
     ("num_cpuid_config", field.NUM_CPUID_CONFIG),
+    ("max_vcpus_per_td", field.MAX_VCPUS_PER_TD),
 )
-"""Field of :class:`TdxSysInfo` to metadata field, in the order of reading."""
 
 
 class _ReadFailed(Exception):  # noqa: N818  (ends the reading; never leaves this file)
@@ -90,33 +96,43 @@ class _ReadFailed(Exception):  # noqa: N818  (ends the reading; never leaves thi
 
 
 def get_tdx_sys_info(kernel: Kernel, cpu: Cpu) -> int:
-    """Read every field into ``kernel.sysinfo``; 0, or -EIO with the failure logged."""
-    values: dict[str, int] = {}
+    """Read every field into ``kernel.sysinfo``; 0, or -EIO with the failure logged.
+
+    The version is printed as soon as it is read, and also when that failed: with zeros then.
+    """
+    values = {"pamt_page_bitmap_entry_bits": 0}
+    cmrs: tuple[Cmr, ...] = ()
     try:
-        for index in range(len(_FIELDS)):
-            name, item = _FIELDS[index]
-            value = _read(kernel, cpu, item, 0)
-            values[name] = value
-        bits = 0
+        get_tdx_sys_info_version(kernel, cpu, values)
+        _read_group(kernel, cpu, _FEATURES, values)
+        _read_group(kernel, cpu, _TDMR, values)
         if kernel.design.dynamic_pamt and values["features0"] & field.TDX_FEATURES0_DYNAMIC_PAMT:
-            bits = _read(kernel, cpu, field.PAMT_PAGE_BITMAP_ENTRY_BITS, 0)
+            _read_group(kernel, cpu, _TDMR_DYNAMIC, values)
+        _read_group(kernel, cpu, _TD, values)
         cpuid = _read_cpuid_config(kernel, cpu, values["num_cpuid_config"])
-        module_hv = 0
-        if values["features0"] & field.TDX_FEATURES0_TD_PRESERVING:
-            module_hv = _read(kernel, cpu, field.MODULE_HV, 0)
-        cmrs: tuple[Cmr, ...] = ()
         if kernel.behaviour.tdmr_holes == "cmrs":
             cmrs = _read_cmrs(kernel, cpu)
     except _ReadFailed:
         return -EIO
-    kernel.sysinfo = TdxSysInfo(
-        **values,
-        pamt_page_bitmap_entry_bits=bits,
-        module_hv=module_hv,
-        cpuid_config=cpuid,
-        cmrs=cmrs,
-    )
+    kernel.sysinfo = TdxSysInfo(**values, cpuid_config=cpuid, cmrs=cmrs)
     return 0
+
+
+def get_tdx_sys_info_version(kernel: Kernel, cpu: Cpu, values: dict[str, int]) -> None:
+    """The three numbers of the version, and the line that shows them; raises _ReadFailed."""
+    values.update(dict.fromkeys(("minor", "major", "update"), 0))
+    try:
+        _read_group(kernel, cpu, _VERSION, values)
+    finally:
+        major, minor, update = values["major"], values["minor"], values["update"]
+        kernel.log.info(f"Module version: {major}.{minor}.{update:02}")
+
+
+def _read_group(kernel: Kernel, cpu: Cpu, group: _Group, values: dict[str, int]) -> None:
+    for index in range(len(group)):
+        name, item = group[index]
+        value = _read(kernel, cpu, item, 0)
+        values[name] = value
 
 
 def _read(kernel: Kernel, cpu: Cpu, item: MetadataField, index: int) -> int:

@@ -10,6 +10,7 @@ Source: `[PATCHv2 00/12] TDX: Enable Dynamic PAMT` (2025-06-09), patch 7; merged
 from typing import Final
 
 from dpamt.abi.pages import PAMT_PAIR_PAGES
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Kernel
 from dpamt.host.core.tdx_errno import ENOMEM
 
@@ -30,7 +31,13 @@ class PamtCache:
 
 
 def tdx_topup_pamt_cache(kernel: Kernel, cache: PamtCache, pairs: int) -> int:
-    """Fill up to ``pairs`` pairs; 0, or -ENOMEM with what was added kept."""
+    """Fill up to ``pairs`` pairs; 0, or -ENOMEM with what was added kept.
+
+    Without Dynamic PAMT nobody may ask: a WARN, and 0.
+    """
+    if not kernel.dynamic_pamt:
+        kernel.log.warn_on_once("tdx_topup_pamt_cache")
+        return 0
     pages = cache.pages
     alloc_page = kernel.allocator.alloc_page
     wanted = PAMT_PAIR_PAGES * pairs
@@ -68,6 +75,16 @@ def alloc_pamt_pages(kernel: Kernel, cache: PamtCache | None) -> tuple[int, int]
         allocator.free_page(first)
         return None
     return first, second
+
+
+def reset_and_free_pamt_pages(kernel: Kernel, first: int, second: int) -> None:
+    """As :func:`free_pamt_pages`, each page reset for the erratum first.
+
+    Merged has this one helper for put and get, so a get that only counts resets two fresh pages.
+    """
+    tdx_quirk_reset_page(kernel, first)
+    tdx_quirk_reset_page(kernel, second)
+    free_pamt_pages(kernel, first, second)
 
 
 def free_pamt_pages(kernel: Kernel, first: int, second: int) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE, SIZE_1G, SIZE_2M
 from dpamt.abi.tdmr import TdmrInfo
-from dpamt.host.core.control_pages import tdx_quirk_reset_page
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Kernel, PamtArea
 from dpamt.host.core.metadata import TdxSysInfo
 from dpamt.host.core.tdx_errno import ENOMEM

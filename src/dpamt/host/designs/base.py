@@ -5,6 +5,9 @@ taken away?  It is one Python file.  The file's contract:
 
 =======================================================  ========================================
 ``DYNAMIC_PAMT = False``  (default True)                 never ask the module for Dynamic PAMT
+``DPAMT_NAMES = True``  (default False)                  counters and lock are shown by the names
+                                                         that were merged: ``dpamt_refcounts``,
+                                                         ``dpamt_lock``
 ``MEMINFO = True``  (default False)                      show the ``TDX:`` line in /proc/meminfo
 ``POOL_FOR_EVERY_VM = True``  (default False)            VMs that are no TDs keep a page pool too
 ``COUNTS = "none"``  (default "pages")                   what a region's count is: see below
@@ -102,10 +105,11 @@ class PamtState:
 
     __slots__ = ("lock", "pair_count", "refcounts", "region_locks", "region_rwlocks", "rwlock")
 
-    def __init__(self, shared: Shared) -> None:
-        self.refcounts = shared.words("host.pamt_refcounts")
+    def __init__(self, shared: Shared, dpamt_names: bool = False) -> None:
+        prefix = "dpamt" if dpamt_names else "pamt"
+        self.refcounts = shared.words(f"host.{prefix}_refcounts")
         """Counter of each 2M region, at index pfn >> 9."""
-        self.lock = shared.spinlock("pamt_lock")
+        self.lock = shared.spinlock(f"{prefix}_lock")
         """One lock for the whole machine."""
         self.rwlock = shared.rwlock("pamt_rwlock")
         """The same as a reader/writer lock."""
@@ -146,6 +150,7 @@ class Design:
     spare_pages: int = 0
     removal: Removal = "at-once"
     tdx_pamt_work: "PamtWork | None" = None
+    dpamt_names: bool = False
 
     def functions(self) -> tuple[Callable[..., object], ...]:
         """The functions of the design: those that threads call."""

@@ -13,8 +13,8 @@ from typing import Final
 from dpamt.abi.leaves import TDH_MEM_PAGE_DEMOTE, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.abi.status import TDX_HPA_RANGE_NOT_FREE, TDX_OPERAND_BUSY
-from dpamt.host.core.control_pages import tdx_quirk_reset_page
 from dpamt.host.core.demote import demote_and_count
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.page_cache import PamtCache, alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove

@@ -153,6 +153,7 @@ def _design_of(module: ModuleType, name: str, source: str) -> Design:
         pairs_may_stay=_flag(module, source, "PAIRS_MAY_STAY", False),
         spare_pages=_pages(module, source, "SPARE_PAGES", 0),
         removal=removal,
+        dpamt_names=_flag(module, source, "DPAMT_NAMES", False),
         **functions,
     )
 

@@ -18,7 +18,11 @@ from dpamt.abi.status import TDX_HPA_RANGE_NOT_FREE
 from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import PamtCache, alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove
-from dpamt.host.core.refcounts import REFCOUNTS_PER_PAGE, SITE_REFCOUNTS
+from dpamt.host.core.refcounts import (
+    REFCOUNTS_PER_PAGE,
+    SITE_REFCOUNTS,
+    refcount_is_mapped,
+)
 from dpamt.host.core.tdx_errno import EIO, ENOMEM, is_tdx_hpa_range_not_free
 from dpamt.sync import Word
 
@@ -30,12 +34,8 @@ TOLERATED: Final = ((TDH_PHYMEM_PAMT_ADD, TDX_HPA_RANGE_NOT_FREE),)
 
 def tdx_get_pamt_refcount(kernel: Kernel, pfn: int) -> Word:
     """The counter of the region.  Raises KernelOops where no page is behind it."""
-    index = pfn // PAGES_PER_2M
-    if index // REFCOUNTS_PER_PAGE not in kernel.refcount_pages:
-        raise KernelOops(
-            f"page fault on the PAMT refcount of page {pfn:#x}: no memory behind counter {index}"
-        )
-    return kernel.pamt_refcounts.at(index)
+    refcount_is_mapped(kernel, pfn)
+    return kernel.pamt_refcounts.at(pfn // PAGES_PER_2M)
 
 
 def tdx_pamt_get(kernel: Kernel, cpu: Cpu, pfn: int, cache: PamtCache | None) -> int:

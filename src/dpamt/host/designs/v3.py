@@ -11,7 +11,7 @@ from typing import Final
 
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD
 from dpamt.abi.status import TDX_HPA_RANGE_NOT_FREE
-from dpamt.host.core.control_pages import tdx_quirk_reset_page
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.page_cache import SITE_PAIR, PamtCache, alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove

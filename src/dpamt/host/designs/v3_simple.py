@@ -8,7 +8,7 @@ the module finds its page in use and refuses.  The other errors are those of v3.
 
 from typing import Final
 
-from dpamt.host.core.control_pages import tdx_quirk_reset_page
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.page_cache import PamtCache, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove

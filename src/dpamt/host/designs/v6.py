@@ -9,7 +9,7 @@ from typing import Final
 
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.host.core.atomic import atomic_dec_and_lock
-from dpamt.host.core.control_pages import tdx_quirk_reset_page
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.page_cache import PamtCache, alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove

@@ -3,14 +3,14 @@
 Pages get their PAMT right before the SEAMCALL that uses them, and lose it right after the one that
 gave them back, or when the first one failed; but a design may back S-EPT pages earlier.
 
-Source: Linux arch/x86/kvm/vmx/tdx.c; merged d7fe610e6a66 "KVM/TDX: Get/put PAMT pages when
-(un)mapping private memory" (2026-09-04); split: `[PATCH v3 00/24] KVM: TDX huge page support for
-private memory` (2026-01-06).
+Source: Linux 7.3.4 arch/x86/kvm/vmx/tdx.c; patch 9 of `[PATCH v6 00/11] Dynamic PAMT` (2026-05-25)
+for get and put, whose merged form (d7fe610e6a66, 2026-09-04) has not been seen; split: `[PATCH v3
+00/24] KVM: TDX huge page support for private memory` (2026-01-06).
 """
 
 from dpamt.abi.pages import LEVEL_4K, LEVEL_PAGES
-from dpamt.host.core.control_pages import tdx_quirk_reset_page
 from dpamt.host.core.demote import tdx_mem_page_demote
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_removed, tdx_pamt_repeat
 from dpamt.host.core.page_cache import PamtCache
@@ -75,7 +75,10 @@ def tdx_sept_set_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, 
 def tdx_sept_set_backed_spte(
     vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int, source: int, cache: PamtCache
 ) -> int:
-    """The SEAMCALL of :func:`tdx_sept_set_private_spte`; without success, the put of its get."""
+    """The SEAMCALL of :func:`tdx_sept_set_private_spte`; without success, the put of its get.
+
+    A refusal bugs the VM before the put; the other way round than with an S-EPT page.
+    """
     kernel = vm.kernel
     again = REPEAT
     while again == REPEAT:
@@ -86,20 +89,22 @@ def tdx_sept_set_backed_spte(
         if not status:
             return 0
         again = tdx_pamt_repeat(kernel, cpu, pfn, cache, status)
+    error = again
+    if not again:
+        error = -EBUSY
+        if not is_tdx_operand_busy(status):
+            tdx_bug(vm, "TDH.MEM.PAGE.ADD" if source else "TDH.MEM.PAGE.AUG", status)
+            error = -EIO
     if level == LEVEL_4K:
         kernel.tdx_pamt_put(kernel, cpu, pfn)
-    if again:
-        return again
-    if is_tdx_operand_busy(status):
-        return -EBUSY
-    tdx_bug(vm, "TDH.MEM.PAGE.ADD" if source else "TDH.MEM.PAGE.AUG", status)
-    return -EIO
+    return error
 
 
 def tdx_sept_remove_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: int) -> int:
     """BLOCK, TRACK, REMOVE, write back, put.  0, or -EIO with the VM bugged and the page lost.
 
-    Under mmu_lock for writing.
+    Under mmu_lock for writing.  A TRACK that fails stops nothing: where REMOVE then works, the page
+    is put, and 0 is returned for a VM that is bugged.
     """
     kernel = vm.kernel
     error = tdx_sept_zap_private_spte(vm, cpu, gpa, level)
@@ -126,7 +131,7 @@ def tdx_sept_remove_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int, pfn: in
 
 
 def tdx_sept_zap_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int) -> int:
-    """BLOCK, and TRACK once the TD runs; 0, or -EIO with the VM bugged."""
+    """BLOCK, and TRACK once the TD runs; 0, or -EIO with the VM bugged because BLOCK failed."""
     status = tdh_mem_range_block(cpu, vm.tdr, gpa, level)
     if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
@@ -135,14 +140,18 @@ def tdx_sept_zap_private_spte(vm: Vm, cpu: Cpu, gpa: int, level: int) -> int:
     if status:
         tdx_bug(vm, "TDH.MEM.RANGE.BLOCK", status)
         return -EIO
-    return tdx_track(vm, cpu)
+    tdx_track(vm, cpu)
+    return 0
 
 
-def tdx_track(vm: Vm, cpu: Cpu) -> int:
-    """A new TLB epoch, then every VCPU out of the guest; nothing before the TD is finalised."""
+def tdx_track(vm: Vm, cpu: Cpu) -> None:
+    """A new TLB epoch, then every VCPU out of the guest; nothing before the TD is finalised.
+
+    When TRACK fails the VM is bugged, and its VCPUs are kicked out all the same.
+    """
     runnable = vm.runnable.load()
     if not runnable:
-        return 0
+        return
     status = tdh_mem_track(cpu, vm.tdr)
     if is_tdx_operand_busy(status):
         tdx_no_vcpus_enter_start(vm)
@@ -150,9 +159,7 @@ def tdx_track(vm: Vm, cpu: Cpu) -> int:
         tdx_no_vcpus_enter_stop(vm)
     if status:
         tdx_bug(vm, "TDH.MEM.TRACK", status)
-        return -EIO
     kvm_make_all_vcpus_leave(vm)
-    return 0
 
 
 def tdx_sept_split_private_spte(

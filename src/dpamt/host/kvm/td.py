@@ -1,7 +1,7 @@
 """Creating a TD: KeyID, TDR, TDCS, MNG.INIT, with every way to fail.
 
-Source: Linux arch/x86/kvm/vmx/tdx.c (__tdx_td_init); merged 86305da521d1 "KVM/TDX: Allocate PAMT
-memory for TD and vCPU control structures" (2026-09-04).
+Source: Linux 7.3.4 arch/x86/kvm/vmx/tdx.c (__tdx_td_init); patch 7 of `[PATCH v6 00/11] Dynamic
+PAMT` (2026-05-25), whose merged form (86305da521d1, 2026-09-04) has not been seen.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.abi.status import TDX_RND_NO_ENTROPY
 from dpamt.abi.td_params import TdParams
-from dpamt.host.core.control_pages import tdx_alloc_page, tdx_free_page
+from dpamt.host.core.control_pages import tdx_alloc_control_page, tdx_free_control_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.metadata import TdxSysInfo
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_repeat
@@ -33,7 +33,7 @@ from dpamt.host.kvm.teardown import (
     tdx_mmu_release_hkid,
     tdx_reclaim_td_control_pages,
 )
-from dpamt.host.kvm.vm import Vm, pr_tdx_error, tdx_bug
+from dpamt.host.kvm.vm import Vm, kvm_vm_bugged, tdx_bug
 
 SITE_TDR: Final = "TDR"
 SITE_TDCS: Final = "TDCS"
@@ -82,9 +82,10 @@ def tdx_td_init(vm: Vm, cpu: Cpu, max_vcpus: int = 4) -> int:
         again = tdx_pamt_repeat(kernel, cpu, tdr, None, status)
     kernel.tdx_lock.unlock()
     if status:
-        _free_control_pages(kernel, cpu, pages)
+        error = again if again else _seamcall_error(vm, "TDH.MNG.CREATE", status)
+        _free_control_pages(kernel, cpu, tdcs, tdr)
         tdx_hkid_free(kernel, hkid)
-        return again if again else _seamcall_error(kernel, "TDH.MNG.CREATE", status)
+        return error
     vm.hkid = hkid
     vm.tdr = tdr
     vm.max_vcpus = max_vcpus
@@ -100,18 +101,20 @@ def _alloc_control_pages(kernel: Kernel, cpu: Cpu, sysinfo: TdxSysInfo) -> list[
     """TDR, then the TDCS pages; empty when one could not be had."""
     pages: list[int] = []
     for index in range(1 + sysinfo.tdcs_pages):
-        pfn = tdx_alloc_page(kernel, cpu, SITE_TDCS if index else SITE_TDR)
+        pfn = tdx_alloc_control_page(kernel, cpu, SITE_TDCS if index else SITE_TDR)
         if pfn is None:
-            _free_control_pages(kernel, cpu, pages)
+            _free_control_pages(kernel, cpu, pages[1:], pages[0] if pages else 0)
             return []
         pages.append(pfn)
     return pages
 
 
-def _free_control_pages(kernel: Kernel, cpu: Cpu, pages: list[int]) -> None:
-    """Pages that the module never had; last first."""
-    for index in range(len(pages)):
-        tdx_free_page(kernel, cpu, pages[-1 - index])
+def _free_control_pages(kernel: Kernel, cpu: Cpu, tdcs: list[int], tdr: int = 0) -> None:
+    """Pages that the module never had: TDCS pages as they were allocated, then the TDR, if any."""
+    for index in range(len(tdcs)):
+        tdx_free_control_page(kernel, cpu, tdcs[index])
+    if tdr:
+        tdx_free_control_page(kernel, cpu, tdr)
 
 
 def _build_td(vm: Vm, cpu: Cpu, tdcs: list[int], sysinfo: TdxSysInfo) -> int:
@@ -129,7 +132,7 @@ def _build_td(vm: Vm, cpu: Cpu, tdcs: list[int], sysinfo: TdxSysInfo) -> int:
             status = tdh_mng_addcx(cpu, vm.tdr, tdcs[index])
             again = tdx_pamt_repeat(kernel, cpu, tdcs[index], None, status)
         if status:
-            return again if again else _seamcall_error(kernel, "TDH.MNG.ADDCX", status)
+            return again if again else _seamcall_error(vm, "TDH.MNG.ADDCX", status)
         vm.tdcs.append(tdcs[index])
     return _mng_init(vm, cpu, sysinfo)
 
@@ -153,12 +156,13 @@ def _mng_init(vm: Vm, cpu: Cpu, sysinfo: TdxSysInfo) -> int:
         return 0
     if is_tdx_operand_invalid(status):
         return -EINVAL  # user space chose the operands: it is told, not the log
+    kvm_vm_bugged(vm, "TDH.MNG.INIT")
     kernel.log.kvm(f"SEAMCALL TDH_MNG_INIT failed: {status:#x}, rcx {rcx:#x}")
     return -EIO
 
 
-def _seamcall_error(kernel: Kernel, leaf: str, status: int) -> int:
+def _seamcall_error(vm: Vm, leaf: str, status: int) -> int:
     if tdx_status(status) == TDX_RND_NO_ENTROPY:
         return -EAGAIN
-    pr_tdx_error(kernel, leaf, status)
+    tdx_bug(vm, leaf, status)
     return -EIO

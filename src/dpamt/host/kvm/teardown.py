@@ -16,7 +16,8 @@ from dpamt.abi.status import (
     TDX_NO_HKID_READY_TO_WBCACHE,
     TDX_VCPU_NOT_ASSOCIATED,
 )
-from dpamt.host.core.control_pages import tdx_free_page, tdx_quirk_reset_page
+from dpamt.host.core.control_pages import tdx_free_control_page
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import tdx_free_pamt_cache
 from dpamt.host.core.rcu import call_rcu, rcu_softirq
@@ -125,7 +126,7 @@ def tdx_reclaim_control_page(vm: Vm, cpu: Cpu, pfn: int) -> None:
     """Reclaim, put and free a page."""
     reclaimed, hint = tdx_reclaim_page(vm, cpu, pfn)
     if reclaimed:
-        tdx_free_page(vm.kernel, cpu, pfn, hint)
+        tdx_free_control_page(vm.kernel, cpu, pfn, hint)
 
 
 def tdx_reclaim_sept_page(vm: Vm, cpu: Cpu, pfn: int) -> None:
@@ -190,5 +191,5 @@ def tdx_reclaim_td_control_pages(vm: Vm, cpu: Cpu) -> None:
         tdx_bug(vm, "TDH.PHYMEM.PAGE.WBINVD", status)
         return
     tdx_quirk_reset_page(kernel, vm.tdr)
-    tdx_free_page(kernel, cpu, vm.tdr, hint)
+    tdx_free_control_page(kernel, cpu, vm.tdr, hint)
     vm.tdr = 0

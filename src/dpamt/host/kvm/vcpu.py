@@ -1,12 +1,13 @@
 """Creating and initialising a VCPU of a TD.
 
-Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_create, tdx_td_vcpu_init); merged 86305da521d1
-"KVM/TDX: Allocate PAMT memory for TD and vCPU control structures" (2026-09-04).
+Source: Linux 7.3.4 arch/x86/kvm/vmx/tdx.c (tdx_vcpu_create, tdx_td_vcpu_init); patch 7 of
+`[PATCH v6 00/11] Dynamic PAMT` (2026-05-25), whose merged form (86305da521d1, 2026-09-04) has not
+been seen.
 """
 
 from typing import Final
 
-from dpamt.host.core.control_pages import tdx_alloc_page, tdx_free_page
+from dpamt.host.core.control_pages import tdx_alloc_control_page, tdx_free_control_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_repeat
 from dpamt.host.core.seamcall import tdh_vp_addcx, tdh_vp_create, tdh_vp_init
@@ -51,9 +52,9 @@ def _init(vm: Vm, vcpu: Vcpu, cpu: Cpu, tdcx_pages: int, initial_rcx: int) -> in
     vcpu.cache_ready = True
     pages: list[int] = []
     for index in range(1 + tdcx_pages):
-        pfn = tdx_alloc_page(kernel, cpu, SITE_TDCX if index else SITE_TDVPR)
+        pfn = tdx_alloc_control_page(kernel, cpu, SITE_TDCX if index else SITE_TDVPR)
         if pfn is None:
-            _free_pages(kernel, cpu, pages)
+            _free_pages(kernel, cpu, pages[1:], pages[0] if pages else 0)
             return -ENOMEM
         pages.append(pfn)
     tdvpr, tdcx = pages[0], pages[1:]
@@ -62,11 +63,10 @@ def _init(vm: Vm, vcpu: Vcpu, cpu: Cpu, tdcx_pages: int, initial_rcx: int) -> in
         status = tdh_vp_create(cpu, vm.tdr, tdvpr)
         again = tdx_pamt_repeat(kernel, cpu, tdvpr, None, status)
     if status:
-        _free_pages(kernel, cpu, pages)
-        if again:
-            return again
-        tdx_bug(vm, "TDH.VP.CREATE", status)
-        return -EIO
+        if not again:
+            tdx_bug(vm, "TDH.VP.CREATE", status)
+        _free_pages(kernel, cpu, tdcx, tdvpr)
+        return again if again else -EIO
     vcpu.tdvpr = tdvpr
     for index in range(len(tdcx)):
         again = REPEAT
@@ -74,11 +74,10 @@ def _init(vm: Vm, vcpu: Vcpu, cpu: Cpu, tdcx_pages: int, initial_rcx: int) -> in
             status = tdh_vp_addcx(cpu, tdvpr, tdcx[index])
             again = tdx_pamt_repeat(kernel, cpu, tdcx[index], None, status)
         if status:
+            if not again:
+                tdx_bug(vm, "TDH.VP.ADDCX", status)
             _free_pages(kernel, cpu, tdcx[index:])
-            if again:
-                return again
-            tdx_bug(vm, "TDH.VP.ADDCX", status)
-            return -EIO
+            return again if again else -EIO
         vcpu.tdcx.append(tdcx[index])
     vm.mmu_lock.write_lock()
     status = tdh_vp_init(cpu, tdvpr, initial_rcx, vcpu.index)
@@ -90,7 +89,9 @@ def _init(vm: Vm, vcpu: Vcpu, cpu: Cpu, tdcx_pages: int, initial_rcx: int) -> in
     return 0
 
 
-def _free_pages(kernel: Kernel, cpu: Cpu, pages: list[int]) -> None:
-    """Pages that the module never had."""
-    for index in range(len(pages)):
-        tdx_free_page(kernel, cpu, pages[index])
+def _free_pages(kernel: Kernel, cpu: Cpu, tdcx: list[int], tdvpr: int = 0) -> None:
+    """Pages that the module never had: TDCX pages in their order, then the TDVPR, if any."""
+    for index in range(len(tdcx)):
+        tdx_free_control_page(kernel, cpu, tdcx[index])
+    if tdvpr:
+        tdx_free_control_page(kernel, cpu, tdvpr)

@@ -142,7 +142,10 @@ def kvm_vm_bugged(vm: Vm, what: str) -> None:
 
 
 def tdx_bug(vm: Vm, leaf: str, status: int) -> None:
-    """TDX_BUG_ON(): as above, after a SEAMCALL that had no right to fail."""
+    """TDX_BUG_ON(): as above, after a SEAMCALL that had no right to fail; once for each VM."""
+    bugged = vm.bugged.load()
+    if bugged:
+        return
     kvm_vm_bugged(vm, leaf)
     pr_tdx_error(vm.kernel, leaf, status)
 

@@ -12,7 +12,7 @@ from typing import Final
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.errors import Finding, InputError, ModelError
 from dpamt.host.core.audit import audit
-from dpamt.host.core.control_pages import tdx_alloc_page
+from dpamt.host.core.control_pages import tdx_alloc_control_page
 from dpamt.host.core.init import tdx_enable
 from dpamt.host.core.kernel import Cpu, Kernel, KernelBehaviour, KernelLog
 from dpamt.host.core.page_cache import SITE_PAIR
@@ -222,7 +222,7 @@ class World:
         """Pages that may be used by the module, with their PAMT."""
         found = []
         for _ in range(pages):
-            pfn = tdx_alloc_page(self.kernel, self.kernel.cpus[0], "verify")
+            pfn = tdx_alloc_control_page(self.kernel, self.kernel.cpus[0], "verify")
             if pfn is None:
                 raise ModelError("the verifier's machine has no more memory")
             found.append(pfn)
