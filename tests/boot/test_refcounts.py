@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dpamt.boot.guest_memory import GuestMemory
 from dpamt.boot.image import KernelImage
-from dpamt.boot.refcounts import KernelCounts
+from dpamt.boot.refcounts import NAMES, KernelCounts, names_of, not_found
 from dpamt.boot.stack import KernelMemory
 from tests.boot.small_kernel import BASE, SmallKernel
 
@@ -24,12 +24,13 @@ PRESENT = 1
 class Guest:
     """A guest's memory with a kernel's counters, whose pages lie apart and in no order."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: tuple[str, str] = NAMES[0]) -> None:
         kernel = SmallKernel()
+        self.array_at, self.lock_at = names
         kernel.functions = {
             "init_top_pgt": bytes(4096),
-            "pamt_refcounts": bytes(16),
-            "pamt_lock": bytes(16),
+            names[0]: bytes(16),
+            names[1]: bytes(16),
             "max_pfn": bytes(16),
             **kernel.functions,
         }
@@ -47,7 +48,7 @@ class Guest:
         self.array = [5 << 20, 3 << 20, 9 << 20]
         for index, place in enumerate(self.array):
             self.map(ARRAY + index * 4096, place)
-        self.memory.write64(self.at["pamt_refcounts"], ARRAY)
+        self.memory.write64(self.at[self.array_at], ARRAY)
         self.memory.write64(self.at["max_pfn"], REGIONS * 512)
         self.counts = KernelCounts(self.memory, KernelMemory(self.memory, self.image), self.image)
 
@@ -66,7 +67,7 @@ class Guest:
         self.memory.write(place, struct.pack("<i", value))
 
     def lock(self, word: int) -> None:
-        self.memory.write64(self.at["pamt_lock"], word)
+        self.memory.write64(self.at[self.lock_at], word)
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +95,12 @@ def test_counters_and_pairs(
     used = {region for region, value in values.items() if value > 0}
     negative = {region for region, value in values.items() if value < 0}
     assert guest.counts.wrong_now(used | others) == []
-    assert (guest.counts.wrong_at_rest(used) == []) is (not negative)
+    exact = {region: values[region] for region in used}
+    assert (guest.counts.wrong_at_rest(exact) == []) is (not negative)
     assert len(guest.counts.wrong_now(others)) == (0 if locked else min(9, len(used - others)))
     wrong = len(used ^ others) + len(negative)
-    assert len(guest.counts.wrong_at_rest(others)) == min(9, wrong)
+    most = {region: max(values.get(region, 0), 1) for region in others}
+    assert len(guest.counts.wrong_at_rest(most)) == min(9, wrong)
     for region in values:
         guest.count(region, 0)
 
@@ -109,15 +112,57 @@ def test_it_names_the_region(guest: Guest) -> None:
         "region 0xffe00000: its refcount is 7, and it has no pair"
     ]
     guest.count(2047, 0)
-    assert guest.counts.wrong_at_rest([3]) == ["region 0x600000 has a pair, and its refcount is 0"]
+    assert guest.counts.wrong_at_rest({3: 0}) == [
+        "region 0x600000 has a pair, and its refcount is 0"
+    ]
+
+
+def test_a_count_without_a_user_is_a_leak(guest: Guest) -> None:
+    """After a REMOVE that was refused: count 1, the pair is there, and nobody uses the region."""
+    guest.count(5, 1)
+    assert guest.counts.wrong_now({5}) == []
+    assert guest.counts.wrong_at_rest({5: 0}) == [
+        "leak: region 0xa00000: its refcount is 1, and TDX uses 0 of its pages"
+    ]
+    assert guest.counts.wrong_at_rest({5: 1}) == []
+    guest.count(5, 0)
+
+
+def test_quiet_points_are_counted(guest: Guest) -> None:
+    before = guest.counts.audits
+    guest.lock(1)
+    guest.counts.wrong_now(())
+    guest.lock(0)
+    assert guest.counts.audits == before
+    guest.counts.wrong_now(())
+    guest.counts.wrong_at_rest({})
+    assert guest.counts.audits == before + 2
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_names_as_merged_and_as_posted(tmp_path: Path, names: tuple[str, str]) -> None:
+    guest = Guest(tmp_path, names)
+    assert guest.counts.name == names[0]
+    assert names_of(guest.image) == names
+    guest.count(1, 3)
+    assert guest.counts.counted() == {1: 3}
+    guest.memory.close()
+
+
+def test_a_kernel_with_get_whose_counters_have_another_name(tmp_path: Path) -> None:
+    kernel = SmallKernel()
+    assert not_found(KernelImage(kernel.write(tmp_path / "static"))) == ""
+    kernel.functions = {"tdx_pamt_get": bytes(16), "max_pfn": bytes(16), **kernel.functions}
+    why = not_found(KernelImage(kernel.write(tmp_path / "renamed")))
+    assert why.startswith("the kernel has tdx_pamt_get, but its counters are not found: no dpamt_")
 
 
 def test_before_there_are_counters(tmp_path: Path) -> None:
     guest = Guest(tmp_path)
-    guest.memory.write64(guest.at["pamt_refcounts"], 0)
+    guest.memory.write64(guest.at[guest.array_at], 0)
     assert guest.counts.is_known
     assert guest.counts.counted() == {}
-    guest.memory.write64(guest.at["pamt_refcounts"], 0xFFFF_D000_0000_0000)  # mapped nowhere
+    guest.memory.write64(guest.at[guest.array_at], 0xFFFF_D000_0000_0000)  # mapped nowhere
     assert guest.counts.counted() == {}
     guest.memory.close()
 

@@ -1,6 +1,6 @@
 """The module's side of a boot: each SEAMCALL answered, written down, and the module looked at."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,7 @@ from dpamt.boot.guest_memory import Bus, GuestMemory, NoSuchMemory
 from dpamt.boot.image import KernelImage
 from dpamt.boot.interventions import SEAMCALL_SITES
 from dpamt.boot.outcome import DYNAMIC, STATIC, Booted, BootOptions
-from dpamt.boot.refcounts import KernelCounts
+from dpamt.boot.refcounts import KernelCounts, not_found
 from dpamt.boot.request import Answer, Request
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.errors import InputError
@@ -62,6 +62,8 @@ class Answering:
         self._walls: list[SeamCall] = []
         self._view: ModuleView | None = None
         self._counts = KernelCounts(memory, kernel, image)
+        result.audit.name = self._counts.name
+        result.audit.not_found = not_found(image)
         self.total = 0
         """SEAMCALLs so far."""
 
@@ -141,11 +143,14 @@ class Answering:
         """What is wrong when the guest is gone: the kernel's own counts against the pairs."""
         return self._wrong_counts(self._counts.wrong_at_rest)
 
-    def _wrong_counts(self, judge: Callable[[Collection[int]], list[str]]) -> list[str]:
+    def _wrong_counts(self, judge: Callable[[dict[int, int]], list[str]]) -> list[str]:
         module, view = self._result.module, self._view
         if module is None or view is None or not module.pamt.dynamic or not self._counts.is_known:
             return []
-        return judge(view.pairs())
+        wrong = judge({region: pages for region, (_, _, pages) in view.pairs().items()})
+        audit = self._result.audit
+        audit.points, audit.wrong = self._counts.audits, audit.wrong + len(wrong)
+        return wrong
 
     def _see_missed(self, leaf: int) -> None:
         """A pointer to where the guest has no memory, told once for each leaf."""

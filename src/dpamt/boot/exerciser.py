@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dpamt.boot.image import KernelImage
+from dpamt.boot.refcounts import names_of, not_found
 from dpamt.boot.tiny_initrd import archive
 from dpamt.errors import InputError
 
@@ -29,6 +30,21 @@ _INIT_FLAGS: Final = (
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-pie", "-no-pie"),
     *("-fno-stack-protector", "-fno-tree-loop-distribute-patterns"),
 )
+
+_WHY: Final = tuple(
+    map(
+        re.compile,
+        (
+            r"\b(fatal )?error: (?!.*treated as errors)",  # gcc
+            r"^ERROR: modpost: ",
+            r"undefined reference to|cannot find -l|No such file or directory",
+            r"\*\*\* (?!\[)",  # make itself: "*** No rule to make target"
+            r"(?i)error",
+        ),
+    )
+)
+"""What tells why a build failed, the surest first: a warning before it, or make's "Error 2" after
+it, does not."""
 
 MODES: Final = ("life", "hammer", "hostile")
 DESIGNS: Final = ("merged", "v6", "v2", "v5", "none", "kernel")
@@ -91,6 +107,7 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
 
     Raises InputError when the tree is not prepared for modules, or the compiler complains.
     """
+    build = build.resolve()  # make -C goes there
     called = image.symbol(_CALLED)
     if called is None:
         raise InputError(f"{image.path}: no symbol {_CALLED!r}: CONFIG_INTEL_TDX_HOST is not set")
@@ -173,11 +190,16 @@ def _design(exercise: Exercise, exported: bool) -> str:
 
 
 def _kernel_counts(image: KernelImage, design: str) -> dict[str, str]:
-    """Where the module finds the kernel's refcounts: neither symbol is exported."""
-    found = {"kernel_counts": "pamt_refcounts", "kernel_max_pfn": "max_pfn"}
-    symbols = {name: image.symbol(known) for name, known in found.items()}
+    """Where the module finds the kernel's refcounts: neither symbol is exported.
+
+    Raises InputError where they are not found: their sum would be a constant 0.
+    """
     if design != _KERNEL:
         return {}
+    names = names_of(image)
+    if names is None:
+        raise InputError(f"{image.path}: {not_found(image)}; expected them, or another design=")
+    symbols = {"kernel_counts": image.symbol(names[0]), "kernel_max_pfn": image.symbol("max_pfn")}
     return {name: f"{symbol.address:#x}" for name, symbol in symbols.items() if symbol is not None}
 
 
@@ -186,9 +208,17 @@ def _run(words: list[str]) -> None:
         raise InputError(f"no {words[0]}; expected the tools that build a kernel (docs/boot.md)")
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        first = " ".join((lines or done.stderr.splitlines() or ["no message"])[0].split())
-        raise InputError(f"the exerciser does not build: {first[:200]}")
+        raise InputError(f"the exerciser does not build: {line_that_matters(done.stderr)[:200]}")
+
+
+def line_that_matters(said: str) -> str:
+    """Of what a compiler, linker, modpost or make printed: the line that tells why it failed."""
+    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
+    for pattern in _WHY:
+        for line in lines:
+            if pattern.search(line):
+                return line
+    return lines[0] if lines else "no message"
 
 
 _LINE: Final = re.compile(r"^(?:kvm_intel: |kvm-intel: )?dpamt: (?P<rest>.*)$")

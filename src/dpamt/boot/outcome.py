@@ -55,11 +55,26 @@ class BootOptions:
 
 
 @dataclass(slots=True)
+class RefcountAudit:
+    """The kernel's own counters held against the module's page pairs."""
+
+    name: str = ""
+    """Of the counters; empty: this kernel has none, or they are not found."""
+    not_found: str = ""
+    """Why the counters of a kernel with Dynamic PAMT cannot be read."""
+    points: int = 0
+    """How often the lock was free and they were looked at."""
+    wrong: int = 0
+    """Contradictions found."""
+
+
+@dataclass(slots=True)
 class Booted:
     """What came of it."""
 
     places: list[Place]
     changes: list[Change]
+    audit: RefcountAudit = field(default_factory=RefcountAudit)
     machine: Machine | None = None
     module: TdxModule | None = None
     calls: list[Call] = field(default_factory=list)

@@ -1,11 +1,12 @@
 """The refcounts of a kernel with Dynamic PAMT, read from its memory and held against the module.
 
-Source: merged commits of 2026-09-04 (5386c5288001, eca9d4a3f1f8): ``pamt_refcounts`` points to one
-4-byte counter for each 2 MiB of memory up to ``max_pfn``; ``pamt_lock`` is held from the ADD of a
-pair to the first count, and from the REMOVE to the last.
+Source: a complete arch/x86/virt/vmx/tdx/tdx.c with what was merged, read on 2026-11-29:
+``dpamt_refcounts`` points to one 4-byte counter for each 2 MiB of memory up to ``max_pfn``;
+``dpamt_lock`` is held from the ADD of a pair to the first count, and from the REMOVE to the last.
+Until `[PATCH v6 00/11] Dynamic PAMT` (2026-05-25) they were ``pamt_refcounts`` and ``pamt_lock``.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from dpamt.abi.pages import PAGE_SIZE
@@ -20,6 +21,32 @@ _MOST_REGIONS: Final = 1 << 23
 """16 TiB: a guest may say anything."""
 _MOST_TOLD: Final = 8
 
+NAMES: Final = (("dpamt_refcounts", "dpamt_lock"), ("pamt_refcounts", "pamt_lock"))
+"""Counters and lock: as merged, and as posted."""
+_MAX_PFN: Final = "max_pfn"
+GET: Final = "tdx_pamt_get"
+"""The function of every kernel that has Dynamic PAMT."""
+
+
+def names_of(image: KernelImage) -> tuple[str, str] | None:
+    """The names of the counters and their lock in this kernel; None where they are not found."""
+    if image.symbol(_MAX_PFN) is None:
+        return None
+    found = (names for names in NAMES if all(map(image.symbol, names)))
+    return next(found, None)
+
+
+def not_found(image: KernelImage) -> str:
+    """Why the counters of a kernel with Dynamic PAMT cannot be read; empty where they can, or where
+    it has none."""
+    if image.symbol(GET) is None or names_of(image) is not None:
+        return ""
+    expected = " or ".join(" and ".join(names) for names in NAMES)
+    return (
+        f"the kernel has {GET}, but its counters are not found: no {expected} with {_MAX_PFN} "
+        "among its symbols"
+    )
+
 
 class KernelCounts:
     """The counters and their lock; nothing is counted while the kernel has no counters yet."""
@@ -27,11 +54,15 @@ class KernelCounts:
     def __init__(self, memory: GuestMemory, kernel: KernelMemory, image: KernelImage) -> None:
         self._memory = memory
         self._kernel = kernel
-        symbols = [image.symbol(name) for name in ("pamt_refcounts", "pamt_lock", "max_pfn")]
-        counts, lock, last = (0 if symbol is None else symbol.address for symbol in symbols)
-        self.is_known = bool(counts and lock and last)
+        names = names_of(image)
+        self.is_known = names is not None
         """Whether the kernel has them, by its symbols."""
-        self._pointer, self._lock, self._last = counts, lock, last
+        self.name = names[0] if names is not None else ""
+        symbols = [image.symbol(name) for name in (*(names or ()), _MAX_PFN)]
+        addresses = [0 if symbol is None else symbol.address for symbol in symbols]
+        self._pointer, self._lock, self._last = addresses if self.is_known else (0, 0, 0)
+        self.audits = 0
+        """How often they were held against the pairs with the lock free."""
 
     def is_locked(self) -> bool:
         """Whether some CPU is at a pair or its counter (the queued spinlock's word is not 0)."""
@@ -74,14 +105,26 @@ class KernelCounts:
         """
         if self.is_locked():
             return []
+        self.audits += 1
         return _most(_no_pair(self.counted(), paired))
 
-    def wrong_at_rest(self, paired: Collection[int]) -> list[str]:
-        """What is wrong when nothing runs: a counter is above 0 exactly where there is a pair."""
+    def wrong_at_rest(self, paired: Mapping[int, int]) -> list[str]:
+        """What is wrong when nothing runs; ``paired``: the pages in use of each region with a pair.
+
+        A counter is above 0 exactly where there is a pair, and is the pages that TDX uses there:
+        more of it, and the pair stays for good.
+        """
+        self.audits += 1
         counted = self.counted()
         idle = [region for region in sorted(paired) if counted.get(region, 0) <= 0]
         found = _no_pair(counted, paired)
         found += [f"{_name(region)} has a pair, and its refcount is 0" for region in idle]
+        found += [
+            f"leak: {_name(region)}: its refcount is {counted[region]}, and TDX uses {pages} of "
+            "its pages"
+            for region, pages in sorted(paired.items())
+            if counted.get(region, 0) > pages
+        ]
         negative = [(region, count) for region, count in counted.items() if count < 0]
         found += [f"{_name(region)}: its refcount is {count}" for region, count in negative]
         return _most(found)

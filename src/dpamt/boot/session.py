@@ -248,6 +248,8 @@ class _Session:
             result.findings += ModuleView(result.module).check()
         if result.ended == "reboot":
             result.findings += self._answering.wrong_at_rest()
+        if result.audit.not_found and result.module is not None and result.module.pamt.dynamic:
+            result.findings.append(f"refcounts NOT audited: {result.audit.not_found}")
         result.held = self._holds.times
         if result.initialized is None and self._console.says(INITIALIZED.encode()):
             result.initialized = result.seconds

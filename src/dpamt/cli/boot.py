@@ -52,6 +52,10 @@ def _boot(options: argparse.Namespace) -> int:
             f"boot: --memory {options.memory} for {options.numa} NUMA nodes; expected "
             f"{_LEAST_BYTES >> 20} MiB a node at least"
         )
+    if options.property and not options.replay:
+        raise InputError(
+            f"--property {options.property}: it picks a failure of --replay; expected that with it"
+        )
     exercise = parse_exercise(options.exercise) if options.exercise else None
     cpus, pamt, replay = options.smp, options.pamt, None
     if options.replay:

@@ -36,6 +36,7 @@ def _lines(
         f"  {options.cpus} CPUs, {options.memory >> 20:,} MiB, {options.nodes} NUMA "
         f"node{'s' if options.nodes > 1 else ''}; transport {options.transport}"
     )
+    yield from _refcounts(booted)
     yield ""
     yield from _heading("What was done to it")
     if booted.changes:
@@ -77,6 +78,23 @@ def _lines(
     yield from _bottom(booted)
 
 
+def _refcounts(booted: Booted) -> Iterator[str]:
+    """What came of the audit of the kernel's own counters, where it has them in use."""
+    audit = booted.audit
+    if booted.module is None or not booted.module.pamt.dynamic:
+        return
+    if audit.not_found:
+        yield from paragraph(f"refcounts NOT audited: {audit.not_found}", "  ")
+    elif audit.name:
+        found = f"{audit.wrong} contradictions, see below" if audit.wrong else "clean"
+        points = f"{audit.points:,} quiet point{'' if audit.points == 1 else 's'}"
+        yield from paragraph(f"refcounts audited at {points}: {found} ({audit.name})", "  ")
+    else:
+        yield from paragraph(
+            "refcounts not audited: this kernel has no Dynamic PAMT of its own", "  "
+        )
+
+
 def _heading(text: str) -> Iterator[str]:
     yield text
     yield "-" * len(text)
@@ -84,6 +102,9 @@ def _heading(text: str) -> Iterator[str]:
 
 def _counted(booted: Booted) -> Iterator[str]:
     total = booted.counts.total()
+    if not total and booted.ended == "timeout":
+        yield from paragraph("None: the time was over before the first.", "  ")
+        return
     if not total:
         yield from paragraph(
             "None. A kernel of this kind asks for TDX when KVM does, or found that it cannot have "
@@ -148,6 +169,12 @@ def _bottom(booted: Booted) -> Iterator[str]:
             f"{booted.seconds:.2f} s and ended by {booted.ended}.",
             "",
         )
+    elif not booted.counts and booted.ended == "timeout":
+        yield from paragraph(
+            f"The time was over, after {booted.seconds:.2f} s, before the kernel made its first "
+            "SEAMCALL: whether it can have TDX is not known.",
+            "",
+        )
     else:
         yield from paragraph(
             f"TDX module NOT initialized; the run took {booted.seconds:.2f} s and ended by "
@@ -209,6 +236,12 @@ def boot_json(
         "pamt_kib": told and told.pamt_kib,
         "differences_from_host": None if told is None or host is None else differences(told, host),
         "dynamic_pamt": module and module.pamt.dynamic,
+        "refcount_audit": {
+            "counters": booted.audit.name or None,
+            "not_found": booted.audit.not_found or None,
+            "quiet_points": booted.audit.points,
+            "contradictions": booted.audit.wrong,
+        },
         "pairs": None if module is None else len(ModuleView(module).pairs()),
         "tds": None if module is None else len(ModuleView(module).tds()),
         "injected": [

@@ -14,7 +14,7 @@ from dpamt.errors import Finding, InputError, ModelError
 from dpamt.host.core.audit import audit
 from dpamt.host.core.control_pages import tdx_alloc_control_page
 from dpamt.host.core.init import tdx_enable
-from dpamt.host.core.kernel import Cpu, Kernel, KernelBehaviour, KernelLog
+from dpamt.host.core.kernel import Cpu, Kernel, KernelBehaviour, KernelLog, warned_under
 from dpamt.host.core.page_cache import SITE_PAIR
 from dpamt.host.designs.base import Design
 from dpamt.host.kvm.td import tdx_td_init
@@ -75,6 +75,13 @@ class ObservedLog(KernelLog):
         """WARN_ONCE(): under observation each is told, whoever comes first."""
         if not self._told("warn", text):
             super().warn_once(place, text)
+
+    def warn_on_once(self, place: str, held: str = "") -> None:
+        """WARN_ON_ONCE(): as above; one under a spinlock is an event more, with the lock's name."""
+        if not self._told("warn", warned_under(place, held)):
+            super().warn_on_once(place, held)
+        elif held:
+            self._told("warn-locked", held)
 
 
 class ObservedKernel(Kernel):
