@@ -51,6 +51,8 @@ BUSY_OPERANDS: Final[dict[int, tuple[str, ...]]] = {
     leaf.TDH_PHYMEM_PAGE_WBINVD: ("RCX",),
     leaf.TDH_SYS_CONFIG: (SYS,),
     leaf.TDH_SYS_SHUTDOWN: (SYS,),
+    leaf.TDH_SYS_UPDATE: (SYS,),
+    leaf.TDH_SYS_DISABLE: (SYS,),
     leaf.TDH_PHYMEM_PAMT_ADD: ("RCX", "RDX", "R8"),
     leaf.TDH_PHYMEM_PAMT_REMOVE: ("RCX",),
 }

@@ -87,6 +87,8 @@ LEAF_OPERANDS: Final[dict[int, dict[str, str]]] = {
         "r10": NUMBER,
     },
     leaf.TDH_SYS_SHUTDOWN: {"rcx": NUMBER},
+    leaf.TDH_SYS_UPDATE: {},
+    leaf.TDH_SYS_DISABLE: {},
     leaf.TDH_PHYMEM_PAMT_ADD: {"rcx": HPA_LEVEL, "rdx": PAGE, "r8": PAGE},
     leaf.TDH_PHYMEM_PAMT_REMOVE: {"rcx": HPA_LEVEL},
 }

@@ -1,6 +1,7 @@
 """The SEAMCALL leaf numbers: RAX bits 15:0 on input.  Nothing but the numbers lives here.
 
-Source: Intel TDX module source (open release), 2.0.08 to 2.0.18, as of 2.0.18.
+Source: Intel TDX module source (open release), 2.0.08 to 2.0.18, as of 2.0.18; for TDH.SYS.DISABLE,
+which that has not, and for the P-SEAMLDR's, Linux 7.3.4 arch/x86/virt/vmx/tdx (tdx.h, seamldr.c).
 """
 
 from typing import Final
@@ -61,6 +62,7 @@ TDH_EXPORT_ABORT: Final = 64
 TDH_EXPORT_BLOCKW: Final = 65
 TDH_EXPORT_RESTORE: Final = 66
 TDH_EXPORT_MEM: Final = 68
+TDH_SYS_DISABLE: Final = 69
 TDH_EXPORT_PAUSE: Final = 70
 TDH_EXPORT_TRACK: Final = 71
 TDH_EXPORT_STATE_IMMUTABLE: Final = 72
@@ -116,6 +118,27 @@ LEAF_NAMES: Final[dict[int, str]] = {
     number: name.replace("_", ".") for name, number in globals().items() if name.startswith("TDH_")
 }
 """Leaf number to its dotted name, for example 6 to ``TDH.MEM.PAGE.AUG``."""
+
+P_SEAMLDR_INFO: Final = 0x8000000000000000
+P_SEAMLDR_INSTALL: Final = 0x8000000000000001
+P_SEAMLDR: Final = 1 << 63
+"""RAX bit 63: the call is for the P-SEAMLDR, which loads modules, and not for the module."""
+_P_SEAMLDR_NAMES: Final = {P_SEAMLDR_INFO: "SEAMLDR.INFO", P_SEAMLDR_INSTALL: "SEAMLDR.INSTALL"}
+
+
+def asked_leaf(rax: int) -> int:
+    """Of RAX at a SEAMCALL: the leaf without its version; all of it for the P-SEAMLDR."""
+    return rax if rax & P_SEAMLDR else rax & RAX_LEAF_MASK
+
+
+def leaf_name(rax: int) -> str:
+    """What a SEAMCALL with this RAX asks for; a number where no leaf is known.  The version is not
+    part of it."""
+    if rax & P_SEAMLDR:
+        return _P_SEAMLDR_NAMES.get(rax, f"SEAMLDR leaf {rax & ~P_SEAMLDR:#x}")
+    leaf = rax & RAX_LEAF_MASK
+    return LEAF_NAMES.get(leaf, f"leaf {leaf}")
+
 
 TDX_CONNECT_LEAVES: Final = range(128, 167)
 """Leaves refused without TDX Connect, and always in Dynamic PAMT mode [tdx_vmm_dispatcher.c]."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_CONFIG
+from dpamt.abi.leaves import TDH_SYS_CONFIG, asked_leaf, leaf_name
 from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
 from dpamt.abi.registers import REGISTER_NAMES, SeamCall, TdxModuleArgs
 from dpamt.abi.tdmr import MAX_TDMRS, SYS_CONFIG_DYNAMIC_PAMT, TDMR_INFO_BYTES
@@ -100,7 +100,7 @@ class Answering:
         before = tuple([registers[name] for name in REGISTER_NAMES])
         args = TdxModuleArgs()
         args.rcx, args.rdx, args.r8, args.r9, args.r10, args.r11, args.r12, args.r13 = before
-        leaf = rax & RAX_LEAF_MASK
+        leaf = asked_leaf(rax)
         if leaf == TDH_SYS_CONFIG:
             self._see_config(args)
         forced = self._forced.status(leaf) if self._forced.rules else None
@@ -156,7 +156,7 @@ class Answering:
         """A pointer to where the guest has no memory, told once for each leaf."""
         exercise = self._options.exercise
         if exercise is None or exercise.mode != "hostile":
-            what = f"{LEAF_NAMES.get(leaf, leaf)}: a pointer to where the guest has no memory"
+            what = f"{leaf_name(leaf)}: a pointer to where the guest has no memory"
             if not any(finding.startswith(what) for finding in self._result.findings):
                 self._result.findings.append(f"{what} ({self._bus.missed[0]:#x})")
         self._bus.missed.clear()

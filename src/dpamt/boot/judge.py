@@ -7,7 +7,7 @@ have put it there.
 from collections import Counter
 from typing import Final
 
-from dpamt.abi.leaves import LEAF_NAMES, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
+from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE, leaf_name
 from dpamt.abi.status import (
     STATUS_MASK,
     TDX_HPA_RANGE_NOT_FREE,
@@ -37,7 +37,7 @@ def wrong_answers(counts: Counter[tuple[int, int]]) -> list[str]:
             if status & STATUS_MASK == wanted and where in (None, leaf):
                 found[name, leaf, wanted] += count
     return [
-        f"{name}: {LEAF_NAMES.get(leaf, leaf)} answered {status_name(status)} {count:,} times"
+        f"{name}: {leaf_name(leaf)} answered {status_name(status)} {count:,} times"
         for (name, leaf, status), count in sorted(found.items())
     ]
 

@@ -17,6 +17,7 @@ from dpamt.boot.page_state import Kept
 from dpamt.boot.schedule import Followed
 from dpamt.module.injection_rules import Rule
 from dpamt.module.module import TdxModule
+from dpamt.module.releases import WITH_SYS_DISABLE
 from dpamt.platform.machine import Machine
 
 MAILBOX: Final = "mailbox"
@@ -38,7 +39,7 @@ class BootOptions:
     memory: int = 4 << 30
     nodes: int = 1
     pamt: str | None = None
-    release: str = "2.0.18"
+    release: str = f"2.0.18{WITH_SYS_DISABLE}"
     inject: tuple[Rule, ...] = ()
     forced: tuple[ForcedRule, ...] = ()
     delays: tuple[DelayRule, ...] = ()

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 from typing import Final
 
-from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
+from dpamt.abi.leaves import RAX_LEAF_MASK, leaf_name
 from dpamt.boot.answering import Answering
 from dpamt.boot.call import Recording
 from dpamt.boot.console import Console, complaints, plain_lines
@@ -379,7 +379,7 @@ class _Session:
     def _stop(self, request: Request, what: str) -> None:
         """The machine stands still: what happened, and where each CPU was."""
         result = self._result
-        name = LEAF_NAMES.get(request.registers["rax"] & RAX_LEAF_MASK, "SEAMCALL")
+        name = leaf_name(request.registers["rax"])
         result.findings.append(f"CPU {request.cpu} in {name}: {what}")
         result.stacks = self._stacks()
         result.ended = "stopped"
@@ -412,8 +412,7 @@ class _Session:
             return "held at a rendezvous"
         if self._follower is not None and is_step(request):
             return "held before its next step"
-        leaf = request.registers["rax"] & RAX_LEAF_MASK
-        return LEAF_NAMES.get(leaf, f"leaf {leaf}")
+        return leaf_name(request.registers["rax"])
 
 
 def _without_tdx(options: BootOptions) -> str:

@@ -158,7 +158,13 @@ def _parser() -> Parser:
         help="static: the module has no Dynamic PAMT; dynamic: it takes SYS.CONFIG for one that "
         "asks for it, for kernels that do not know it.  Neither: as the kernel asks",
     )
-    parser.add_argument("--release", default="2.0.18", metavar="R", help="module release (2.0.18)")
+    parser.add_argument(
+        "--release",
+        default="2.0.18+sys-disable",
+        metavar="R",
+        help="module release (2.0.18+sys-disable: with TDH.SYS.DISABLE, which Linux calls at the "
+        "end and which no open release has)",
+    )
     parser.add_input("--initrd", metavar="FILE", help="instead of one that reboots at once")
     parser.add_argument("--append", default="", metavar="WORDS", help="more kernel command line")
     parser.add_argument(

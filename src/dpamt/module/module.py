@@ -10,8 +10,9 @@ from dpamt.abi.leaves import (
 from dpamt.abi.operands import OPERAND_RAX
 from dpamt.abi.pages import MAX_PA_LIMIT, PAGE_SHIFT, PAGE_SIZE, SIZE_2M
 from dpamt.abi.registers import U64_MASK
-from dpamt.abi.states import SYS_READY, SYS_SHUTDOWN, TD_KEYS_CONFIGURED
+from dpamt.abi.states import SYS_READY, SYS_SHUTDOWN, SYSINIT_PENDING, TD_KEYS_CONFIGURED
 from dpamt.abi.status import TDX_OPERAND_INVALID, TDX_SYS_NOT_READY, TDX_SYS_SHUTDOWN
+from dpamt.errors import InputError
 from dpamt.module.keys import Keys
 from dpamt.module.leaves.table import BEFORE_READY, HANDLERS, Handler
 from dpamt.module.metadata import global_metadata
@@ -60,6 +61,8 @@ class TdxModule:
         self.sys_state = system.at(0)
         self.sys_packages = system.at(1)
         """Packages on which SYS.KEY.CONFIG is done, one bit each."""
+        self.handoff = system.at(2)
+        """Handoff version + 1 of SYS.SHUTDOWN, for the module that is loaded next; 0: none."""
         self.lps_initialized = shared.words("module.sys.lp")
         """By logical processor: 1 when SYS.LP.INIT is done."""
         self.global_locks = shared.shared_exclusive_locks("module.sys.lock")
@@ -94,6 +97,26 @@ class TdxModule:
         self.processors = tuple(
             LogicalProcessor(self, index, index * packages // cpus) for index in range(cpus)
         )
+
+    def install(self, release: Release) -> None:
+        """What the P-SEAMLDR does when every CPU has asked it to: load ``release`` over this one.
+
+        Memory and TDs stay as they are; SYS.INIT, SYS.LP.INIT on every CPU and SYS.UPDATE go on
+        from there.  Raises InputError before SYS.SHUTDOWN, and for a release whose TDs have another
+        shape.
+        """
+        old = self.release
+        same = ("min_tdcs_pages", "max_tdcs_pages", "sept_root_page", "host_priority_sept_tree")
+        if self.sys_state.load() != SYS_SHUTDOWN or not self.handoff.load():
+            raise InputError(f"module {old.name}: expected TDH.SYS.SHUTDOWN before another one")
+        for name in same:
+            if getattr(old, name) != getattr(release, name):
+                raise InputError(f"module {release.name}: {name} is not that of {old.name}")
+        self.release = release
+        self.metadata = global_metadata(self)
+        for index in range(len(self.processors)):
+            self.lps_initialized.at(index).store(0)
+        self.sys_state.store(SYSINIT_PENDING)
 
     def processor(self, index: int) -> LogicalProcessor:
         """Logical processor ``index``; packages hold them in equal runs."""

@@ -1,6 +1,6 @@
 """Releases of the TDX module: what differs between them, as data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dpamt.abi import leaves as leaf
@@ -9,6 +9,7 @@ from dpamt.abi.metadata import (
     TDX_FEATURES0_DYNAMIC_PAMT,
     TDX_FEATURES0_ENHANCED_DEMOTE_INTERRUPTIBILITY,
     TDX_FEATURES0_NO_RBP_MOD,
+    TDX_FEATURES0_SYS_DISABLE,
 )
 from dpamt.errors import InputError
 
@@ -155,9 +156,19 @@ from that release (``tests/data/module-vectors.jsonl``).
 """
 
 
+WITH_SYS_DISABLE: Final = "+sys-disable"
+"""Ends the name of a release that has TDH.SYS.DISABLE as well, which later ones announce."""
+
+
 def release_named(name: str) -> Release:
     """The release of that name; InputError for an unknown one."""
-    release = RELEASES.get(name)
+    release = RELEASES.get(name.removesuffix(WITH_SYS_DISABLE))
     if release is None:
-        raise InputError(f"TDX module release {name!r}: expected one of {', '.join(RELEASES)}")
+        raise InputError(
+            f"TDX module release {name!r}: expected one of {', '.join(RELEASES)}, or one of them "
+            f"with {WITH_SYS_DISABLE} behind"
+        )
+    if name.endswith(WITH_SYS_DISABLE):
+        features = release.features0 | TDX_FEATURES0_SYS_DISABLE
+        return replace(release, name=name, features0=features)
     return release

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.abi.leaves import leaf_name
 from dpamt.abi.status import TDX_SUCCESS, status_name
 from dpamt.boot.compare import Told, differences
 from dpamt.boot.outcome import Booted, BootOptions
@@ -113,7 +113,7 @@ def _counted(booted: Booted) -> Iterator[str]:
         )
         return
     for (leaf, status), count in sorted(booted.counts.items()):
-        name = LEAF_NAMES.get(leaf, f"leaf {leaf}")
+        name = leaf_name(leaf)
         yield f"  {name:28} {count:8,}  {status_name(status) if status else 'done'}"
     yield f"  {'all':28} {total:8,}"
 
@@ -194,6 +194,10 @@ def _bottom(booted: Booted) -> Iterator[str]:
         yield from paragraph(f"KERNEL SAYS: {complaint.kind}: {complaint.text}", "")
         for frame in complaint.stack[:_SHOWN_FRAMES]:
             yield f"    {frame}"[:80]
+    if booted.module is not None and booted.ended == "reboot":
+        alive = len(ModuleView(booted.module).tds())
+        if alive:
+            yield f"{alive} TD{'s were' if alive > 1 else ' was'} alive when the machine restarted."
     if booted.clean:
         yield "Clean: no finding, no warning of the kernel, module tree right after every SEAMCALL."
 
@@ -226,7 +230,7 @@ def boot_json(
         ],
         "seamcalls": [
             {
-                "leaf": LEAF_NAMES.get(leaf, str(leaf)),
+                "leaf": leaf_name(leaf),
                 "status": f"{status:#x}",
                 "status_name": status_name(status) if status != TDX_SUCCESS else "TDX_SUCCESS",
                 "count": count,

@@ -1,7 +1,7 @@
 """Counting SEAMCALLs by leaf and status, at the wall, for the price of one dictionary step."""
 
 from dpamt.abi.exits import EXIT_REASON_NAMES
-from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_VP_ENTER
+from dpamt.abi.leaves import RAX_LEAF_MASK, TDH_VP_ENTER, leaf_name
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.abi.status import STATUS_MASK, status_name
 from dpamt.run.facts import SeamcallCount
@@ -62,5 +62,5 @@ def _add(counts: dict[tuple[str, str], int], rax: int, status: int, count: int) 
     name = status_name(status)
     if leaf == TDH_VP_ENTER and not status & STATUS_MASK:
         name = f"{name}, {EXIT_REASON_NAMES.get(status, f'exit {status}')}"
-    key = LEAF_NAMES.get(leaf, f"leaf {leaf}"), name
+    key = leaf_name(leaf), name
     counts[key] = counts.get(key, 0) + count

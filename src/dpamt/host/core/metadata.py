@@ -3,7 +3,7 @@
 Source: Linux arch/x86/virt/vmx/tdx/tdx_global_metadata.c.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dpamt.abi import metadata as field
@@ -126,6 +126,27 @@ def get_tdx_sys_info_version(kernel: Kernel, cpu: Cpu, values: dict[str, int]) -
     finally:
         major, minor, update = values["major"], values["minor"], values["update"]
         kernel.log.info(f"Module version: {major}.{minor}.{update:02}")
+
+
+def read_version(kernel: Kernel, cpu: Cpu) -> int:
+    """Read the version again, into ``kernel.sysinfo``; 0 or -EIO.  Nothing is printed."""
+    values: dict[str, int] = {}
+    assert kernel.sysinfo is not None
+    try:
+        _read_group(kernel, cpu, _VERSION, values)
+    except _ReadFailed:
+        return -EIO
+    version = values["minor"], values["major"], values["update"]
+    kernel.sysinfo = replace(kernel.sysinfo, minor=version[0], major=version[1], update=version[2])
+    return 0
+
+
+def read_module_hv(kernel: Kernel, cpu: Cpu) -> int:
+    """Version of the handoff data that this module writes, or -EIO with the failure logged."""
+    try:
+        return _read(kernel, cpu, field.MODULE_HV, 0)
+    except _ReadFailed:
+        return -EIO
 
 
 def _read_group(kernel: Kernel, cpu: Cpu, group: _Group, values: dict[str, int]) -> None:

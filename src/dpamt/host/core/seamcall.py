@@ -35,7 +35,9 @@ from dpamt.abi.leaves import (
     TDH_SYS_KEY_CONFIG,
     TDH_SYS_LP_INIT,
     TDH_SYS_RD,
+    TDH_SYS_SHUTDOWN,
     TDH_SYS_TDMR_INIT,
+    TDH_SYS_UPDATE,
     TDH_VP_ADDCX,
     TDH_VP_CREATE,
     TDH_VP_ENTER,
@@ -123,6 +125,18 @@ def tdh_sys_tdmr_init(cpu: Cpu, base: int) -> tuple[int, int]:
     args.rcx = base
     status = seamcall(cpu, TDH_SYS_TDMR_INIT, args)
     return status, args.rdx
+
+
+def tdh_sys_shutdown(cpu: Cpu, handoff_version: int) -> int:
+    """SYS.SHUTDOWN, before another module is loaded over this one."""
+    args = TdxModuleArgs()
+    args.rcx = handoff_version
+    return seamcall(cpu, TDH_SYS_SHUTDOWN, args)
+
+
+def tdh_sys_update(cpu: Cpu) -> int:
+    """SYS.UPDATE: the new module goes on where the old one ended."""
+    return seamcall(cpu, TDH_SYS_UPDATE, TdxModuleArgs())
 
 
 def tdh_phymem_pamt_add(cpu: Cpu, pfn: int, page0: int, page1: int) -> int:

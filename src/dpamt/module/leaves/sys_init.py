@@ -1,4 +1,4 @@
-"""TDH.SYS.INIT, LP.INIT, KEY.CONFIG and SHUTDOWN: the module's own life cycle."""
+"""TDH.SYS.INIT, LP.INIT and KEY.CONFIG: how the module comes up."""
 
 from typing import Final
 
@@ -7,7 +7,6 @@ from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.states import (
     MAX_HKIDS,
     SYS_READY,
-    SYS_SHUTDOWN,
     SYSCONFIG_DONE,
     SYSINIT_DONE,
     SYSINIT_PENDING,
@@ -102,18 +101,3 @@ def tdh_sys_key_config(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     before = module.sys_packages.set_bits(package)
     if before | package == module.all_packages:
         module.sys_state.store(SYS_READY)
-
-
-def tdh_sys_shutdown(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
-    """RCX = handoff version.  The module answers nothing afterwards.
-
-    Another logical processor inside the module is seen by the global lock only.
-    Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (k.1).
-    """
-    module = lp.module
-    if not module.release.min_update_hv <= args.rcx <= module.release.module_hv:
-        raise Refused(TDX_OPERAND_INVALID | OPERAND_RCX)
-    busy = lp.locks.exclusive(module.global_lock)
-    if busy:
-        raise Refused(TDX_SYS_BUSY)
-    module.sys_state.store(SYS_SHUTDOWN)

@@ -37,11 +37,11 @@ from dpamt.module.leaves.phymem_page import (
 )
 from dpamt.module.leaves.phymem_pamt import tdh_phymem_pamt_add, tdh_phymem_pamt_remove
 from dpamt.module.leaves.sys_config import tdh_sys_config
+from dpamt.module.leaves.sys_end import tdh_sys_disable, tdh_sys_shutdown, tdh_sys_update
 from dpamt.module.leaves.sys_init import (
     tdh_sys_init,
     tdh_sys_key_config,
     tdh_sys_lp_init,
-    tdh_sys_shutdown,
 )
 from dpamt.module.leaves.sys_rd import tdh_sys_rd
 from dpamt.module.leaves.sys_tdmr_init import tdh_sys_tdmr_init
@@ -89,8 +89,10 @@ HANDLERS: Final[dict[int, Handler]] = {
     leaf.TDH_PHYMEM_PAGE_WBINVD: tdh_phymem_page_wbinvd,
     leaf.TDH_SYS_CONFIG: tdh_sys_config,
     leaf.TDH_SYS_SHUTDOWN: tdh_sys_shutdown,
+    leaf.TDH_SYS_UPDATE: tdh_sys_update,
     leaf.TDH_PHYMEM_PAMT_ADD: tdh_phymem_pamt_add,
     leaf.TDH_PHYMEM_PAMT_REMOVE: tdh_phymem_pamt_remove,
+    leaf.TDH_SYS_DISABLE: tdh_sys_disable,
 }
 
 BEFORE_READY: Final = frozenset(
