@@ -18,7 +18,17 @@ def number(value: int | str) -> int:
 
 
 def test_leaves() -> None:
-    assert {n: i for i, n in leaves.LEAF_NAMES.items()} == TABLES["leaves"]
+    """TDH.SYS.DISABLE is of Linux 7.3.4; no open release has it."""
+    found = {n: i for i, n in leaves.LEAF_NAMES.items()}
+    assert found == TABLES["leaves"] | {"TDH.SYS.DISABLE": 69}
+
+
+def test_the_name_of_what_is_asked() -> None:
+    assert leaves.leaf_name(leaves.TDH_VP_INIT | 1 << leaves.RAX_VERSION_SHIFT) == "TDH.VP.INIT"
+    assert leaves.leaf_name(250) == "leaf 250"
+    assert leaves.leaf_name(leaves.P_SEAMLDR_INSTALL) == "SEAMLDR.INSTALL"
+    assert leaves.leaf_name(leaves.P_SEAMLDR | 7) == "SEAMLDR leaf 0x7"
+    assert leaves.asked_leaf(leaves.P_SEAMLDR_INSTALL) != leaves.TDH_MNG_ADDCX
 
 
 def test_statuses() -> None:

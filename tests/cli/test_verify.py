@@ -52,11 +52,11 @@ def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "mutated", "broken"),
     [
         ("    if count > 1:\n", "    if count > 2:\n", "bad-remove"),
-        ("        refcount.store(count + 1)\n", "        refcount.store(1)\n", "bad-remove"),
+        ("    raised = refcount.inc_not_zero()\n", "    raised = refcount.load()\n", "bad-remove"),
         ("    refcount.store(0)\n", "    refcount.store(1)\n", "missing-pair"),
         (
-            "    lock.lock()\n    count = refcount.load()\n    if not count:\n",
-            "    count = refcount.load()\n    lock.lock()\n    if not count:\n",
+            "    lock.lock()\n    raised = refcount.inc_not_zero()\n    if raised:\n",
+            "    raised = refcount.inc_not_zero()\n    lock.lock()\n    if raised:\n",
             "double-add",
         ),
     ],
@@ -85,21 +85,21 @@ def test_a_design_that_hides_a_step(capsys: pytest.CaptureFixture[str], tmp_path
     assert "in the middle of an expression" in err
 
 
-STORE = "        refcount.store(count + 1)\n"
+STORE = "    refcount.store(1)\n"
 
 
 @pytest.mark.parametrize(
     ("instead", "told"),
     [
-        ('        refcount.store("1" + 1)\n', "tdx_pamt_get: TypeError: can only concatenate"),
-        ("        assert kernel is None\n", "tdx_pamt_get: AssertionError; expected a design"),
-        ("        kernel.nosuch.add(1)\n", "tdx_pamt_get: AttributeError: "),
-        ("        kernel.mine = 1\n", "kernel.mine is changed, and is no word"),
-        ("        mine = kernel\n        mine.pamt.n = 1\n", "mine.pamt.n is changed, and"),
-        ("        kernel.cpus.pop()\n", "kernel.cpus is changed, and is no word"),
-        ('        setattr(kernel, "n", 1)\n', "kernel is changed, and is no word"),
-        ("        helper(kernel)\n" + STORE, "kernel.hidden is changed while other CPUs run"),
-        ("        held = iter([1])\n" + STORE + "        next(held)\n", "cannot be shown"),
+        ('    refcount.store("1" + 1)\n', "tdx_pamt_get: TypeError: can only concatenate"),
+        ("    assert kernel is None\n", "tdx_pamt_get: AssertionError; expected a design"),
+        ("    kernel.nosuch.add(1)\n", "tdx_pamt_get: AttributeError: "),
+        ("    kernel.mine = 1\n", "kernel.mine is changed, and is no word"),
+        ("    mine = kernel\n    mine.pamt.n = 1\n", "mine.pamt.n is changed, and"),
+        ("    kernel.cpus.pop()\n", "kernel.cpus is changed, and is no word"),
+        ('    setattr(kernel, "n", 1)\n', "kernel is changed, and is no word"),
+        ("    helper(kernel)\n" + STORE, "kernel.hidden is changed while other CPUs run"),
+        ("    held = iter([1])\n" + STORE + "    next(held)\n", "cannot be shown"),
     ],
 )
 def test_what_goes_wrong_in_a_design_is_one_line(
@@ -126,10 +126,10 @@ def test_a_design_that_one_cpu_alone_breaks_is_a_finding(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(MERGED.replace(STORE, "        pass\n"), encoding="utf-8")
+    file.write_text(MERGED.replace(STORE, "    pass\n"), encoding="utf-8")
     code, out, err = verify(capsys, str(file), "--cpus", "2")
     assert (code, out) == (1, "")
-    assert err.startswith(f"dpamt: design {file}: no TD can be made, one CPU alone: WARNING: PAMT")
+    assert err.startswith(f"dpamt: design {file}: no TD can be made, one CPU alone: WARNING: arch/")
     assert err.count("\n") == 1
 
 
@@ -137,7 +137,7 @@ def test_what_goes_wrong_in_a_design_that_runs_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.py"
-    text = MERGED.replace(STORE, '        refcount.store("1" + 1)\n')
+    text = MERGED.replace(STORE, '    refcount.store("1" + 1)\n')
     file.write_text(text, encoding="utf-8")
     code = main(["run", "--memory", "8GiB", "--design", str(file)])
     err = capsys.readouterr().err

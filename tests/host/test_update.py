@@ -53,7 +53,7 @@ class Loader:
 
 
 def call(host: Host, rax: int, **registers: int) -> int:
-    return host.cpu.seamcall(rax, TdxModuleArgs(**registers))
+    return host.cpu.seamcall(rax, TdxModuleArgs.of(**registers))
 
 
 def test_tds_pairs_and_counts_survive_an_update() -> None:

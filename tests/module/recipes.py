@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dpamt.abi import leaves as leaf
 from dpamt.abi.metadata import MAX_TDMRS
 from dpamt.abi.pages import NULL_PA, PAGE_SIZE, SIZE_1G, SIZE_2M
+from dpamt.module.leaves.table import HANDLERS
 from tests.module.rig import FIRST, SOURCE, Rig, params_of
 
 GPA = SIZE_2M
@@ -217,6 +218,19 @@ def sys_tdmr_init(rig: Rig) -> Call:
     return {"rcx": FIRST}
 
 
+def sys_update(rig: Rig) -> Call:
+    rig.must(leaf.TDH_SYS_TDMR_INIT, **sys_tdmr_init(rig))
+    rig.must(leaf.TDH_SYS_SHUTDOWN, rcx=1)
+    rig.module.install(rig.module.release)
+    sys_config(rig)
+    return {}
+
+
+def sys_disable(rig: Rig) -> Call:
+    rig.module.ready_handlers[leaf.TDH_SYS_DISABLE] = HANDLERS[leaf.TDH_SYS_DISABLE]
+    return {}
+
+
 RECIPES: dict[tuple[int, int, str], Recipe] = {
     (leaf.TDH_VP_ENTER, 0, ""): vp_flush,
     (leaf.TDH_MNG_ADDCX, 0, ""): lambda rig: {"rcx": near(0), "rdx": keyed(rig)},
@@ -256,6 +270,7 @@ RECIPES: dict[tuple[int, int, str], Recipe] = {
     (leaf.TDH_PHYMEM_CACHE_WB, 0, ""): cache_wb,
     (leaf.TDH_PHYMEM_PAGE_WBINVD, 0, ""): lambda rig: {"rcx": LONE + SIZE_1G},
     (leaf.TDH_SYS_SHUTDOWN, 0, ""): lambda rig: {"rcx": 1},
+    (leaf.TDH_SYS_DISABLE, 0, ""): sys_disable,
     (leaf.TDH_PHYMEM_PAMT_ADD, 0, ""): pamt_add,
     (leaf.TDH_PHYMEM_PAMT_REMOVE, 0, ""): pamt_remove,
 }
@@ -267,5 +282,6 @@ START: dict[tuple[int, int, str], Recipe] = {
     (leaf.TDH_SYS_CONFIG, 0, ""): sys_config,
     (leaf.TDH_SYS_KEY_CONFIG, 0, ""): sys_key_config,
     (leaf.TDH_SYS_TDMR_INIT, 0, "first"): sys_tdmr_init,
+    (leaf.TDH_SYS_UPDATE, 0, ""): sys_update,
 }
 """The same for a module that has not been started."""

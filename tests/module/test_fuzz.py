@@ -7,7 +7,7 @@ import pytest
 from dpamt.abi import leaves as leaf
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.abi.status import TDX_SUCCESS
-from dpamt.module.leaves.table import HANDLERS
+from dpamt.module.leaves.table import ANNOUNCED, HANDLERS
 from dpamt.module.pamt import Pamt
 from tests.module import fuzz
 from tests.module.fuzz import FuzzError, Ground, episode, ground_of, run
@@ -16,15 +16,16 @@ from tests.module.fuzz_world import Operation
 from tests.module.spoils import SPOILS, Spoil
 
 CALLS = 100_000
-LESS = {leaf.TDH_VP_ENTER, leaf.TDH_SYS_SHUTDOWN}
-"""VP.ENTER does not end in TDX_SUCCESS but by chance, SHUTDOWN would end the episode."""
+LESS = {leaf.TDH_VP_ENTER, leaf.TDH_SYS_SHUTDOWN, leaf.TDH_SYS_UPDATE}
+"""VP.ENTER does not end in TDX_SUCCESS but by chance, SHUTDOWN would end the episode; there is no
+module to UPDATE to."""
 
 
 def test_a_hundred_thousand_calls() -> None:
     """Every leaf is done and refused in it, in many ways, and nothing is found."""
     totals = run(CALLS, seed=0)
     assert totals.calls >= CALLS
-    for number in HANDLERS:
+    for number in set(HANDLERS) - set(ANNOUNCED):
         statuses = totals.statuses(number)
         assert len(statuses) > 1, leaf.LEAF_NAMES[number]
         assert TDX_SUCCESS in statuses or number in LESS, leaf.LEAF_NAMES[number]

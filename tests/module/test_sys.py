@@ -17,7 +17,7 @@ from dpamt.abi.registers import REGISTER_NAMES, TdxModuleArgs
 from dpamt.abi.states import SYS_READY, SYSINIT_DONE, SYSINIT_PENDING
 from dpamt.abi.tdmr import SYS_CONFIG_DYNAMIC_PAMT, TdmrInfo
 from dpamt.errors import InputError
-from dpamt.module.leaves.table import BEFORE_READY, HANDLERS
+from dpamt.module.leaves.table import BEFORE_READY
 from dpamt.module.module import TdxModule
 from dpamt.module.releases import RELEASES
 from dpamt.platform.machine import Cmr, Machine, MemoryBlock, Topology
@@ -191,7 +191,7 @@ def test_dispatcher_follows_its_order(rax: int) -> None:
             assert status == unknown
         elif not ready and number not in BEFORE_READY:
             assert status == s.TDX_SYS_NOT_READY
-        elif number not in HANDLERS:
+        elif number not in module.ready_handlers:
             assert status == unknown
         elif version == 0:
             assert status != unknown
@@ -208,7 +208,7 @@ def test_shutdown_answers_nothing_any_more() -> None:
     status, _ = rig.call(leaf.TDH_SYS_SHUTDOWN, rcx=2)
     assert status == s.TDX_OPERAND_INVALID | OPERAND_RCX
     rig.must(leaf.TDH_SYS_SHUTDOWN, rcx=1)
-    for number in HANDLERS:
+    for number in READY.module.ready_handlers:
         assert rig.call(number)[0] == s.TDX_SYS_SHUTDOWN
 
 

@@ -132,7 +132,8 @@ def test_reclaim_is_not_tried_again() -> None:
 def test_a_td_that_keeps_its_keyid_keeps_its_pages(rule: str) -> None:
     side = side_of(run(rule, text=FAULTS))
     (told,) = side.injected
-    assert told.bugged == told.hits > 0
+    assert told.bugged == 1  # Linux warns of a VM once
+    assert told.silent == told.hits - 1
     last = side.snapshots[-1]
     assert lost(side) == last.tds.sept + last.tds.control + 2 * last.pairs
 

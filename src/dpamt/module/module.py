@@ -7,6 +7,7 @@ from dpamt.abi.leaves import (
     RAX_VERSION_SHIFT,
     TDH_SYS_LP_SHUTDOWN,
 )
+from dpamt.abi.metadata import TDX_FEATURES0_SYS_DISABLE
 from dpamt.abi.operands import OPERAND_RAX
 from dpamt.abi.pages import MAX_PA_LIMIT, PAGE_SHIFT, PAGE_SIZE, SIZE_2M
 from dpamt.abi.registers import U64_MASK
@@ -14,7 +15,7 @@ from dpamt.abi.states import SYS_READY, SYS_SHUTDOWN, SYSINIT_PENDING, TD_KEYS_C
 from dpamt.abi.status import TDX_OPERAND_INVALID, TDX_SYS_NOT_READY, TDX_SYS_SHUTDOWN
 from dpamt.errors import InputError
 from dpamt.module.keys import Keys
-from dpamt.module.leaves.table import BEFORE_READY, HANDLERS, Handler
+from dpamt.module.leaves.table import ANNOUNCED, BEFORE_READY, HANDLERS, Handler
 from dpamt.module.metadata import global_metadata
 from dpamt.module.pamt import Pamt
 from dpamt.module.processor import LogicalProcessor
@@ -87,8 +88,14 @@ class TdxModule:
             for pages in range(self.release.min_tdcs_pages, self.release.max_tdcs_pages + 1)
         )
         """Low bits of headers that pass STATE: not FATAL, keys configured, TDCS complete."""
-        self.ready_handlers: dict[int, Handler] = dict(HANDLERS)
-        """Version 0 of every leaf, by RAX; anything else goes through :meth:`admit`."""
+        features = self.release.features0
+        self.ready_handlers: dict[int, Handler] = {
+            number: handler
+            for number, handler in HANDLERS.items()
+            if not ANNOUNCED.get(number, 0) & ~features
+        }
+        """Version 0 of every leaf that this release has, by RAX; anything else goes through
+        :meth:`admit`."""
         self.metadata = global_metadata(self)
         """What SYS.RD reads."""
         cpus, packages = machine.topology.cpus, machine.topology.packages
@@ -112,6 +119,8 @@ class TdxModule:
         for name in same:
             if getattr(old, name) != getattr(release, name):
                 raise InputError(f"module {release.name}: {name} is not that of {old.name}")
+        if (old.features0 ^ release.features0) & TDX_FEATURES0_SYS_DISABLE:
+            raise InputError(f"module {release.name}: its leaves are not those of {old.name}")
         self.release = release
         self.metadata = global_metadata(self)
         for index in range(len(self.processors)):
@@ -151,7 +160,7 @@ class TdxModule:
             raise Refused(TDX_SYS_SHUTDOWN)
         if state != SYS_READY and leaf not in BEFORE_READY:
             raise Refused(TDX_SYS_NOT_READY)
-        handler = HANDLERS.get(leaf)
+        handler = self.ready_handlers.get(leaf)
         if handler is None:
             raise Refused(TDX_OPERAND_INVALID | OPERAND_RAX)
         lp.version = version

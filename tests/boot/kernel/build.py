@@ -3,7 +3,9 @@
     python -m tests.boot.kernel.build [kasan|kcsan]
 
 prints the folder of the build, or says why there can be none and exits 1.  It is kept in the user's
-cache by source version and configuration, the sanitizer's fragment included.  The package comes
+cache by source version and configuration, the sanitizer's fragment included.  Without a sanitizer,
+kernels with Dynamic PAMT are built beside it (``patches/``), each from a copy of the build before:
+``build-dynamic``, ``build-v2``.  Modules of all three see the patched headers.  The package comes
 from the mirror that the machine's own apt configuration names, through an apt state of its own: the
 machine's is not changed.
 """
@@ -29,6 +31,7 @@ NEEDED = {
     "bison": "bison",
     "bc": "bc",
     "cpio": "cpio",
+    "patch": "patch",
     "xz": "xz-utils",
     "qemu-system-x86_64": "qemu-system-x86",
 }
@@ -36,6 +39,9 @@ LIBRARIES = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/openss
 GUEST = Path(dpamt.boot.__file__).parent / "guest"
 SANITIZERS: dict[str, tuple[str, ...]] = {"kasan": ("KASAN_SANITIZE_string.o=n",), "kcsan": ()}
 """Each with what make is told beside its fragment (docs/boot.md says why)."""
+PATCHES = Path(__file__).parent / "patches"
+VARIANTS = ("dynamic", "v2")
+"""Folders of patches, each on top of the one before."""
 NOT_NEEDED = ("Documentation", "drivers", "fs", "net", "sound", "samples", "crypto", "rust")
 """Of the source, once the kernel is built: a module needs none of it."""
 
@@ -53,13 +59,17 @@ def main() -> None:
         version = apt.version()
         configuration = b"".join(fragment.read_bytes() for fragment in fragments)
         configuration += " ".join(variables).encode()
+        variants = () if wanted else VARIANTS
+        configuration += b"".join(
+            patch.read_bytes() for variant in variants for patch in patches_of(variant)
+        )
         key = hashlib.sha256(configuration + version.encode()).hexdigest()[:12]
         place = cache / f"kernel-{version.partition('~')[0]}-{key}"
         if not (place / "done").exists():
             say(f"building {PACKAGE} {version} in {place} (a few minutes)")
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
-            build(apt.fetch(), place, fragments, variables)
+            build(apt.fetch(), place, fragments, variables, variants)
             (place / "done").touch()
     print(place / "build")
 
@@ -141,20 +151,41 @@ def mirror() -> str:
     return found[0]
 
 
-def build(tar: Path, place: Path, fragments: list[Path], variables: list[str]) -> None:
+def patches_of(variant: str) -> list[Path]:
+    return sorted((PATCHES / variant).glob("*.patch"))
+
+
+def build(
+    tar: Path,
+    place: Path,
+    fragments: list[Path],
+    variables: list[str],
+    variants: tuple[str, ...],
+) -> None:
     source, target = place / "source", place / "build"
     source.mkdir()
     run("tar", "-xf", tar, "-C", source, "--strip-components=1")
-    make: list[str | Path] = ["make", "-s", "-C", source, f"O={target}", *variables]
+    make: list[str | Path] = ["make", "-s", "-C", source, *variables, f"O={target}"]
     run(*make, "tinyconfig")
     merge = source / "scripts/kconfig/merge_config.sh"
     run(merge, "-m", "-O", target, target / ".config", *fragments, folder=source)
     run(*make, "olddefconfig")
-    run(*make, f"-j{len(os.sched_getaffinity(0)) + 1}", "vmlinux", "modules_prepare")
+    jobs = f"-j{len(os.sched_getaffinity(0)) + 1}"
+    run(*make, jobs, "vmlinux", "modules_prepare")
+    targets = [target]
+    for variant in variants:
+        targets.append(place / f"build-{variant}")
+        say(f"the same with patches/{variant}")
+        run("cp", "-a", targets[-2], targets[-1])
+        for patch in patches_of(variant):
+            run("patch", "-p1", "-s", "-d", source, "-i", patch)
+        make[-1] = f"O={targets[-1]}"
+        run(*make, jobs, "vmlinux", "modules_prepare")
     for name in NOT_NEEDED:
         shutil.rmtree(source / name, ignore_errors=True)
-    for folder in (target / "drivers", target / "fs", target / "net"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for target in targets:
+        for name in ("drivers", "fs", "net"):
+            shutil.rmtree(target / name, ignore_errors=True)
 
 
 if __name__ == "__main__":

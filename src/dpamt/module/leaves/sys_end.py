@@ -1,6 +1,5 @@
 """TDH.SYS.SHUTDOWN, UPDATE and DISABLE: how the module goes, for another one or for good."""
 
-from dpamt.abi.metadata import TDX_FEATURES0_SYS_DISABLE
 from dpamt.abi.operands import OPERAND_RAX, OPERAND_RCX
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.states import SYS_READY, SYS_SHUTDOWN, SYSINIT_DONE
@@ -76,8 +75,6 @@ def tdh_sys_disable(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """
     module = lp.module
 
-    if not module.release.features0 & TDX_FEATURES0_SYS_DISABLE:
-        raise Refused(TDX_OPERAND_INVALID | OPERAND_RAX)
     busy = lp.locks.exclusive(module.global_lock)
     if busy:
         raise Refused(TDX_SYS_BUSY)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dpamt.abi import leaves as leaf
+from dpamt.abi.metadata import TDX_FEATURES0_SYS_DISABLE
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.module.leaves.mem_page_add import tdh_mem_page_add
 from dpamt.module.leaves.mem_page_aug import tdh_mem_page_aug
@@ -94,6 +95,9 @@ HANDLERS: Final[dict[int, Handler]] = {
     leaf.TDH_PHYMEM_PAMT_REMOVE: tdh_phymem_pamt_remove,
     leaf.TDH_SYS_DISABLE: tdh_sys_disable,
 }
+
+ANNOUNCED: Final = {leaf.TDH_SYS_DISABLE: TDX_FEATURES0_SYS_DISABLE}
+"""Leaves that a release has only with a bit of TDX_FEATURES0."""
 
 BEFORE_READY: Final = frozenset(
     {
