@@ -65,7 +65,7 @@ def test_a_kernel_without_is_refused(build: Path) -> None:
         run(build, "life:design=kernel")
 
 
-@pytest.mark.parametrize(("cpus", "mib", "nodes"), [(1, 2048, 1), (4, 12000, 2)])
+@pytest.mark.parametrize(("cpus", "mib", "nodes"), [(1, 4096, 1), (4, 12000, 2)])
 @pytest.mark.parametrize("design", ["static", "merged"])
 def test_the_log_is_that_of_dpamts_own_host(
     design: str, cpus: int, mib: int, nodes: int, request: pytest.FixtureRequest
@@ -164,7 +164,7 @@ def test_v2s_put_removes_a_pair_twice(with_v2s_put: Path) -> None:
     assert found.told is not None
     assert found.told.design == "kernel"
     assert "bad-remove" in names(found), found.findings
-    assert any("PAMT.REMOVE failed: 0xc" in line for line in found.console)
+    assert any("virt/tdx: PAMT.REMOVE failed: " in line for line in found.console)
 
 
 def test_the_merged_put_does_not(dynamic: Path) -> None:
@@ -190,7 +190,6 @@ def test_a_counterexample_is_tried_on_the_kernels_own(dynamic: Path, tmp_path: P
     found = json.loads(kept.read_text())["designs"][0]["trials"][0]["counterexamples"][0]
     came = run(dynamic, exercise_of(found, "kernel"), replay=found, cpus=2)
     assert came.followed is not None
-    assert came.followed.done
     assert came.followed.departure
     assert names(came) == {"replay"}
     assert came.audit.wrong == 0
