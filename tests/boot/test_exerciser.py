@@ -13,7 +13,14 @@ from dpamt.abi.status import (
     TDX_OPERAND_BUSY,
     TDX_PAMT_PAGE_NOT_EMPTY,
 )
-from dpamt.boot.exerciser import ThreadTold, Told, build_initrd, parse_exercise, read_console
+from dpamt.boot.exerciser import (
+    ThreadTold,
+    Told,
+    build_initrd,
+    line_that_matters,
+    parse_exercise,
+    read_console,
+)
 from dpamt.boot.image import KernelImage
 from dpamt.boot.judge import wrong_answers, wrong_in_threads
 from dpamt.errors import InputError
@@ -116,3 +123,32 @@ def test_a_tree_that_is_not_prepared(tmp_path: Path) -> None:
     image = KernelImage(SmallKernel().write(tmp_path / "vmlinux"))
     with pytest.raises(InputError, match=r"no scripts/module.lds; expected .*modules_prepare"):
         build_initrd(tmp_path, image, parse_exercise("life"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "pamt.c:3:1: warning: 'x' defined but not used\npamt.c:9:5: error: unknown type 'foo'\n"
+            "make[2]: *** [Makefile.build:1: pamt.o] Error 1\nmake: *** [Makefile:2: all] Error 2",
+            "pamt.c:9:5: error: unknown type 'foo'",
+        ),
+        (
+            "WARNING: modpost: missing MODULE_DESCRIPTION()\n"
+            'ERROR: modpost: "tdx_pamt_get" [kvm-intel.ko] undefined!\n'
+            "make[2]: *** [scripts/Makefile.modpost:147: Module.symvers] Error 1\n",
+            'ERROR: modpost: "tdx_pamt_get" [kvm-intel.ko] undefined!',
+        ),
+        (
+            "cc1: all warnings being treated as errors\nx.c:1:2: error: no such thing\n",
+            "x.c:1:2: error: no such thing",
+        ),
+        (
+            "make[1]: Entering directory\nmake: *** No rule to make target 'x'.  Stop.\n",
+            "make: *** No rule to make target 'x'. Stop.",
+        ),
+        ("", "no message"),
+    ],
+)
+def test_the_line_that_matters(said: str, line: str) -> None:
+    assert line_that_matters(said) == line

@@ -5,13 +5,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from dpamt.boot.qemu import GuestSetup, Qemu
-from dpamt.errors import Finding
+from dpamt.boot import qemu
+from dpamt.boot.qemu import GuestSetup, Qemu, memory_folder
+from dpamt.errors import Finding, InputError
 from tests.boot.hostile_guest import hostile_kernel
 from tests.boot.test_hostile_guest import CONFIGURATION, INITIALISE, LOG, MEMORY
 from tests.cli.command import environment
@@ -20,6 +23,44 @@ pytestmark = pytest.mark.skipif(
     shutil.which("qemu-system-x86_64") is None, reason="no QEMU on this machine"
 )
 SECONDS = 60.0
+
+
+class Room(NamedTuple):
+    free: int
+
+
+@pytest.mark.parametrize(
+    ("shared", "temporary", "memory", "chosen"),
+    [
+        (8192, 8192, 4096, "shm"),
+        (64, 8192, 4096, "tmp"),  # a container's /dev/shm
+        (2048, 1024, 4096, "shm"),  # sparse: it may be enough
+        (64, 1024, 4096, "tmp"),
+        (300, 0, 256, "shm"),
+        (64, 128, 4096, ""),
+    ],
+)
+def test_where_the_guests_memory_goes(
+    shared: int,
+    temporary: int,
+    memory: int,
+    chosen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = {tmp_path / "shm": shared, tmp_path / "tmp": temporary}
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setattr(qemu, "_SHARED_MEMORY", tmp_path / "shm")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Room(folders[folder] << 20))
+    if chosen:
+        assert memory_folder(memory << 20) == tmp_path / chosen
+        return
+    with pytest.raises(InputError) as told:
+        memory_folder(memory << 20)
+    assert f"{tmp_path / 'shm'} has 64 MiB free" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def children(pid: int) -> list[int]:

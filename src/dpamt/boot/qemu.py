@@ -21,6 +21,8 @@ from dpamt.errors import Finding, InputError
 PROGRAM: Final = "qemu-system-x86_64"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _PR_SET_PDEATHSIG: Final = 1
+_LEAST_FREE: Final = 512 << 20
+"""What a guest may touch of its memory until it is up, with room to spare."""
 _START_SECONDS: Final = 20.0
 _END_SECONDS: Final = 5.0
 
@@ -41,6 +43,27 @@ class GuestSetup:
     five_level_paging: bool = False
 
 
+def memory_folder(memory: int) -> Path:
+    """Where the file with ``memory`` bytes of guest memory goes: /dev/shm, or where more is free.
+
+    The file is sparse, so a guest may be larger than what is free; but not with next to nothing.
+    Raises InputError then.
+    """
+    folders = [Path(tempfile.gettempdir())]
+    if os.access(_SHARED_MEMORY, os.W_OK):
+        folders.insert(0, _SHARED_MEMORY)
+    free = {folder: shutil.disk_usage(folder).free for folder in folders}
+    least = min(memory, _LEAST_FREE)
+    for enough in (memory, least):
+        for folder in folders:
+            if free[folder] >= enough:
+                return folder
+    told = " and ".join(f"{folder} has {size >> 20:,} MiB free" for folder, size in free.items())
+    raise InputError(
+        f"{told}; expected {least >> 20:,} MiB for the guest's memory of {memory >> 20:,} MiB"
+    )
+
+
 class Qemu:
     """QEMU under TCG as a context: started on entry, gone on exit, whatever happens.
 
@@ -57,8 +80,8 @@ class Qemu:
         self._sockets: dict[str, socket.socket] = {}
 
     def __enter__(self) -> "Qemu":
-        base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-        self._folder = Path(tempfile.mkdtemp(prefix="dpamt-boot-", dir=base))
+        self._base = memory_folder(self.setup.memory)
+        self._folder = Path(tempfile.mkdtemp(prefix="dpamt-boot-", dir=self._base))
         try:
             self._start()
         except BaseException:
@@ -136,7 +159,10 @@ class Qemu:
         # Everyone has opened what is in there: gone now, nothing is left behind by a SIGKILL.
         shutil.rmtree(self._folder, ignore_errors=True)
         if not self.setup.stopped:
-            self.monitor.run("cont")
+            try:
+                self.monitor.run("cont")
+            except Finding as error:
+                raise Finding(f"QEMU failed: {self.failure() or error}") from None
 
     def _connect(self, path: Path) -> socket.socket:
         deadline = monotonic() + _START_SECONDS
@@ -176,6 +202,12 @@ class Qemu:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return "closed its sockets and goes on"
+        if code == -signal.SIGBUS:
+            free = shutil.disk_usage(self._base).free >> 20
+            return (
+                f"killed by SIGBUS: {self._base}, where the guest's memory is, is full ({free:,} "
+                f"MiB free); expected {self.setup.memory >> 20:,} MiB there, or less --memory"
+            )
         return f"exit code {code}: {self.said()}" if code else ""
 
     def said(self) -> str:

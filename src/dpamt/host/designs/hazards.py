@@ -389,7 +389,8 @@ HAZARDS: Final = (
         "cost",
         (*_V3, "merged", "per-2m-lock", "per-2m-rwlock", "global-rwlock"),
         "",
-        "v6 had repaired it, and was not merged",
+        "v6 had repaired it, and was not merged; merged clears both as well on CPUs with the "
+        "partial-write erratum",
     ),
     Hazard(
         "H36",
