@@ -240,9 +240,30 @@ def test_a_bad_line_is_named(line: str, message: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_two_boots_in_one_log_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^log:31: .*one boot only"):
-        machine_from_dmesg(NUMA_LOG + without_lines(NUMA_LOG, "node  "), "log")
+def test_of_two_boots_the_last_is_read() -> None:
+    second = NUMA_LOG.replace("20500 KB", "20504 KB")
+    machine = machine_from_dmesg(NUMA_LOG + second, "log")
+    assert machine.memory == NUMA_MEMORY
+    assert machine.recorded_pamt_kib == 20504
+    count = len(NUMA_LOG.splitlines())
+    assert f"read is the last, lines {count + 1} to {2 * count}" in machine.notes[0]
+
+
+def test_a_boot_without_a_mark_is_told_by_what_is_printed_once() -> None:
+    log = real_log("host-1tib")
+    machine = machine_from_dmesg(log + log, "log")
+    assert machine.cmrs == packaged_host("host-1tib").cmrs
+    assert "holds 2 boots" in machine.notes[0]
+
+
+def test_a_last_boot_without_memory_keeps_its_own_failure() -> None:
+    failed = "virt/tdx: module not loaded\nvirt/tdx: module initialization failed (-19)\n"
+    machine = machine_from_dmesg(f"{real_log('host-1tib')}-- Reboot --\n{failed}", "log")
+    assert machine.log is not None
+    assert machine.log.came_up is False
+    assert machine.log.why is not None
+    assert machine.log.why.cause.key == "no-module"
+    assert "number 1, the last with memory" in machine.notes[0]
 
 
 @pytest.mark.parametrize("text", ["", "hello", "hello\nworld\n", "virt/tdx: module initialized\n"])

@@ -18,7 +18,7 @@ LOG = "[    0.0] Linux version 7\n" + E820.replace("[mem", "[    0.0] BIOS-e820:
 
 
 @pytest.mark.parametrize("text", [E820, IOMEM, LOG, E820.replace("[mem", "BIOS-e820: [mem")])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_the_kind_of_a_file_is_told_by_its_content(
     tmp_path: Path, text: str, encoding: str
 ) -> None:
@@ -42,8 +42,13 @@ def test_a_size_needs_no_file() -> None:
         (b" \n\n", ":1: the file is empty"),
         (b"virt/tdx\nab\0cd", ":2: found a zero byte at offset 11"),
         (b"\x7fELF\2\1\1\0\0", ":1: found a zero byte"),
-        ("[mem 0x0-0x9fbff] usable".encode("utf-16"), ":1: found a zero byte"),
-        (b"a\nb\n\xff\xfe\xfd", ":3: found byte 0xff at offset 4"),
+        ("[mem 0x0-0x9fbff] usable".encode("utf-16-le"), ":1: found a zero byte"),
+        (b"a\nb\n\xff\xfe\xfd", ": no memory"),
+        (b"\xff\xfea", ":1: found bytes that are not UTF-16"),
+        (b"\x1f\x8b\x08\x00", ":1: found a compressed file that cannot be unpacked"),
+        (b"\xfd7zXZ\x00", ":1: found a compressed file that cannot be unpacked"),
+        (b"\x28\xb5\x2f\xfd", ":1: found a zstd file"),
+        (b'{"MESSAGE": "virt/tdx: CM', ":1: found"),
         (b"hello\n", ": no memory"),
     ],
 )

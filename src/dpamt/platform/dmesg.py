@@ -1,8 +1,9 @@
-"""Read a host from a kernel log: what Linux printed of its memory, its nodes and its TDX module.
+"""Read a host from a kernel log: what Linux printed of its memory and its nodes.
 
-Prefixes (timestamps, ``kernel:``, levels) are skipped; lines of no interest too.  Sources of the
-lines: Linux arch/x86/kernel/e820.c, mm/mm_init.c (early memory node ranges), the SRAT and NUMA
-set-up of arch/x86, and arch/x86/virt/vmx/tdx/tdx.c.
+What stands before a message (timestamps, ``kernel:``, levels, quotes) is skipped; lines of no
+interest too.  Of several boots the last is read.  What the log says of TDX is read beside it
+(tdx_log.py).  Sources of the lines: Linux arch/x86/kernel/e820.c, mm/mm_init.c (early memory node
+ranges), the SRAT and NUMA set-up of arch/x86, and arch/x86/virt/vmx/tdx/tdx.c.
 """
 
 import re
@@ -13,7 +14,8 @@ from typing import Final
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
 from dpamt.errors import InputError
 from dpamt.platform import e820
-from dpamt.platform.lines import Line, address, refuse, split_lines
+from dpamt.platform.lines import Line, address, refuse
+from dpamt.platform.log_lines import boots_of, is_command, log_lines
 from dpamt.platform.machine import (
     DEFAULT_CPUS_PER_PACKAGE,
     DEFAULT_KEYID_BITS,
@@ -31,26 +33,22 @@ from dpamt.platform.memory_map import (
     check_order,
     cmr_pages,
     derive_cmrs,
+    not_convertible,
     usable_pages,
     without,
 )
+from dpamt.platform.tdx_log import TDX, HostLog, TdxLines
 
 _MEM: Final = r"\[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]"
+_CMR_MARK: Final = re.compile(TDX + r"CMR(?:\[\d{1,2}\])?:?(?= *\[| *$)")
 _CMR: Final = re.compile(r"\[0x([0-9a-f]+), ?0x([0-9a-f]+)\)")
-_KEYIDS: Final = re.compile(r"\[(\d{1,6}), ?(\d{1,6})\)")
-_PAMT: Final = re.compile(r"(?:.*\s)?(\d{1,12})\s*")
 _E820_CHANGE: Final = re.compile(rf"{_MEM}\s*(.*)")
 _EARLY_NODE: Final = re.compile(rf"node\s+(\d{{1,5}}): {_MEM}")
 _SRAT: Final = re.compile(rf"(\d{{1,5}}) PXM \d+ {_MEM}((?: hotplug| non-volatile)*)")
 _NUMA: Final = re.compile(rf"(\d{{1,5}}) (?:\[mem .*-> )?{_MEM}")
-_OLD_VERSION: Final = re.compile(r"major_version (\d{1,5}), minor_version (\d{1,5})\b")
-_VERSION: Final = re.compile(r"(\d{1,5}(?:\.\d{1,5}){1,2})")
 _LAST_PFN: Final = re.compile(r"last_pfn = 0x([0-9a-f]{1,13}) max_arch_pfn")
 _CPUS: Final = re.compile(r"Brought up \d+ nodes?, (\d{1,6}) CPUs")
 _PACKAGES: Final = re.compile(r"[Mm]ax\.? logical packages:\s+(\d{1,6})")
-_OUTCOME: Final = re.compile(
-    r"virt/tdx: (TDX-Module|TDX module|module) (initialized|initialization failed \(-?\d+\))"
-)
 
 
 @dataclass
@@ -58,17 +56,15 @@ class _Log:
     """What the lines of one log say, before it is put together."""
 
     source: str
+    tdx: TdxLines
     cmrs: list[Cmr] = field(default_factory=list)
     cmr_line: int = 0
-    outcome_line: int = 0
     entries: list[MapEntry] = field(default_factory=list)
     taken: list[tuple[int, int]] = field(default_factory=list)
     early: list[NodeRange] = field(default_factory=list)
     srat: list[NodeRange] = field(default_factory=list)
     numa: list[NodeRange] = field(default_factory=list)
-    private_keyids: tuple[int, int] = DEFAULT_PRIVATE_KEYIDS
-    pamt_kib: int | None = None
-    version: str | None = None
+    soft_reserved: list[MapEntry] = field(default_factory=list)
     last_pfn: int = 0
     cpus: int | None = None
     packages: int | None = None
@@ -90,18 +86,63 @@ class _Log:
         return refuse(self.source, line.number, line.text.strip(), expected)
 
 
+class NoMemoryInLog(InputError):  # noqa: N818 - says what it is
+    """A log without memory; ``log`` is what it says of TDX all the same."""
+
+    def __init__(self, source: str, log: HostLog) -> None:
+        super().__init__(
+            f"{source}: no memory; expected the lines with 'tdx: CMR:' and 'BIOS-e820:' of the "
+            "whole dmesg, or its 'Early memory node ranges'"
+        )
+        self.source = source
+        self.log = log
+
+
 def machine_from_dmesg(text: str, source: str) -> Machine:
     """The machine that a kernel log describes.
 
     Memory comes from the "Early memory node ranges" (memblock itself) where the log has them, else
     from the e820 lines and, above the last of these, from the CMRs, else from the CMRs alone.
-    CMRs that the log does not have are derived from the map.  Notes say so.
+    CMRs that the log does not have are derived from the map.  Notes say so.  Of several boots the
+    last one that says anything is read.
 
     Raises InputError, naming the line, for a line of a known kind that cannot be read, ranges that
-    overlap or descend, a log that ends in the middle of a line, and one without memory.
+    overlap or descend, a log that ends in the middle of a line, and the log of a TD's own kernel;
+    NoMemoryInLog for one without memory.
     """
-    log = _Log(source)
-    for line in split_lines(text):
+    boots = boots_of(log_lines(text, source))
+    tdx: HostLog | None = None
+    for number in range(len(boots) - 1, -1, -1):
+        log = _read_boot(boots[number], source)
+        said = log.tdx.log(len(boots))
+        if tdx is None and not said.says_nothing:
+            tdx = said
+            if said.guest is not None:
+                raise InputError(
+                    f"{source}:{said.guest.line}: found {said.guest.text!r}: this is the log of a "
+                    "TD (a guest); expected the log of the host that runs it"
+                )
+        if log.has_memory:
+            return _assemble(log, tdx or said, _boot_notes(boots, number))
+    raise NoMemoryInLog(source, tdx or HostLog(boots=len(boots)))
+
+
+def _boot_notes(boots: list[list[Line]], number: int) -> list[str]:
+    if len(boots) == 1:
+        return []
+    which = "the last" if number == len(boots) - 1 else f"number {number + 1}, the last with memory"
+    lines = boots[number]
+    return [
+        f"the log holds {len(boots)} boots: read is {which}, lines {lines[0].number} to "
+        f"{lines[-1].number}"
+    ]
+
+
+def _read_boot(lines: list[Line], source: str) -> _Log:
+    log = _Log(source, TdxLines(source))
+    for line in lines:
+        if is_command(line.text):
+            continue
         known = _read_line(log, line)
         if not line.ended and not known and log.has_memory:
             raise log.refuse(
@@ -109,19 +150,23 @@ def machine_from_dmesg(text: str, source: str) -> Machine:
                 "a newline at the end: the log is cut in the middle of a line, or its last line "
                 "lacks one",
             )
-    return _assemble(log)
+    return log
 
 
 def _read_line(log: _Log, line: Line) -> bool:
     """Take in one line; whether its form shows that it is complete."""
-    if _OUTCOME.search(line.text):
-        log.outcome_line = line.number
-        return True
+    text = line.text
+    if "tdx" in text or "TDX" in text or "PAMT" in text or "KeyID" in text or "tme:" in text:
+        mark = _CMR_MARK.search(text)
+        if mark:
+            return _read_cmr(log, line, text[mark.end() :].strip())
+        if log.tdx.take(line):
+            return True
     for marker, reader in _READERS:
-        _, found, rest = line.text.partition(marker)
+        _, found, rest = text.partition(marker)
         if found:
             return reader(log, line, rest.strip())
-    match = _EARLY_NODE.search(line.text)
+    match = _EARLY_NODE.search(text)
     if match is not None:
         return _read_early_node(log, line, match)
     _read_sizes(log, line)
@@ -152,6 +197,8 @@ def _read_e820(log: _Log, line: Line, rest: str) -> bool:
     entry = e820.parse_entry(rest, log.source, line)
     if entry is not None:
         log.entries.append(entry)
+        if e820.is_soft_reserved(rest):
+            log.soft_reserved.append(entry)
     return True
 
 
@@ -196,51 +243,12 @@ def _read_numa(log: _Log, line: Line, rest: str) -> bool:
     return False
 
 
-def _read_keyids(log: _Log, line: Line, rest: str) -> bool:
-    match = _KEYIDS.fullmatch(rest)
-    if match is None or not 1 <= int(match[1]) < int(match[2]) <= 1 << 15:
-        raise log.refuse(line, "private KeyID range [<first>, <end>), 1 <= first < end <= 32768")
-    log.private_keyids = int(match[1]), int(match[2])
-    return True
-
-
-def _read_pamt(log: _Log, line: Line, _rest: str) -> bool:
-    match = _PAMT.fullmatch(line.text.partition(_PAMT_MARKER)[0])
-    if match is None:
-        raise log.refuse(line, "<n> KB allocated for PAMT")
-    log.pamt_kib = int(match[1])
-    return True
-
-
-def _read_old_version(log: _Log, line: Line, _rest: str) -> bool:
-    match = _OLD_VERSION.search(line.text)
-    if match is None:
-        raise log.refuse(line, "major_version <n>, minor_version <m>")
-    log.version = f"{match[1]}.{match[2]}"
-    return False
-
-
-def _read_version(log: _Log, line: Line, rest: str) -> bool:
-    match = _VERSION.fullmatch(rest)
-    if match is None:
-        raise log.refuse(line, "Module version: <major>.<minor>.<update>")
-    log.version = match[1]
-    return False
-
-
-_PAMT_MARKER: Final = "KB allocated for PAMT"
-
 _READERS: Final[tuple[tuple[str, Callable[[_Log, Line, str], bool]], ...]] = (
-    ("virt/tdx: CMR:", _read_cmr),
     (e820.MARKER, _read_e820),
     ("e820: update ", _read_e820_change),
     ("e820: remove ", _read_e820_change),
     ("SRAT: Node ", _read_srat),
     ("NUMA: Node ", _read_numa),
-    ("private KeyID range ", _read_keyids),
-    (_PAMT_MARKER, _read_pamt),
-    ("virt/tdx: TDX module: attributes ", _read_old_version),
-    ("virt/tdx: Module version: ", _read_version),
 )
 """What a line must contain, and who reads the rest of it.  The first that fits counts."""
 
@@ -255,19 +263,15 @@ def _read_sizes(log: _Log, line: Line) -> None:
         log.packages = int(match[1])
 
 
-def _assemble(log: _Log) -> Machine:
+def _assemble(log: _Log, tdx: HostLog, notes: list[str]) -> Machine:
     """Put the lines together, with a note for each thing that was not printed."""
-    notes: list[str] = []
     check_order(log.entries, log.source)
     check_order([MapEntry(r.start, r.end, True, r.line) for r in log.early], log.source)
     memory = _memory(log, notes)
     if not memory:
-        raise InputError(
-            f"{log.source}: no memory; expected 'virt/tdx: CMR:' lines, 'BIOS-e820:' lines with "
-            "usable memory, or 'Early memory node ranges'"
-        )
+        raise NoMemoryInLog(log.source, tdx)
     cmrs = tuple(log.cmrs)
-    if cmrs and not log.outcome_line > log.cmr_line:
+    if cmrs and not log.tdx.outcome_line > log.cmr_line:
         notes.append("no line after the CMRs tells whether the module was initialized: log cut?")
     if not cmrs:
         source = log.entries or [MapEntry(r.start, r.end, True, r.line) for r in log.early]
@@ -275,6 +279,8 @@ def _assemble(log: _Log) -> Machine:
         notes.append(DERIVED_CMRS_NOTE)
     if not cmrs:
         raise InputError(f"{log.source}: no memory at or above 1 MiB; expected some")
+    notes += not_convertible(log.soft_reserved, [])
+    keyids = tdx.private_keyids or DEFAULT_PRIVATE_KEYIDS
     nodes = len({block.nid for block in memory})
     packages = log.packages or nodes
     cpus = max(packages, log.cpus or packages * DEFAULT_CPUS_PER_PACKAGE)
@@ -284,11 +290,12 @@ def _assemble(log: _Log) -> Machine:
         memory,
         max(memory[-1].end_pfn, log.last_pfn),
         Topology(packages, cpus),
-        keyid_bits=max((log.private_keyids[1] - 1).bit_length(), DEFAULT_KEYID_BITS),
-        private_keyids=log.private_keyids,
-        recorded_pamt_kib=log.pamt_kib,
-        recorded_module_version=log.version,
+        keyid_bits=max((keyids[1] - 1).bit_length(), DEFAULT_KEYID_BITS),
+        private_keyids=keyids,
+        recorded_pamt_kib=tdx.pamt_kib,
+        recorded_module_version=tdx.module_version,
         notes=tuple(notes),
+        log=tdx,
     )
 
 

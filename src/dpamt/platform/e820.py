@@ -3,9 +3,10 @@
 import re
 from typing import Final
 
-from dpamt.platform.lines import Line, address, refuse, split_lines
+from dpamt.platform.lines import Line, address, refuse
+from dpamt.platform.log_lines import is_command, log_lines
 from dpamt.platform.machine import Machine
-from dpamt.platform.memory_map import MapEntry, machine_from_map
+from dpamt.platform.memory_map import MapEntry, machine_from_map, not_convertible
 
 MARKER: Final = "BIOS-e820:"
 
@@ -58,6 +59,12 @@ def parse_entry(text: str, source: str, line: Line) -> MapEntry | None:
     return MapEntry(start, last + 1, usable, line.number)
 
 
+def is_soft_reserved(text: str) -> bool:
+    """Whether an entry is memory that Linux leaves to a driver: soft reserved, or persistent."""
+    kind = text.lower()
+    return "soft reserved" in kind or "persistent" in kind
+
+
 def machine_from_e820(text: str, source: str) -> Machine:
     """The machine that e820 lines describe: one node, CMRs derived from the map.
 
@@ -65,11 +72,14 @@ def machine_from_e820(text: str, source: str) -> Machine:
     empty lines and ``#`` comments are skipped.  Raises InputError for any other line.
     """
     entries: list[MapEntry] = []
-    for line in split_lines(text):
+    soft: list[MapEntry] = []
+    for line in log_lines(text, source):
         content = line.text.partition(MARKER)[2] if MARKER in line.text else line.text
-        if not content.strip() or content.lstrip().startswith("#"):
+        if not content.strip() or content.lstrip().startswith("#") or is_command(line.text):
             continue
         entry = parse_entry(content, source, line)
         if entry is not None:
             entries.append(entry)
-    return machine_from_map(source, entries, "usable")
+            if is_soft_reserved(content):
+                soft.append(entry)
+    return machine_from_map(source, entries, "usable", not_convertible(soft, []))

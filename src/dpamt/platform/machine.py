@@ -9,6 +9,7 @@ from typing import Final
 from dpamt.abi.pages import MAX_PA_LIMIT, PAGE_SHIFT, PAGE_SIZE
 from dpamt.abi.tdmr import MAX_CMRS
 from dpamt.errors import InputError
+from dpamt.platform.tdx_log import HostLog
 
 LOW_MEMORY_BYTES: Final = 1 << 20
 """Memory below 1 MiB is never TDX memory: Linux core (arch/x86/virt/vmx/tdx/tdx.c) leaves it out
@@ -70,7 +71,8 @@ class Machine:
     ``source`` is what messages call it (a file or a size).  ``max_pfn`` is one past the highest
     page frame Linux counts.  ``private_keyids`` is (first, one past the last).
     ``recorded_pamt_kib`` and ``recorded_module_version`` are what the host's own log said, to hold
-    the model against; ``notes`` are remarks on what was derived or looks odd.
+    the model against, ``log`` all that it says of TDX (None without a log); ``notes`` are remarks
+    on what was derived or looks odd.
 
     Raises InputError for what no host can be: no CMR or more than 32, no memory, ranges that are
     unaligned, unsorted or overlapping, memory above the KeyID bits, an impossible KeyID range.
@@ -92,6 +94,7 @@ class Machine:
     recorded_pamt_kib: int | None = None
     recorded_module_version: str | None = None
     notes: tuple[str, ...] = ()
+    log: HostLog | None = None
 
     def __post_init__(self) -> None:
         self._check_numbers()

@@ -166,10 +166,49 @@ def _append(blocks: list[MemoryBlock], start: int, end: int, nid: int) -> None:
     blocks.append(MemoryBlock(start, end, nid))
 
 
-def machine_from_map(source: str, entries: Sequence[MapEntry], usable_name: str) -> Machine:
-    """The machine that a bare map describes: one node, derived CMRs.
+def not_convertible(reserved: Sequence[MapEntry], online: Sequence[MapEntry]) -> list[str]:
+    """Notes on memory that TDX cannot use: ``reserved`` is left to a driver (soft reserved,
+    persistent, CXL), ``online`` a driver has given to Linux as "System RAM (kmem)".
 
-    Raises InputError for entries out of order and for a map without usable memory.
+    Sources: Linux drivers/dax/kmem.c (add_memory_driver_managed), mm/memory_hotplug.c, which adds
+    such memory to memblock on kernels that keep it, and arch/x86/virt/vmx/tdx/tdx.c: the TDX memory
+    list is memblock's, and going online is refused for what is not in it.
+    """
+    notes = []
+    if online:
+        size = sum(entry.end - entry.start for entry in online)
+        notes.append(
+            f"{_gib(size)} of System RAM (kmem) up to {online[-1].end:#x} (CXL or persistent "
+            "memory): not convertible on machines of today, so no CMR has it.  If kmem puts it "
+            "online before TDX is initialised, TDX does not come up; once TDX is up, Linux refuses "
+            "to put it online.  While it is online it raises max_pfn, and with it the reference "
+            "counters of Dynamic PAMT.  It is not counted as memory here"
+        )
+    elif reserved:
+        size = sum(entry.end - entry.start for entry in reserved)
+        notes.append(
+            f"{_gib(size)} is soft reserved, persistent or CXL memory: not convertible on machines "
+            "of today.  If a driver (kmem) puts it online as RAM before TDX is initialised, TDX "
+            "does not come up; once TDX is up, Linux refuses to put it online"
+        )
+    return notes
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.4g} GiB"
+
+
+def machine_from_map(
+    source: str,
+    entries: Sequence[MapEntry],
+    usable_name: str,
+    notes: Sequence[str] = (),
+    max_pfn: int = 0,
+) -> Machine:
+    """The machine that a bare map describes: one node, derived CMRs; ``notes`` come first.
+
+    ``max_pfn`` is one past the highest page frame that Linux counts, where that is above the
+    memory.  Raises InputError for entries out of order and for a map without usable memory.
     """
     check_order(entries, source)
     memory, _ = assign_nodes(usable_pages(entries), ())
@@ -179,4 +218,10 @@ def machine_from_map(source: str, entries: Sequence[MapEntry], usable_name: str)
             f"{source}: no usable memory at or above 1 MiB; expected at least one "
             f"{usable_name!r} line there"
         )
-    return Machine(source, cmrs, memory, memory[-1].end_pfn, notes=(DERIVED_CMRS_NOTE,))
+    return Machine(
+        source,
+        cmrs,
+        memory,
+        max(memory[-1].end_pfn, max_pfn),
+        notes=(*notes, DERIVED_CMRS_NOTE),
+    )

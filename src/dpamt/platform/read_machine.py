@@ -1,5 +1,6 @@
 """Take what a user has, a file or a size, and hand back a Machine."""
 
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -8,28 +9,33 @@ from dpamt.errors import InputError
 from dpamt.platform import e820, iomem
 from dpamt.platform.dmesg import machine_from_dmesg
 from dpamt.platform.lines import decode
+from dpamt.platform.log_bytes import MAX_TEXT_BYTES, text_of
+from dpamt.platform.log_lines import is_command, log_lines, plain
 from dpamt.platform.machine import Machine
 from dpamt.platform.size import looks_like_size, machine_from_size
 
 PACKAGED_HOSTS: Final = ("host-1tib", "module-too-old", "reserved-areas")
 """Names for :func:`packaged_host`."""
 
-MAX_FILE_BYTES: Final = 64 << 20
+STDIN: Final = "-"
+STDIN_NAME: Final = "standard input"
 
 
 def read_machine(argument: str) -> Machine:
     """The machine that a path (dmesg, /proc/iomem, e820 text) or a size (``64GiB``) describes.
 
-    A path that exists is read, whatever its name; its kind is told by its content.
-    Raises InputError for anything that cannot be used.
+    A path that exists is read, whatever its name; its kind is told by its content.  ``-`` is
+    standard input.  Raises InputError for anything that cannot be used.
     """
+    if argument == STDIN:
+        return machine_from_text(text_of(read_stdin(), STDIN_NAME), STDIN_NAME)
     path = Path(argument)
     try:
         exists = path.exists()
     except (OSError, ValueError):
         exists = False
     if exists:
-        return machine_from_text(_read(path), argument)
+        return machine_from_text(text_of(read_file(path), argument), argument)
     if looks_like_size(argument):
         return machine_from_size(argument)
     raise InputError(
@@ -51,7 +57,11 @@ def packaged_host(name: str) -> Machine:
 
 def machine_from_text(text: str, source: str) -> Machine:
     """The machine that a text of any known kind describes; InputError when it is of none."""
-    lines = [line for line in text.split("\n") if line.strip()]
+    if text.lstrip("\x1e \t\r\n").startswith(("{", "data:")):
+        lines = [line.text for line in log_lines(text, source)]
+    else:
+        lines = [plain(line) for line in text.split("\n")]
+    lines = [line for line in lines if line.strip() and not is_command(line)]
     if any(iomem.LINE.fullmatch(line.rstrip()) for line in lines):
         return iomem.machine_from_iomem(text, source)
     if all(
@@ -61,15 +71,26 @@ def machine_from_text(text: str, source: str) -> Machine:
     return machine_from_dmesg(text, source)
 
 
-def _read(path: Path) -> str:
-    """The text of a file, its failures told in one line."""
+def read_stdin() -> bytes:
+    """All of standard input.  Raises InputError where there is none, or it is too long."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("-: no standard input; expected a log there (dmesg | dpamt plan -)")
+    return _bounded(sys.stdin.buffer.read(MAX_TEXT_BYTES + 1), STDIN_NAME)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file, its failures told in one line."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror or error}; expected a file that can be read"
         ) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; expected a memory map")
-    return decode(data, str(path))
+    return _bounded(data, str(path))
+
+
+def _bounded(data: bytes, source: str) -> bytes:
+    if len(data) > MAX_TEXT_BYTES:
+        raise InputError(f"{source}: larger than {MAX_TEXT_BYTES >> 20} MiB; expected a memory map")
+    return data
