@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dpamt.plan.ageing.simulate import simulate
-from dpamt.plan.ageing.workload import Workload
+from dpamt.plan.ageing.both import age_both
 from dpamt.plan.mix import parse_mix
 from dpamt.plan.plan import machine_named, plan_host
 from dpamt.report.plan_ageing import ageing_json
@@ -24,7 +23,7 @@ def keys_of(value: Any) -> set[str]:
 
 def test_the_page_names_exactly_the_keys_there_are() -> None:
     mix = parse_mix("1x4MiB")
-    ageing = simulate(machine_named("1GiB"), Workload([mix]), 1 / 168, (0,), processes=1)
+    ageing = age_both(machine_named("1GiB"), [mix], 0.9, {}, 1 / 168, (0,), 1)
     document = plan_json([plan_host("1GiB", [mix], run=True)], [ageing_json(ageing)])
     text = PAGE.read_text(encoding="utf-8").partition("## The JSON document")[2]
     named = {part for name in re.findall(r"`([a-z][a-z0-9_.]*)`", text) for part in name.split(".")}

@@ -46,7 +46,8 @@ def test_a_sparse_map_of_one_s_own_loses() -> None:
     assert plan.host.dynamic.refcounts == 128 * MIB
     assert plan.host.dynamic.total > 6 * plan.host.static.total
     assert plan.break_even.pairs < 0
-    assert (plan.break_even.packed, plan.choice) == (0.0, "static")
+    assert (plan.break_even.packed, plan.answer.kind) == (0.0, "costs")
+    assert plan.found
     sparse = plan.host.verdict("v2")  # counters only where memory is
     assert sparse.refcount_bytes < MIB
 

@@ -61,9 +61,9 @@ DOWN = (
     (("SEAMCALL failed: CPU 3 is not in VMX operation.", "initialization failed (-22)"),
      "not-in-vmx"),
     (("SEAMCALL failed: CPU 94: leaf 33, error 0xc000092100000122.",
-      "module initialization failed (-5)"), "seamcall"),
+      "module initialization failed (-5)"), "seamcall-init"),
     (("SEAMCALL (0x0000000000000022) failed: 0xc000050500000000",
-      "module initialization failed (-5)"), "seamcall"),
+      "module initialization failed (-5)"), "seamcall-init"),
     (("module initialization failed (-5)",), "errno-5"),
     (("module initialization failed (-12)",), "errno-12"),
     (("module initialization failed (-19)",), "errno-19"),
@@ -110,7 +110,9 @@ def messages(random: Random) -> tuple[list[str], Case]:
         lines += failed
         if version == "1.0":
             cause = (
-                "module-too-old" if cause in ("seamcall", "failed") or "errno" in cause else cause
+                "module-too-old"
+                if cause in ("seamcall-init", "failed") or "errno" in cause
+                else cause
             )
     kib = number * each if up else None
     texts = [prefix + line for line in lines]
@@ -124,7 +126,8 @@ def stamped(random: Random, lines: list[str]) -> tuple[list[str], str]:
     kind = random.choice(
         ("bare", "stamp", "caller", "level", "syslog", "iso", "short-iso", "ctime")
     )
-    seconds, made = random.uniform(0, 90), []
+    seconds = random.uniform(0, 90)
+    made: list[str] = []
     for line in lines:
         seconds += random.uniform(0, 3)
         stamp = f"[{seconds:12.6f}]"

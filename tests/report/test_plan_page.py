@@ -8,8 +8,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from dpamt.plan.address_map import HUGE, PAIR, aged_map
-from dpamt.plan.ageing.simulate import simulate
-from dpamt.plan.ageing.workload import Workload
+from dpamt.plan.ageing.both import age_both
 from dpamt.plan.fleet.generate import Made, generate_vms
 from dpamt.plan.fleet.hosts import HostType
 from dpamt.plan.fleet.simulate import simulate_fleet
@@ -66,12 +65,13 @@ def test_the_plots_are_drawn_and_answer_to_a_pointer(
 def test_a_host_that_has_aged(browser: Browser, tmp_path: Path) -> None:
     mix = parse_mix("4x1GiB@2M=50%")
     machine = machine_named("8GiB")
-    plan, ageing = plan_host(machine, [mix]), simulate(machine, Workload([mix]), 0.2, (0, 1))
+    plan, both = plan_host(machine, [mix]), age_both(machine, [mix], 0.9, {}, 0.2, (0, 1))
+    ageing = both.today
     cells = aged_map(machine, ageing.regions)
     assert sum(cell.counts[PAIR] for cell in cells) == ageing.regions.count(1)
     assert sum(cell.counts[HUGE] for cell in cells) == ageing.regions.count(2)
     file = tmp_path / "aged.html"
-    page_text = plan_page([plan], [map_host(machine, plan)], [(ageing, cells)])
+    page_text = plan_page([plan], [map_host(machine, plan)], [(both, cells)])
     file.write_text(page_text, encoding="utf-8")
     with opened(browser, file, PHONE) as page:
         plots = page.locator(".js-plotly-plot")
@@ -105,16 +105,23 @@ def test_a_fleet(browser: Browser, tmp_path: Path) -> None:
 
 def test_lines_and_map_have_what_the_plan_says(browser: Browser, page_file: Path) -> None:
     plan = plan_host("host-1tib", [parse_mix("20x16GiB/4vcpu@2M=90%")])
-    assert plan.mix is not None
+    assert plan.today is not None
+    assert plan.tomorrow is not None
     with opened(browser, page_file) as page:
         names = page.evaluate(
             "[...document.querySelectorAll('.js-plotly-plot')].map(p => p.data.map(t => t.name))"
         )
-        assert names[0] == ["static PAMT", "Dynamic, fresh host", "Dynamic, worst case"]
+        assert names[0] == [
+            "static PAMT",
+            "Dynamic today, fresh host",
+            "Dynamic today, worst case",
+            "Dynamic, 2M (not merged)",
+        ]
         last = page.evaluate(
             "[...document.querySelectorAll('.js-plotly-plot')][0].data.map(t => [...t.y].at(-1))"
         )
-        sizes = (plan.host.static.total, plan.mix.dynamic.fresh, plan.mix.dynamic.worst)
+        now, then = plan.today.dynamic, plan.tomorrow.dynamic
+        sizes = (plan.host.static.total, now.fresh, now.worst, then.fresh)
         assert [round(value * (1 << 30)) for value in last] == list(sizes)
         labels = page.locator("[role=img]")
         assert labels.count() == PLOTS

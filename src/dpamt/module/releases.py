@@ -172,3 +172,22 @@ def release_named(name: str) -> Release:
         features = release.features0 | TDX_FEATURES0_SYS_DISABLE
         return replace(release, name=name, features0=features)
     return release
+
+
+_FIRST_DYNAMIC: Final = {1: (1, 5, 25), 2: (2, 0, 0)}
+"""The first version of each line that offers Dynamic PAMT, as far as releases were looked at."""
+
+
+def offers_dynamic_pamt(version: str) -> bool | None:
+    """Whether a module of this version offers Dynamic PAMT; None where the version is too short to
+    tell (kernels before 6.14 print ``1.5`` for all of 1.5).
+
+    Source: Intel TDX module, 1.5.25, 2.0.08 and 2.0.18 (open releases) offer it; 1.5.24 does not.
+    """
+    parts = tuple(int(part) for part in version.split("."))
+    first = _FIRST_DYNAMIC.get(parts[0])
+    if first is None:
+        return parts > (2,)
+    if len(parts) < 3 and parts[:2] == first[:2] and first[2]:
+        return None
+    return parts >= first

@@ -1,5 +1,6 @@
 """What PAMT takes on a host before there are TDs: by level, by TDMR, and the reference counters."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,8 +19,10 @@ from dpamt.host.core.pamt_areas import pamt_bytes
 from dpamt.host.core.refcounts import refcount_pages
 from dpamt.module.releases import Release
 from dpamt.plan.boot import Booted
+from dpamt.plan.td_size import Capacities
 from dpamt.plan.vintages import DYNAMIC_VINTAGES, STATIC_VINTAGES, Verdict, try_vintages
 from dpamt.platform.machine import Machine
+from dpamt.platform.tdx_log import HostLog
 from dpamt.run.facts import PamtFacts
 from dpamt.run.fits import tdx_bytes
 from dpamt.run.world import pamt_of_mode
@@ -70,6 +73,8 @@ class HostSize:
     """From 1 MiB up: what TDs can get, less PAMT."""
     regions: int
     """2M regions that this memory touches."""
+    capacities: Capacities
+    """Usable 4K pages of a region, and how many regions have that many."""
     max_pfn: int
     nodes: int
     guest_keyids: int
@@ -83,10 +88,17 @@ class HostSize:
     vintages: tuple[Verdict, ...]
     recorded_pamt_kib: int | None
     recorded_module: str | None
+    log: HostLog | None
+    """What the host's own log says of TDX; None without one."""
     recorded_is: str
     """Which mode gives the KB of the host's own log: ``static``, ``dynamic``, ``neither``; empty
     where the log has none."""
     notes: tuple[str, ...]
+
+    @property
+    def whole_regions(self) -> int:
+        """Regions that are memory from end to end."""
+        return sum(count for pages, count in self.capacities if pages == PAGES_PER_2M)
 
     def verdict(self, vintage: str) -> Verdict:
         """That of the vintage of this name."""
@@ -108,6 +120,7 @@ def size_host(machine: Machine, release: Release) -> tuple[HostSize, Kernel]:
         )
     sysinfo = replace(kernel.sysinfo, pamt_page_bitmap_entry_bits=PAMT_BITMAP_ENTRY_BITS)
     dynamic = pamt_of_mode(kernel, True, 0)
+    capacities = _capacities(kernel)
     first, end = machine.private_keyids
     return (
         HostSize(
@@ -115,7 +128,8 @@ def size_host(machine: Machine, release: Release) -> tuple[HostSize, Kernel]:
             module=release.name,
             memory_bytes=machine.total_pages << PAGE_SHIFT,
             tdx_bytes=tdx_bytes(machine),
-            regions=_regions(kernel),
+            regions=sum(count for _pages, count in capacities),
+            capacities=capacities,
             max_pfn=machine.max_pfn,
             nodes=len(machine.nodes),
             guest_keyids=end - first - 1,
@@ -127,6 +141,7 @@ def size_host(machine: Machine, release: Release) -> tuple[HostSize, Kernel]:
             vintages=tuple(verdict for verdict, _booted in tried),
             recorded_pamt_kib=machine.recorded_pamt_kib,
             recorded_module=machine.recorded_module_version,
+            log=machine.log,
             recorded_is=_recorded_is(machine, pamt_of_mode(kernel, False, 0), dynamic),
             notes=machine.notes,
         ),
@@ -141,14 +156,24 @@ def _first(tried: tuple[tuple[Verdict, Booted], ...], names: tuple[str, ...]) ->
     return candidates[0][1].kernel if candidates else None
 
 
-def _regions(kernel: Kernel) -> int:
-    """2M regions with TDX memory in them."""
-    total, reached = 0, 0
+def _capacities(kernel: Kernel) -> Capacities:
+    """TDX memory by 2M region; entries of the memory list may share one."""
+    counts: Counter[int] = Counter()
+    edges: Counter[int] = (
+        Counter()
+    )  # usable pages of regions that are not one entry's from end to end
     for entry in kernel.memory_list or ():
-        first = max(entry.start_pfn // PAGES_PER_2M, reached)
-        reached = -(-entry.end_pfn // PAGES_PER_2M)
-        total += max(reached - first, 0)
-    return total
+        first, last = entry.start_pfn // PAGES_PER_2M, (entry.end_pfn - 1) // PAGES_PER_2M
+        whole_first, whole_end = -(-entry.start_pfn // PAGES_PER_2M), entry.end_pfn // PAGES_PER_2M
+        counts[PAGES_PER_2M] += max(whole_end - whole_first, 0)
+        for region in {first, last}:
+            if not whole_first <= region < whole_end:
+                start = max(entry.start_pfn, region * PAGES_PER_2M)
+                end = min(entry.end_pfn, (region + 1) * PAGES_PER_2M)
+                edges[region] += end - start
+    for pages in edges.values():
+        counts[pages] += 1
+    return tuple(sorted(((pages, n) for pages, n in counts.items() if n), reverse=True))
 
 
 def _tdmrs(kernel: Kernel, sysinfo: TdxSysInfo) -> tuple[TdmrSize, ...]:

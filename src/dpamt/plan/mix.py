@@ -1,7 +1,8 @@
 """TDs that a host is to carry, as people write them: ``40x16GiB/4vcpu@2M=90%``."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dpamt.abi.pages import PAGE_SIZE, SIZE_2M
@@ -35,9 +36,23 @@ class TdMix:
     memory: int
     vcpus: int = 1
     share_2m: float = 1.0
+    share_said: bool = field(default=True, compare=False)
+    """Whether the share was given; what no merged kernel does is assumed elsewhere, and marked."""
 
     def __str__(self) -> str:
         return f"{self.count}x{size_text(self.memory)}/{self.vcpus}vcpu@2M={100 * self.share_2m:g}%"
+
+
+def at_4k(mixes: Sequence[TdMix]) -> tuple[TdMix, ...]:
+    """The same TDs with all of their memory at 4K: what merged kernels do."""
+    return tuple(replace(mix, share_2m=0.0) for mix in mixes)
+
+
+def at_2m(mixes: Sequence[TdMix], assumed: float) -> tuple[TdMix, ...]:
+    """The same TDs with 2M pages, as a series does that is not merged; ``assumed`` is the share of
+    those that do not say.
+    """
+    return tuple(mix if mix.share_said else replace(mix, share_2m=assumed) for mix in mixes)
 
 
 def parse_mix(text: str) -> TdMix:
@@ -62,4 +77,4 @@ def parse_mix(text: str) -> TdMix:
         raise InputError(f"--td {text!r}: {vcpus} VCPUs; expected 1 to {MAX_VCPUS}")
     if not 0 <= share <= 100:
         raise InputError(f"--td {text!r}: {share:g} % at 2M; expected 0 to 100")
-    return TdMix(count, memory, vcpus, share / 100)
+    return TdMix(count, memory, vcpus, share / 100, match["share"] is not None)

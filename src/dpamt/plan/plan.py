@@ -8,10 +8,10 @@ from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.errors import InputError
 from dpamt.module.releases import Release, release_named
 from dpamt.plan.address_map import Cell, address_map
-from dpamt.plan.advice import Choice, choose
+from dpamt.plan.answer import Answer, answer
 from dpamt.plan.break_even import BreakEven, break_even
 from dpamt.plan.host_size import HostSize, size_host
-from dpamt.plan.mix import TdMix
+from dpamt.plan.mix import TdMix, at_2m, at_4k
 from dpamt.plan.mix_size import MixSize, size_mix
 from dpamt.plan.ran import Ran, run_mix
 from dpamt.plan.vintages import DYNAMIC_VINTAGES
@@ -25,20 +25,31 @@ MAX_RUN_PAGES: Final = 1 << 22
 """4K pages of guests that are run: some minutes."""
 
 
+DEFAULT_SHARE_2M: Final = 0.9
+"""Share of a TD's memory at 2M, of TDs that do not say, with the series that is not merged."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostPlan:
-    """Everything about one host; ``mix`` is None without TDs, ``ran`` unless they were run."""
+    """Everything about one host.  The three mixes are None without TDs, ``ran`` unless they were
+    run.
+    """
 
     host: HostSize
     mix: MixSize | None
+    """The TDs as they were asked for."""
+    today: MixSize | None
+    """All of their memory at 4K, as merged kernels map it."""
+    tomorrow: MixSize | None
+    """With 2M pages, as a series that is not merged maps it."""
     break_even: BreakEven
-    choice: Choice
+    answer: Answer
     ran: Ran | None = None
 
     @property
     def found(self) -> bool:
-        """Whether something is wrong with the host: no kernel comes up, or the TDs do not fit."""
-        return self.choice == "neither" or (self.mix is not None and not self.mix.fits)
+        """Whether something is wrong: see :data:`dpamt.plan.answer.EXIT_CODES`."""
+        return self.answer.exit_code != 0
 
 
 def machine_named(argument: str) -> Machine:
@@ -55,9 +66,11 @@ def plan_host(
     module: str | Release = DEFAULT_MODULE,
     run: bool = False,
     watch: Watch | None = None,
+    share_2m: float = DEFAULT_SHARE_2M,
 ) -> HostPlan:
     """Size a host and the TDs it is to carry; with ``run``, run them on the model as well.
 
+    ``share_2m`` is what TDs have at 2M with the series that is not merged, where they do not say.
     Raises InputError for a host or a TD that cannot be, and what :func:`run_mix` raises.
     """
     machine = machine_named(host) if isinstance(host, str) else host
@@ -75,15 +88,30 @@ def plan_host(
                 f"--td {mix}: {mix.vcpus} VCPUs; expected at most the {most_vcpus} "
                 f"that TDX module {release.name} gives a TD"
             )
+        if mix.share_said and mix.share_2m and not size.whole_regions:
+            raise InputError(
+                f"--td {mix}: 2M pages, and {machine.source} has no 2M region that is memory from "
+                "end to end; expected @2M=0%"
+            )
     if run and sum(mix.count * mix.memory for mix in mixes) >> PAGE_SHIFT > MAX_RUN_PAGES:
         raise InputError(
             f"--run: {sum(mix.count * mix.memory for mix in mixes) >> 30} GiB of TDs; expected at "
             f"most {MAX_RUN_PAGES << PAGE_SHIFT >> 30} GiB, which takes minutes"
         )
-    sized = size_mix(size, mixes, kernel) if mixes else None
+    sized: dict[tuple[TdMix, ...], MixSize] = {}
+    ways = (tuple(mixes), at_4k(mixes), at_2m(mixes, share_2m))
+    for way in ways if mixes else ():
+        if way not in sized:
+            # The kernel's memory is used up by what is placed in it.
+            sized[way] = size_mix(
+                size, way, kernel if not sized else size_host(machine, release)[1]
+            )
     point = break_even(size)
     ran = run_mix(machine, mixes, release.name, _holes(size), watch) if run else None
-    return HostPlan(size, sized, point, choose(size, sized), ran)
+    given, today, tomorrow = (sized.get(way) for way in ways)
+    assumed = not any(mix.share_said for mix in mixes)
+    told = answer(size, today, tomorrow, assumed)
+    return HostPlan(size, given, today, tomorrow, point, told, ran)
 
 
 def map_host(
@@ -101,7 +129,9 @@ def map_host(
         if watch is not None:
             watch(machine.source, "dynamic", what, done, total)
 
-    return address_map(kernel, plan.mix.pages if plan.mix else None, progress if watch else None)
+    return address_map(
+        kernel, plan.today.pages if plan.today else None, progress if watch else None
+    )
 
 
 def _holes(host: HostSize) -> str:

@@ -6,8 +6,11 @@ in is not a matter of counting but of where the page allocator puts them, hence 
 - minimum: packed as densely as can be;
 - fresh: on a host that has just booted, where single pages come off one 2M region after another,
   with the pairs' own pages between them;
-- scattered: each single page in a region picked at random, as after long fragmentation;
+- scattered: single pages picked at random among all that there are, as after long fragmentation;
 - worst: each single page in a region of its own, as long as there are regions.
+
+A region of which only a part is memory counts with its usable pages, and no number is above the
+regions of the host.
 
 A 2M range that is backed by a folio lies in one region whatever its pages are mapped at, so only
 ranges of TDs without 2M pages, control pages and S-EPT pages are single pages.
@@ -17,8 +20,10 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from math import expm1, log1p
 
-from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M, SIZE_2M
+from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M, PAMT_PAIR_PAGES, SIZE_2M
 from dpamt.host.core.metadata import TdxSysInfo
+from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
+from dpamt.host.designs.base import SEPT_CACHE_PAGES
 from dpamt.plan.mix import IMAGE_BYTES, TdMix
 
 
@@ -44,6 +49,16 @@ class TdPages:
     def bytes(self) -> int:
         """Memory that they take, pairs not counted."""
         return (self.control + self.sept + self.guest_4k << PAGE_SHIFT) + self.guest_2m * SIZE_2M
+
+    def kvm_bytes(self, dynamic: bool) -> int:
+        """Memory that KVM takes beside them and that needs no pair.
+
+        A mirror page table for each S-EPT page and each root (kvm_mmu_page of a mirror root), a
+        pool of S-EPT pages for each VCPU, and under Dynamic PAMT a pool of pairs' pages, 10 a VCPU.
+        Sources: Linux arch/x86/kvm/mmu/mmu.c, mmu_topup_memory_caches(); v6 07/11.
+        """
+        pooled = SEPT_CACHE_PAGES + (PAMT_PAIR_PAGES * PT64_ROOT_MAX_LEVEL if dynamic else 0)
+        return self.sept + self.tds + self.vcpus * pooled << PAGE_SHIFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +107,53 @@ def all_pages(parts: Iterable[TdPages]) -> TdPages:
     return TdPages(*sums)
 
 
-def pairs_of(pages: TdPages, regions: int, fresh: int) -> Pairs:
-    """Pairs of those pages on a host of so many 2M regions, where they are ``fresh`` at first."""
-    folios, single = pages.folio_ranges, pages.single
-    free = max(regions - folios - pages.guest_2m, 0)
-    minimum = folios + -(-single // PAGES_PER_2M)
-    scattered = folios + round(occupied(single, free))
-    worst = folios + min(single, free)
+Capacities = tuple[tuple[int, int], ...]
+"""Usable 4K pages of a 2M region, and how many regions have that many; the largest first.
+
+Memory does not keep to 2M borders: a region of which only 1 MiB is memory has 256 usable pages.
+"""
+
+
+def pairs_of(pages: TdPages, capacities: Capacities, fresh: int) -> Pairs:
+    """Pairs of those pages on a host of these regions, where they are ``fresh`` at first.
+
+    Never more than there are regions: of a mix that does not fit, what fits counts.
+    """
+    whole = sum(count for pages_each, count in capacities if pages_each == PAGES_PER_2M)
+    folios = min(pages.folio_ranges, whole)
+    taken = min(folios + pages.guest_2m, whole)
+    left = [(each, count - (taken if each == PAGES_PER_2M else 0)) for each, count in capacities]
+    left = [(each, count) for each, count in left if count]
+    regions = sum(count for _each, count in left)
+    single = pages.single
+    minimum = folios + _fewest(single, left)
+    worst = folios + min(single, regions)
+    scattered = folios + round(_spread(single, left))
     return Pairs(
         minimum, max(minimum, min(fresh, worst)), max(minimum, min(scattered, worst)), worst
     )
+
+
+def _fewest(pages: int, left: list[tuple[int, int]]) -> int:
+    """Regions that so many pages need at least: the fullest regions first."""
+    regions = 0
+    for each, count in left:
+        take = min(count, -(-pages // each))
+        regions += take
+        pages -= take * each
+        if pages <= 0:
+            break
+    return regions
+
+
+def _spread(pages: int, left: list[tuple[int, int]]) -> float:
+    """Regions that so many pages, each picked at random among all, are expected to lie in."""
+    total = sum(each * count for each, count in left)
+    if not pages or not total:
+        return 0.0
+    if len(left) == 1 and left[0][1] == 1:
+        return 1.0
+    return sum(-count * expm1(pages * log1p(-each / total)) for each, count in left)
 
 
 def occupied(pages: float, regions: int) -> float:

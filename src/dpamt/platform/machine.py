@@ -16,6 +16,9 @@ LOW_MEMORY_BYTES: Final = 1 << 20
 of the TDX memory list."""
 LOW_MEMORY_PFN: Final = LOW_MEMORY_BYTES >> PAGE_SHIFT
 
+DERIVED_CMRS: Final = "no CMRs in the input: derived"
+"""How the note begins that CMRs are a guess."""
+
 DEFAULT_KEYID_BITS: Final = 6
 DEFAULT_PRIVATE_KEYIDS: Final = (32, 64)
 """First private KeyID and the one after the last: what a 1 TiB two-socket host printed."""
@@ -135,9 +138,13 @@ class Machine:
                 "at least one package and one CPU in each",
             )
         if not 32 <= self.max_pa_bits <= MAX_PA_LIMIT.bit_length() - 1:
-            raise self._refuse(f"max_pa_bits {self.max_pa_bits}", "32 to 52")
+            raise self._refuse(
+                f"{self.max_pa_bits} physical address bits (max_pa_bits, --pa-bits)", "32 to 52"
+            )
         if not 1 <= self.keyid_bits <= 15:
-            raise self._refuse(f"keyid_bits {self.keyid_bits}", "1 to 15")
+            raise self._refuse(
+                f"{self.keyid_bits} KeyID bits (keyid_bits, --keyid-bits)", "1 to 15"
+            )
         if not 1 <= first < end <= 1 << self.keyid_bits:
             raise self._refuse(
                 f"private KeyID range [{first}, {end})",
@@ -147,6 +154,12 @@ class Machine:
 
     def _check_cmrs(self) -> None:
         if not 1 <= len(self.cmrs) <= MAX_CMRS:
+            if any(note.startswith(DERIVED_CMRS) for note in self.notes):
+                raise self._refuse(
+                    f"{len(self.cmrs)} CMRs, which dpamt derived from the memory map and the "
+                    "firmware may have otherwise",
+                    f"1 to {MAX_CMRS}; give a dmesg with the host's own 'tdx: CMR:' lines",
+                )
             raise self._refuse(f"{len(self.cmrs)} CMRs", f"1 to {MAX_CMRS}")
         previous_end = 0
         for index, cmr in enumerate(self.cmrs):
@@ -162,7 +175,8 @@ class Machine:
             raise self._refuse(
                 f"CMR {self.cmrs[-1]} reaches the KeyID bits",
                 f"addresses below 2^{self.hkid_start_bit} ({self.max_pa_bits} address bits less "
-                f"{self.keyid_bits} KeyID bits)",
+                f"{self.keyid_bits} KeyID bits; --pa-bits and --keyid-bits say otherwise, and a "
+                "log has the KeyIDs)",
             )
 
     def _check_memory(self) -> None:

@@ -12,7 +12,13 @@ from typing import Final, NamedTuple
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
 from dpamt.errors import InputError
 from dpamt.platform.lines import refuse
-from dpamt.platform.machine import LOW_MEMORY_BYTES, Cmr, Machine, MemoryBlock
+from dpamt.platform.machine import (
+    DERIVED_CMRS,
+    LOW_MEMORY_BYTES,
+    Cmr,
+    Machine,
+    MemoryBlock,
+)
 
 FIRMWARE_GAP_BYTES: Final = 64 << 20
 """Longest stretch between usable parts that counts as RAM kept by firmware (bytes).  The longest
@@ -21,7 +27,7 @@ one seen inside a CMR is 40 MiB (``reserved-areas.dmesg``)."""
 _BIOS_START: Final = 0xA0000
 
 DERIVED_CMRS_NOTE: Final = (
-    "no CMRs in the input: derived from the memory map (usable memory from 1 MiB up, with the "
+    f"{DERIVED_CMRS} from the memory map (usable memory from 1 MiB up, with the "
     f"firmware's reserved areas of up to {FIRMWARE_GAP_BYTES >> 20} MiB between)"
 )
 

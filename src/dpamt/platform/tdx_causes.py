@@ -162,6 +162,16 @@ CAUSES: Final[tuple[Cause, ...]] = (
         fatal=False,
     ),
     Cause(
+        "seamcall-init",
+        r"^(?!)",
+        "a SEAMCALL of the module's initialisation (TDH.SYS.*) failed; its line names the leaf and "
+        "the status",
+        "give the log to dpamt decode, which explains both; a module or BIOS that is too old is "
+        "the usual reason",
+        f"{_CORE}, seamcall_err()",
+        1,
+    ),
+    Cause(
         "failed",
         r"tdx: (?i:(?:TDX[- ])?module )?initialization failed|"
         r"Failed to initialize (?:the )?TDX module",

@@ -19,10 +19,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
 from dpamt.abi.pages import PAGE_SIZE
 from dpamt.errors import InputError
 from dpamt.platform.lines import Line, refuse
 from dpamt.platform.tdx_causes import (
+    CAUSES,
     ERRNO_WHY,
     GUEST,
     TOO_OLD,
@@ -172,7 +174,7 @@ class TdxLines:
         failures = list(self.failures)
         fatal = [one for one in failures if one.cause.fatal]
         if self.version == "1.0" and self.came_up is False:
-            shown = [one for one in failures if one.cause.key == "seamcall"] or failures
+            shown = [one for one in failures if one.cause.key.startswith("seamcall")] or failures
             if shown and not any(one.cause.rank == 0 for one in failures):
                 failures.append(Failure(TOO_OLD, shown[0].line, shown[0].text))
         elif self.came_up is None and not fatal and self.keyids and self.version is None:
@@ -192,11 +194,30 @@ class TdxLines:
 
 def _failure(cause: Cause, line: Line) -> Failure:
     text = _from_mark(line.text)
+    if cause.key == "seamcall" and _of_init(text):
+        cause = _SEAMCALL_INIT
     number = errno_of(line.text) if cause.key == "failed" else None
     if number in ERRNO_WHY:
         why, step = ERRNO_WHY[number]
         cause = Cause(f"errno{number}", cause.pattern, why, step, cause.source, 2)
     return Failure(cause, line.number, text)
+
+
+_SEAMCALL_INIT: Final = next(cause for cause in CAUSES if cause.key == "seamcall-init")
+_LEAF: Final = re.compile(
+    r"SEAMCALL (?:failed: (?:CPU \d+: )?leaf )?\(?(0x[0-9a-fA-F]+|\d+|TDH[._]\w+)"
+)
+
+
+def _of_init(text: str) -> bool:
+    """Whether a failed SEAMCALL is one of the module's initialisation (TDH.SYS.*)."""
+    match = _LEAF.search(text)
+    if match is None:
+        return False
+    if match[1][0] == "T":
+        return match[1].replace("_", ".").startswith("TDH.SYS.")
+    leaf = int(match[1], 0) & RAX_LEAF_MASK
+    return LEAF_NAMES.get(leaf, "").startswith("TDH.SYS.")
 
 
 def _from_mark(text: str) -> str:

@@ -1,24 +1,30 @@
-"""A host that ages, as text of at most 80 columns and as JSON."""
+"""A host that ages, today beside tomorrow, as text of at most 80 columns and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
+from dpamt.plan.ageing.both import BothAges
 from dpamt.plan.ageing.simulate import Ageing
+from dpamt.report.plan_answer import saving
 from dpamt.report.run_text import heading, paragraph
 from dpamt.report.units import amount, bar, count, percent
 
 _ROWS: Final = 14
-_BAR_WIDTH: Final = 22
+_BAR_WIDTH: Final = 14
 
 
-def ageing_text(ageing: Ageing) -> str:
+def ageing_text(both: BothAges) -> str:
     """The section, ending with a line break."""
-    return "\n".join(_lines(ageing)) + "\n"
+    return "\n".join(_lines(both)) + "\n"
 
 
-def ageing_json(ageing: Ageing) -> dict[str, Any]:
+def ageing_json(both: BothAges) -> dict[str, Any]:
     """Its part of the document of docs/plan.md; regions are counted, not listed."""
+    return {"today": _json(both.today), "tomorrow": _json(both.tomorrow)}
+
+
+def _json(ageing: Ageing) -> dict[str, Any]:
     document = asdict(ageing)
     regions = document.pop("regions")
     names = ("free", "pair", "huge", "other")
@@ -26,35 +32,84 @@ def ageing_json(ageing: Ageing) -> dict[str, Any]:
     return document
 
 
-def _lines(ageing: Ageing) -> Iterator[str]:
-    hours = ageing.times_hours[-1]
-    seeds = len(ageing.seeds)
-    yield from heading(f"Ageing: {hours / 168:.3g} weeks of {ageing.source}")
-    yield from paragraph(
-        f"{count(ageing.page_events)} page events over {seeds} seed{'' if seeds == 1 else 's'}; "
-        "means, and the 95 % confidence interval of Dynamic PAMT.  A full bar is static PAMT, "
-        f"{amount(ageing.static_bytes)}; idle, Dynamic PAMT takes {amount(ageing.idle_bytes)}.",
-        "  ",
+def mean_saved(ageing: Ageing) -> float:
+    """Bytes that Dynamic PAMT saves on average over the time, against static PAMT."""
+    return ageing.static_bytes - sum(ageing.dynamic_bytes.mean) / len(ageing.dynamic_bytes.mean)
+
+
+def _lines(both: BothAges) -> Iterator[str]:
+    now, then = both.today, both.tomorrow
+    hours = now.times_hours[-1]
+    yield from heading(f"{now.source} over {hours / 168:.3g} weeks")
+    static = now.static_bytes
+    for name, one in (("Today, 4K", now), ("With 2M (not merged)", then)):
+        saved = round(mean_saved(one))
+        worst = static - round(max(one.dynamic_bytes.mean))
+        yield from paragraph(
+            f"{name}: Dynamic PAMT saves {saving(saved, static)} of static PAMT's "
+            f"{amount(static)} on average, {saving(worst, static)} at its peak."
+        )
+    yield from _limit(now)
+    seeds = len(now.seeds)
+    how = (
+        f"Mean of {seeds} seeds; ± is the 95 % confidence interval (Student's t)."
+        if seeds > 1
+        else "One seed: no confidence interval."
     )
-    head = f"{'TDs':>5}{'their memory':>14}{'Dynamic PAMT':>14}{'+/-':>10}"
-    yield f"  {'day':>6}{head}"
-    last = len(ageing.times_hours) - 1
-    for at in sorted({round(last * row / _ROWS) for row in range(_ROWS + 1)}):
-        size = ageing.dynamic_bytes.mean[at]
-        half = ageing.dynamic_bytes.high[at] - size
+    yield from paragraph(how)
+    yield from paragraph(_drivers(both))
+    yield ""
+    head = f"{'today: 4K':>12}{'±':>11}{'2M':>12}{'±':>11}"
+    yield f"  {'days':>6}{'TDs':>5}{head}  of static"
+    step = max(1, len(now.times_hours) // _ROWS)
+    moments = list(range(0, len(now.times_hours), step))
+    if moments[-1] != len(now.times_hours) - 1:
+        moments.append(len(now.times_hours) - 1)
+    for at in moments:
         yield (
-            f"  {ageing.times_hours[at] / 24:6.1f}{ageing.tds.mean[at]:5.0f}"
-            f"{amount(round(ageing.td_bytes.mean[at])):>14}{amount(round(size)):>14}"
-            f"{amount(round(half)):>10}  {bar(round(size), ageing.static_bytes, _BAR_WIDTH)}"
+            f"  {now.times_hours[at] / 24:6.1f}{now.tds.mean[at]:5.0f}"
+            f"{_with_spread(now, at)}{_with_spread(then, at)}"
+            f"  {bar(round(now.dynamic_bytes.mean[at]), static, _BAR_WIDTH)}"
         ).rstrip()
-    pairs, packed = ageing.pairs.mean[-1], ageing.packed_pairs.mean[-1]
-    lonely = ageing.pinned_by_one.mean[-1]
-    peak = max(ageing.dynamic_bytes.mean)
-    yield from paragraph(
-        f"At the end {count(round(pairs))} pairs, of which {count(round(lonely))} "
-        f"({percent(round(lonely), round(pairs))}) are held by a single page; packed, the same "
-        f"pages need {count(round(packed))}.  At its peak Dynamic PAMT takes "
-        f"{amount(round(peak))}, {percent(round(peak), ageing.static_bytes)} of static PAMT.  "
-        f"{count(round(ageing.refused.mean[0]))} TDs found no room.",
-        "  ",
+    for name, one in (("Today", now), ("With 2M", then)):
+        pairs, lonely = round(one.pairs.mean[-1]), round(one.pinned_by_one.mean[-1])
+        yield from paragraph(
+            f"{name}, at the end: {count(pairs)} pairs, {count(lonely)} "
+            f"({percent(lonely, pairs)}) of them held by a single page; packed, the same pages "
+            f"need {count(round(one.packed_pairs.mean[-1]))}.",
+            "  ",
+        )
+
+
+def _with_spread(ageing: Ageing, at: int) -> str:
+    dynamic = ageing.dynamic_bytes
+    half = (dynamic.high[at] - dynamic.low[at]) / 2
+    return f"{amount(round(dynamic.mean[at])):>12}{amount(round(half)):>11}"
+
+
+def _limit(ageing: Ageing) -> Iterator[str]:
+    refused, without = ageing.refused.mean[0], ageing.without_keyid.mean[0]
+    if not refused:
+        return
+    most = f"{ageing.most_tds:,} TDs at once, one for each guest KeyID"
+    if without >= refused / 2:
+        yield from paragraph(
+            f"KeyIDs limit this host: {most}; {round(without):,} of {round(refused):,} TDs that "
+            "found no place found no KeyID."
+        )
+    else:
+        yield from paragraph(
+            f"Memory limits this host: {round(refused - without):,} of {round(refused):,} TDs that "
+            "found no place found no memory."
+        )
+
+
+def _drivers(both: BothAges) -> str:
+    work = both.workload
+    return (
+        f"Driven by (each an option): TDs in {100 * work.occupancy:g} % of memory (--occupancy), "
+        f"life {work.mean_life_hours:g} h (--life), kernel pages in "
+        f"{100 * work.fragmentation:g} % of regions at boot (--fragmentation), "
+        f"{100 * work.converted_per_hour:g} % of ranges converted an hour (--conversions), pairs "
+        f"{work.pairs} (--pairs), control pages {work.control} (--control)."
     )

@@ -9,6 +9,7 @@ from dpamt.own_files import GENERATOR
 from dpamt.plan.address_map import KINDS, Cell
 from dpamt.plan.plan import HostPlan
 from dpamt.report.plan_advice import advice
+from dpamt.report.plan_answer import by_the_map, columns, headline, limit_line, outlook_rows
 from dpamt.report.plan_plots import (
     ageing_figure,
     break_even_figure,
@@ -19,7 +20,7 @@ from dpamt.report.plan_plots import (
 from dpamt.report.units import amount, count, percent
 
 if TYPE_CHECKING:
-    from dpamt.plan.ageing.simulate import Ageing
+    from dpamt.plan.ageing.both import BothAges
 
 _CONFIG: Final = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 
@@ -69,7 +70,7 @@ class Page:
 def plan_page(
     plans: Sequence[HostPlan],
     maps: Sequence[tuple[Cell, ...]],
-    aged: Sequence[tuple["Ageing", tuple[Cell, ...]]] = (),
+    aged: Sequence[tuple["BothAges", tuple[Cell, ...]]] = (),
 ) -> str:
     """The page of these plans; ``maps`` has the cells of each host, ``aged`` what came of age."""
     names = ", ".join(plan.host.source for plan in plans)
@@ -86,16 +87,23 @@ def plan_page(
 
 
 def _decision(page: Page, plan: HostPlan) -> None:
-    told = advice(plan)
-    page.html(f'<p class="choice">{escape(told.sentence)}</p>')
-    items = [f"<li>{_sentence(reason)}</li>" for reason in told.reasons]
-    items += [f'<li class="warning">{_sentence(warning)}</li>' for warning in told.warnings]
+    told, why = headline(plan), advice(plan)
+    colour = "bad" if plan.found else "good"
+    page.html(f'<p class="choice {colour}">{escape(told.sentence)}.</p>')
+    page.html(f"<p><b>What to do:</b> {escape(told.todo)}.</p>")
+    page.table(("", *columns(plan)), outlook_rows(plan))
+    limit = limit_line(plan)
+    if limit:
+        page.html(f"<p>{escape(limit)}.</p>")
+    items = [f"<li>{_sentence(reason)}</li>" for reason in why.reasons]
+    items += [f'<li class="warning">{_sentence(warning)}</li>' for warning in why.warnings]
+    items += [f'<li class="warning">{_sentence(note)}</li>' for note in plan.host.notes]
     page.html("<ul>" + "".join(items) + "</ul>")
 
 
 def _sizes(page: Page, plan: HostPlan) -> None:
-    host, mix = plan.host, plan.mix
-    rows = [
+    host = plan.host
+    rows: list[Sequence[str]] = [
         ["RAM", amount(host.memory_bytes), ""],
         ["static PAMT", amount(host.static.total), percent(host.static.total, host.memory_bytes)],
         [
@@ -104,29 +112,31 @@ def _sizes(page: Page, plan: HostPlan) -> None:
             percent(host.dynamic.total, host.memory_bytes),
         ],
     ]
-    if mix is not None:
-        rows += [
-            [f"Dynamic PAMT, {name}", amount(size), percent(size, host.memory_bytes)]
-            for name, size in (
-                ("TDs packed", mix.dynamic.minimum),
-                ("TDs on a fresh host", mix.dynamic.fresh),
-                ("TDs scattered", mix.dynamic.scattered),
-                ("TDs at worst", mix.dynamic.worst),
-            )
-        ]
-        page.html("<p>TDs: " + escape(", ".join(str(part.mix) for part in mix.parts)) + "</p>")
+    for name, mix in (("today, 4K", plan.today), ("2M, not merged", plan.tomorrow)):
+        if mix is not None:
+            rows += [
+                [f"Dynamic PAMT {name}: {how}", amount(size), percent(size, host.memory_bytes)]
+                for how, size in (
+                    ("packed", mix.dynamic.minimum),
+                    ("fresh host", mix.dynamic.fresh),
+                    ("scattered", mix.dynamic.scattered),
+                    ("at worst", mix.dynamic.worst),
+                )
+            ]
+    if plan.mix is not None:
+        page.html("<p>TDs: " + escape(", ".join(str(part.mix) for part in plan.mix.parts)) + "</p>")
     page.table(("", "size", "of RAM"), rows)
 
 
 def _plots(page: Page, plan: HostPlan, cells: tuple[Cell, ...]) -> None:
-    host, mix = plan.host, plan.mix
+    host, mix = plan.host, plan.today
     if mix is not None:
         page.html("<h3>PAMT as the TDs come up</h3>")
         page.figure(
             coming_up_figure(plan),
             f"Static PAMT stays at {amount(host.static.total)}; Dynamic PAMT grows from "
-            f"{amount(host.dynamic.total)} to {amount(mix.dynamic.fresh)} on a fresh host, at "
-            f"worst to {amount(mix.dynamic.worst)}.",
+            f"{amount(host.dynamic.total)} to {amount(mix.dynamic.fresh)} today on a fresh host, "
+            f"at worst to {amount(mix.dynamic.worst)}.",
         )
     page.html("<h3>Break-even</h3>")
     page.figure(
@@ -144,21 +154,23 @@ def _plots(page: Page, plan: HostPlan, cells: tuple[Cell, ...]) -> None:
     _map(page, cells)
 
 
-def _ageing(page: Page, ageing: "Ageing", cells: tuple[Cell, ...]) -> None:
-    weeks = ageing.times_hours[-1] / 168
+def _ageing(page: Page, both: "BothAges", cells: tuple[Cell, ...]) -> None:
+    now = both.today
+    weeks = now.times_hours[-1] / 168
     page.html(f"<h3>PAMT over {weeks:.3g} weeks</h3>")
-    peak = round(max(ageing.dynamic_bytes.mean))
+    peak = round(max(now.dynamic_bytes.mean))
     page.figure(
-        ageing_figure(ageing),
-        f"Static PAMT stays at {amount(ageing.static_bytes)}; Dynamic PAMT is at most "
-        f"{amount(peak)} (mean of {len(ageing.seeds)} seeds; the band is the 95 % confidence "
+        ageing_figure(both),
+        f"Static PAMT stays at {amount(now.static_bytes)}; Dynamic PAMT is at most "
+        f"{amount(peak)} today (mean of {len(now.seeds)} seeds; the band is the 95 % confidence "
         "interval).",
     )
-    pairs, lonely = round(ageing.pairs.mean[-1]), round(ageing.pinned_by_one.mean[-1])
+    pairs, lonely = round(now.pairs.mean[-1]), round(now.pinned_by_one.mean[-1])
     page.html(
-        f"<p>At the end {count(pairs)} page pairs, {count(lonely)} of them held by a single "
-        f"page; packed, the same pages need {count(round(ageing.packed_pairs.mean[-1]))}.</p>"
-        f"<h3>Physical memory by 2M region, after {weeks:.3g} weeks</h3>"
+        f"<p>Today, at the end: {count(pairs)} page pairs, {count(lonely)} of them held by a "
+        f"single page; packed, the same pages need "
+        f"{count(round(now.packed_pairs.mean[-1]))}.</p>"
+        f"<h3>Physical memory by 2M region, after {weeks:.3g} weeks, today</h3>"
     )
     _map(page, cells)
 
@@ -177,6 +189,8 @@ def _map(page: Page, cells: tuple[Cell, ...]) -> None:
 
 def _vintages(page: Page, plan: HostPlan) -> None:
     page.html("<h3>Does Linux initialise TDX here?</h3>")
+    if by_the_map(plan):
+        page.html(f"<p>{escape(by_the_map(plan))}</p>")
     rows = [
         [
             verdict.about,

@@ -10,13 +10,14 @@ from dpamt.plan.plan import HostPlan
 from dpamt.report.units import amount, count
 
 if TYPE_CHECKING:
-    from dpamt.plan.ageing.simulate import Ageing
+    from dpamt.plan.ageing.both import BothAges
     from dpamt.plan.fleet.results import Fleet
 
 # Okabe and Ito's palette.
 STATIC: Final = "#D55E00"
 DYNAMIC: Final = "#0072B2"
 SCATTERED: Final = "#CC79A7"
+LARGE: Final = "#009E73"
 _KIND_COLOURS: Final = (
     *("#E5E5E5", "#D55E00", "#0072B2", "#009E73", "#8A8A8A"),
     "#56B4E9",
@@ -63,32 +64,35 @@ def break_even_figure(plan: HostPlan) -> Any:
 
 
 def coming_up_figure(plan: HostPlan) -> Any:
-    """PAMT as the TDs come up one after another: static against dynamic."""
-    mix, host = plan.mix, plan.host
-    assert mix is not None
-    tds = mix.pages.tds
+    """PAMT as the TDs come up one after another: static against dynamic, today and with 2M."""
+    now, then, host = plan.today, plan.tomorrow, plan.host
+    assert now is not None
+    assert then is not None
+    tds = now.pages.tds
     steps = sorted({round(tds * index / 100) for index in range(101)})
     idle = host.dynamic.total
     figure = _figure("TDs up, all of their memory in use", "PAMT (GiB)")
     _line(figure, steps, [host.static.total] * len(steps), "static PAMT", STATIC, "dash")
     for name, size, colour, dash in (
-        ("Dynamic, fresh host", mix.dynamic.fresh, DYNAMIC, "solid"),
-        ("Dynamic, worst case", mix.dynamic.worst, SCATTERED, "dot"),
+        ("Dynamic today, fresh host", now.dynamic.fresh, DYNAMIC, "solid"),
+        ("Dynamic today, worst case", now.dynamic.worst, SCATTERED, "dot"),
+        ("Dynamic, 2M (not merged)", then.dynamic.fresh, LARGE, "dashdot"),
     ):
         sizes = [idle + round((size - idle) * step / tds) for step in steps]
         _line(figure, steps, sizes, name, colour, dash)
     return figure
 
 
-def ageing_figure(ageing: "Ageing") -> Any:
-    """PAMT over time: static, Dynamic with its confidence interval, and packed."""
+def ageing_figure(both: "BothAges") -> Any:
+    """PAMT over time: static, Dynamic today with its confidence interval, packed, and with 2M."""
+    ageing = both.today
     days = [hours / 24 for hours in ageing.times_hours]
     figure = _figure("days", "PAMT (GiB)")
     dynamic = ageing.dynamic_bytes
     for edge, fill in ((dynamic.high, None), (dynamic.low, "tonexty")):
         figure.add_scatter(
             x=days,
-            y=[max(size, ageing.idle_bytes) / _GIB for size in edge],
+            y=[size / _GIB for size in edge],
             mode="lines",
             line={"width": 0},
             fill=fill,
@@ -97,9 +101,12 @@ def ageing_figure(ageing: "Ageing") -> Any:
             showlegend=False,
         )
     _line(figure, days, [ageing.static_bytes] * len(days), "static PAMT", STATIC, "dash")
-    _line(figure, days, [round(size) for size in dynamic.mean], "Dynamic PAMT", DYNAMIC)
+    _line(figure, days, [round(size) for size in dynamic.mean], "Dynamic PAMT today", DYNAMIC)
     packed = [round(ageing.idle_bytes + pairs * PAIR_BYTES) for pairs in ageing.packed_pairs.mean]
     _line(figure, days, packed, "the same pages, packed", SCATTERED, "dot")
+    if both.tomorrow is not both.today:
+        then = [round(size) for size in both.tomorrow.dynamic_bytes.mean]
+        _line(figure, days, then, "Dynamic PAMT, 2M (not merged)", LARGE, "dashdot")
     return figure
 
 

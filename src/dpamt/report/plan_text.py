@@ -1,4 +1,4 @@
-"""Plans as text of at most 80 columns: sizes, vintages, TDs, break-even, what to do."""
+"""Plans as text of at most 80 columns: the answer, then sizes, vintages, TDs, break-even."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -9,7 +9,17 @@ from dpamt.plan.mix_size import MixSize
 from dpamt.plan.plan import HostPlan
 from dpamt.plan.ran import Ran
 from dpamt.plan.vintages import Verdict
+from dpamt.platform.tdx_log import HostLog, distinct
 from dpamt.report.plan_advice import advice
+from dpamt.report.plan_answer import (
+    by_the_map,
+    columns,
+    headline,
+    limit_line,
+    outlook_rows,
+    saving,
+    signed,
+)
 from dpamt.report.run_text import heading, paragraph
 from dpamt.report.side_table import Row, side_table
 from dpamt.report.units import amount, bar, count, percent
@@ -35,6 +45,7 @@ def _plan(plan: HostPlan) -> Iterator[str]:
     title = paragraph(f"Plan for {host.source}")
     yield from title
     yield "=" * max(len(line) for line in title)
+    yield from answer_lines(plan)
     yield ""
     yield from paragraph(
         f"{amount(host.memory_bytes)} of RAM, {amount(host.tdx_bytes)} of it above 1 MiB where TDs "
@@ -43,6 +54,8 @@ def _plan(plan: HostPlan) -> Iterator[str]:
     )
     for note in host.notes:
         yield from paragraph(f"Note: {note}.")
+    yield from heading("Why")
+    yield from _advice(plan)
     yield from heading("PAMT at idle")
     yield from _idle(host)
     yield from heading("By TDMR")
@@ -50,17 +63,61 @@ def _plan(plan: HostPlan) -> Iterator[str]:
     yield from heading("Where the reference counters end")
     yield from _tops(host)
     yield from heading("Does Linux initialise TDX here?")
+    if by_the_map(plan):
+        yield from paragraph(by_the_map(plan), "  ")
     yield from _vintages(host)
-    if plan.mix is not None:
-        yield from heading("TDs, all of their memory in use")
-        yield from _mix(host, plan.mix)
+    for mix, when in ((plan.today, columns(plan)[1]), (plan.tomorrow, columns(plan)[2])):
+        if mix is not None:
+            yield from heading(f"TDs, all of their memory in use; {when}")
+            yield from _mix(host, mix)
     if plan.ran is not None:
-        yield from heading("The same TDs, run on the model")
+        yield from heading("The TDs as they were asked for, run on the model")
         yield from _ran(plan.ran)
     yield from heading("Break-even")
     yield from _break_even(plan)
-    yield from heading("What to do")
-    yield from _advice(plan)
+
+
+def answer_lines(plan: HostPlan) -> Iterator[str]:
+    """The first screen: headline, the log's own lines, what to do, today beside tomorrow."""
+    told = headline(plan)
+    yield from paragraph(f"{told.sentence}.")
+    log = plan.host.log
+    if plan.answer.kind == "failed-in-its-log" and log is not None:
+        yield from log_failures(log)
+    yield from paragraph(f"What to do: {told.todo}.")
+    if plan.answer.kind in ("failed-in-its-log", "does-not-come-up", "needs-a-patch"):
+        yield "Sizes for when it comes up:"
+    yield f"  {'':18}" + "".join(f"{name:>20}" for name in columns(plan))
+    for label, *cells in outlook_rows(plan):
+        yield (f"  {label:18}" + "".join(f"{cell:>20}" for cell in cells)).rstrip()
+    limit = limit_line(plan)
+    if limit:
+        yield from paragraph(f"{limit}.")
+
+
+def log_failures(log: HostLog) -> Iterator[str]:
+    """The lines of a host's log that show why TDX did not come up, each once."""
+    for one in distinct(log.failures):
+        if one.line:
+            yield from paragraph(f"line {one.line}: {one.text}", "  ")
+
+
+def log_text(source: str, log: HostLog) -> str:
+    """The answer for a log that tells of TDX but not of memory; ends with a line break."""
+    why = log.why
+    assert why is not None
+    title = paragraph(f"Plan for {source}")
+    lines = [*title, "=" * max(map(len, title))]
+    where = f" (line {why.line})" if why.line else ""
+    lines += paragraph(f"TDX did not come up on this host: {why.cause.why}{where}.")
+    lines += log_failures(log)
+    step = why.cause.next_step
+    lines += paragraph(f"What to do: {step[:1].upper()}{step[1:]}.")
+    lines += paragraph(
+        "Sizes cannot be told: the log has no memory in it.  Give the whole dmesg, with its "
+        "'BIOS-e820:' and 'tdx: CMR:' lines."
+    )
+    return "\n".join(lines) + "\n"
 
 
 def _idle(host: HostSize) -> Iterator[str]:
@@ -166,14 +223,14 @@ def _mix(host: HostSize, mix: MixSize) -> Iterator[str]:
         "  ",
     )
     yield ""
+    kvm = [amount(mix.pages.kvm_bytes(dynamic)) for dynamic in (False, True)]
     yield from side_table(
         ("static", "dynamic"),
-        [("memory left", [_left(mix.left_static), _left(mix.left_dynamic)])],
+        [
+            ("KVM's mirror tables and pools", kvm),
+            ("memory left", [signed(mix.left_static), signed(mix.left_dynamic)]),
+        ],
     )
-
-
-def _left(size: int) -> str:
-    return amount(size) if size >= 0 else f"-{amount(-size)}"
 
 
 def _ran(ran: Ran) -> Iterator[str]:
@@ -213,7 +270,6 @@ def _break_even(plan: HostPlan) -> Iterator[str]:
 
 def _advice(plan: HostPlan) -> Iterator[str]:
     told = advice(plan)
-    yield from paragraph(told.sentence)
     for reason in told.reasons:
         yield from _item("-", reason)
     for warning in told.warnings:
@@ -228,19 +284,22 @@ def _item(mark: str, text: str) -> Iterator[str]:
 
 def _summary(plans: Sequence[HostPlan]) -> Iterator[str]:
     yield from heading(f"All {len(plans)} hosts")
-    yield f"  {'':30}{'RAM':>11}{'static':>11}{'idle':>11}{'with TDs':>11}"
+    yield f"  {'':30}{'RAM':>11}{'static':>11}{'today: 4K':>11}{'2M':>11}"
     for plan in plans:
         name = plan.host.source
         name = name if len(name) <= 29 else "…" + name[-28:]
-        with_tds = plan.mix.dynamic.fresh if plan.mix else None
         yield (
             f"  {name:30}{amount(plan.host.memory_bytes):>11}{amount(plan.host.static.total):>11}"
-            f"{amount(plan.host.dynamic.total):>11}"
-            f"{'-' if with_tds is None else amount(with_tds):>11}"
+            f"{amount(plan.answer.today.dynamic):>11}{amount(plan.answer.tomorrow.dynamic):>11}"
         )
     static = sum(plan.host.static.total for plan in plans)
-    best = sum(plan.mix.dynamic.fresh if plan.mix else plan.host.dynamic.total for plan in plans)
-    yield from paragraph(f"Together: static {amount(static)}, dynamic {amount(best)}.", "  ")
+    today = sum(plan.answer.today.saved for plan in plans)
+    tomorrow = sum(plan.answer.tomorrow.saved for plan in plans)
+    yield from paragraph(
+        f"Together: static {amount(static)}; Dynamic PAMT saves {saving(today, static)} today, "
+        f"{saving(tomorrow, static)} with 2M guest memory (not merged).",
+        "  ",
+    )
 
 
 def _some(number: int, what: str) -> str:

@@ -10,9 +10,10 @@ from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import boot_ageing
 from dpamt.plan.ageing.host import AgeingHost
 from dpamt.plan.ageing.pages import ControlPlacement, PairPlacement
-from dpamt.plan.ageing.simulate import T_975, Ageing, simulate
+from dpamt.plan.ageing.simulate import Ageing, simulate
 from dpamt.plan.ageing.weeks import REGION_LARGE, REGION_PAIR, Weeks
 from dpamt.plan.ageing.workload import Workload
+from dpamt.plan.confidence import confidence, quantile
 from dpamt.platform.size import machine_from_size
 
 
@@ -105,7 +106,7 @@ def test_dynamic_bytes_are_idle_and_pairs() -> None:
 def test_t_quantiles(freedom: int) -> None:
     """Against the density of Student's t, integrated by Simpson's rule from 0."""
     scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
-    end, steps = T_975[freedom - 1], 4000
+    end, steps = quantile(freedom), 4000
     step = end / steps
     total = 0.0
     for at in range(steps + 1):

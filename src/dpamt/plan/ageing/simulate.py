@@ -3,17 +3,16 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from math import sqrt
 from os import cpu_count
-from statistics import mean, stdev
 from typing import Final
 
-from dpamt.abi.pages import PAGE_SHIFT
+from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M
 from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import RELEASE, boot_ageing
 from dpamt.plan.ageing.host import AgeingHost
 from dpamt.plan.ageing.weeks import Sample, Weeks
 from dpamt.plan.ageing.workload import Workload
+from dpamt.plan.confidence import Interval, confidence
 from dpamt.platform.machine import Machine
 from dpamt.run.world import pamt_of_mode
 
@@ -21,25 +20,6 @@ Progress = Callable[[str, int, int], None]
 """Told of long work: (what, done, total)."""
 
 HOURS_PER_WEEK: Final = 168
-
-T_975: Final = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""97.5 % quantiles of Student's t for 1 to 30 degrees of freedom; above, 1.96 serves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over seeds with its 95 % confidence interval, one value for each moment.
-
-    Of one seed there is no interval: ``low`` and ``high`` are the value itself.
-    """
-
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +40,11 @@ class Ageing:
     td_bytes: Interval
     tds: Interval
     refused: Interval
-    """TDs that found no room, or ran out of it, in all: one value."""
+    """TDs that found no room or no KeyID, or ran out of memory, in all: one value."""
+    without_keyid: Interval
+    """Those of them that found no KeyID: one value."""
+    most_tds: int
+    """TDs that may live at once."""
     page_events: int
     regions: bytes
     """At the end of the first seed, each 2M region from address 0 on: 0 free, 1 with a pair, 2 a
@@ -71,6 +55,8 @@ class Ageing:
 class _OfSeed:
     samples: list[Sample]
     refused: int
+    without_keyid: int
+    most_tds: int
     page_events: int
     static: int
     idle: int
@@ -133,6 +119,8 @@ def _one_seed(
     return _OfSeed(
         samples,
         weeks.refused,
+        weeks.without_keyid,
+        weeks.most,
         weeks.page_events,
         pamt_of_mode(kernel, False, 0).total,
         pamt_of_mode(kernel, True, 0).total,
@@ -143,43 +131,37 @@ def _one_seed(
 def _gather(machine: Machine, results: list[_OfSeed], seeds: tuple[int, ...], hours: int) -> Ageing:
     first = results[0]
 
-    def interval(value: Callable[[Sample], float]) -> Interval:
+    def interval(
+        value: Callable[[Sample], float], least: float = 0.0, most: float = float("inf")
+    ) -> Interval:
         columns = [[value(result.samples[at]) for result in results] for at in range(hours + 1)]
-        return _interval(columns)
+        return confidence(columns, least, most)
 
     pair_bytes = 2 << PAGE_SHIFT
+    regions = sum(
+        -(-block.end_pfn // PAGES_PER_2M) - block.start_pfn // PAGES_PER_2M
+        for block in machine.memory
+    )
+    most_bytes = float(machine.total_pages << PAGE_SHIFT)
     return Ageing(
         source=machine.source,
         seeds=seeds,
         times_hours=tuple(float(hour) for hour in range(hours + 1)),
         static_bytes=first.static,
         idle_bytes=first.idle,
-        dynamic_bytes=interval(lambda sample: first.idle + sample.pairs * pair_bytes),
-        pairs=interval(lambda sample: sample.pairs),
-        packed_pairs=interval(lambda sample: sample.packed),
-        pinned_by_one=interval(lambda sample: sample.pinned_by_one),
-        td_bytes=interval(lambda sample: sample.td_pages << PAGE_SHIFT),
-        tds=interval(lambda sample: sample.tds),
-        refused=_interval([[float(result.refused) for result in results]]),
+        dynamic_bytes=interval(
+            lambda sample: first.idle + sample.pairs * pair_bytes,
+            first.idle,
+            first.idle + regions * pair_bytes,
+        ),
+        pairs=interval(lambda sample: sample.pairs, 0, regions),
+        packed_pairs=interval(lambda sample: sample.packed, 0, regions),
+        pinned_by_one=interval(lambda sample: sample.pinned_by_one, 0, regions),
+        td_bytes=interval(lambda sample: sample.td_pages << PAGE_SHIFT, 0, most_bytes),
+        tds=interval(lambda sample: sample.tds, 0, first.most_tds),
+        refused=confidence([[float(result.refused) for result in results]]),
+        without_keyid=confidence([[float(result.without_keyid) for result in results]]),
+        most_tds=first.most_tds,
         page_events=sum(result.page_events for result in results),
         regions=first.regions,
     )
-
-
-def _interval(columns: Sequence[Sequence[float]]) -> Interval:
-    """Of each column, over seeds."""
-    means = [mean(column) for column in columns]
-    halves = [_half_width(column) for column in columns]
-    return Interval(
-        tuple(means),
-        tuple(middle - half for middle, half in zip(means, halves, strict=True)),
-        tuple(middle + half for middle, half in zip(means, halves, strict=True)),
-    )
-
-
-def _half_width(values: Sequence[float]) -> float:
-    count = len(values)
-    if count < 2:
-        return 0.0
-    quantile = T_975[count - 2] if count - 2 < len(T_975) else 1.96
-    return quantile * stdev(values) / sqrt(count)

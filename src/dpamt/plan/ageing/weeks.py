@@ -61,6 +61,11 @@ class Weeks:
         self._guests: dict[int, _Guest] = {}
         self._leaving: list[tuple[float, int]] = []
         self._born = 0
+        keyids = len(host.kernel.guest_keyids)
+        self.most = keyids if workload.max_tds is None else min(workload.max_tds, keyids)
+        """TDs that may live at once: each needs a guest KeyID."""
+        self.without_keyid = 0
+        """TDs that were refused because there was no KeyID left."""
         self._room = int(host.allocator.free_count * workload.occupancy) << PAGE_SHIFT
         self._in_use = 0
         weights = [td.count for td in workload.tds]
@@ -74,7 +79,7 @@ class Weeks:
         """The host at the beginning is as full as it will be: TDs that came before."""
         while True:
             shape = self._pick()
-            if self._in_use + shape.memory > self._room:
+            if self._in_use + shape.memory > self._room or len(self._guests) >= self.most:
                 return
             if not self._arrive(0.0, shape, 1.0):
                 return
@@ -95,7 +100,10 @@ class Weeks:
                 self._leave(heappop(self._leaving)[1])
                 continue
             shape = self._pick()
-            if self._in_use + shape.memory > self._room:
+            if len(self._guests) >= self.most:
+                self.refused += 1
+                self.without_keyid += 1
+            elif self._in_use + shape.memory > self._room:
                 self.refused += 1
             else:
                 self._arrive(self._next_arrival, shape, self.workload.touched_at_start)

@@ -34,7 +34,8 @@ class Workload:
     """A host's weeks.  Shares are from 0 to 1, times in hours.
 
     TDs come as a Poisson process, fast enough to keep ``occupancy`` of the host's memory in TDs,
-    and stay for exponentially distributed times; one that finds no room goes elsewhere.  Each takes
+    and stay for exponentially distributed times; one that finds no room, or no guest KeyID, goes
+    elsewhere.  Each takes
     ``touched_at_start`` of its memory at once and the rest evenly over ``warm_up_hours``.  Every
     hour, of its 2M ranges in use, a share ``converted_per_hour`` has ``conversion_pages`` pages
     made shared and private again, and a share ``ballooned_per_hour`` goes back to the host until
@@ -54,6 +55,8 @@ class Workload:
     """Share of 2M regions in which the kernel has a page from boot on."""
     pairs: PairPlacement = "single"
     control: ControlPlacement = "single"
+    max_tds: int | None = None
+    """TDs that may live at once; None: as many as there are guest KeyIDs."""
 
     def __post_init__(self) -> None:
         for name in ("occupancy", "touched_at_start", "fragmentation"):
@@ -65,6 +68,7 @@ class Workload:
         self._check("conversion_pages", 1 <= self.conversion_pages <= 512, "1 to 512 pages")
         self._check("image_pages", 0 <= self.image_pages, "0 pages or more")
         self._check("occupancy", self.occupancy > 0, "a share above 0")
+        self._check("max_tds", self.max_tds is None or self.max_tds >= 1, "at least 1")
         if not self.tds:
             raise InputError("ageing: no TDs; expected at least one kind")
         for td in self.tds:

@@ -1,0 +1,187 @@
+"""The options of `dpamt plan`, and which of them need which."""
+
+import argparse
+from collections.abc import Sequence
+
+from dpamt.cli.parser import Parser
+
+AGEING: Sequence[str] = ("pairs", "control", "conversions")
+"""Options that only ageing looks at."""
+BOTH: Sequence[str] = ("seed", "seeds", "max_tds", "fragmentation", "occupancy", "life")
+"""Options of ageing and of fleets."""
+FLEET: Sequence[str] = ("processes", "ray", "out", "until", "price")
+"""Options of fleets only."""
+
+
+def plan_parser() -> Parser:
+    """All of them; those that are not given are None."""
+    parser = Parser(
+        prog="dpamt plan",
+        description="Does TDX come up on a host, and what does Dynamic PAMT save there: today (4K "
+        "guest memory, as merged) beside tomorrow (2M guest memory, a series not merged); with "
+        "TDs, over weeks of TDs that come and go, and on a fleet (docs/plan.md).",
+    )
+    parser.add_argument(
+        "host",
+        nargs="+",
+        metavar="HOST",
+        help="dmesg, /proc/iomem or e820 text (gz and xz too; - is standard input), a size such as "
+        "64GiB, or the name of a packaged host",
+    )
+    parser.add_argument(
+        "--td",
+        action="append",
+        default=[],
+        metavar="MIX",
+        help="TDs on each host, such as 40x16GiB/4vcpu@2M=90%%; may be given again",
+    )
+    parser.add_argument(
+        "--share-2m",
+        type=percent,
+        metavar="PERCENT",
+        help="of memory at 2M with the series that is not merged, of TDs that do not say (default "
+        "90)",
+    )
+    parser.add_argument(
+        "--module", default="2.0.18", metavar="RELEASE", help="TDX module (default 2.0.18)"
+    )
+    parser.add_argument(
+        "--pa-bits", type=int, metavar="N", help="physical address bits of the host (default 52)"
+    )
+    parser.add_argument(
+        "--keyid-bits", type=int, metavar="N", help="KeyID bits (default: by the log, at least 6)"
+    )
+    parser.add_argument(
+        "--run", action="store_true", help="run the TDs on the model as well: exact pairs"
+    )
+    parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
+    parser.add_argument("--html", metavar="FILE", help="a page with plots as well (needs plotly)")
+    ageing = parser.add_argument_group("over weeks (docs/plan-ageing.md)")
+    ageing.add_argument(
+        "--age", type=weeks, metavar="WEEKS", help="let TDs like these come and go for so long"
+    )
+    ageing.add_argument(
+        "--seed", type=whole, metavar="N", help="of the first repetition (default 0)"
+    )
+    ageing.add_argument(
+        "--seeds",
+        type=seeds,
+        metavar="K",
+        help="how often it is repeated (default: 5 for ageing, 1 for a fleet)",
+    )
+    ageing.add_argument("--max-tds", type=seeds, metavar="N", help="of a host (default: KeyIDs)")
+    ageing.add_argument(
+        "--occupancy",
+        type=percent,
+        metavar="PERCENT",
+        help="of memory that TDs take on average (default 80; not with a file of VMs)",
+    )
+    ageing.add_argument(
+        "--life", type=hours, metavar="HOURS", help="of a TD on average (default 48; ageing only)"
+    )
+    ageing.add_argument(
+        "--fragmentation",
+        type=percent,
+        metavar="PERCENT",
+        help="of 2M regions in which the kernel has a page from boot on (default: 10, in a fleet "
+        "2)",
+    )
+    ageing.add_argument(
+        "--conversions",
+        type=percent,
+        metavar="PERCENT",
+        help="of 2M ranges in use that are partly made shared and private again each hour (default "
+        "0.02)",
+    )
+    ageing.add_argument(
+        "--pairs",
+        choices=("single", "order-1", "pool"),
+        help="how the pages of a pair are allocated (default single, as Linux does)",
+    )
+    ageing.add_argument(
+        "--control",
+        choices=("single", "pool"),
+        help="how control pages are allocated (default single, as Linux does)",
+    )
+    fleet = parser.add_argument_group("a fleet (docs/plan-fleets.md)")
+    fleet.add_argument(
+        "--fleet",
+        metavar="FILE|generated",
+        help="lives of VMs (CSV or Parquet; - is standard input) placed on hosts: HOST, or "
+        "COUNT*HOST for many of them",
+    )
+    fleet.add_argument(
+        "--until", type=hours, metavar="HOURS", help="end of the fleet (default: last departure)"
+    )
+    fleet.add_argument("--price", type=price, metavar="PRICE", help="of a GiB for a month")
+    fleet.add_argument("--processes", type=seeds, metavar="N", help="default: one a core")
+    fleet.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (needs ray)")
+    fleet.add_argument("--out", metavar="FOLDER", help="results as Parquet")
+    return parser
+
+
+def refuse_without(options: argparse.Namespace, needs: str, names: Sequence[str]) -> None:
+    """Raise InputError where an option is given that has no effect without another."""
+    from dpamt.errors import InputError
+
+    for name in names:
+        if getattr(options, name, None) is not None:
+            raise InputError(
+                f"plan: --{name.replace('_', '-')} has no effect here; expected it with {needs}"
+            )
+
+
+def weeks(text: str) -> float:
+    """A number of weeks."""
+    number = float(text)
+    if not 0 < number <= 520:
+        raise ValueError(text)
+    return number
+
+
+def hours(text: str) -> float:
+    """A number of hours."""
+    number = float(text)
+    if not 0 < number <= 87600:
+        raise ValueError(text)
+    return number
+
+
+def price(text: str) -> float:
+    """What a GiB costs."""
+    number = float(text)
+    if not 0 < number < 1e9:
+        raise ValueError(text)
+    return number
+
+
+def percent(text: str) -> float:
+    """A share in percent."""
+    share = float(text)
+    if not 0 <= share <= 100:
+        raise ValueError(text)
+    return share
+
+
+def seeds(text: str) -> int:
+    """A small number of things."""
+    number = int(text)
+    if not 1 <= number <= 1000:
+        raise ValueError(text)
+    return number
+
+
+def whole(text: str) -> int:
+    """A seed."""
+    number = int(text)
+    if not 0 <= number < 1 << 63:
+        raise ValueError(text)
+    return number
+
+
+whole.__name__ = "whole number from 0"
+weeks.__name__ = "number of weeks above 0, up to 520"
+hours.__name__ = "number of hours above 0, up to 87600"
+price.__name__ = "price above 0"
+seeds.__name__ = "whole number from 1 to 1000"
+percent.__name__ = "share from 0 to 100"

@@ -1,0 +1,107 @@
+"""The first screen: what is said of a host, and that no line below says otherwise."""
+
+import pytest
+from hypothesis import given, settings
+
+from dpamt.errors import InputError
+from dpamt.plan.answer import EXIT_CODES
+from dpamt.plan.mix import TdMix, parse_mix
+from dpamt.plan.plan import plan_host
+from dpamt.platform.machine import Machine
+from dpamt.platform.read_machine import machine_from_text
+from dpamt.report.plan_answer import headline
+from dpamt.report.plan_text import plan_text
+
+from .hosts import hosts, mixes
+
+
+@pytest.mark.parametrize(
+    ("host", "tds", "kind", "said"),
+    [
+        ("64GiB", "4x8GiB/4vcpu", "saves", "saves 125.1 MiB with these TDs"),
+        ("host-1tib", "31x32GiB/16vcpu", "marginal", "next to nothing"),
+        ("2TiB", "40x32GiB/8vcpu", "does-not-fit", "40 TDs on 31 guest KeyIDs"),
+        ("16TiB", "8x1900GiB/128vcpu", "marginal", "next to nothing"),
+        ("64GiB", "5x16GiB", "does-not-fit", "of memory in either mode"),
+        ("reserved-areas", "4x32GiB", "failed-in-its-log", "more reserved areas"),
+        ("module-too-old", "4x32GiB", "failed-in-its-log", "TDX module 1.0 does not know"),
+    ],
+)
+def test_hosts_that_people_have(host: str, tds: str, kind: str, said: str) -> None:
+    plan = plan_host(host, [parse_mix(tds)])
+    assert plan.answer.kind == kind
+    assert said in headline(plan).sentence
+    first = " ".join(" ".join(plan_text([plan]).splitlines()[:10]).split())
+    assert headline(plan).sentence in first
+    assert headline(plan).todo[:40] in first
+
+
+def test_today_and_tomorrow_are_told_whatever_was_asked_for() -> None:
+    """A share of 2M that no merged kernel gives does not change what is said of today."""
+    plain, large = (plan_host("1TiB", [parse_mix(f"20x16GiB/4vcpu{s}")]) for s in ("", "@2M=90%"))
+    assert plain.today == large.today
+    assert plain.tomorrow == large.tomorrow
+    assert plain.answer.today == large.answer.today
+    assert plain.answer.tomorrow.share_assumed
+    assert not large.answer.tomorrow.share_assumed
+    assert "(assumed)" in plan_text([plain])
+    assert "(assumed)" not in plan_text([large])
+
+
+@settings(max_examples=60, deadline=None)
+@given(hosts(), mixes())
+def test_the_headline_contradicts_nothing(host: Machine, kinds: list[TdMix]) -> None:
+    """Its kind, its exit code and the figures below it say the same."""
+    plan = plan_host(host, kinds)
+    told, now = plan.answer, plan.today
+    assert now is not None
+    assert told.exit_code == EXIT_CODES[told.kind] == int(plan.found)
+    up = [verdict.initialises for verdict in plan.host.vintages if verdict.vintage in
+          ("linux-7.3.4", "merged")]  # fmt: skip
+    if not any(up):
+        assert told.kind in ("does-not-come-up", "needs-a-patch")
+        assert "does not come up" in headline(plan).sentence
+        return
+    assert (told.kind == "does-not-fit") == (not now.fits)
+    if told.kind in ("saves", "costs"):
+        assert (told.today.saved > 0) == (told.kind == "saves")
+        assert told.today.saved == plan.host.static.total - now.dynamic.fresh
+    if told.kind == "saves":
+        assert "costs" not in headline(plan).sentence
+
+
+def test_2m_pages_on_a_host_without_a_whole_2m_region_are_refused() -> None:
+    text = "".join(
+        f"BIOS-e820: [mem {base:#018x}-{base + (1 << 20) - 1:#018x}] usable\n"
+        for base in range(1 << 20, 60 << 20, 2 << 20)
+    )
+    machine = machine_from_text(text, "fragments")
+    with pytest.raises(InputError, match="no 2M region that is memory from end to end"):
+        plan_host(machine, [parse_mix("1x2MiB@2M=100%")])
+    plan = plan_host(machine, [parse_mix("1x2MiB")])
+    assert plan.host.whole_regions == 0
+    assert plan.host.capacities == ((256, len(text.splitlines())),)
+
+
+def test_more_cmrs_than_can_be_are_dpamt_s_own_guess() -> None:
+    text = "".join(
+        f"BIOS-e820: [mem {base:#018x}-{base + (64 << 20) - 1:#018x}] usable\n"
+        for base in range(1 << 30, 41 << 30, 1 << 30)
+    )
+    with pytest.raises(InputError, match="40 CMRs, which dpamt derived from the memory map"):
+        machine_from_text(text, "islands")
+
+
+def test_the_log_is_believed_against_the_model() -> None:
+    """CMRs alone look harmless; the log says that areas ran out."""
+    log = (
+        "virt/tdx: CMR: [0x100000, 0x6f800000)\nvirt/tdx: CMR: [0x100000000, 0x107a000000)\n"
+        "virt/tdx: initialization failed: TDMR [0x0, 0x80000000): reserved areas exhausted.\n"
+    )
+    plan = plan_host(machine_from_text(log, "log"))
+    assert plan.host.verdict("merged").initialises
+    assert plan.answer.kind == "failed-in-its-log"
+    assert plan.found
+    text = " ".join(plan_text([plan]).split())
+    assert "TDX comes up here" not in text
+    assert "it does not show what failed" in text
