@@ -126,3 +126,22 @@ def test_any_line_is_taken(junk: str, status: int, value: int, leaf: int) -> Non
     assert [line.number for line in found][-2:] == [2, 3]
     for line in log_lines(iter(found)):
         assert isinstance(line, str)
+
+
+def test_the_cpuid_leaf_that_is_not_as_it_has_to_be() -> None:
+    told = texts(
+        "tdx: SEAMCALL failed: CPU 0: leaf 33, error 0xc000090000000000.",
+        "tdx: additional output: rcx 0xffffffff00000007, rdx 0x1, r8 0x0, r9 0x2, r10 0x0, r11 0x0",
+    )
+    assert told["RAX"].startswith("TDX_INCORRECT_CPUID_VALUE")
+    assert told["RCX"] == "CPUID leaf 0x7"
+    assert told["RDX"] == "mask of EAX, EBX in 63:32: 0x1"
+    assert texts("tdx: SEAMCALL failed: leaf 35, error 0xc000090200000000 rcx 0x100000004")[
+        "RCX"
+    ] == ("CPUID leaf 0x4, subleaf 1")
+
+
+def test_a_td_exit_whose_address_is_not_its_keyid() -> None:
+    told = texts("kvm [1]: TD exit 0xe000060400000000, 2 hkid 0x41 hkid pa 0x123456789000")
+    assert told["exit"] == "exit reason 2, TRIPLE_FAULT"
+    assert told["hkid pa"] == "not the KeyID in address bits"

@@ -93,3 +93,39 @@ LEAF_OPERANDS: Final[dict[int, dict[str, str]]] = {
     leaf.TDH_PHYMEM_PAMT_REMOVE: {"rcx": HPA_LEVEL},
 }
 """Leaf to register to format, in the order of the registers."""
+
+PAGE_TYPE: Final = "page type"
+OWNER: Final = "owner's TDR"
+LEVEL: Final = "level"
+NEXT_ADDRESS: Final = "next address to initialise"
+CPUID_LEAF: Final = "CPUID leaf, subleaf in 63:32"
+CPUID_MASK_AB: Final = "mask of EAX, EBX in 63:32"
+CPUID_MASK_CD: Final = "mask of ECX, EDX in 63:32"
+CPUID_VALUE_AB: Final = "expected EAX, EBX in 63:32"
+CPUID_VALUE_CD: Final = "expected ECX, EDX in 63:32"
+
+_PAGE_METADATA: Final = {"rcx": PAGE_TYPE, "rdx": OWNER, "r8": LEVEL}
+
+LEAF_OUTPUTS: Final[dict[int, dict[str, str]]] = {
+    leaf.TDH_PHYMEM_PAGE_RECLAIM: _PAGE_METADATA,
+    leaf.TDH_PHYMEM_PAGE_RDMD: _PAGE_METADATA,
+    leaf.TDH_SYS_TDMR_INIT: {"rdx": NEXT_ADDRESS},
+}
+"""Leaf to the registers that it writes once its own checks begin, whatever becomes of the call.
+
+They are cleared on entry, so that the operands that went in are not to be seen any more.
+Source: Intel TDX module source (open release), tdh_phymem_page_reclaim.c, tdh_phymem_page_rdmd.c,
+tdh_sys_tdmr_init.c.
+"""
+
+CPUID_OUTPUTS: Final[dict[str, str]] = {
+    "rcx": CPUID_LEAF,
+    "rdx": CPUID_MASK_AB,
+    "r8": CPUID_MASK_CD,
+    "r9": CPUID_VALUE_AB,
+    "r10": CPUID_VALUE_CD,
+}
+"""What TDH.SYS.INIT and TDH.SYS.LP.INIT leave with a status that speaks of CPUID.
+
+Source: Intel TDX Module ABI specification, TDH.SYS.INIT, output operands.
+"""

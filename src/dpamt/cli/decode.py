@@ -2,8 +2,14 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from dpamt.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dpamt.platform.lines import Line
 
 _KINDS = ("status", "leaf", "operand", "page-info", "field", "exit")
 
@@ -12,8 +18,27 @@ def main(arguments: list[str]) -> int:
     """Explain and print; 0."""
     options = _parser().options(arguments)
     if options.values in ([], ["-"]):
-        return _decode_log(options)
+        return _decode_log(options, None)
+    if len(options.values) == 1 and is_log(options.values[0]):
+        return _decode_log(options, options.values[0])
     return _decode_values(options)
+
+
+def is_log(text: str) -> bool:
+    """Whether a VALUE is the path of a file: one that exists, and no number or name."""
+    from pathlib import Path
+
+    from dpamt.errors import InputError
+    from dpamt.trace.decode_input import read_value
+
+    try:
+        read_value(text)
+    except InputError:
+        try:
+            return Path(text).is_file() or Path(text).is_fifo()
+        except (OSError, ValueError):
+            return False
+    return False
 
 
 def _decode_values(options: argparse.Namespace) -> int:
@@ -36,30 +61,29 @@ def _decode_values(options: argparse.Namespace) -> int:
     return 0
 
 
-def _decode_log(options: argparse.Namespace) -> int:
-    import io
+def _decode_log(options: argparse.Namespace, path: str | None) -> int:
     import json
 
     from dpamt.cli.output import write_text
-    from dpamt.errors import InputError
-    from dpamt.report.decode_text import log_json, log_lines
+    from dpamt.platform.tdx_log import LogFacts
+    from dpamt.report.decode_text import log_json, log_lines, why_lines
     from dpamt.trace.decode import DECODERS, Meaning, meanings
     from dpamt.trace.decode_log import decode_log
-
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("decode: no VALUE; expected one, or a log on standard input")
 
     def alone(value: int) -> list[Meaning]:
         return [DECODERS[options.kind](value)] if options.kind else meanings(value)
 
-    # A log may hold any bytes.
-    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
-    explained = decode_log(lines, alone)
+    facts = LogFacts()
+    explained = decode_log(facts.watched(_lines(path)), alone)
     if options.json:
-        write_text(json.dumps(log_json(explained), indent=2) + "\n")
+        lines = list(explained)
+        write_text(json.dumps(log_json(lines, facts.log()), indent=2) + "\n")
         return 0
     told = 0
     for line in log_lines(explained):
+        write_text(line + "\n")
+        told += 1
+    for line in why_lines(facts.log()):
         write_text(line + "\n")
         told += 1
     if not told:
@@ -67,19 +91,49 @@ def _decode_log(options: argparse.Namespace) -> int:
     return 0
 
 
+def _lines(path: str | None) -> "Iterator[Line]":
+    """The lines of a file or of standard input; plain text on the latter is read as it comes."""
+    import io
+    from pathlib import Path
+
+    from dpamt.errors import InputError
+    from dpamt.platform.lines import Line
+    from dpamt.platform.log_bytes import COMPRESSED, text_of
+    from dpamt.platform.log_lines import log_lines, plain
+    from dpamt.platform.read_machine import STDIN_NAME, read_file, read_stdin
+
+    if path is not None:
+        yield from log_lines(text_of(read_file(Path(path)), path), path)
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("decode: no VALUE; expected one, a file, or a log on standard input")
+    stream = sys.stdin.buffer
+    peeked = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
+    # UTF-16 of Western text has a zero in each pair, where its byte order says.
+    wide = (peeked[:2], peeked[3:4]) == (b"\xff\xfe", b"\0") or (
+        (peeked[:2], peeked[2:3]) == (b"\xfe\xff", b"\0")
+    )
+    if wide or peeked.startswith((*COMPRESSED, b"{", b"\x1e")):
+        yield from log_lines(text_of(read_stdin(), STDIN_NAME), STDIN_NAME)
+        return
+    # A log may hold any bytes.
+    for number, line in enumerate(io.TextIOWrapper(stream, "utf-8", errors="replace"), 1):
+        yield Line(number, plain(line.rstrip("\r\n").removeprefix("\ufeff")), True)
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt decode",
         description="Explain numbers of the SEAMCALL interface, a line each.  Without a VALUE: "
-        "explain a log on standard input (dmesg | dpamt decode), every number of a failed "
-        "SEAMCALL in its context.",
+        "explain a log, a file or on standard input (dmesg | dpamt decode): every number of a "
+        "failed SEAMCALL in its context, and why TDX does not come up.",
     )
     parser.add_argument(
         "values",
         nargs="*",
         metavar="VALUE",
-        help="a number (0x22, 34) or a name (TDX_OPERAND_BUSY, TDH.MEM.PAGE.AUG); - is "
-        "standard input",
+        help="a number (0x22, 34), a name (TDX_OPERAND_BUSY, TDH.MEM.PAGE.AUG), or a log: a file, "
+        "gz and xz too, or - for standard input",
     )
     parser.add_argument(
         "--as",

@@ -205,6 +205,11 @@ def boots_of(lines: list[Line]) -> list[list[Line]]:
     return boots
 
 
+def is_new_boot(line: Line, keyids_seen: bool) -> bool:
+    """Whether a boot begins with this line, for those who see one line at a time."""
+    return _BOOT.search(line.text) is not None or (keyids_seen and _ONCE_A_BOOT in line.text)
+
+
 def _says(line: Line) -> bool:
     """Whether a line is more than the head of a boot."""
     return bool(line.text.strip()) and _BOOT.search(line.text) is None

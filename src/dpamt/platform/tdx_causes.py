@@ -156,7 +156,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
         "seamcall",
         r"SEAMCALL.{0,60}failed: .*0x[0-9a-fA-F]+|SEAMCALL failed: (?:CPU \d+: )?leaf",
         "a SEAMCALL failed; its line names the leaf and the status",
-        "give the log to dpamt decode, which explains both",
+        "read what dpamt decode says of leaf and status",
         f"{_CORE}, seamcall_err(); {_KVM}, pr_tdx_error()",
         1,
         fatal=False,
@@ -166,8 +166,8 @@ CAUSES: Final[tuple[Cause, ...]] = (
         r"^(?!)",
         "a SEAMCALL of the module's initialisation (TDH.SYS.*) failed; its line names the leaf and "
         "the status",
-        "give the log to dpamt decode, which explains both; a module or BIOS that is too old is "
-        "the usual reason",
+        "read what dpamt decode says of leaf and status; a TDX module or BIOS that is too old is "
+        "the usual reason: update both",
         f"{_CORE}, seamcall_err()",
         1,
     ),

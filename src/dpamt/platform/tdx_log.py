@@ -16,6 +16,7 @@ patches ("Documentation/x86: Add documentation for TDX host support").
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +24,7 @@ from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
 from dpamt.abi.pages import PAGE_SIZE
 from dpamt.errors import InputError
 from dpamt.platform.lines import Line, refuse
+from dpamt.platform.log_lines import is_new_boot
 from dpamt.platform.tdx_causes import (
     CAUSES,
     ERRNO_WHY,
@@ -226,17 +228,28 @@ def _from_mark(text: str) -> str:
     return text[match.start() if match else 0 :].strip()
 
 
-def failures_of(lines: Iterable[Line]) -> HostLog:
-    """What the lines of one boot say, for those who want nothing else; numbers that cannot be read
-    are passed over.
+class LogFacts:
+    """What the lines of a log say, for those who read it line by line for something else; of
+    several boots the last one counts.
     """
-    collected = TdxLines("log")
-    for line in lines:
-        try:
-            collected.take(line)
-        except InputError:
-            continue
-    return collected.log(1)
+
+    def __init__(self) -> None:
+        self._lines = TdxLines("log")
+        self._boots = 1
+
+    def watched(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """The same lines.  Numbers that cannot be read are passed over."""
+        for line in lines:
+            if is_new_boot(line, self._lines.keyids is not None):
+                self._lines = TdxLines("log")
+                self._boots += 1
+            with suppress(InputError):
+                self._lines.take(line)
+            yield line
+
+    def log(self) -> HostLog:
+        """All of it."""
+        return self._lines.log(self._boots)
 
 
 def distinct(failures: Iterable[Failure]) -> Iterator[Failure]:

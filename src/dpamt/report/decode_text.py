@@ -1,8 +1,10 @@
 """What `dpamt decode` found, as text, a line for each number, and as one JSON document."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from dpamt.platform.tdx_log import HostLog, distinct
+from dpamt.report.run_text import heading, paragraph
 from dpamt.trace.decode import Meaning
 from dpamt.trace.decode_log import Explained, ExplainedLine
 
@@ -47,10 +49,47 @@ def values_json(values: list[tuple[str, int, list[Meaning]]]) -> dict[str, Any]:
     }
 
 
-def log_json(lines: Iterator[ExplainedLine]) -> dict[str, Any]:
+def why_lines(log: HostLog) -> Iterator[str]:
+    """Why TDX did not come up, by the lines of the log; nothing where the log does not say so."""
+    if log.guest is not None:
+        yield ""
+        yield from paragraph(
+            f"This is the log of a TD (a guest), by line {log.guest.line}: {log.guest.text}.  Why "
+            "TDX does not come up is said in the log of the host that runs it."
+        )
+    why = log.why
+    if why is None:
+        return
+    yield from heading("Why does TDX not come up?")
+    yield from paragraph(f"{why.cause.why[:1].upper()}{why.cause.why[1:]}.")
+    for one in distinct(log.failures):
+        if one.line:
+            yield from paragraph(f"line {one.line}: {one.text}", "  ")
+    yield from paragraph(f"Next step: {why.cause.next_step}.")
+    yield from paragraph(f"Source: Linux {why.cause.source}.")
+
+
+def _why_json(log: HostLog) -> dict[str, Any] | None:
+    why = log.why
+    if why is None:
+        return None
+    return {
+        "key": why.cause.key,
+        "cause": why.cause.why,
+        "next_step": why.cause.next_step,
+        "source": why.cause.source,
+        "shown_by": [
+            {"line": one.line, "text": one.text} for one in distinct(log.failures) if one.line
+        ],
+    }
+
+
+def log_json(lines: Iterable[ExplainedLine], log: HostLog) -> dict[str, Any]:
     """The document for a log."""
     return {
         "format": JSON_FORMAT,
+        "why": _why_json(log),
+        "guest": log.guest is not None,
         "lines": [
             {
                 "line": line.number,

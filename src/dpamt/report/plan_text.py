@@ -170,7 +170,7 @@ def _tops(host: HostSize) -> Iterator[str]:
 
 def _vintages(host: HostSize) -> Iterator[str]:
     yield (
-        f"  {'kernel':22}{'TDX comes up':13}{'KB for PAMT':>12}{'counters':>12}"
+        f"  {'kernel':22}{'comes up with':13}{'KB for PAMT':>12}{'counters':>12}"
         f"{'reserved areas':>16}"
     )
     for verdict in host.vintages:

@@ -5,6 +5,7 @@ from typing import Final
 
 from dpamt.abi import status_details as kinds
 from dpamt.abi.exits import EXIT_REASON_MASK, EXIT_REASON_NAMES
+from dpamt.abi.msrs import msr_text
 from dpamt.abi.operands import OPERAND_NAMES
 from dpamt.abi.pages import LEVEL_NAMES
 from dpamt.abi.states import OP_STATE_NAMES, VCPU_STATE_NAMES
@@ -56,7 +57,7 @@ _IN_WORDS: Final[dict[str, Callable[[int], str]]] = {
     kinds.TDMR_AREA: lambda d: f"TDMR {_byte(d, 0)}, reserved area {_byte(d, 1)}",
     kinds.L2_ENTRY: lambda d: f"VM {d >> 16}, {_level(d & 0xFFFF)}",
     kinds.LEVEL: _level,
-    kinds.MSR: lambda d: f"MSR {d:#x}",
+    kinds.MSR: msr_text,
     kinds.X2APIC_ID: lambda d: f"x2APIC ID {d}",
     kinds.LIST_INDEX: lambda d: f"list entry {d}",
     kinds.EXIT_REASON: _exit_reason,

@@ -5,12 +5,15 @@ The kernel tells a failed SEAMCALL in a few ways, all of them read here::
     virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc000050500000000
     virt/tdx: RCX 0x0000000000000000 RDX 0x9100000100000008 R08 0x0000000000000000
     kvm_intel: SEAMCALL TDH_MEM_PAGE_AUG failed: 0xc0000b0000000001, rcx 0x..., rdx 0x...
+    tdx: SEAMCALL failed: CPU 94: leaf 33, error 0xc000092100000122.        (until 6.6)
+    tdx: additional output: rcx 0x0, rdx 0x0, r8 0x0, ...
+    kvm_intel: kvm [13696]: TD exit 0xe000060400000000, 0 hkid 0x41 hkid pa 0x8200000000000
 
 Elsewhere in a log only a number that is a status, or a metadata field, beyond doubt is told; a line
 that is nothing but numbers is read as if each were asked for.
 
-Source: Linux arch/x86/virt/vmx/tdx/tdx.c (seamcall_err, seamcall_err_ret) and
-arch/x86/kvm/vmx/tdx.c (pr_tdx_error).
+Source: Linux arch/x86/virt/vmx/tdx/tdx.c (seamcall_err, seamcall_err_ret), its series of 2022 and
+2023 (seamcall()), and arch/x86/kvm/vmx/tdx.c (pr_tdx_error, tdx_handle_exit).
 """
 
 import re
@@ -23,8 +26,10 @@ from dpamt.abi.metadata import FIELD_CLASS_SHIFT
 from dpamt.abi.registers import REGISTER_NAMES, U64_MASK
 from dpamt.abi.status import ERROR_BIT, STATUS_MASK, STATUS_NAMES
 from dpamt.abi.status_details import SOFTWARE_ERROR
+from dpamt.platform.lines import Line
 from dpamt.trace.decode import (
     Meaning,
+    decode_exit,
     decode_field,
     decode_leaf,
     decode_status,
@@ -37,6 +42,15 @@ from dpamt.trace.decode_registers import FailedCall, register_meaning
 _SEAMCALL: Final = re.compile(
     r"SEAMCALL[\s:]*[(\[]?(0x[0-9a-f]{1,16}|\d{1,5}|TDH[._a-z0-9]{1,60})[)\]]?"
     r"\s+failed:?\s*(0x[0-9a-f]{1,16})",
+    re.IGNORECASE,
+)
+_OLD_SEAMCALL: Final = re.compile(
+    r"SEAMCALL\s+failed:\s*(?:CPU\s+\d+:\s*)?leaf\s+(0x[0-9a-f]{1,16}|\d{1,5}),\s*"
+    r"error\s+(0x[0-9a-f]{1,16})",
+    re.IGNORECASE,
+)
+_TD_EXIT: Final = re.compile(
+    r"TD exit (0x[0-9a-f]{1,16}), (\d{1,5}) hkid (0x[0-9a-f]{1,8}) hkid pa (0x[0-9a-f]{1,16})",
     re.IGNORECASE,
 )
 _REGISTER: Final = re.compile(
@@ -68,16 +82,24 @@ class ExplainedLine:
     found: list[Explained]
 
 
-def decode_log(lines: Iterable[str], alone: Reader = meanings) -> Iterator[ExplainedLine]:
-    """The lines of a log that hold a number that means something, with what it means."""
+def decode_log(lines: Iterable[str | Line], alone: Reader = meanings) -> Iterator[ExplainedLine]:
+    """The lines of a log that hold a number that means something, with what it means.
+
+    Lines that are only texts are numbered from 1.
+    """
     call: FailedCall | None = None
     for index, line in enumerate(lines, 1):
-        text = line.rstrip()
-        failed = _SEAMCALL.search(text)
+        number, text = (line.number, line.text) if isinstance(line, Line) else (index, line)
+        text = text.rstrip()
+        failed = _SEAMCALL.search(text) or _OLD_SEAMCALL.search(text)
         registers = _registers(text[failed.end() :] if failed else text)
+        exited = _TD_EXIT.search(text)
         if failed:
             call = _failed_call(failed)
             found = _of_call(failed, call) + _of_registers(registers, call)
+        elif exited:
+            call = None
+            found = _of_exit(exited)
         elif registers:
             found = _of_registers(registers, call)
         elif numbers := _only_numbers(text):
@@ -87,7 +109,23 @@ def decode_log(lines: Iterable[str], alone: Reader = meanings) -> Iterator[Expla
             call = None
             found = [Explained("", value, told) for value, told in _beyond_doubt(text)]
         if found:
-            yield ExplainedLine(index, text, found)
+            yield ExplainedLine(number, text, found)
+
+
+def _of_exit(exited: re.Match[str]) -> list[Explained]:
+    """KVM's line on a TD that it ends: RAX of TDH.VP.ENTER, exit reason, the TD's KeyID."""
+    status, reason, keyid, address = (int(exited[at], 10 if at == 2 else 16) for at in range(1, 5))
+    shift = (address // keyid).bit_length() - 1 if keyid else -1
+    if keyid and address == keyid << shift:
+        where = f"address bits of KeyID {keyid}: KeyIDs begin at bit {shift}"
+    else:
+        where = "not the KeyID in address bits"
+    return [
+        Explained("RAX", status, [decode_status(status)]),
+        Explained("exit", reason, [decode_exit(reason)]),
+        Explained("hkid", keyid, [Meaning("keyid", f"KeyID {keyid} of the TD", {"keyid": keyid})]),
+        Explained("hkid pa", address, [Meaning("keyid", where, {"shift": shift})]),
+    ]
 
 
 def _failed_call(failed: re.Match[str]) -> FailedCall:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from dpamt.abi import leaf_operands as formats
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
-from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
+from dpamt.abi.leaf_operands import LEAF_OPERANDS, LEAF_OUTPUTS
+from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_INIT, TDH_SYS_LP_INIT
 from dpamt.abi.operands import OPERAND_RCX
-from dpamt.abi.pages import HANDLE_FLAG, INFO_ADDRESS_MASK, LEVEL_NAMES, NULL_PA
+from dpamt.abi.pages import HANDLE_FLAG, INFO_ADDRESS_MASK, LEVEL_NAMES, NULL_PA, PAGE_TYPE_NAMES
 from dpamt.abi.sept import (
     DETAILS_LEVEL_MASK,
     DETAILS_STATE_SHIFT,
@@ -21,11 +21,13 @@ from dpamt.abi.sept import (
     ENTRY_SVE,
 )
 from dpamt.abi.states import SEPT_STATE_NAMES
-from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY
+from dpamt.abi.status import STATUS_MASK, STATUS_NAMES, TDX_OPERAND_BUSY
 from dpamt.abi.status_details import SHOWS_SEPT_ENTRY
 from dpamt.abi.tdmr import SYS_CONFIG_DYNAMIC_PAMT, SYS_CONFIG_HKID_MASK
 from dpamt.trace.decode import Meaning, decode_field, decode_page_info, page_info_faults
 
+_TYPE_MASK: Final = 0xF
+_HALF_MASK: Final = 0xFFFF_FFFF
 _PAGE_FORMATS: Final = (
     formats.PAGE,
     formats.HOST_PAGE,
@@ -48,6 +50,17 @@ class FailedCall:
         return {} if self.rax is None else LEAF_OPERANDS.get(self.rax & RAX_LEAF_MASK, {})
 
     @property
+    def outputs(self) -> dict[str, str]:
+        """Register to what it holds after the call; empty where the operands are still there."""
+        if self.rax is None:
+            return {}
+        leaf = self.rax & RAX_LEAF_MASK
+        code = self.status & STATUS_MASK
+        if "CPUID" in STATUS_NAMES.get(code, "") and leaf in (TDH_SYS_INIT, TDH_SYS_LP_INIT):
+            return formats.CPUID_OUTPUTS
+        return LEAF_OUTPUTS.get(leaf, {})
+
+    @property
     def leaf_name(self) -> str:
         """The leaf's name, or its number."""
         if self.rax is None:
@@ -58,6 +71,9 @@ class FailedCall:
 
 def register_meaning(call: FailedCall, name: str, value: int, registers: dict[str, int]) -> Meaning:
     """What ``name`` holds after the call; ``registers`` are all that were told with it."""
+    outputs = call.outputs
+    if name in outputs:
+        return _output(outputs[name], value)
     form = call.operands.get(name, "")
     if name in ("rcx", "rdx") and _shows_entry(call, registers):
         return _entry(value) if name == "rcx" else _entry_details(value)
@@ -67,6 +83,26 @@ def register_meaning(call: FailedCall, name: str, value: int, registers: dict[st
     if not value and formats.GPA_LEVEL in call.operands.values() and name in ("rcx", "rdx"):
         return Meaning("register", f"cleared; {form} went in")
     return _operand(form, value)
+
+
+def _output(form: str, value: int) -> Meaning:
+    """A register that the leaf writes."""
+    if form == formats.PAGE_TYPE:
+        kind = value & _TYPE_MASK
+        name = PAGE_TYPE_NAMES.get(kind, "not known")
+        return Meaning("register", f"page type {kind} {name}", {"page_type": kind})
+    if form == formats.LEVEL:
+        size = LEVEL_NAMES[value] if value < len(LEVEL_NAMES) else "none"
+        return Meaning("register", f"level {value} ({size})", {"level": value})
+    if form == formats.OWNER:
+        return Meaning("register", f"owner: TDR {value:#x}" if value else "owner: none, or cleared")
+    if form == formats.CPUID_LEAF:
+        leaf, subleaf = value & _HALF_MASK, value >> 32
+        text = f"CPUID leaf {leaf:#x}" + ("" if subleaf == _HALF_MASK else f", subleaf {subleaf}")
+        return Meaning("register", text, {"cpuid_leaf": leaf, "cpuid_subleaf": subleaf})
+    if not value:
+        return Meaning("register", "0")
+    return Meaning("register", f"{form}: {value:#x}")
 
 
 def _shows_entry(call: FailedCall, registers: dict[str, int]) -> bool:

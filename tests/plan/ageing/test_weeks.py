@@ -13,7 +13,7 @@ from dpamt.plan.ageing.pages import ControlPlacement, PairPlacement
 from dpamt.plan.ageing.simulate import Ageing, simulate
 from dpamt.plan.ageing.weeks import REGION_LARGE, REGION_PAIR, Weeks
 from dpamt.plan.ageing.workload import Workload
-from dpamt.plan.confidence import confidence, quantile
+from dpamt.plan.confidence import quantile
 from dpamt.platform.size import machine_from_size
 
 

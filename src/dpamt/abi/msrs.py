@@ -1,0 +1,79 @@
+"""Names of the MSRs that TDH.SYS.INIT and TDH.SYS.LP.INIT look at, for statuses that carry one.
+
+Source: Intel SDM volume 4; Linux arch/x86/include/asm/msr-index.h.
+"""
+
+from typing import Final
+
+MSR_NAMES: Final[dict[int, str]] = {
+    0x10: "IA32_TIME_STAMP_COUNTER",
+    0x1B: "IA32_APIC_BASE",
+    0x3A: "IA32_FEATURE_CONTROL",
+    0x3B: "IA32_TSC_ADJUST",
+    0x48: "IA32_SPEC_CTRL",
+    0x49: "IA32_PRED_CMD",
+    0x87: "IA32_MKTME_KEYID_PARTITIONING",
+    0x8B: "IA32_BIOS_SIGN_ID",
+    0x9B: "IA32_SMM_MONITOR_CTL",
+    0xBD: "IA32_XAPIC_DISABLE_STATUS",
+    0xCE: "MSR_PLATFORM_INFO",
+    0xCF: "IA32_CORE_CAPABILITIES",
+    0xE1: "IA32_UMWAIT_CONTROL",
+    0xE7: "IA32_MPERF",
+    0xE8: "IA32_APERF",
+    0xFE: "IA32_MTRRCAP",
+    0x10A: "IA32_ARCH_CAPABILITIES",
+    0x122: "IA32_TSX_CTRL",
+    0x123: "IA32_MCU_OPT_CTRL",
+    0x174: "IA32_SYSENTER_CS",
+    0x175: "IA32_SYSENTER_ESP",
+    0x176: "IA32_SYSENTER_EIP",
+    0x1A0: "IA32_MISC_ENABLE",
+    0x1D9: "IA32_DEBUGCTL",
+    0x1F2: "IA32_SMRR_PHYSBASE",
+    0x1F3: "IA32_SMRR_PHYSMASK",
+    0x1F5: "MSR_PRMRR_PHYS_MASK",
+    0x2A0: "MSR_PRMRR_BASE_0",
+    0x345: "IA32_PERF_CAPABILITIES",
+    0x480: "IA32_VMX_BASIC",
+    0x481: "IA32_VMX_PINBASED_CTLS",
+    0x482: "IA32_VMX_PROCBASED_CTLS",
+    0x483: "IA32_VMX_EXIT_CTLS",
+    0x484: "IA32_VMX_ENTRY_CTLS",
+    0x485: "IA32_VMX_MISC",
+    0x486: "IA32_VMX_CR0_FIXED0",
+    0x487: "IA32_VMX_CR0_FIXED1",
+    0x488: "IA32_VMX_CR4_FIXED0",
+    0x489: "IA32_VMX_CR4_FIXED1",
+    0x48B: "IA32_VMX_PROCBASED_CTLS2",
+    0x48C: "IA32_VMX_EPT_VPID_CAP",
+    0x48D: "IA32_VMX_TRUE_PINBASED_CTLS",
+    0x48E: "IA32_VMX_TRUE_PROCBASED_CTLS",
+    0x48F: "IA32_VMX_TRUE_EXIT_CTLS",
+    0x490: "IA32_VMX_TRUE_ENTRY_CTLS",
+    0x491: "IA32_VMX_VMFUNC",
+    0x492: "IA32_VMX_PROCBASED_CTLS3",
+    0x4C1: "IA32_A_PMC0",
+    0x600: "IA32_DS_AREA",
+    0x6A0: "IA32_U_CET",
+    0x6A2: "IA32_S_CET",
+    0x6E0: "IA32_TSC_DEADLINE",
+    0x6E1: "IA32_PKRS",
+    0x981: "IA32_TME_CAPABILITY",
+    0x982: "IA32_TME_ACTIVATE",
+    0xC80: "IA32_DEBUG_INTERFACE",
+    0xDA0: "IA32_XSS",
+    0xC0000080: "IA32_EFER",
+    0xC0000081: "IA32_STAR",
+    0xC0000082: "IA32_LSTAR",
+    0xC0000084: "IA32_FMASK",
+    0xC0000102: "IA32_KERNEL_GS_BASE",
+    0xC0000103: "IA32_TSC_AUX",
+}
+"""Number to name."""
+
+
+def msr_text(number: int) -> str:
+    """``MSR 0x122 IA32_TSX_CTRL``, or the number alone."""
+    name = MSR_NAMES.get(number)
+    return f"MSR {number:#x}" + (f" {name}" if name else "")

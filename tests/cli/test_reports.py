@@ -1,0 +1,156 @@
+"""The public reports of tests/data/reports answer as their table says."""
+
+import gzip
+import json
+import lzma
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .command import dpamt
+
+REPORTS = Path(__file__).parents[1] / "data" / "reports"
+
+
+def report(name: str) -> str:
+    (found,) = REPORTS.glob(f"{name}-*")
+    return str(found)
+
+
+def told(*arguments: str) -> tuple[int, str]:
+    ended = dpamt(*arguments)
+    return ended.code, " ".join((ended.out + ended.err).split())
+
+
+def test_08_reserved_areas_of_a_log_without_memory() -> None:
+    code, text = told("plan", report("08"))
+    assert code == 1
+    assert "more reserved areas than the TDX module takes" in text
+    assert "looks for holes between CMRs" in text
+    assert "Give the whole dmesg" in text
+
+
+def test_10_a_module_without_dynamic_pamt() -> None:
+    code, text = told("plan", report("10"))
+    assert code == 0
+    assert "its TDX module 1.5.24 has no Dynamic PAMT" in text
+    assert "Use Dynamic PAMT" not in text
+    assert "8396820 KB allocated for PAMT: the same as static PAMT here, to the KB" in text
+
+
+def test_12_a_downstream_prefix() -> None:
+    code, text = told("plan", report("12"))
+    assert code == 0
+    assert "4202516 KB allocated for PAMT: the same as static PAMT" in text
+
+
+def test_14_memory_of_kmem() -> None:
+    code, text = told("plan", report("14"))
+    assert code == 0
+    for words in ("242.2 GiB of System RAM (kmem)", "TDX does not come up", "raises max_pfn",
+                  "refuses to put it online"):  # fmt: skip
+        assert words in text
+    host = json.loads(dpamt("plan", report("14"), "--json").out)["hosts"][0]["host"]
+    assert host["max_pfn"] == 0xFD00000000 >> 12
+    assert host["memory_bytes"] < 0xC070000000
+
+
+def test_17_quoted_iomem() -> None:
+    code, text = told("plan", report("17"))
+    assert code == 0
+    assert "31.1 GiB of RAM" in text
+    assert "128 GiB is soft reserved, persistent or CXL memory" in text
+
+
+def test_28_dynamic_pamt_in_use() -> None:
+    code, text = told("plan", report("28"))
+    assert code == 0
+    assert "10252 KB allocated for PAMT: the same as Dynamic PAMT here, to the KB" in text
+    assert "TDX_FEATURES0" not in text
+    assert "a TDX module that offers it" not in text
+
+
+def test_31_the_log_of_a_guest() -> None:
+    code, text = told("plan", report("31"))
+    assert code == 2
+    assert "the log of a TD (a guest)" in text
+
+
+def test_32_tdx_off_in_the_bios() -> None:
+    code, text = told("plan", report("32"))
+    assert code == 1
+    assert "has not turned TDX (SEAM) on" in text
+    assert "Use Dynamic PAMT" not in text
+
+
+def test_33_a_failure_in_its_own_log() -> None:
+    code, text = told("plan", report("33"))
+    assert code == 1
+    assert "line 9: virt/tdx: initialization failed: TDMR [0x40000000, 0x80000000)" in text
+    assert "TDX comes up" not in text
+
+
+def test_34_two_boots() -> None:
+    code, text = told("plan", report("34"))
+    assert code == 0
+    assert "the log holds 2 boots: read is the last, lines 9 to 16" in text
+
+
+def test_03_an_old_wording() -> None:
+    text = told("decode", report("03"))[1]
+    assert "leaf 33, TDH.SYS.INIT" in text
+    assert "TDX_INCORRECT_MSR_VALUE, MSR 0x122 IA32_TSX_CTRL" in text
+    assert "RDX, R8, R9, R10, R11: 0" in text
+
+
+def test_05_registers_that_are_outputs() -> None:
+    text = told("decode", report("05"))[1]
+    assert "TDX_PAGE_METADATA_INCORRECT, operand RCX" in text
+    assert "page type 3 REG" in text
+    assert "owner: TDR 0x12345000" in text
+    assert "level 1 (2M)" in text
+    assert "not an operand" not in text
+
+
+def test_27_td_exits() -> None:
+    text = told("decode", report("27"))[1]
+    assert "TDX_TD_FATAL" in text
+    assert "TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE" in text
+    assert text.count("KeyID 65 of the TD") == 2
+    assert "KeyIDs begin at bit 45" in text
+
+
+@pytest.mark.parametrize("name", ["08", "32", "33"])
+def test_both_commands_say_the_same_cause(name: str) -> None:
+    plan = json.loads(dpamt("plan", report(name), "--json").out)["hosts"][0]["answer"]
+    why = json.loads(dpamt("decode", report(name), "--json").out)["why"]
+    assert why["cause"] in plan["sentence"]
+    assert why["next_step"].lower() == plan["todo"].lower()
+    assert "arch/x86/virt/vmx/tdx/tdx.c" in why["source"]
+
+
+def test_a_guest_is_told_by_decode_too() -> None:
+    assert "This is the log of a TD (a guest), by line 1" in told("decode", report("31"))[1]
+
+
+@pytest.mark.parametrize("way", ["gz", "xz", "stdin", "gz on stdin"])
+def test_a_log_in_any_container(tmp_path: Path, way: str) -> None:
+    data = Path(report("12")).read_bytes()
+    if "gz" in way:
+        data = gzip.compress(data)
+    elif way == "xz":
+        data = lzma.compress(data)
+    if "stdin" not in way:
+        (tmp_path / "log").write_bytes(data)
+        assert told("plan", str(tmp_path / "log"))[0] == 0
+        return
+    command = (sys.executable, "-m", "dpamt", "plan", "-", "--json")
+    ended = subprocess.run(
+        command, input=data, capture_output=True, check=True, cwd=tmp_path, env=os.environ
+    )
+    host = json.loads(ended.stdout)["hosts"][0]["host"]
+    assert host["source"] == "standard input"
+    assert host["recorded_is"] == "static"
