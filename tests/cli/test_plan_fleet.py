@@ -23,7 +23,12 @@ def test_made_up_vms_are_the_same_each_time_and_in_every_form(tmp_path: Path) ->
     document = dpamt(*arguments, "--json", "--processes", "2")
     assert text.code == document.code == 0
     assert max(map(len, text.out.splitlines())) <= 80
-    fleet = json.loads(document.out)["fleet"]
+    told = json.loads(document.out)["fleet"]
+    fleet = told["today"]
+    assert told["share_assumed"]
+    assert told["sentence"] in " ".join(text.out.split())
+    assert told["tomorrow"]["mean_saved"] > fleet["mean_saved"]
+    assert "assumed" in text.out
     assert f"{fleet['vms']:,}" in text.out
     assert len(fleet["hosts"]) == 4
     assert fleet["static_bytes"] == sum(host["static_bytes"] for host in fleet["hosts"])
@@ -35,7 +40,7 @@ def test_made_up_vms_are_the_same_each_time_and_in_every_form(tmp_path: Path) ->
 def test_a_trace(tmp_path: Path) -> None:
     (tmp_path / "trace.csv").write_text(TRACE)
     ended = dpamt("plan", "--fleet", "trace.csv", "2*16GiB", "--json", cwd=tmp_path)
-    fleet = json.loads(ended.out)["fleet"]
+    fleet = json.loads(ended.out)["fleet"]["today"]
     assert (fleet["vms"], fleet["placed_dynamic"], len(fleet["hosts"])) == (3, 3, 2)
 
 
@@ -64,4 +69,28 @@ def test_a_trace_that_lies_is_refused_in_one_line(tmp_path: Path, trace: str, sa
     ],
 )
 def test_it_refuses_in_one_line(arguments: tuple[str, ...], said: str) -> None:
+    assert said in refused("plan", *arguments)
+
+
+def test_seeds_give_a_spread() -> None:
+    ended = dpamt("plan", "--fleet", "generated", "2*16GiB", "--age", "0.05", "--seeds", "3")
+    assert "mean of 3 seeds" in ended.out
+    assert "newly fit" in ended.out
+    assert "newly fit" not in dpamt("plan", "--fleet", "generated", "2*16GiB", "--age", "0.05").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("1GiB", "--seeds", "3"), "--seeds has no effect here"),
+        (("1GiB", "--occupancy", "50"), "--occupancy has no effect here"),
+        (("1GiB", "--price", "3"), "--price has no effect here; expected it with --fleet"),
+        (("1GiB", "--share-2m", "50"), "expected --td as well"),
+        (("1GiB", "--pairs", "pool"), "--pairs has no effect here; expected it with --age"),
+        (("--fleet", "generated", "1GiB", "--pairs", "pool"), "--pairs has no effect here"),
+        (("--fleet", "generated", "1GiB", "--until", "5"), "--until with made-up VMs"),
+        (("--fleet", "trace.csv", "1GiB", "--occupancy", "5"), "--occupancy has no effect here"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments: tuple[str, ...], said: str) -> None:
     assert said in refused("plan", *arguments)

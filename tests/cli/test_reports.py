@@ -6,7 +6,9 @@ import lzma
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +99,44 @@ def test_34_two_boots() -> None:
     code, text = told("plan", report("34"))
     assert code == 0
     assert "the log holds 2 boots: read is the last, lines 9 to 16" in text
+
+
+@cache
+def fleet(name: str) -> dict[str, Any]:
+    document = json.loads(dpamt("plan", "--fleet", report(name), "1TiB", "--json").out)
+    found: dict[str, Any] = document["fleet"]["today"]
+    return found
+
+
+def test_22_a_row_of_the_azure_trace_lives_from_its_arrival_to_its_departure() -> None:
+    today = fleet("22")
+    moments = today["moments"]
+    assert (moments[-1]["hours"] - moments[0]["hours"]) / 24 == pytest.approx(12.9, abs=0.05)
+    pairs = today["static_bytes"] - today["hosts"][0]["idle_bytes"] - moments[5]["saved"]
+    assert pairs / 8192 == pytest.approx(65536, rel=0.01)
+    assert moments[5]["tds"] == 1
+    assert 65536 <= round(pairs / 8192) <= 66200
+
+
+def test_26_thirty_days_are_looked_at_to_their_end() -> None:
+    today = fleet("26")
+    moments = today["moments"]
+    assert moments[-1]["hours"] == pytest.approx(721, abs=1)
+    full = [one for one in moments if one["tds"] == 7]
+    assert len(full) / len(moments) > 0.99
+    assert full[0]["saved"] / today["static_bytes"] == pytest.approx(0.11, abs=0.005)
+
+
+def test_35_a_spreadsheet_s_byte_order_mark() -> None:
+    assert fleet("35")["vms"] == 2
+
+
+def test_a_trace_in_any_container_is_the_same_fleet(tmp_path: Path) -> None:
+    data = Path(report("35")).read_bytes()
+    for name, packed in (("a.csv", gzip.compress(data)), ("b.csv.xz", lzma.compress(data))):
+        (tmp_path / name).write_bytes(packed)
+        ended = dpamt("plan", "--fleet", name, "1TiB", "--json", cwd=tmp_path)
+        assert json.loads(ended.out)["fleet"]["today"] == fleet("35")
 
 
 def test_03_an_old_wording() -> None:

@@ -9,9 +9,10 @@ from playwright.sync_api import Browser
 
 from dpamt.plan.address_map import HUGE, PAIR, aged_map
 from dpamt.plan.ageing.both import age_both
+from dpamt.plan.fleet.both import BothFleets
 from dpamt.plan.fleet.generate import Made, generate_vms
 from dpamt.plan.fleet.hosts import HostType
-from dpamt.plan.fleet.simulate import simulate_fleet
+from dpamt.plan.fleet.simulate import simulate_fleets
 from dpamt.plan.mix import parse_mix
 from dpamt.plan.plan import machine_named, map_host, plan_host
 from dpamt.report.plan_fleet import fleet_page
@@ -87,9 +88,10 @@ def test_a_host_that_has_aged(browser: Browser, tmp_path: Path) -> None:
 
 def test_a_fleet(browser: Browser, tmp_path: Path) -> None:
     hosts = [HostType("64GiB", machine_named("64GiB"), 5, max_tds=90)]
-    fleet = simulate_fleet(generate_vms(Made(200, 20)), hosts, processes=1)
+    fleets = simulate_fleets(generate_vms(Made(200, 20)), hosts, processes=1)
+    both = BothFleets(fleets[0], fleets[1], (), 0.9, True)
     file = tmp_path / "fleet.html"
-    file.write_text(fleet_page(fleet, "generated"), encoding="utf-8")
+    file.write_text(fleet_page(both, "generated"), encoding="utf-8")
     with opened(browser, file, PHONE) as page:
         plots = page.locator(".js-plotly-plot")
         plots.nth(1).locator(".bars .point").first.wait_for(state="attached")

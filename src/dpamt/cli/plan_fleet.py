@@ -2,51 +2,94 @@
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dpamt.cli.extras import require
+from dpamt.cli.plan_options import AGEING, refuse_without
 from dpamt.errors import InputError
 
 if TYPE_CHECKING:
     from dpamt.plan.fleet.hosts import HostType
+    from dpamt.plan.fleet.results import Fleet
 
 GENERATED: Final = "generated"
 OCCUPANCY: Final = 0.8
 """Share of all memory that made-up VMs take on average."""
+SHARE_2M: Final = 90.0
+"""Percent of memory at 2M of VMs that do not say, with the series that is not merged."""
 
 _COUNTED: Final = re.compile(r"(\d{1,6})\*(.+)")
 
 
 def plan_fleet(options: argparse.Namespace) -> int:
-    """Place and print; 1 when there are hosts that lose on average."""
+    """Place and print; the exit code is that of the answer."""
     for option, given in (("--run", options.run), ("--td", bool(options.td))):
         if given:
             raise InputError(f"plan: {option} with --fleet; expected one of the two")
-    require("plan --fleet", "numpy", "pyarrow")
-    if options.ray is not None:
-        require("plan --ray", "ray")
-    import json
-    from pathlib import Path
-
-    from dpamt.cli.output import write_file, write_text
-    from dpamt.plan.fleet.generate import Made, generate_vms
-    from dpamt.plan.fleet.read import read_vms
-    from dpamt.plan.fleet.results import write_parquet
-    from dpamt.plan.fleet.simulate import Settings, simulate_fleet
-    from dpamt.report.plan_fleet import fleet_json, fleet_page, fleet_text
-    from dpamt.report.progress import watching
-
-    types = [_host_type(text, options.max_tds) for text in options.host]
-    share = options.share_2m / 100
-    if options.fleet == GENERATED:
-        pages = sum(one.machine.total_pages * one.count for one in types)
-        weeks = 1.0 if options.age is None else options.age
-        made = Made(OCCUPANCY * pages / (1 << 18), weeks * 168, options.seed, share_2m=share)
-        vms = generate_vms(made)
-    else:
+    refuse_without(options, "--age and --td", (*AGEING, "life"))
+    if options.fleet != GENERATED:
+        refuse_without(options, "--fleet generated", ("occupancy",))
         if options.age is not None:
             raise InputError("plan: --age with a file of VMs; expected it with --fleet generated")
-        vms = read_vms(Path(options.fleet), tuple(one.name for one in types), share)
+    elif options.until is not None:
+        raise InputError("plan: --until with made-up VMs; expected --age, or a file of VMs")
+    try:
+        import numpy
+        import pyarrow
+    except ImportError:
+        raise InputError(
+            "--fleet: numpy and pyarrow are not installed; expected them (pip install "
+            "'dpamt[plan]')"
+        ) from None
+    del numpy, pyarrow
+    import json
+
+    from dpamt.cli.output import write_file, write_text
+    from dpamt.plan.fleet.both import BothFleets
+    from dpamt.plan.fleet.results import write_parquet
+    from dpamt.report.plan_fleet import fleet_json, fleet_page, fleet_text
+
+    types = [_host_type(text, options) for text in options.host]
+    seeds = 1 if options.seeds is None else options.seeds
+    with _trace(options.fleet) as trace:
+        fleets = [_play(options, types, trace, (options.seed or 0) + at) for at in range(seeds)]
+    share = SHARE_2M if options.share_2m is None else options.share_2m
+    both = BothFleets(
+        fleets[0][0], fleets[0][1], tuple(fleets), share / 100, options.share_2m is None,
+        options.price,
+    )  # fmt: skip
+    if options.out is not None:
+        write_parquet(both.today, Path(options.out))
+    if options.html is not None:
+        write_file(options.html, fleet_page(both, options.fleet))
+    if options.json:
+        write_text(json.dumps(fleet_json(both), indent=2) + "\n")
+    else:
+        write_text(fleet_text(both, options.fleet))
+    return both.exit_code
+
+
+def _play(
+    options: argparse.Namespace, types: "list[HostType]", trace: "Path | None", seed: int
+) -> "tuple[Fleet, Fleet]":
+    """The fleet by one seed, today and tomorrow."""
+    from dpamt.plan.fleet.generate import Made, generate_vms
+    from dpamt.plan.fleet.read import read_vms
+    from dpamt.plan.fleet.simulate import Settings, simulate_fleets
+    from dpamt.report.progress import watching
+
+    share = (SHARE_2M if options.share_2m is None else options.share_2m) / 100
+    until = options.until
+    if trace is None:
+        pages = sum(one.machine.total_pages * one.count for one in types)
+        weeks = 1.0 if options.age is None else options.age
+        until = weeks * 168
+        occupancy = OCCUPANCY if options.occupancy is None else options.occupancy / 100
+        vms = generate_vms(Made(occupancy * pages / (1 << 18), until, seed, share_2m=share))
+    else:
+        vms = read_vms(trace, tuple(one.name for one in types), share)
     with watching() as watch:
 
         def progress(what: str, done: int, total: int) -> None:
@@ -55,26 +98,47 @@ def plan_fleet(options: argparse.Namespace) -> int:
             elif watch is not None:
                 watch("fleet", "dynamic", f"{what}, {done:,}", 0, 1)
 
-        settings = Settings(seed=options.seed)
-        fleet = simulate_fleet(
+        settings = Settings(seed=seed, until_hours=until)
+        if options.fragmentation is not None:
+            settings = Settings(
+                seed=seed, until_hours=until, fragmentation=options.fragmentation / 100
+            )
+        today, tomorrow = simulate_fleets(
             vms, types, settings, options.processes, options.ray, progress if watch else None
         )
-    if options.out is not None:
-        write_parquet(fleet, options.out)
-    if options.html is not None:
-        write_file(options.html, fleet_page(fleet, options.fleet))
-    if options.json:
-        write_text(json.dumps(fleet_json(fleet), indent=2) + "\n")
-    else:
-        write_text(fleet_text(fleet, options.fleet))
-    return int(fleet.hosts_losing_on_average > 0)
+    return today, tomorrow
 
 
-def _host_type(text: str, max_tds: int | None) -> "HostType":
+@contextmanager
+def _trace(fleet: str) -> Iterator["Path | None"]:
+    """The file of VMs, None for made-up ones; standard input is kept in a file meanwhile."""
+    from shutil import copyfileobj
+    from tempfile import TemporaryDirectory
+
+    if fleet == GENERATED:
+        yield None
+        return
+    if fleet != "-":
+        yield Path(fleet)
+        return
+    import sys
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("--fleet -: no standard input; expected lives of VMs there")
+    with TemporaryDirectory(prefix="dpamt-fleet-") as folder:
+        path = Path(folder) / "standard input"
+        with path.open("wb") as file:
+            copyfileobj(sys.stdin.buffer, file)
+        yield path
+
+
+def _host_type(text: str, options: argparse.Namespace) -> "HostType":
     """``100*2TiB``, or one host."""
+    from dpamt.cli.plan import with_widths
     from dpamt.plan.fleet.hosts import HostType
     from dpamt.plan.plan import machine_named
 
     match = _COUNTED.fullmatch(text)
     number, name = (int(match[1]), match[2]) if match else (1, text)
-    return HostType(name, machine_named(name), number, max_tds=max_tds)
+    machine = with_widths(machine_named(name), options.pa_bits, options.keyid_bits)
+    return HostType(name, machine, number, max_tds=options.max_tds)

@@ -11,7 +11,7 @@ from dpamt.report.units import amount, count
 
 if TYPE_CHECKING:
     from dpamt.plan.ageing.both import BothAges
-    from dpamt.plan.fleet.results import Fleet
+    from dpamt.plan.fleet.both import BothFleets
 
 # Okabe and Ito's palette.
 STATIC: Final = "#D55E00"
@@ -110,15 +110,18 @@ def ageing_figure(both: "BothAges") -> Any:
     return figure
 
 
-def fleet_figure(fleet: "Fleet") -> Any:
-    """PAMT of a whole fleet over time."""
+def fleet_figure(both: "BothFleets") -> Any:
+    """PAMT of a whole fleet over time, today and with 2M."""
+    fleet = both.today
     days = [moment.hours / 24 for moment in fleet.moments]
     figure = _figure("days", "PAMT (GiB)")
     _line(figure, days, [fleet.static_bytes] * len(days), "static PAMT", STATIC, "dash")
     dynamic = [round(moment.dynamic_bytes) for moment in fleet.moments]
-    _line(figure, days, dynamic, "Dynamic PAMT", DYNAMIC)
+    _line(figure, days, dynamic, "Dynamic PAMT today", DYNAMIC)
     worst = [round(fleet.static_bytes - moment.saved_low) for moment in fleet.moments]
-    _line(figure, days, worst, "Dynamic, worst case", SCATTERED, "dot")
+    _line(figure, days, worst, "Dynamic today, worst case", SCATTERED, "dot")
+    then = [round(moment.dynamic_bytes) for moment in both.tomorrow.moments]
+    _line(figure, days, then, "Dynamic PAMT, 2M (not merged)", LARGE, "dashdot")
     return figure
 
 

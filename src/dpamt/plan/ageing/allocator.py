@@ -67,12 +67,9 @@ class AgeingAllocator(PageAllocator):
         if not front:
             for zone in self._zones:
                 if zone.free:
-                    chunk = zone.next_chunk(_REFILL_ORDER)
-                    if chunk is not None and 1 << chunk[1] <= most:
-                        pfn, order = chunk
-                        if counts[pfn // PAGES_PER_2M]:
-                            zone.take(order)
-                            return range(pfn, pfn + (1 << order))
+                    run = _chunks_in_turn(zone, most, counts)
+                    if run:
+                        return run
                     break
             self._refill()
             if not front:
@@ -190,6 +187,29 @@ class AgeingAllocator(PageAllocator):
             return front, []
         count = min(ranges, (len(front) - _FIRST_RANGE_PAGES) // _NEXT_RANGE_PAGES)
         return front, self._folios_at_hand(count) if count > 0 else []
+
+
+def _chunks_in_turn(zone: BuddyZone, most: int, counts: Sequence[int]) -> range:
+    """Chunks that an empty front list would be refilled from next, as far as they follow one
+    another in one region whose count is not 0: each is used up before another is touched.
+    """
+    chunk = zone.next_chunk(_REFILL_ORDER)
+    if chunk is None or not counts[chunk[0] // PAGES_PER_2M]:
+        return range(0)
+    first = end = chunk[0]
+    region = first // PAGES_PER_2M
+    last = first + most
+    while chunk is not None and chunk[0] == end and end // PAGES_PER_2M == region:
+        order = chunk[1]
+        if end + (1 << order) > last:
+            # A refill takes no more than its own order at once.
+            order = _REFILL_ORDER
+            if end + (1 << order) > last:
+                break
+        zone.take(order)
+        end += 1 << order
+        chunk = zone.next_chunk(_REFILL_ORDER)
+    return range(first, end)
 
 
 def _falls(front: list[int], count: int) -> bool:

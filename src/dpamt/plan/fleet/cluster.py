@@ -79,23 +79,25 @@ class Cluster:
         self.events: list[Event] = []
         self._takes: dict[tuple[int, int, float], Takes] = {}
 
-    def play(self, vms: Iterable[Life], end: float, step: float) -> ClusterResult:
-        """All VMs up to ``end``, with a sample every ``step`` seconds from 0 on."""
-        moments = int(end // step) + 1
+    def play(
+        self, vms: Iterable[Life], end: float, step: float, begin: float = 0.0
+    ) -> ClusterResult:
+        """All VMs up to ``end``, with a sample every ``step`` seconds from ``begin`` on."""
+        moments = int((end - begin) // step) + 1
         samples = np.zeros((moments, 5, self.totals.shape[1]), np.int64)
         at = 0
         for number, life in enumerate(vms):
             arrival = life[0]
             if arrival > end:
                 break
-            while at < moments and at * step < arrival:
-                self._leave_until(at * step)
+            while at < moments and begin + at * step < arrival:
+                self._leave_until(begin + at * step)
                 samples[at] = self.totals
                 at += 1
             self._leave_until(arrival)
             self._arrive(number, life)
         while at < moments:
-            self._leave_until(at * step)
+            self._leave_until(begin + at * step)
             samples[at] = self.totals
             at += 1
         static, dynamic = self.modes

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M, SIZE_2M
+from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M, PAMT_PAIR_PAGES, SIZE_2M
 from dpamt.errors import InputError
+from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
+from dpamt.host.designs.base import SEPT_CACHE_PAGES
 from dpamt.plan.ageing.boot import RELEASE, boot_ageing
 from dpamt.plan.td_size import small_ranges
 from dpamt.platform.machine import Machine
@@ -52,6 +54,8 @@ class HostSizes:
     """TDVPR and TDCX pages of a VCPU."""
     vcpus: int
     max_tds: int
+    regions: int
+    """2M regions with memory in them: more pairs there cannot be."""
 
     def room(self, dynamic: bool, reserve: float) -> int:
         """Bytes for TDs and what they take, a share ``reserve`` kept for the host."""
@@ -64,7 +68,9 @@ class HostSizes:
         scattered = self.td_pages + vcpus * self.vcpu_pages + sept
         folios = small if share_2m else 0
         singles = 0 if share_2m else small * PAGES_PER_2M
-        return Takes(ranges * SIZE_2M, folios, singles, scattered)
+        # A mirror table for each S-EPT page and the root; pools of S-EPT pages and of pairs.
+        mirror = sept + 1 + vcpus * SEPT_CACHE_PAGES
+        return Takes(ranges * SIZE_2M, folios, singles, scattered, mirror, vcpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +85,21 @@ class Takes:
     folios: int
     singles: int
     scattered: int
+    mirror: int = 0
+    """Pages of KVM's mirror tables and S-EPT pools, which need no pair."""
+    vcpus: int = 0
 
     @property
     def static_bytes(self) -> int:
-        """Memory, control and S-EPT pages."""
-        return self.memory + (self.scattered << PAGE_SHIFT)
+        """Memory, control and S-EPT pages, and what KVM takes beside them."""
+        return self.memory + (self.scattered + self.mirror << PAGE_SHIFT)
 
     @property
     def dynamic_bytes(self) -> int:
-        """With the pairs, its single pages packed."""
+        """With the pairs, its single pages packed, and the VCPUs' pools of pairs."""
         packed = -(-(self.singles + self.scattered) // PAGES_PER_2M)
-        return self.static_bytes + (2 * (self.folios + packed) << PAGE_SHIFT)
+        pages = PAMT_PAIR_PAGES * (self.folios + packed + self.vcpus * PT64_ROOT_MAX_LEVEL)
+        return self.static_bytes + (pages << PAGE_SHIFT)
 
 
 def sizes_of(host_type: HostType, release: str = RELEASE) -> HostSizes:
@@ -107,4 +117,8 @@ def sizes_of(host_type: HostType, release: str = RELEASE) -> HostSizes:
         1 + sysinfo.tdcx_pages_per_vcpu,
         host_type.vcpus or np.iinfo(np.int32).max,
         host_type.max_tds or len(kernel.guest_keyids),
+        sum(
+            -(-block.end_pfn // PAGES_PER_2M) - block.start_pfn // PAGES_PER_2M
+            for block in machine.memory
+        ),
     )

@@ -1,12 +1,17 @@
 """Reading VM lives from CSV or Parquet, batch by batch, whatever the size of the file.
 
 Two sets of columns are known (docs/plan-fleets.md): our own, by name; and those of the vmtable of
-the public Azure VM traces, with or without a line of names.
+the public Azure VM traces, with or without a line of names.  CSV may be packed (gz, xz, bz2), as
+those traces are distributed, and begin with the byte order mark of a spreadsheet.
 
 Source of the second: Azure/AzurePublicDataset, AzurePublicDatasetV1.md and V2.md.
 """
 
+import bz2
+import gzip
+import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -60,7 +65,7 @@ def read_vms(
         rows = _parquet_rows(path) if magic == b"PAR1" else _csv_rows(path)
         for first, names, table in rows:
             yield _checked(path, first, names, table, host_types, share_2m)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}; expected CSV or Parquet") from None
 
 
@@ -87,8 +92,8 @@ def _names_of(path: Path, found: Sequence[str]) -> dict[str, str]:
 
 
 def _csv_rows(path: Path) -> Rows:
-    with path.open("rb") as file:
-        line = file.readline(1 << 16).decode("utf-8", "replace").strip()
+    with _opened(path) as file:
+        line = file.readline(1 << 16).decode("utf-8-sig", "replace").strip()
     if not line:
         raise InputError(f"{path}, line 1: empty; expected names of columns, or VM lives")
     found = [name.strip().strip('"') for name in line.split(",")]
@@ -125,8 +130,36 @@ def _csv_batches(
     headless: bool,
     invalid: Callable[[pa.csv.InvalidRow], str],
 ) -> Rows:
+    with _opened(path) as file:
+        yield from _batches_of(file, path, names, found, headless, invalid)
+
+
+def _opened(path: Path) -> Any:
+    """The bytes of a CSV file, unpacked where it is gzip, xz or bzip2, by its first bytes."""
+    with path.open("rb") as file:
+        magic = file.read(6)
+    try:
+        if magic.startswith(b"\x1f\x8b"):
+            return gzip.open(path)
+        if magic.startswith(b"\xfd7zXZ"):
+            return lzma.open(path)
+        if magic.startswith(b"BZh"):
+            return bz2.open(path)
+    except (OSError, lzma.LZMAError) as error:
+        raise InputError(f"{path}: {error}; expected a compressed file that is whole") from None
+    return path.open("rb")
+
+
+def _batches_of(
+    file: Any,
+    path: Path,
+    names: Mapping[str, str],
+    found: Sequence[str],
+    headless: bool,
+    invalid: Callable[[pa.csv.InvalidRow], str],
+) -> Rows:
     reader = pa.csv.open_csv(
-        path,
+        file,
         pa.csv.ReadOptions(
             use_threads=False,
             block_size=BLOCK_BYTES,
@@ -191,6 +224,10 @@ def _numbers(column: pa.Array, place: Callable[[int], str], name: str) -> NDArra
         if pa.types.is_string(column.type):
             column = pc.utf8_trim_whitespace(column)
             column = pc.if_else(pc.equal(column, ""), None, column)
+        elif pa.types.is_timestamp(column.type) or pa.types.is_duration(column.type):
+            # Seconds, whatever the unit; the first arrival is where time begins.
+            per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
+            column = pc.divide(column.cast(pa.int64()).cast(pa.float64()), float(per_second))
         floats = column.cast(pa.float64())
     except pa.ArrowInvalid:
         for row, text in enumerate(column.to_pylist()):

@@ -66,6 +66,8 @@ class Fleet:
     moments: tuple[Moment, ...]
     spreads: dict[str, Spread]
     """By host type."""
+    memory_bytes: int
+    """RAM of all hosts."""
     static_bytes: int
     """Of all hosts."""
     mean_saved: float
@@ -82,6 +84,12 @@ class Fleet:
     turned_away_dynamic: int
 
     @property
+    def most_pairs(self) -> int:
+        """Page pairs of all hosts at the moment that has most."""
+        idle = sum(host.idle_bytes for host in self.hosts)
+        return round(max(moment.dynamic_bytes for moment in self.moments) - idle) // _PAIR_BYTES
+
+    @property
     def newly_fitting_tds(self) -> int:
         """TDs that found a host under Dynamic PAMT beyond those that do under static PAMT."""
         return self.placed_dynamic - self.placed_static
@@ -94,6 +102,7 @@ def sum_up(
     spreads: Sequence[Spread],
     vms: int,
     step: float,
+    begin: float = 0.0,
 ) -> Fleet:
     """``clusters`` are (host type, hosts), in the order of ``results``, each used once."""
     hosts: list[HostSaving] = []
@@ -132,10 +141,11 @@ def sum_up(
         vms=vms,
         hosts=tuple(hosts),
         moments=tuple(
-            Moment(at * step / 3600, int(row[0]), int(row[1]), *map(float, row[2:]))
+            Moment((begin + at * step) / 3600, int(row[0]), int(row[1]), *map(float, row[2:]))
             for at, row in enumerate(sums.T)
         ),
         spreads={size.name: spread for size, spread in zip(sizes, spreads, strict=True)},
+        memory_bytes=sum(sizes[kind].memory_bytes * number for kind, number in clusters),
         static_bytes=sum(host.static_bytes for host in hosts),
         mean_saved=float(total.mean()),
         peak_saved=float(total.max()),
@@ -155,6 +165,7 @@ def savings(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Bytes saved at each moment on each host: expected, at least, at most."""
     singles = result.singles + result.scattered
+    regions = sizes.regions
     expected = (
         result.folios
         + np.ceil(result.singles / PAGES_PER_2M)
@@ -163,6 +174,7 @@ def savings(
     most = result.folios + -(-result.singles // PAGES_PER_2M) + result.scattered
     least = result.folios + -(-singles // PAGES_PER_2M)
     base = float(sizes.static_bytes - sizes.idle_bytes)
+    least, most = np.minimum(least, regions), np.minimum(most, regions)
     bounds = [np.clip(pairs, least, most) for pairs in (expected, most, least)]
     first, second, third = (base - pairs * float(_PAIR_BYTES) for pairs in bounds)
     return first, second, third

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,20 +15,24 @@ from dpamt.plan.fleet.cluster import Cluster, ClusterResult
 from dpamt.plan.fleet.hosts import HOSTS_PER_CLUSTER, HostSizes, HostType, sizes_of
 from dpamt.plan.fleet.results import Fleet, sum_up
 from dpamt.plan.fleet.runner import run_jobs
-from dpamt.plan.fleet.spill import lives, spill
+from dpamt.plan.fleet.spill import Life, lives, spill
 from dpamt.plan.fleet.spread import Spread, find_spread
 
 Progress = Callable[[str, int, int], None]
 """Told of long work: (what, done, total); the total is 0 where it is not known."""
 
-MOST_MOMENTS = 5000
+MOST_MOMENTS: Final = 5000
+FEW_STEPS: Final = 3
+MOMENTS_OF_FEW: Final = 24
+"""A fleet that lasts less than so many steps is looked at so often instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``reserve``: share of each host's memory that is not for TDs.  ``step_hours``: between two
     samples, more when there would be too many of them.  ``sample_hours``: how long the host that
-    ages is simulated; its memory is fragmented by ``fragmentation`` at boot.
+    ages is simulated; its memory is fragmented by ``fragmentation`` at boot.  The time looked at
+    goes from the first arrival to the end.
     """
 
     seed: int = 0
@@ -35,6 +40,8 @@ class Settings:
     step_hours: float = 1.0
     sample_hours: int = 24
     fragmentation: float = 0.02
+    until_hours: float | None = None
+    """End; None: the last departure."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -42,6 +49,7 @@ class Settings:
             ("step_hours", 0 < self.step_hours <= 10000, "hours above 0, up to 10000"),
             ("sample_hours", 1 <= self.sample_hours <= 10000, "1 to 10000 hours"),
             ("fragmentation", 0 <= self.fragmentation <= 1, "a share from 0 to 1"),
+            ("until_hours", (self.until_hours or 1) > 0, "hours above 0"),
             ("seed", 0 <= self.seed < 1 << 32, "0 or more, below 2^32"),
         )
         for name, good, expected in checks:
@@ -54,11 +62,19 @@ class _Job:
     sizes: HostSizes
     hosts: int
     source: Path | bytes
+    begin: float
     end: float
     step: float
     settings: Settings
+    share_2m: float | None
+    """Of every VM, whatever it says; None: what it says."""
     host_type: HostType | None = None
     """Given: find the spread on the cluster's first host instead."""
+
+
+AS_SAID: Final = (None,)
+TODAY_AND_TOMORROW: Final = (0.0, None)
+"""Shares at 2M that a fleet is played with: all at 4K, as merged kernels do; and as VMs say."""
 
 
 def simulate_fleet(
@@ -75,6 +91,19 @@ def simulate_fleet(
     ``vms`` are batches of :func:`dpamt.plan.fleet.read.read_vms` or ``generate_vms``.  Memory does
     not grow with their number.  Raises InputError for VMs, hosts or settings that cannot be.
     """
+    return simulate_fleets(vms, host_types, settings, processes, ray_address, progress, AS_SAID)[0]
+
+
+def simulate_fleets(
+    vms: Iterable[pa.RecordBatch],
+    host_types: Sequence[HostType],
+    settings: Settings | None = None,
+    processes: int | None = None,
+    ray_address: str | None = None,
+    progress: Progress | None = None,
+    shares: Sequence[float | None] = TODAY_AND_TOMORROW,
+) -> tuple[Fleet, ...]:
+    """The same, once for each of ``shares``: what all VMs have at 2M, or None for what they say."""
     settings = settings if settings is not None else Settings()
     names = [one.name for one in host_types]
     if not names or len(set(names)) < len(names):
@@ -86,29 +115,49 @@ def simulate_fleet(
         spilled = spill(told, clusters, Path(folder), settings.seed)
         if not spilled.vms:
             raise InputError("fleet: no VM; expected at least one")
-        step = max(settings.step_hours * 3600, spilled.end / MOST_MOMENTS)
-        jobs = [
-            _Job(sizes[kind], hosts, path, spilled.end, step, settings)
-            for (kind, hosts), path in zip(clusters, spilled.paths, strict=True)
+        begin, end = spilled.begin, spilled.end
+        if settings.until_hours is not None:
+            end = settings.until_hours * 3600
+            if end < begin:
+                raise InputError(
+                    f"fleet: an end after {settings.until_hours:g} hours; expected one after the "
+                    f"first arrival, at {begin / 3600:g} hours"
+                )
+        step = max(settings.step_hours * 3600, (end - begin) / MOST_MOMENTS)
+        if end - begin < FEW_STEPS * step:
+            step = max((end - begin) / MOMENTS_OF_FEW, 1.0)
+        ways = [
+            [
+                _Job(sizes[kind], hosts, path, begin, end, step, settings, share)
+                for (kind, hosts), path in zip(clusters, spilled.paths, strict=True)
+            ]
+            for share in shares
         ]
         aged = []
-        for index, one in enumerate(host_types):
-            job = jobs[next(at for at, (kind, _) in enumerate(clusters) if kind == index)]
-            aged.append(replace(job, host_type=one))
-        dealt = iter([*aged, *jobs])
+        for jobs in ways:
+            for index, one in enumerate(host_types):
+                job = jobs[next(at for at, (kind, _) in enumerate(clusters) if kind == index)]
+                aged.append(replace(job, host_type=one))
+        dealt = iter([*aged, *(job for jobs in ways for job in jobs)])
         if ray_address is not None:
             dealt = map(_carried, dealt)
         everything = _counted(
-            run_jobs(_run, dealt, processes, ray_address), len(aged) + len(jobs), progress
+            run_jobs(_run, dealt, processes, ray_address),
+            len(aged) + len(ways) * len(clusters),
+            progress,
         )
-        spreads = [next(everything) for _ in aged]
-        return sum_up(
-            clusters,
-            sizes,
-            cast(Iterator[ClusterResult], everything),
-            cast(list[Spread], spreads),
-            spilled.vms,
-            step,
+        spreads = cast(list[Spread], [next(everything) for _ in aged])
+        return tuple(
+            sum_up(
+                clusters,
+                sizes,
+                cast(Iterator[ClusterResult], islice(everything, len(clusters))),
+                spreads[at * len(host_types) : (at + 1) * len(host_types)],
+                spilled.vms,
+                step,
+                begin,
+            )
+            for at in range(len(ways))
         )
 
 
@@ -144,17 +193,26 @@ def _carried(job: _Job) -> _Job:
 
 def _run(job: _Job) -> ClusterResult | Spread:
     settings = job.settings
+    vms = lives(job.source)
+    if job.share_2m is not None:
+        vms = _with_share(vms, job.share_2m)
     if job.host_type is None:
         cluster = Cluster(job.sizes, job.hosts, settings.reserve)
-        return cluster.play(lives(job.source), job.end, job.step)
-    hours = max(1, min(settings.sample_hours, int(np.ceil(job.end / 3600))))
+        return cluster.play(vms, job.end, job.step, job.begin)
+    hours = max(1, min(settings.sample_hours, int(np.ceil((job.end - job.begin) / 3600))))
     cluster = Cluster(job.sizes, job.hosts, settings.reserve, watched=0)
-    watched = cluster.play(lives(job.source), min(job.end, hours * 3600.0), job.step)
+    until = min(job.end, job.begin + hours * 3600.0)
+    watched = cluster.play(vms, until, job.step, job.begin)
     return find_spread(
         job.host_type.machine,
         job.sizes,
-        watched.events,
+        [(when - job.begin, number, life) for when, number, life in watched.events],
         hours,
         settings.seed,
         settings.fragmentation,
     )
+
+
+def _with_share(vms: Iterable[Life], share: float) -> Iterator[Life]:
+    for arrival, departure, ranges, vcpus, _said in vms:
+        yield arrival, departure, ranges, vcpus, share

@@ -30,10 +30,12 @@ _SPILLED: Final = pa.schema([field for field in SCHEMA if field.name != "host_ty
 
 @dataclass(frozen=True, slots=True)
 class Spilled:
-    """``end`` is the last arrival, in seconds."""
+    """In seconds: ``begin`` is the first arrival, ``end`` the last departure that is known, or the
+    last arrival where that is later."""
 
     paths: tuple[Path, ...]
     vms: int
+    begin: float
     end: float
 
 
@@ -49,12 +51,15 @@ def spill(
     """
     paths = tuple(folder / f"{index}.arrow" for index in range(len(clusters)))
     writers = [pa.ipc.new_file(str(path), _SPILLED) for path in paths]
-    total, end = 0, 0.0
+    total, begin, end = 0, np.inf, 0.0
     try:
         for batch in batches:
             arrivals = batch.column(0).to_numpy()
             if len(arrivals):
-                end = max(end, float(arrivals.max()))
+                begin = min(begin, float(arrivals.min()))
+                departures = batch.column(1).to_numpy()
+                known = departures[np.isfinite(departures)]
+                end = max(end, float(arrivals.max()), float(known.max(initial=0.0)))
             chosen = _choose(batch.column(5).to_numpy(), clusters, total, seed)
             total += batch.num_rows
             order = np.lexsort((arrivals, chosen))
@@ -66,7 +71,7 @@ def spill(
     finally:
         for writer in writers:
             writer.close()
-    return Spilled(paths, total, end)
+    return Spilled(paths, total, begin if total else 0.0, end)
 
 
 def _choose(
