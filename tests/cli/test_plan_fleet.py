@@ -17,7 +17,8 @@ arrival,departure,memory_gib,vcpus
 
 
 def test_made_up_vms_are_the_same_each_time_and_in_every_form(tmp_path: Path) -> None:
-    arguments = ("plan", "--fleet", "generated", "4*64GiB", "--age", "0.1", "--max-tds", "90")
+    made = ("--age", "0.05", "--max-tds", "90", "--occupancy", "40")
+    arguments = ("plan", "--fleet", "generated", "4*64GiB", *made)
     page, folder = tmp_path / "fleet.html", tmp_path / "out"
     text = dpamt(*arguments, "--html", str(page), "--out", str(folder), "--processes", "1")
     document = dpamt(*arguments, "--json", "--processes", "2")

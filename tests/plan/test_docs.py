@@ -24,7 +24,8 @@ def keys_of(value: Any) -> set[str]:
 def test_the_page_names_exactly_the_keys_there_are() -> None:
     mix = parse_mix("1x4MiB")
     ageing = age_both(machine_named("1GiB"), [mix], 0.9, {}, 1 / 168, (0,), 1)
-    document = plan_json([plan_host("1GiB", [mix], run=True)], [ageing_json(ageing)])
+    plans = [plan_host("1GiB", [mix], run=True), plan_host("reserved-areas")]
+    document = plan_json(plans, [ageing_json(ageing)])
     text = PAGE.read_text(encoding="utf-8").partition("## The JSON document")[2]
     named = {part for name in re.findall(r"`([a-z][a-z0-9_.]*)`", text) for part in name.split(".")}
     assert named - {"neither", "fleet"} == keys_of(document)

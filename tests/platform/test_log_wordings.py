@@ -286,8 +286,8 @@ def test_the_variants_are_many() -> None:
     assert {one.version for one in cases} == {version for _, version in VERSIONS}
     assert {one.cause for one in cases if one.cause} >= {cause for _, cause in DOWN}
     for word in ("ansi", "caret", "syslog", "prompt", "quote", "bar", "qp", "crlf", "flowed",
-                 "caller", "iso", "ctime", "dmesg", "journal", "pretty", "seq", "bytes", "gz", "xz", "utf-16",
-                 "latin-1", "utf-8-sig"):  # fmt: skip
+                 "caller", "iso", "ctime", "dmesg", "journal", "pretty", "seq", "bytes", "gz", "xz",
+                 "utf-16", "latin-1", "utf-8-sig"):  # fmt: skip
         assert any(word in one.name for one in cases), word
 
 

@@ -38,8 +38,22 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_mark_is_filled_in(page_file: Path) -> None:
     text = page_file.read_text(encoding="utf-8")
-    assert not re.search(r"@(TITLE|BODY|PLOTLY)@", text)
+    assert page_file.stat().st_size < 2 << 20
+    assert "20x16GiB/4vcpu@2M=90%; dpamt 0.1.0, 20" in text
+    assert not re.search(r"@(TITLE|BODY|PACKED)@", text)
     assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)=.?https?:", text)
+
+
+def test_it_is_dark_where_the_reader_s_screen_is(browser: Browser, page_file: Path) -> None:
+    """Background and ink of page and plots change with the scheme, also while it is open."""
+    ink = "getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill"
+    with opened(browser, page_file) as page:
+        page.locator(".js-plotly-plot .xtick text").first.wait_for(state="attached")
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor"), page.evaluate(ink)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function(f"{ink} !== '{light[1]}'")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
+    assert light[0] == "rgb(255, 255, 255)"
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
@@ -81,7 +95,7 @@ def test_a_host_that_has_aged(browser: Browser, tmp_path: Path) -> None:
         assert fits_its_width(page)
         drawn = page.evaluate("document.querySelector('.js-plotly-plot').data[3].y")
         shown = [drawn[key] for key in sorted(drawn, key=int)] if isinstance(drawn, dict) else drawn
-        assert [value * (1 << 30) for value in shown] == pytest.approx(
+        assert [value * (1 << 20) for value in shown] == pytest.approx(
             ageing.dynamic_bytes.mean, abs=1
         )
 

@@ -10,7 +10,7 @@ from dpamt.plan.fleet.results import Fleet
 from dpamt.report.plan_answer import saving, signed
 from dpamt.report.plan_html import Page
 from dpamt.report.plan_json import JSON_FORMAT
-from dpamt.report.plan_plots import fleet_figure, histogram_figure
+from dpamt.report.plan_plots import fleet_figure, histogram_figure, unit_of
 from dpamt.report.run_text import heading, paragraph
 from dpamt.report.units import amount, bar, count, percent
 
@@ -72,8 +72,9 @@ def fleet_page(both: BothFleets, source: str) -> str:
     )
     page.html("<h3>What each host saves on average, today</h3>")
     saved = [round(host.mean_saved) for host in now.hosts]
+    unit = unit_of(max(map(abs, saved)))
     page.figure(
-        histogram_figure(saved, "saved on a host (GiB)"),
+        histogram_figure(saved, f"saved on a host ({unit[0]})", unit[1]),
         f"From {signed(min(saved))} to {signed(max(saved))} a host; half of the hosts save "
         f"{signed(round(now.saved_percentiles[50]))} or more.",
     )

@@ -1,11 +1,15 @@
 """Plans as one self-contained page with plots: no network, nothing beside it."""
 
+import gzip
+import json
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from datetime import date
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from dpamt.own_files import GENERATOR
+from dpamt import __version__
 from dpamt.plan.address_map import KINDS, Cell
 from dpamt.plan.plan import HostPlan
 from dpamt.report.plan_advice import advice
@@ -32,7 +36,7 @@ class Page:
         graph_objects()  # says at once when there is no plotly
         self._title = title
         self._parts: list[str] = []
-        self._figures = 0
+        self._figures: list[tuple[str, Any]] = []
 
     def html(self, text: str) -> None:
         """Add markup."""
@@ -44,27 +48,32 @@ class Page:
 
     def figure(self, figure: Any, told: str) -> None:
         """Add a figure; ``told`` is what it shows, for those who cannot see it."""
-        self._figures += 1
-        drawn = figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,
-            config=_CONFIG,
-            div_id=f"plot-{self._figures}",
-            default_height="400px",
-        )
+        name = f"plot-{len(self._figures) + 1}"
+        self._figures.append((name, json.loads(figure.to_json())))
         self._parts.append(
-            f'<div class="plot" role="img" aria-label="{escape(told)}">{drawn}</div>'
+            f'<div class="plot" role="img" aria-label="{escape(told)}">'
+            f'<div id="{name}"></div></div>'
         )
 
     def text(self) -> str:
-        """The whole document."""
+        """The whole document.
+
+        plotly is packed (gzip, base64) and unpacked by the browser when the page is opened, which
+        takes more than half off its size; nothing is fetched.
+        """
         from plotly.offline import get_plotlyjs
 
-        template = (files("dpamt.report") / "plan_page.html").read_text(encoding="utf-8")
-        filled = template.replace("@TITLE@", escape(self._title)).replace("@GENERATOR@", GENERATOR)
+        folder = files("dpamt.report")
+        template = (folder / "plan_page.html").read_text(encoding="utf-8")
+        draw = (folder / "plan_page.js").read_text(encoding="utf-8")
+        figures = json.dumps(self._figures, separators=(",", ":"))
+        script = draw.replace("@FIGURES@", figures).replace("@CONFIG@", json.dumps(_CONFIG))
+        code = f"{get_plotlyjs()}\n;{script}".encode()
+        packed = b64encode(gzip.compress(code, 9, mtime=0)).decode("ascii")
+        filled = template.replace("@TITLE@", escape(self._title))
         before, _, after = filled.partition("@BODY@")
-        head, _, rest = before.partition("@PLOTLY@")
-        return "".join((head, get_plotlyjs(), rest, "\n".join(self._parts), after))
+        middle, _, rest = after.partition("@PACKED@")
+        return "".join((before, "\n".join(self._parts), middle, packed, rest))
 
 
 def plan_page(
@@ -73,8 +82,7 @@ def plan_page(
     aged: Sequence[tuple["BothAges", tuple[Cell, ...]]] = (),
 ) -> str:
     """The page of these plans; ``maps`` has the cells of each host, ``aged`` what came of age."""
-    names = ", ".join(plan.host.source for plan in plans)
-    page = Page(f"PAMT plan: {names}")
+    page = Page(page_title(plans))
     for number, (plan, cells) in enumerate(zip(plans, maps, strict=True)):
         page.html(f"<h2>{escape(plan.host.source)}</h2>")
         _decision(page, plan)
@@ -84,6 +92,14 @@ def plan_page(
         _plots(page, plan, cells)
         _vintages(page, plan)
     return page.text()
+
+
+def page_title(plans: Sequence[HostPlan]) -> str:
+    """Hosts, TDs, version and date: what a printed page has to say of itself."""
+    names = ", ".join(plan.host.source for plan in plans)
+    mix = plans[0].mix if plans else None
+    tds = ", ".join(str(part.mix) for part in mix.parts) if mix else "no TDs"
+    return f"PAMT plan: {names}; {tds}; dpamt {__version__}, {date.today().isoformat()}"
 
 
 def _decision(page: Page, plan: HostPlan) -> None:

@@ -42,25 +42,36 @@ def graph_objects() -> Any:
 
 
 def break_even_figure(plan: HostPlan) -> Any:
-    """PAMT over the share of memory that is in 4K-mapped TDs."""
+    """PAMT over the share of memory that is in 4K-mapped TDs.
+
+    Pages at random soon cost what static PAMT does, so the lines differ in width: the wide one lies
+    below, and both are seen.
+    """
     curve = plan.break_even.curve
     shares = [100 * at.share for at in curve]
     static = plan.host.static.total
-    figure = _figure("share of the memory in 4K-mapped TDs (%)", "PAMT (GiB)")
-    _line(figure, shares, [static] * len(curve), "static PAMT", STATIC, "dash")
-    _line(figure, shares, [at.packed for at in curve], "Dynamic, whole 2M regions", DYNAMIC)
-    _line(
-        figure, shares, [at.scattered for at in curve], "Dynamic, pages at random", SCATTERED, "dot"
-    )
+    unit = unit_of(static)
+    figure = _figure("share of the memory in 4K-mapped TDs (%)", f"PAMT ({unit[0]})")
+    scattered = [at.scattered for at in curve]
+    _line(figure, shares, scattered, "Dynamic, pages at random", SCATTERED, "solid", unit, 9)
+    packed = [at.packed for at in curve]
+    _line(figure, shares, packed, "Dynamic, whole 2M regions", DYNAMIC, "solid", unit, 4)
+    _line(figure, shares, [static] * len(curve), "static PAMT", STATIC, "dash", unit, 2)
     point = plan.break_even.packed
     if point:
         figure.add_vline(
             x=100 * point,
-            line={"color": "#444", "width": 1},
+            line={"color": "#8a8a8a", "width": 1},
             annotation_text=f"break-even {100 * point:.1f} %",
             annotation_position="bottom left",
         )
     return figure
+
+
+def unit_of(size: int) -> tuple[str, int]:
+    """Name and bytes of the unit that an axis up to ``size`` is told in."""
+    units = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+    return next((unit for unit in units if size >= unit[1]), ("B", 1))
 
 
 def coming_up_figure(plan: HostPlan) -> Any:
@@ -71,15 +82,16 @@ def coming_up_figure(plan: HostPlan) -> Any:
     tds = now.pages.tds
     steps = sorted({round(tds * index / 100) for index in range(101)})
     idle = host.dynamic.total
-    figure = _figure("TDs up, all of their memory in use", "PAMT (GiB)")
-    _line(figure, steps, [host.static.total] * len(steps), "static PAMT", STATIC, "dash")
+    unit = unit_of(host.static.total)
+    figure = _figure("TDs up, all of their memory in use", f"PAMT ({unit[0]})")
+    _line(figure, steps, [host.static.total] * len(steps), "static PAMT", STATIC, "dash", unit)
     for name, size, colour, dash in (
         ("Dynamic today, fresh host", now.dynamic.fresh, DYNAMIC, "solid"),
         ("Dynamic today, worst case", now.dynamic.worst, SCATTERED, "dot"),
         ("Dynamic, 2M (not merged)", then.dynamic.fresh, LARGE, "dashdot"),
     ):
         sizes = [idle + round((size - idle) * step / tds) for step in steps]
-        _line(figure, steps, sizes, name, colour, dash)
+        _line(figure, steps, sizes, name, colour, dash, unit)
     return figure
 
 
@@ -87,12 +99,13 @@ def ageing_figure(both: "BothAges") -> Any:
     """PAMT over time: static, Dynamic today with its confidence interval, packed, and with 2M."""
     ageing = both.today
     days = [hours / 24 for hours in ageing.times_hours]
-    figure = _figure("days", "PAMT (GiB)")
+    unit = unit_of(ageing.static_bytes)
+    figure = _figure("days", f"PAMT ({unit[0]})")
     dynamic = ageing.dynamic_bytes
     for edge, fill in ((dynamic.high, None), (dynamic.low, "tonexty")):
         figure.add_scatter(
             x=days,
-            y=[size / _GIB for size in edge],
+            y=[size / unit[1] for size in edge],
             mode="lines",
             line={"width": 0},
             fill=fill,
@@ -100,13 +113,21 @@ def ageing_figure(both: "BothAges") -> Any:
             hoverinfo="skip",
             showlegend=False,
         )
-    _line(figure, days, [ageing.static_bytes] * len(days), "static PAMT", STATIC, "dash")
-    _line(figure, days, [round(size) for size in dynamic.mean], "Dynamic PAMT today", DYNAMIC)
+    _line(figure, days, [ageing.static_bytes] * len(days), "static PAMT", STATIC, "dash", unit)
+    _line(
+        figure,
+        days,
+        [round(size) for size in dynamic.mean],
+        "Dynamic PAMT today",
+        DYNAMIC,
+        "solid",
+        unit,
+    )
     packed = [round(ageing.idle_bytes + pairs * PAIR_BYTES) for pairs in ageing.packed_pairs.mean]
-    _line(figure, days, packed, "the same pages, packed", SCATTERED, "dot")
+    _line(figure, days, packed, "the same pages, packed", SCATTERED, "dot", unit)
     if both.tomorrow is not both.today:
         then = [round(size) for size in both.tomorrow.dynamic_bytes.mean]
-        _line(figure, days, then, "Dynamic PAMT, 2M (not merged)", LARGE, "dashdot")
+        _line(figure, days, then, "Dynamic PAMT, 2M (not merged)", LARGE, "dashdot", unit)
     return figure
 
 
@@ -114,14 +135,15 @@ def fleet_figure(both: "BothFleets") -> Any:
     """PAMT of a whole fleet over time, today and with 2M."""
     fleet = both.today
     days = [moment.hours / 24 for moment in fleet.moments]
-    figure = _figure("days", "PAMT (GiB)")
-    _line(figure, days, [fleet.static_bytes] * len(days), "static PAMT", STATIC, "dash")
+    unit = unit_of(fleet.static_bytes)
+    figure = _figure("days", f"PAMT ({unit[0]})")
+    _line(figure, days, [fleet.static_bytes] * len(days), "static PAMT", STATIC, "dash", unit)
     dynamic = [round(moment.dynamic_bytes) for moment in fleet.moments]
-    _line(figure, days, dynamic, "Dynamic PAMT today", DYNAMIC)
+    _line(figure, days, dynamic, "Dynamic PAMT today", DYNAMIC, "solid", unit)
     worst = [round(fleet.static_bytes - moment.saved_low) for moment in fleet.moments]
-    _line(figure, days, worst, "Dynamic today, worst case", SCATTERED, "dot")
+    _line(figure, days, worst, "Dynamic today, worst case", SCATTERED, "dot", unit)
     then = [round(moment.dynamic_bytes) for moment in both.tomorrow.moments]
-    _line(figure, days, then, "Dynamic PAMT, 2M (not merged)", LARGE, "dashdot")
+    _line(figure, days, then, "Dynamic PAMT, 2M (not merged)", LARGE, "dashdot", unit)
     return figure
 
 
@@ -216,14 +238,16 @@ def _line(
     sizes: Sequence[int],
     name: str,
     colour: str,
-    dash: str = "solid",
+    dash: str,
+    unit: tuple[str, int],
+    width: int = 3,
 ) -> None:
     figure.add_scatter(
         x=list(x),
-        y=[size / _GIB for size in sizes],
+        y=[size / unit[1] for size in sizes],
         mode="lines",
         name=name,
-        line={"color": colour, "width": 3, "dash": dash},
+        line={"color": colour, "width": width, "dash": dash},
         text=[amount(size) for size in sizes],
         hovertemplate="%{x:.4~g}: %{text}<extra>" + name + "</extra>",
     )

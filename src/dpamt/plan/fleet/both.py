@@ -11,7 +11,7 @@ Kind = Literal["does-not-fit", "costs", "hosts-lose", "marginal", "saves"]
 
 MARGINAL_SHARE: Final = 0.0005
 """Of RAM, as for one host."""
-MANY_TURNED_AWAY: Final = 0.01
+MANY_TURNED_AWAY: Final = 0.05
 """Share of the VMs that find no host, from which on the fleet is too small for them."""
 
 
