@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dpamt.cli.extras import require
 from dpamt.cli.plan_options import AGEING, BOTH, FLEET, plan_parser, refuse_without
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Plan and print; the exit code is that of the answers (docs/plan.md)."""
-    options = plan_parser().parse_args(arguments)
+    options = plan_parser().options(arguments)
+    if options.html is not None:
+        require("plan --html", "plotly")
     if options.fleet is not None:
         from dpamt.cli.plan_fleet import plan_fleet
 
@@ -114,14 +117,8 @@ def _age(
     watch: "Watch | None",
     share: float,
 ) -> "list[BothAges]":
-    try:
-        from dpamt.plan.ageing.both import age_both
-    except ImportError:
-        from dpamt.errors import InputError
+    from dpamt.plan.ageing.both import age_both
 
-        raise InputError(
-            "--age: numpy is not installed; expected it (pip install 'dpamt[plan]')"
-        ) from None
     first = options.seed or 0
     seeds = range(first, first + (5 if options.seeds is None else options.seeds))
     aged = []

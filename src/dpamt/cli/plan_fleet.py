@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dpamt.cli.extras import require
 from dpamt.cli.plan_options import AGEING, refuse_without
 from dpamt.errors import InputError
 
@@ -35,15 +36,9 @@ def plan_fleet(options: argparse.Namespace) -> int:
             raise InputError("plan: --age with a file of VMs; expected it with --fleet generated")
     elif options.until is not None:
         raise InputError("plan: --until with made-up VMs; expected --age, or a file of VMs")
-    try:
-        import numpy
-        import pyarrow
-    except ImportError:
-        raise InputError(
-            "--fleet: numpy and pyarrow are not installed; expected them (pip install "
-            "'dpamt[plan]')"
-        ) from None
-    del numpy, pyarrow
+    require("plan --fleet", "numpy", "pyarrow")
+    if options.ray is not None:
+        require("plan --ray", "ray")
     import json
 
     from dpamt.cli.output import write_file, write_text
@@ -61,7 +56,7 @@ def plan_fleet(options: argparse.Namespace) -> int:
         options.price,
     )  # fmt: skip
     if options.out is not None:
-        write_parquet(both.today, Path(options.out))
+        write_parquet(both.today, options.out)
     if options.html is not None:
         write_file(options.html, fleet_page(both, options.fleet))
     if options.json:

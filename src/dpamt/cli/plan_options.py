@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from dpamt.cli.parser import Parser
+from dpamt.plan.fleet import TABLES
 
 AGEING: Sequence[str] = ("pairs", "control", "conversions")
 """Options that only ageing looks at."""
@@ -21,8 +22,9 @@ def plan_parser() -> Parser:
         "guest memory, as merged) beside tomorrow (2M guest memory, a series not merged); with "
         "TDs, over weeks of TDs that come and go, and on a fleet (docs/plan.md).",
     )
-    parser.add_argument(
+    parser.add_input(
         "host",
+        as_path=_host_path,
         nargs="+",
         metavar="HOST",
         help="dmesg, /proc/iomem or e820 text (gz and xz too; - is standard input), a size such as "
@@ -55,7 +57,7 @@ def plan_parser() -> Parser:
         "--run", action="store_true", help="run the TDs on the model as well: exact pairs"
     )
     parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
-    parser.add_argument("--html", metavar="FILE", help="a page with plots as well (needs plotly)")
+    parser.add_output("--html", kind="page", help="a page with plots as well (needs plotly)")
     ageing = parser.add_argument_group("over weeks (docs/plan-ageing.md)")
     ageing.add_argument(
         "--age", type=weeks, metavar="WEEKS", help="let TDs like these come and go for so long"
@@ -104,8 +106,9 @@ def plan_parser() -> Parser:
         help="how control pages are allocated (default single, as Linux does)",
     )
     fleet = parser.add_argument_group("a fleet (docs/plan-fleets.md)")
-    fleet.add_argument(
+    parser.add_input(
         "--fleet",
+        group=fleet,
         metavar="FILE|generated",
         help="lives of VMs (CSV or Parquet; - is standard input) placed on hosts: HOST, or "
         "COUNT*HOST for many of them",
@@ -116,8 +119,16 @@ def plan_parser() -> Parser:
     fleet.add_argument("--price", type=price, metavar="PRICE", help="of a GiB for a month")
     fleet.add_argument("--processes", type=seeds, metavar="N", help="default: one a core")
     fleet.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (needs ray)")
-    fleet.add_argument("--out", metavar="FOLDER", help="results as Parquet")
+    parser.add_output_folder(
+        "--out", group=fleet, kind="table", names=TABLES, help="results as Parquet"
+    )
     return parser
+
+
+def _host_path(text: str) -> str:
+    """The file of ``100*HOST``."""
+    number, star, name = text.partition("*")
+    return name if star and number.isdigit() else text
 
 
 def refuse_without(options: argparse.Namespace, needs: str, names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from dpamt import __version__
+from dpamt.own_files import GENERATOR
 from dpamt.plan.address_map import KINDS, Cell
 from dpamt.plan.plan import HostPlan
 from dpamt.report.plan_advice import advice
@@ -70,7 +71,7 @@ class Page:
         script = draw.replace("@FIGURES@", figures).replace("@CONFIG@", json.dumps(_CONFIG))
         code = f"{get_plotlyjs()}\n;{script}".encode()
         packed = b64encode(gzip.compress(code, 9, mtime=0)).decode("ascii")
-        filled = template.replace("@TITLE@", escape(self._title))
+        filled = template.replace("@TITLE@", escape(self._title)).replace("@GENERATOR@", GENERATOR)
         before, _, after = filled.partition("@BODY@")
         middle, _, rest = after.partition("@PACKED@")
         return "".join((before, "\n".join(self._parts), middle, packed, rest))
