@@ -38,7 +38,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_mark_is_filled_in(page_file: Path) -> None:
     text = page_file.read_text(encoding="utf-8")
-    assert page_file.stat().st_size < 2 << 20
+    assert page_file.stat().st_size < 2_000_000
     assert "20x16GiB/4vcpu@2M=90%; dpamt 0.1.0, 20" in text
     assert not re.search(r"@(TITLE|BODY|PACKED)@", text)
     assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)=.?https?:", text)
