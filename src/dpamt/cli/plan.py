@@ -154,7 +154,7 @@ def drivers(options: argparse.Namespace) -> dict[str, Any]:
     ):
         if getattr(options, option) is not None:
             found[name] = getattr(options, option) * scale
-    for name in ("pairs", "control", "max_tds"):
+    for name in ("pairs", "control", "max_tds", "grouping"):
         if getattr(options, name) is not None:
             found[name] = getattr(options, name)
     return found

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -95,9 +96,9 @@ def _play(
 
         settings = Settings(seed=seed, until_hours=until)
         if options.fragmentation is not None:
-            settings = Settings(
-                seed=seed, until_hours=until, fragmentation=options.fragmentation / 100
-            )
+            settings = replace(settings, fragmentation=options.fragmentation / 100)
+        if options.grouping is not None:
+            settings = replace(settings, grouping=options.grouping)
         today, tomorrow = simulate_fleets(
             vms, types, settings, options.processes, options.ray, progress if watch else None
         )

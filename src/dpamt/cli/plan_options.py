@@ -8,7 +8,7 @@ from dpamt.plan.fleet import TABLES
 
 AGEING: Sequence[str] = ("pairs", "control", "conversions")
 """Options that only ageing looks at."""
-BOTH: Sequence[str] = ("seed", "seeds", "max_tds", "fragmentation", "occupancy", "life")
+BOTH: Sequence[str] = ("seed", "seeds", "max_tds", "fragmentation", "grouping", "occupancy", "life")
 """Options of ageing and of fleets."""
 FLEET: Sequence[str] = ("processes", "ray", "out", "until", "price")
 """Options of fleets only."""
@@ -85,8 +85,14 @@ def plan_parser() -> Parser:
         "--fragmentation",
         type=percent,
         metavar="PERCENT",
-        help="of 2M regions in which the kernel has a page from boot on (default: 10, in a fleet "
+        help="pages that the kernel takes after boot, of the 2M regions (default: 10, in a fleet "
         "2)",
+    )
+    ageing.add_argument(
+        "--grouping",
+        choices=("page-block", "scattered"),
+        help="where they lie: together, as Linux groups unmovable pages (default), or each in a "
+        "region of its own (default in a fleet)",
     )
     ageing.add_argument(
         "--conversions",

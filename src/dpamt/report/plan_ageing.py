@@ -104,12 +104,19 @@ def _limit(ageing: Ageing) -> Iterator[str]:
         )
 
 
+_GROUPED: Final = {
+    "page-block": "together in page blocks, as Linux groups unmovable pages",
+    "scattered": "each in a region of its own",
+}
+
+
 def _drivers(both: BothAges) -> str:
     work = both.workload
     return (
         f"Driven by (each an option): TDs in {100 * work.occupancy:g} % of memory (--occupancy), "
-        f"life {work.mean_life_hours:g} h (--life), kernel pages in "
-        f"{100 * work.fragmentation:g} % of regions at boot (--fragmentation), "
+        f"life {work.mean_life_hours:g} h (--life), kernel pages after boot "
+        f"{100 * work.fragmentation:g} % of the regions (--fragmentation), "
+        f"{_GROUPED[work.grouping]} (--grouping), "
         f"{100 * work.converted_per_hour:g} % of ranges converted an hour (--conversions), pairs "
         f"{work.pairs} (--pairs), control pages {work.control} (--control)."
     )

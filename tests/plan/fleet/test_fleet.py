@@ -225,7 +225,7 @@ def test_fleets_that_cannot_be(hosts: list[HostType], said: str) -> None:
 def test_settings_that_cannot_be() -> None:
     for name, value in (("reserve", -1), ("step_hours", 0), ("sample_hours", 0), ("seed", -1)):
         with pytest.raises(InputError, match=f"fleet: {name} {value}: expected"):
-            Settings(**{name: value})
+            Settings(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="hosts of type small: 0; expected at least 1"):
         replace(SMALL, count=0)
     with pytest.raises(InputError, match="no VM; expected at least one"):

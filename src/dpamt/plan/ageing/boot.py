@@ -1,5 +1,8 @@
 """A host of `dpamt run`, booted with the allocator that ages: where an ageing simulation begins."""
 
+from typing import Literal
+
+from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.errors import InputError
 from dpamt.host.core.init import tdx_enable
 from dpamt.host.core.kernel import Kernel, KernelBehaviour
@@ -10,18 +13,32 @@ from dpamt.platform.machine import Machine
 from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.sync import Shared
 
+Grouping = Literal["page-block", "scattered"]
+"""Where pages lie that the kernel takes after boot.
+
+``page-block``: together.  Linux takes unmovable pages from page blocks (of 2M) of their own as long
+as there is one, so that they do not spoil others (mm/page_alloc.c, get_pfnblock_migratetype() and
+find_suitable_fallback()).  ``scattered``: each in a 2M region of its own, as after weeks in which
+such blocks ran out and unmovable pages fell back to others.
+"""
+
 DESIGN = "merged"
 """The design whose rules are simulated: what Linux merged."""
 RELEASE = "2.0.18"
 
 
 def boot_ageing(
-    machine: Machine, seed: int = 0, fragmentation: float = 0.0, release: str = RELEASE
+    machine: Machine,
+    seed: int = 0,
+    fragmentation: float = 0.0,
+    release: str = RELEASE,
+    grouping: Grouping = "scattered",
 ) -> Kernel:
     """The machine's kernel after tdx_enable(), under Dynamic PAMT and the merged design.
 
     ``fragmentation`` is the share (0 to 1) of wholly free 2 MiB regions in which the kernel takes a
-    page after boot, by ``seed``.  Raises InputError when the machine does not come up with Dynamic
+    page after boot, by ``seed``; with ``grouping`` by page blocks, as many pages come together
+    instead, one after another.  Raises InputError when the machine does not come up with Dynamic
     PAMT, or for a share outside [0, 1].
     """
     kernel = _booted(machine, release, KernelBehaviour())
@@ -37,7 +54,12 @@ def boot_ageing(
         )
     if fragmentation:
         assert isinstance(kernel.allocator, AgeingAllocator)
-        kernel.allocator.fragment(fragmentation, seed)
+        if grouping == "scattered":
+            kernel.allocator.fragment(fragmentation, seed)
+        else:
+            regions = sum(block.pages for block in machine.memory) // PAGES_PER_2M
+            for _ in range(round(fragmentation * regions)):
+                kernel.allocator.page()
     return kernel
 
 

@@ -108,7 +108,7 @@ def _one_seed(
     release: str,
     progress: Progress | None = None,
 ) -> _OfSeed:
-    kernel = boot_ageing(machine, seed, workload.fragmentation, release)
+    kernel = boot_ageing(machine, seed, workload.fragmentation, release, workload.grouping)
     host = AgeingHost(kernel, workload.pairs, workload.control)
     weeks = Weeks(host, workload, seed)
     samples = [weeks.sample()]

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from dpamt.abi.pages import SIZE_2M
 from dpamt.errors import InputError
+from dpamt.plan.ageing.boot import Grouping
 from dpamt.plan.ageing.pages import ControlPlacement, PairPlacement
 
 
@@ -52,7 +53,9 @@ class Workload:
     ballooned_per_hour: float = 0.0005
     image_pages: int = 1024
     fragmentation: float = 0.1
-    """Share of 2M regions in which the kernel has a page from boot on."""
+    """Pages that the kernel takes after boot, as a share of the 2M regions."""
+    grouping: Grouping = "page-block"
+    """Where they lie: by default together, as Linux groups unmovable pages."""
     pairs: PairPlacement = "single"
     control: ControlPlacement = "single"
     max_tds: int | None = None

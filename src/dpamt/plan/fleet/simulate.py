@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from dpamt.errors import InputError
+from dpamt.plan.ageing.boot import Grouping
 from dpamt.plan.fleet.cluster import Cluster, ClusterResult
 from dpamt.plan.fleet.hosts import HOSTS_PER_CLUSTER, HostSizes, HostType, sizes_of
 from dpamt.plan.fleet.results import Fleet, sum_up
@@ -31,8 +32,8 @@ MOMENTS_OF_FEW: Final = 24
 class Settings:
     """``reserve``: share of each host's memory that is not for TDs.  ``step_hours``: between two
     samples, more when there would be too many of them.  ``sample_hours``: how long the host that
-    ages is simulated; its memory is fragmented by ``fragmentation`` at boot.  The time looked at
-    goes from the first arrival to the end.
+    ages is simulated; its memory is fragmented by ``fragmentation`` and ``grouping`` at boot.  The time
+    looked at goes from the first arrival to the end.
     """
 
     seed: int = 0
@@ -40,6 +41,7 @@ class Settings:
     step_hours: float = 1.0
     sample_hours: int = 24
     fragmentation: float = 0.02
+    grouping: Grouping = "scattered"
     until_hours: float | None = None
     """End; None: the last departure."""
 
@@ -210,6 +212,7 @@ def _run(job: _Job) -> ClusterResult | Spread:
         hours,
         settings.seed,
         settings.fragmentation,
+        settings.grouping,
     )
 
 

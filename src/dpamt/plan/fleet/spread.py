@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from dpamt.abi.pages import PAGES_PER_2M, SIZE_2M
-from dpamt.plan.ageing.boot import boot_ageing
+from dpamt.plan.ageing.boot import Grouping, boot_ageing
 from dpamt.plan.ageing.host import AgeingHost
 from dpamt.plan.ageing.pages import OutOfMemory
 from dpamt.plan.ageing.tds import Td
@@ -45,9 +45,10 @@ def find_spread(
     hours: int,
     seed: int,
     fragmentation: float,
+    grouping: Grouping = "scattered",
 ) -> Spread:
     """Let the host live through its first ``hours`` of these events."""
-    host = AgeingHost(boot_ageing(machine, seed, fragmentation))
+    host = AgeingHost(boot_ageing(machine, seed, fragmentation, grouping=grouping))
     random = np.random.Generator(np.random.PCG64(seed))
     tds: dict[int, Td] = {}
     sums = {"folios": 0, "singles": 0, "scattered": 0}
