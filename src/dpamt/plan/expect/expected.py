@@ -124,14 +124,14 @@ def _fresh(kernel: Kernel, size: HostSize, pages: TdPages, in_use: InUse) -> int
     """Pairs of these pages on the host as it is after boot; uses the kernel's memory up."""
     if in_use.most < 1:
         return None
-    return pairs_of(pages, size.regions, fresh_pairs(kernel.allocator, pages)).fresh
+    return pairs_of(pages, size.capacities, fresh_pairs(kernel.allocator, pages)).fresh
 
 
 def _highest(pages: TdPages, size: HostSize | None) -> int:
     """Each single page in a region of its own, as far as the host has regions."""
     if size is None:
         return pages.folio_ranges + pages.single
-    return pairs_of(pages, size.regions, 0).worst
+    return pairs_of(pages, size.capacities, 0).worst
 
 
 def _sysinfo(release: Release) -> TdxSysInfo:

@@ -32,8 +32,8 @@ MOMENTS_OF_FEW: Final = 24
 class Settings:
     """``reserve``: share of each host's memory that is not for TDs.  ``step_hours``: between two
     samples, more when there would be too many of them.  ``sample_hours``: how long the host that
-    ages is simulated; its memory is fragmented by ``fragmentation`` and ``grouping`` at boot.  The time
-    looked at goes from the first arrival to the end.
+    ages is simulated; its memory is fragmented by ``fragmentation`` and ``grouping`` at boot.  The
+    time looked at goes from the first arrival to the end.
     """
 
     seed: int = 0
