@@ -15,8 +15,8 @@ from dpamt.verify.verdict import Verdict, verify
 from tests.verify.judge.problems import one_by_one, plain
 from tests.verify.judge.search import Judge
 
-MERGED = Path(__file__).parents[3] / "src" / "dpamt" / "host" / "designs" / "merged.py"
-TEXT = MERGED.read_text(encoding="utf-8")
+ONE_LOCK = Path(__file__).parents[2] / "data" / "designs" / "one_lock.py"
+TEXT = ONE_LOCK.read_text(encoding="utf-8")
 IN_SOFTIRQ = TEXT.replace("DYNAMIC_PAMT: Final = True\n", 'SEPT_PUT: Final = "rcu"\n')
 
 
