@@ -15,8 +15,6 @@ NOT_YET: dict[str, str] = {
     "wrong_remove_err_lock": "REMOVE fails in no trial of get and put",
     "wrong_demote_fail_free": "DEMOTE never fails",
     "wrong_no_reset": "no property speaks of pages that were not reset",
-    "right_keep_pair": "it cannot be declared that pairs may stay",
-    "right_spare": "it cannot be declared that spare pairs are kept",
 }
 """Designs that are judged wrongly still, with the reason."""
 

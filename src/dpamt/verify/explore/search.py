@@ -22,6 +22,7 @@ from dpamt.verify.explore.state import Knowledge, Restart
 from dpamt.verify.explore.symmetry import NotAlikeError, images_of, told_apart
 from dpamt.verify.learn.automaton import Automaton
 from dpamt.verify.learn.reached_lines import not_reached, reached_lines_of
+from dpamt.verify.learn.store_buffer import may_be_turned
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import Property
 
@@ -103,7 +104,10 @@ class Search:
     def assumptions(self) -> list[str]:
         """What the search rests on and has not proved, a sentence each."""
         world = self.problem.world
-        return [*self.problem.assumptions, *(declared(world.design) if world is not None else ())]
+        said = [*self.problem.assumptions, *(declared(world.design) if world is not None else ())]
+        for automaton in self.automata:
+            said += map(str, may_be_turned(automaton, self.knowledge.is_raced_for))
+        return list(dict.fromkeys(said))
 
     def not_reached(self) -> tuple[str, ...]:
         """The lines of the design that no thread came to: ``file:line text``."""

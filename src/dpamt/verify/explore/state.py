@@ -100,6 +100,12 @@ class Knowledge:
     wide: bool = False
     """Whether a state has numbers above 65,535."""
 
+    def is_raced_for(self, address: Address) -> bool:
+        """Whether several threads use the word, some change it, and no lock keeps them apart."""
+        if address not in self.varying or self.toucher.get(address) != SHARED_BY_ALL:
+            return False
+        return address in self.unguarded or address in self.looked_at
+
 
 class Words:
     """The slots of one search."""
