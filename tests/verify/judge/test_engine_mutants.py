@@ -173,6 +173,15 @@ def anything_may_follow_a_release(patch: Patch) -> None:
     )
 
 
+def any_lock_guards(patch: Patch) -> None:
+    """Uses under different locks, or one of them under none, are taken to be kept apart."""
+    patch.setattr(
+        Use,
+        "meets",
+        lambda use, other: (use.writes or other.writes) and not (use.held or other.held),
+    )
+
+
 def nobody_looks_at_a_lock(patch: Patch) -> None:
     patch.setattr(Words, "look", lambda words, address: None)
 
@@ -254,6 +263,7 @@ ENGINE_MUTANTS = (
     every_sum_is_dropped,
     a_counter_may_be_looked_at,
     every_word_is_guarded,
+    any_lock_guards,
     readers_keep_each_other_out,
     nobody_looks_at_a_lock,
     anything_may_follow_a_release,
