@@ -1,16 +1,22 @@
 """What a lock costs: the steps of a design's get and put, learned from its code, played in time.
 
-A VCPU that boots its TD faults page after page: an exit, the path through KVM, get, AUG.  What get
-does depends on whether the region has its pair already; both ways are learned by running the
-design's own function step by step on the machine at rest (:func:`paths`): which lock, for how long,
-with which SEAMCALLs under it.  The ways are then played by many VCPUs at once in simulated time.  A
-lock is given in the order it is asked for, to readers together.  Put has no part in it: TDs that
-boot give nothing back.
+Theory.  A VCPU that boots its TD faults page after page: an exit, the path through KVM, get, AUG.
+What get does depends on whether the region has its pair already, what put does on whether it is the
+last; all four ways are learned by running the design's own functions step by step on the machine at
+rest (:func:`paths`, :func:`put_paths`): which lock, for how long, with which SEAMCALLs under it.
+The ways are then played by many VCPUs at once in simulated time: a closed system, in which each
+VCPU works for a while (``fault``), asks, waits, and works again.  A lock is given in the order it
+is asked for, to readers together.
 
-What is not modelled: cache lines going between CPUs, other users of the locks, the page allocator's
-own locks.  So waiting is a lower bound.
+Three things make a contended lock cost more than its steps, each a number of :class:`Costs`: its
+cache line, and the counter's, come from the CPU that had it last (``handover``); from a queue, the
+line through which the next one in it is told as well; and pages that come in a burst (a guest that
+accepts memory) leave little time between two gets of a VCPU, so the queue never empties.
 
-Costs are the measured ones of the mailing list where there are any, and replaceable.
+What is not modelled: other users of the locks, the page allocator's own locks, memory cgroups,
+interrupts and preemption (so no maximum is), and several VCPUs of a TD in one region.
+
+Where the numbers come from and what they are good for: :mod:`dpamt.verify.lock_costs`.
 """
 
 import heapq
@@ -37,17 +43,23 @@ OF_A_REGION: Final = "@"
 class Costs:
     """Microseconds.
 
-    ``fault``: one 4K fault without its get, of one VCPU: about 60 s for 160 GiB on 40 VCPUs
-    (K. Shutsemau, v2 thread, 2025-08/09).  ``add``, ``remove``: PAMT.ADD and PAMT.REMOVE, 4 and 2
-    on average (Y. Zhao, v5 thread, 2026-02).  ``step``: an operation on a shared word; ``page``: a
-    page taken from or given to the allocator; both assumed.
+    ``fault``: a 4K fault without its get, in a burst; ``zap``: taking a page out without its put
+    (BLOCK, TRACK, REMOVE, WBINVD; assumed).  ``add``, ``remove``: PAMT.ADD and PAMT.REMOVE, 4 and 2
+    on average (Y. Zhao, v5 thread, 2026-02).  ``step``: an operation on a shared word, a lock's
+    included; ``page``: a page taken or given back, a quarter of what a get that needs no pair pays
+    for both, clearing included (CPU with the partial-write erratum).  ``handover``: the lines of a
+    lock and its counter come from another CPU; once more from a queue.
+
+    Fitted on measured figures by :func:`dpamt.verify.lock_costs.fit`, but for those with a source.
     """
 
-    fault: float = 57.0
+    fault: float = 11.7
+    zap: float = 8.0
     add: float = 4.0
     remove: float = 2.0
-    step: float = 0.02
-    page: float = 0.1
+    step: float = 0.0444
+    page: float = 0.578
+    handover: float = 0.278
     jitter: float = 0.3
     """Faults take between (1 - jitter) and (1 + jitter) of ``fault``, each as likely."""
 
@@ -73,6 +85,14 @@ class Waiting(NamedTuple):
     held: float
     seconds: float
     """Simulated time until the last VCPU was done."""
+    spent: float = 0.0
+    """In get or put, waiting included."""
+    longest: float = 0.0
+    """The longest get or put."""
+    firsts: int = 0
+    """Gets that add a pair, or puts that remove one."""
+    firsts_spent: float = 0.0
+    firsts_waited: float = 0.0
 
 
 class _Counting:
@@ -106,6 +126,19 @@ def paths(design: Design, costs: Costs) -> tuple[tuple[Piece, ...], tuple[Piece,
     return first, later
 
 
+def put_paths(design: Design, costs: Costs) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+    """(last put of a region, any other put) as pieces of time, from the design's own function."""
+    ground = Ground(design)
+    ground.begin()
+    ground.allocator.pair_pages = ground.donors(0, 1, APART)
+    kernel = ground.world.kernel
+    for page in (0, 1):
+        kernel.tdx_pamt_get(kernel, kernel.cpus[0], ground.region(0) + page, None)
+    other = _timed(_noted(ground, ground.region(0) + 1, put=True), costs)
+    last = _timed(_noted(ground, ground.region(0), put=True), costs)
+    return last, other
+
+
 def fast_path_locks(design: Design) -> int:
     """Locks that others wait for, taken by a get in a region that has its pair; readers too."""
     ground = Ground(design)
@@ -121,8 +154,8 @@ def _pieces(ground: Ground, pfn: int, costs: Costs) -> tuple[Piece, ...]:
     return _timed(_noted(ground, pfn), costs)
 
 
-def _noted(ground: Ground, pfn: int) -> list[tuple[Address, str, int]]:
-    """The steps of one get of ``pfn``, run for real."""
+def _noted(ground: Ground, pfn: int, put: bool = False) -> list[tuple[Address, str, int]]:
+    """The steps of one get of ``pfn``, or of its put, run for real."""
     world = ground.world
     counting = _Counting(ground)
     kernel = world.kernel
@@ -140,7 +173,10 @@ def _noted(ground: Ground, pfn: int) -> list[tuple[Address, str, int]]:
     cpu.seamcall = told
     world.shared.watch.observer = counting
     try:
-        kernel.tdx_pamt_get(kernel, cpu, pfn, None)
+        if put:
+            kernel.tdx_pamt_put(kernel, cpu, pfn)
+        else:
+            kernel.tdx_pamt_get(kernel, cpu, pfn, None)
     finally:
         world.shared.watch.observer = None
         cpu.seamcall = plain
@@ -189,20 +225,63 @@ def play(
     """
     told = costs if costs is not None else Costs()
     first, later = paths(design, told)
+    return _play(vcpus, pages, told, told.fault, first, later, seed)
+
+
+def play_zaps(
+    design: Design, threads: int, pages: int, costs: Costs | None = None, seed: int = 0
+) -> Waiting:
+    """Let as many threads, one for each TD that ends, take ``pages`` pages out each."""
+    told = costs if costs is not None else Costs()
+    last, other = put_paths(design, told)
+    return _play(threads, pages, told, told.zap, last, other, seed)
+
+
+def play_storm(
+    design: Design,
+    vcpus: int,
+    rounds: int,
+    lone: bool = False,
+    costs: Costs | None = None,
+    seed: int = 0,
+) -> Waiting:
+    """Let ``vcpus`` VCPUs convert a page of theirs to shared and back, again and again.
+
+    ``lone``: it is the only page of its region in use, so each round adds and removes the pair.
+    """
+    told = costs if costs is not None else Costs()
+    way = put_paths(design, told)[not lone] + paths(design, told)[not lone]
+    return _play(vcpus, rounds, told, told.fault + told.zap, way, way, seed)
+
+
+def _play(
+    vcpus: int,
+    rounds: int,
+    costs: Costs,
+    think: float,
+    first: tuple[Piece, ...],
+    later: tuple[Piece, ...],
+    seed: int,
+) -> Waiting:
+    """The closed system: each VCPU works ``think``, goes its way, and again."""
     pick = Random(seed)
     free_at: dict[str, float] = {}  # nobody holds it
     readable_at: dict[str, float] = {}  # no writer holds it
+    holder: dict[str, int] = {}  # who had it last
     taken = contended = 0
-    waited = held = 0.0
+    waited = held = spent = longest = 0.0
+    firsts, firsts_spent, firsts_waited = 0, 0.0, 0.0
     offsets = [pick.randrange(PAGES_PER_2M) for _ in range(vcpus)]
-    queue = [(pick.random() * told.fault, vcpu, 0, -1) for vcpu in range(vcpus)]
+    asked = [0.0] * vcpus
+    queue = [(pick.random() * think, vcpu, 0, -1) for vcpu in range(vcpus)]
     heapq.heapify(queue)
     end = 0.0
     while queue:
         now, vcpu, page, piece = heapq.heappop(queue)
         way = later if (page + offsets[vcpu]) % PAGES_PER_2M else first
         if piece < 0:
-            now += told.fault * (1 + told.jitter * (2 * pick.random() - 1))
+            now += think * (1 + costs.jitter * (2 * pick.random() - 1))
+            asked[vcpu] = now
             heapq.heappush(queue, (now, vcpu, page, 0))
             continue
         lock, length, shared = way[piece]
@@ -210,9 +289,13 @@ def play(
             if lock.endswith(OF_A_REGION):
                 lock += str(vcpu)  # every VCPU is in a region of its own
             begins = max(now, (readable_at if shared else free_at).get(lock, 0.0))
+            if holder.get(lock, vcpu) != vcpu:
+                length += costs.handover * (2 if begins > now else 1)
+            holder[lock] = vcpu
             taken += 1
             contended += begins > now
             waited += begins - now
+            firsts_waited += begins - now if way is first else 0.0
             held += length
             now = begins + length
             free_at[lock] = max(now, free_at.get(lock, 0.0))
@@ -223,6 +306,25 @@ def play(
         end = max(end, now)
         if piece + 1 < len(way):
             heapq.heappush(queue, (now, vcpu, page, piece + 1))
-        elif page + 1 < pages:
+            continue
+        spent += now - asked[vcpu]
+        longest = max(longest, now - asked[vcpu])
+        if way is first:
+            firsts += 1
+            firsts_spent += now - asked[vcpu]
+        if page + 1 < rounds:
             heapq.heappush(queue, (now, vcpu, page + 1, -1))
-    return Waiting(vcpus, pages, taken, contended, waited, held, end / 1e6)
+    return Waiting(
+        vcpus,
+        rounds,
+        taken,
+        contended,
+        waited,
+        held,
+        end / 1e6,
+        spent,
+        longest,
+        firsts,
+        firsts_spent,
+        firsts_waited,
+    )
