@@ -16,7 +16,7 @@ from dpamt.verify.explore.search import search_of
 from dpamt.verify.programs.get_put import APART, CROSSED, OWN, Choices, regions
 from dpamt.verify.programs.problem import GRANULARITIES, SEAMCALL, Problem
 from dpamt.verify.properties.named import LIVELOCK, properties
-from tests.verify.judge.mutants import GIVEN, SOURCES, Mutant
+from tests.verify.judge.mutants import DECLARED, GIVEN, SOURCES, Mutant
 from tests.verify.judge.problems import one_by_one
 from tests.verify.judge.search import Judge
 
@@ -238,7 +238,9 @@ def cases_of_mutants(mutants: Iterable[Mutant]) -> list[Case]:
 def cases_of_designs() -> list[Case]:
     """Every shipped design that asks for Dynamic PAMT, and every one that was given."""
     shipped = [Case(name, name) for name in SHIPPED if load_design(name).dynamic_pamt]
-    return shipped + [Case(path.stem, str(path)) for path in sorted(GIVEN.glob("*.py"))]
+    given = [Case(path.stem, str(path)) for path in sorted(GIVEN.glob("*.py"))]
+    declared = [Case(f"declared {one.stem}", str(one)) for one in sorted(DECLARED.glob("*.py"))]
+    return shipped + given + declared
 
 
 def try_case(case: Case) -> Tried:
@@ -249,7 +251,8 @@ def try_case(case: Case) -> Tried:
     """
     if case.mutant is None:
         design = load_design(case.design)
-        finest = compared(case.name, design)
+        worker = design.removal == "worker"  # two more threads: too many histories at the finest
+        finest = compared(case.name, design, granularities=(SEAMCALL,) if worker else GRANULARITIES)
         return Tried(case, (*finest, *compared(case.name, design, TRIALS[1:], (SEAMCALL,))))
     mutant = case.mutant
     with tempfile.TemporaryDirectory() as directory:
@@ -265,7 +268,7 @@ def try_case(case: Case) -> Tried:
 def original(name: str) -> Design:
     """The design that mutants of that name are made from."""
     source = SOURCES[name]
-    return load_design(str(source) if source.parent == GIVEN else name)
+    return load_design(str(source) if GIVEN in source.parents else name)
 
 
 def try_all(cases: Iterable[Case]) -> Iterator[Tried]:

@@ -9,6 +9,7 @@ from dpamt.module.processor import LogicalProcessor
 from dpamt.verify.learn.automaton import Body
 from dpamt.verify.programs.get_put import APART, Choices, Ground, get_use_put
 from dpamt.verify.programs.problem import Problem, ThreadClass
+from dpamt.verify.programs.worker import with_worker
 from dpamt.verify.programs.world import told_seamcall
 
 PACKAGES = 2
@@ -40,7 +41,7 @@ def one_by_one(
         kinds.append(
             ThreadClass(f"CPU {thread}", _start(ground, thread, pair, _user(ground, pfn, thread)))
         )
-    return Problem(
+    problem = Problem(
         "one by one",
         ground.world.shared,
         ground.world.recorder,
@@ -49,6 +50,7 @@ def one_by_one(
         lambda: ground.at_rest(len(cpus)),
         world=ground.world,
     )
+    return with_worker(problem)
 
 
 def _user(ground: Ground, pfn: int, gfn: int) -> Callable[[Cpu], int]:
@@ -81,7 +83,7 @@ def plain(problem: Problem) -> Problem:
         starts = kind.starts or (kind.start,)
         assert len(starts) == kind.count, f"{kind.name}: its instances have no starts of their own"
         kinds += [
-            ThreadClass(f"{kind.name} {n}", start, interrupts=kind.interrupts)
+            ThreadClass(f"{kind.name} {n}", start, interrupts=kind.interrupts, last=kind.last)
             for n, start in enumerate(starts)
         ]
     moved = tuple(

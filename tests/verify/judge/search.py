@@ -73,6 +73,7 @@ class Judge:
             for number, kind in enumerate(problem.classes)
             if kind.interrupts >= 0
         ]
+        self.lasts = [number for number, kind in enumerate(problem.classes) if kind.last]
         self._of_event: dict[Event, frozenset[str]] = {}
         self._of_rest: dict[int, frozenset[str]] = {}
         self._of_state: dict[int, frozenset[str]] = {}
@@ -140,6 +141,8 @@ class _Explored:
         self._standings = judge.histories.standings
         self._first = judge.histories.first
         self._interrupts = judge.interrupts
+        self._lasts = judge.lasts
+        self._is_ordered = bool(judge.interrupts or judge.lasts)
         self._threads = range(len(self._first))
         self._memory_at = _BITS * len(self._first)
         self._known: dict[int, Known] = {}
@@ -189,7 +192,7 @@ class _Explored:
             state = pending.pop()
             moved = False
             for shift in shifts:
-                if self._interrupts and self._is_off(state, shift // _BITS):
+                if self._is_ordered and self._is_off(state, shift // _BITS):
                     continue
                 here = known.get(state >> shift & _STANDING)
                 ways = None if here is None else here.ways.get(state & here.looks_at)
@@ -294,7 +297,16 @@ class _Explored:
         return self._granularity != SEAMCALL
 
     def _is_off(self, state: State, thread: int) -> bool:
-        """Whether a thread stands still below another one that has interrupted it."""
+        """Whether a thread waits for its time.
+
+        It stands still below another one that has interrupted it, or comes after all others.
+        """
+        if thread in self._lasts and any(
+            self._standings[self._standing_of(state, other)].step is not None
+            for other in self._threads
+            if other not in self._lasts
+        ):
+            return True
         for upper, lower in self._interrupts:
             top = self._standing_of(state, upper)
             if (
@@ -328,7 +340,7 @@ class _Explored:
         for state in self._states:
             moved = False
             for thread in self._threads:
-                if self._interrupts and self._is_off(state, thread):
+                if self._is_ordered and self._is_off(state, thread):
                     continue
                 known = self._known[self._standing_of(state, thread)]
                 ways = known.ways.get(state & known.looks_at) or self._find(state, thread)

@@ -1,6 +1,7 @@
 """Designs that were misjudged on 2026-11-29, through the command that a user runs."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,11 @@ NOT_YET: dict[str, str] = {
     "wrong_no_reset": "no property speaks of pages that were not reset",
 }
 """Designs that are judged wrongly still, with the reason."""
+DECLARED = {
+    "right_keep_pair": "PAIRS_MAY_STAY: Final = True\n",
+    "right_spare": "SPARE_PAGES: Final = 2\n",
+}
+"""What has to stand at the top of a right design that keeps something, so that it holds."""
 
 
 def designs(kind: str) -> list[object]:
@@ -43,6 +49,18 @@ def test_a_wrong_one_fails_or_is_refused(name: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", designs("right"))
-def test_a_right_one_holds(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(GIVEN / f"{name}.py")]) == 0
+def test_a_right_one_holds(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With its declaration, where it needs one."""
+    text = (GIVEN / f"{name}.py").read_text(encoding="utf-8")
+    top = "DYNAMIC_PAMT: Final = True\n"
+    assert top in text
+    file = tmp_path / f"{name}.py"
+    file.write_text(text.replace(top, top + DECLARED.get(name, "")), encoding="utf-8")
+    assert main(["verify", str(file)]) == 0
     assert "HOLDS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_without_its_declaration_it_fails(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(GIVEN / f"{name}.py")]) == 1
+    assert "leak" in capsys.readouterr().out
