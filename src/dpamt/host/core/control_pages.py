@@ -4,8 +4,12 @@ Source: `[PATCHv2 00/12] TDX: Enable Dynamic PAMT` (2025-06-09), patch 4; merged
 "KVM/TDX: Allocate PAMT memory for TD and vCPU control structures" (2026-09-04).
 """
 
+from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.missing_pair import tdx_pamt_removed
+
+__all__ = ["tdx_alloc_control_page", "tdx_free_control_page", "tdx_quirk_reset_page"]
+"""Designs of users import tdx_quirk_reset_page from here, where it once was."""
 
 
 def tdx_alloc_control_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
