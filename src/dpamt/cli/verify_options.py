@@ -129,9 +129,9 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--pairs",
-        choices=("apart", "crossed", "own"),
+        choices=("apart", "crossed", "own", "straddling"),
         help="with --cpus: where the pages of a pair lie: apart (the default), in the other "
-        "region, in its own",
+        "region, in its own, one of them in another region",
     )
     parser.add_argument(
         "--failures",

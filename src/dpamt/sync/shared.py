@@ -87,6 +87,10 @@ class Shared:
         """The array of that name.  Raises KeyError when there is none."""
         return self._arrays[name]
 
+    def arrays(self) -> list[tuple[str, object]]:
+        """Every array and lock that there is, by name; for audits, no step."""
+        return sorted(self._arrays.items())
+
     def snapshot(self) -> Snapshot:
         """Every array's contents, by name."""
         return tuple((name, array.capture()) for name, array in sorted(self._arrays.items()))

@@ -23,10 +23,10 @@ from dpamt.verify.programs.get_put import (
     CROSSED,
     OWN,
     Choices,
-    demote_and_get,
     regions,
     softirq,
 )
+from dpamt.verify.programs.own_pages import demote_and_get
 from dpamt.verify.programs.problem import GRANULARITIES, LOCKS, SEAMCALL, WORDS, Problem
 from dpamt.verify.programs.whole_tds import split
 from dpamt.verify.properties.named import MISSING, properties

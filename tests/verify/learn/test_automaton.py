@@ -30,7 +30,8 @@ from dpamt.verify.learn.automaton import (
 )
 from dpamt.verify.learn.liveness import Liveness
 from dpamt.verify.programs.faults import faults
-from dpamt.verify.programs.get_put import APART, OWN, Choices, demote_and_get, regions, softirq
+from dpamt.verify.programs.get_put import APART, OWN, Choices, regions, softirq
+from dpamt.verify.programs.own_pages import demote_and_get
 from dpamt.verify.programs.problem import WORDS, Problem, ThreadClass
 from dpamt.verify.properties.named import properties
 

@@ -15,7 +15,7 @@ from dpamt.verify.explore.search import search_of
 from dpamt.verify.programs.get_put import CROSSED, Choices
 from dpamt.verify.programs.other_agent import PAIRS
 from dpamt.verify.programs.problem import LOCKS, SEAMCALL, Problem
-from dpamt.verify.programs.suite import SPLIT_WITHOUT_LOCK, SUITE
+from dpamt.verify.programs.suite import SUITE
 from dpamt.verify.programs.whole_tds import create, split, split_and_fault, teardown
 from dpamt.verify.properties.named import (
     AT_REST,
@@ -28,7 +28,7 @@ from dpamt.verify.properties.named import (
 )
 from dpamt.verify.verdict import Verdict, verify
 
-TRIALS = {trial.name: trial for trial in (*SUITE, SPLIT_WITHOUT_LOCK)}
+TRIALS = {trial.name: trial for trial in SUITE}
 
 
 @cache

@@ -6,7 +6,7 @@ allocator, bitmap and counters name the same pages; no page is two things at onc
 all is as it was after boot.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from dpamt.abi.pages import LEVEL_2M, PAGES_PER_2M
@@ -42,8 +42,16 @@ class ModuleReport(Protocol):
         """Pages marked in the page bitmap, reserved pages left out; none without Dynamic PAMT."""
 
 
-def audit(kernel: Kernel, module: ModuleReport, after_boot: Snapshot | None = None) -> list[str]:
+def audit(
+    kernel: Kernel,
+    module: ModuleReport,
+    after_boot: Snapshot | None = None,
+    stuck: Collection[int] = (),
+) -> list[str]:
     """All findings, regions ascending; empty when host and module agree.
+
+    ``stuck`` are regions whose pair the module would not give back: the pair may stay there, with a
+    count that is one higher than its users.
 
     ``after_boot`` is the allocator's snapshot after initialisation: when no page is in TDX use any
     more, the free pages must be those again.  Leave it out where memory is held for other reasons.
@@ -52,12 +60,16 @@ def audit(kernel: Kernel, module: ModuleReport, after_boot: Snapshot | None = No
     findings = [*_check_page_owners(kernel, module, used, large)]
     if kernel.dynamic_pamt:
         counted = kernel.pamt_pairs.load()
-        findings.extend(_check_counts(kernel, module, used, counted))
+        findings.extend(_check_counts(kernel, module, used, counted, stuck))
     if used or large:
         return findings
     for region, count in sorted(kernel.pamt_refcounts.non_zero()):
+        if region in stuck:
+            continue
         findings.append(f"no TD exists, but region {region:#x} has refcount {count}")
     for region, pair in sorted(module.pairs().items()):
+        if region in stuck:
+            continue
         if not stays(kernel.design, kernel.pamt_refcounts.at(region).load()):
             findings.append(
                 f"no TD exists, but region {region:#x} has the pair {pair[0]:#x}, {pair[1]:#x}"
@@ -80,7 +92,11 @@ def _is_as_after_boot(kernel: Kernel, module: ModuleReport, after_boot: Snapshot
 
 
 def _check_counts(
-    kernel: Kernel, module: ModuleReport, used: Mapping[int, PageUse], counted: int
+    kernel: Kernel,
+    module: ModuleReport,
+    used: Mapping[int, PageUse],
+    counted: int,
+    stuck: Collection[int],
 ) -> Iterator[str]:
     """Counters, pairs and bitmap against the pages in use."""
     in_use: dict[int, int] = {}
@@ -90,10 +106,12 @@ def _check_counts(
     counts, pairs = dict(kernel.pamt_refcounts.non_zero()), module.pairs()
     for region in sorted(in_use.keys() | counts.keys() | pairs.keys()):
         count, pages = counts.get(region, 0), in_use.get(region, 0)
+        if region in stuck and region in pairs and count == pages + 1:
+            continue
         if counts_are == "none":
             if pages and region not in pairs:
                 yield f"region {region:#x}: {pages} 4K pages in TDX use, but no pair"
-            if not pages and region in pairs:
+            if not pages and region in pairs and region not in stuck:
                 yield f"region {region:#x}: no page in TDX use, but its pair is installed"
             count = pages
         if count < pages or (count > pages and counts_are == "pages"):

@@ -28,6 +28,8 @@ from dpamt.verify.properties.named import Property
 
 MOST_STATES: Final = 5_000_000
 """A search of more states than this stops unfinished, unless it is told otherwise."""
+LONGEST_WALK: Final = 10_000
+"""Moves after which one of these schedules is given up."""
 WARM_UP_WALKS: Final = 12
 """Random schedules before the search, so that it knows which words are changed and by whom."""
 
@@ -275,7 +277,7 @@ class Search:
             pick = Random(walks)
             try:
                 state = self.first_state()
-                while True:
+                for _ in range(LONGEST_WALK):  # threads may go round for ever
                     after = self.moves(state)
                     if not after:
                         break

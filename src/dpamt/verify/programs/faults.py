@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dpamt.abi.pages import LEVEL_4K, PAGE_SIZE
 from dpamt.errors import ModelError
 from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.tdx_errno import EIO
 from dpamt.host.designs.base import Design
 from dpamt.host.kvm.build import tdx_td_finalize
 from dpamt.host.kvm.mmu import tdx_handle_ept_violation
@@ -35,21 +36,25 @@ _POOL_PAGES = 24
 
 
 def fault_and_zap(vm: Vm, vcpu: Vcpu, cpu: Cpu, gpa: int) -> int:
-    """A fault until it is done, then the page is punched out of guest_memfd; the pools go back."""
+    """A fault until it is done, then the page is punched out of guest_memfd; the pools go back.
+
+    After an error without remedy the page is punched too: guest_memfd has it, and nobody else.
+    """
     result = fault(vm, vcpu, cpu, gpa, LEVEL_4K)
-    if not result:
-        result = kvm_gmem_punch_hole(vm, cpu, gpa, PAGE_SIZE)
+    if result in (0, -EIO):
+        zapped = kvm_gmem_punch_hole(vm, cpu, gpa, PAGE_SIZE)
+        result = result or zapped
     give_back(vm, vcpu, cpu)
     return no_harm(result)
 
 
 def faults(design: Design, tds: int, vcpus: int = 1, choices: Choices | None = None) -> Problem:
     """``tds`` TDs, each with ``vcpus`` VCPUs that fault a page each and have it zapped."""
-    world = World(short_pools(design))
+    world = World(short_pools(design), cpus=tds * vcpus)
     chosen = choices or Choices()
     runners = [_running_td(world, vcpus) for _ in range(tds)]
-    world.agent = chosen.agent(world.shared, world.recorder)
-    allocator = PoolAllocator(world.shared, world.recorder, chosen.failures)
+    chosen.settle(world)
+    allocator = world.use_pools()
     first = world.free_region(0)
     size = _POOL_PAGES
     kinds = []
@@ -61,10 +66,9 @@ def faults(design: Design, tds: int, vcpus: int = 1, choices: Choices | None = N
         kinds.append(
             ThreadClass(
                 f"VCPU {vcpu.index} of VM {vm.vm_id}: fault, zap",
-                _start(world, allocator, pool, vm, vcpu, gpa),
+                _start(world, allocator, pool, n, vm, vcpu, gpa),
             )
         )
-    world.kernel.allocator = allocator  # type: ignore[assignment]
     problem = Problem(
         f"fault and zap; {tds} TDs of {vcpus} VCPUs",
         world.shared,
@@ -107,16 +111,23 @@ def _running_td(world: World, vcpus: int) -> Vm:
 
 
 def _start(
-    world: World, allocator: PoolAllocator, pool: tuple[int, ...], vm: Vm, vcpu: Vcpu, gpa: int
+    world: World,
+    allocator: PoolAllocator,
+    pool: tuple[int, ...],
+    number: int,
+    vm: Vm,
+    vcpu: Vcpu,
+    gpa: int,
 ) -> Callable[[], Body]:
     def start() -> Body:
         allocator.use(pool)
         vcpu.sept_cache.clear()
         vcpu.pamt_cache.pages.clear()
-        cpu = world.cpu(0)
+        cpu = world.cpu(number)
 
         def body() -> object:
-            return fault_and_zap(vm, vcpu, cpu, gpa)
+            result = fault_and_zap(vm, vcpu, cpu, gpa)
+            return world.ended(result)
 
         return body
 

@@ -4,45 +4,65 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M
+from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M
 from dpamt.errors import ModelError
-from dpamt.host.core.demote import tdx_mem_page_demote
 from dpamt.host.core.kernel import Cpu, KernelBehaviour
 from dpamt.host.core.leftovers import kept_count, stays
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_removed, tdx_pamt_repeat
-from dpamt.host.core.page_cache import alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.seamcall import tdh_mem_page_aug, tdh_mem_page_remove, tdh_mem_sept_add
 from dpamt.host.core.tdx_errno import EBUSY, ENOMEM
 from dpamt.host.designs.base import Design
 from dpamt.sync.observed import ObservedShared
-from dpamt.verify.learn.automaton import NO_LEAF, Body, Recorder
+from dpamt.verify.learn.automaton import NO_LEAF, Body, Event, Recorder
 from dpamt.verify.programs.other_agent import GUEST, Holds, OtherAgent
 from dpamt.verify.programs.problem import OwnWord, Problem, ThreadClass
+from dpamt.verify.programs.refusals import Refusals
 from dpamt.verify.programs.worker import with_worker
-from dpamt.verify.programs.world import ObservedAllocator, World
-from dpamt.verify.properties.named import AT_REST, LEAK
+from dpamt.verify.programs.world import PACKAGES, ObservedAllocator, World
+from dpamt.verify.properties.named import AT_REST, DEADLOCK, LEAK
 
 APART: Final = "apart"
 CROSSED: Final = "crossed"
 OWN: Final = "own"
-PLACEMENTS: Final = (APART, CROSSED, OWN)
+STRADDLING: Final = "straddling"
+PLACEMENTS: Final = (APART, CROSSED, OWN, STRADDLING)
 """Where the pages of a pair lie: in a region of their own; in the next region that is verified,
-so that with two regions each pair lies in the other's; in the region itself."""
+so that with two regions each pair lies in the other's; in the region itself; straddling: of three
+regions, the second page of the first one's pair and the first page of the third one's lie in the
+second, all other pages in regions of their own, so that no lock of one page's region will do."""
 
+_REPEATED: Final = (
+    "the AUG of page {0:#x} met no pair {1} times: each time its own ADD had succeeded, another "
+    "CPU took the pair out again, and nothing ends that"
+)
+_MOST_REPEATS: Final = 2
+"""A SEAMCALL that is to be repeated once more after that goes round."""
 _DONOR_SLOT: Final = 400
 """Index in a region of the first page that is donated from it."""
 
 
-def get_use_put(world: World, cpu: Cpu, tdr: int, pfn: int, gpa: int) -> int:
-    """Back a page, give it to the TD, take it back, drop the backing; as KVM's hooks do it."""
+def get_use_put(
+    world: World, cpu: Cpu, tdr: int, pfn: int, gpa: int, most_repeats: int = -1
+) -> int:
+    """Back a page, give it to the TD, take it back, drop the backing; as KVM's hooks do it.
+
+    A SEAMCALL that is repeated more than ``most_repeats`` times, unless that is -1, is an event.
+    """
     kernel = world.kernel
     error = kernel.tdx_pamt_get(kernel, cpu, pfn, None)
     if error:
         return 0 if error == -ENOMEM else error
+    left = most_repeats
     again = REPEAT
     while again == REPEAT:
         status = tdh_mem_page_aug(cpu, tdr, gpa, LEVEL_4K, pfn)
         again = tdx_pamt_repeat(kernel, cpu, pfn, None, status)
+        if again == REPEAT and not left:
+            world.recorder.tell(Event("repeats", _REPEATED.format(pfn, most_repeats + 1)))
+            return 0
+        if left > 0:
+            left -= 1
     if status:
         kernel.tdx_pamt_put(kernel, cpu, pfn)
         return 0 if again in (-EBUSY, -ENOMEM) else again  # BUSY: the fault is retried later
@@ -58,7 +78,7 @@ def get_and_put(world: World, cpu: Cpu, pfn: int) -> int:
     kernel = world.kernel
     error = kernel.tdx_pamt_get(kernel, cpu, pfn, None)
     if error:
-        return error
+        return 0 if error == -ENOMEM else error
     kernel.tdx_pamt_put(kernel, cpu, pfn)
     return 0
 
@@ -71,29 +91,29 @@ def put_in_softirq(world: World, cpu: Cpu, pfn: int) -> int:
     return 0
 
 
-def demote(world: World, cpu: Cpu, tdr: int, gpa: int, pfn: int, sept: int) -> int:
-    """Split a 2M page with a pair from the allocator; the pair is freed when that fails."""
-    kernel = world.kernel
-    pages = alloc_pamt_pages(kernel, None)
-    if pages is None:
-        return 0
-    status = tdx_mem_page_demote(kernel, cpu, tdr, gpa, pfn, sept, pages)
-    if status:
-        free_pamt_pages(kernel, pages[0], pages[1])
-    return 0
-
-
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What may happen beside the schedule.
 
-    So many allocations fail, at any place; so many SEAMCALLs meet a lock that somebody holds who is
-    no thread of the program, one of those in ``holds``.
+    At most ``failures`` allocations, or SEAMCALLs of the leaves in ``refused``, fail, at any place;
+    at most ``busy`` SEAMCALLs meet a lock that somebody holds who is no thread of the program, one
+    of those in ``holds``.  Without ``memory`` no allocation fails.
     """
 
     failures: int = 0
     busy: int = 0
     holds: Holds = GUEST
+    refused: tuple[int, ...] = ()
+    memory: bool = True
+
+    def settle(self, world: World) -> None:
+        """Tell the machine what may fail, and put in who may get in the way of SEAMCALLs."""
+        world.failures.store(self.failures)
+        world.memory_fails = self.memory and self.failures > 0
+        shared, recorder = world.shared, world.recorder
+        world.agent = self.agent(shared, recorder)
+        if self.refused:
+            world.refusals = Refusals(shared, recorder, world.failures, self.refused)
 
     def agent(self, shared: ObservedShared, recorder: Recorder) -> OtherAgent | None:
         """Who holds those locks; None: nobody."""
@@ -101,7 +121,16 @@ class Choices:
 
     def told(self) -> dict[str, str]:
         """As bounds of a verdict."""
-        told = {"allocations that fail": f"at most {self.failures}" if self.failures else "none"}
+        most = f"at most {self.failures}" if self.failures else "none"
+        told = {"allocations that fail": most}
+        if self.refused:
+            which = "allocations that fail or SEAMCALLs" if self.memory else "SEAMCALLs"
+            told = {
+                f"{which} that are refused": most,
+                "SEAMCALLs that may be refused": ", ".join(LEAF_NAMES[n] for n in self.refused),
+                "accepted after a refusal": "a WARN or an error on that CPU; after one of "
+                "PAMT.REMOVE the pair stays, with a count one higher than its users",
+            }
         if self.busy:
             told["SEAMCALLs that meet a lock of nobody here"] = f"at most {self.busy}"
         return told
@@ -115,17 +144,23 @@ class Ground:
         design: Design,
         choices: Choices | None = None,
         behaviour: KernelBehaviour | None = None,
+        cpus: int = 2,
     ) -> None:
-        self.world = World(design, behaviour)
+        self.world = World(design, behaviour, cpus)
         self.tdr = self.world.make_td().tdr
         self.septs = self.world.alloc_backed(3)
         cpu = self.world.kernel.cpus[0]
+        kernel = self.world.kernel
         for level in range(3, 0, -1):
-            status = tdh_mem_sept_add(cpu, self.tdr, 0, level, self.septs[3 - level])
-            _must(status == 0)
+            sept = self.septs[3 - level]
+            again = REPEAT
+            while again == REPEAT:
+                status = tdh_mem_sept_add(cpu, self.tdr, 0, level, sept)
+                again = tdx_pamt_repeat(kernel, cpu, sept, None, status)
+            must(status == 0)
         self.choices = choices or Choices()
-        self.world.agent = self.choices.agent(self.world.shared, self.world.recorder)
-        self.allocator = ObservedAllocator(self.world, self.choices.failures)
+        self.choices.settle(self.world)
+        self.allocator = ObservedAllocator(self.world)
 
     def begin(self) -> None:
         """From here on pages come from the threads' allocator."""
@@ -137,6 +172,12 @@ class Ground:
 
     def donors(self, number: int, regions: int, placement: str, user: int = 0) -> tuple[int, int]:
         """The two pages that a pair for that region is made of, of each ``user`` its own."""
+        if placement == STRADDLING:
+            apart = self.world.free_region(100 + number) + 2 * user
+            after = self.region((number + 1) % regions) + _DONOR_SLOT + user
+            before = self.region((number - 1) % regions) + 2 * _DONOR_SLOT // 3 + user
+            straddling = (apart, after), (apart, apart + 1), (before, apart)
+            return straddling[number % 3]
         if placement == APART:
             first = self.world.free_region(100) + 2 * number
         elif placement == CROSSED:
@@ -146,34 +187,39 @@ class Ground:
         first += 2 * regions * user
         return first, first + 1
 
-    def start(self, pair: tuple[int, int], run: Callable[[Cpu], int]) -> Callable[[], Body]:
-        """A thread that runs ``run`` on a CPU of its own, taking these pages for a pair."""
+    def start(
+        self, pair: tuple[int, int], run: Callable[[Cpu], int], number: int = 0
+    ) -> Callable[[], Body]:
+        """A thread that runs ``run`` on CPU ``number``, taking these pages for a pair."""
+        self.allocator.pages.update(pair)
 
         def start() -> Body:
             self.allocator.pair_pages = pair
-            cpu = self.world.cpu(0)
+            cpu = self.world.cpu(number)
 
             def body() -> object:
-                return run(cpu)
+                result = run(cpu)
+                return self.world.ended(result)
 
             return body
 
         return start
 
-    def at_rest(self, regions: int, kept: int = 0) -> list[str]:
-        """What is wrong when all threads have ended and ``kept`` pairs are to be there."""
+    def at_rest(self, regions: int) -> list[str]:
+        """What is wrong when all threads have ended."""
         world = self.world
         lines = [f"{AT_REST}: {line}" for line in world.findings()]
+        lines += locks_held(world)
         taken = self.allocator.balance.load()
         found = 0
         for n in range(regions):
             region = self.region(n) >> 9
             count = world.kernel.pamt_refcounts.at(region).load()
-            if kept == 0 and count:
+            if count:
                 lines.append(f"{LEAK}: region {region:#x} keeps a count and nobody uses it")
             if region in world.view.pairs():
                 found += 1
-                if kept == 0 and not stays(world.design, count):
+                if not stays(world.design, count):
                     lines.append(f"{LEAK}: region {region:#x} keeps its pair and nobody uses it")
         kept_wrongly = kept_count(world.design, taken, found)
         if kept_wrongly:
@@ -195,7 +241,7 @@ def regions(
     region, so no thread can tell, and threads stay interchangeable; unless they are to be told
     apart, each a class of its own.
     """
-    ground = Ground(design, choices)
+    ground = Ground(design, choices, cpus=sum(cpus))
     ground.begin()
     own_pairs = design.spare_pages > 0  # what it keeps must not be given to the next thread too
     kinds = []
@@ -203,7 +249,7 @@ def regions(
     for number, count in enumerate(cpus):
         pages = tuple(range(ground.region(number), ground.region(number) + count))
         gfns = tuple(range(gfn, gfn + count))
-        gfn += count
+        first, gfn = gfn, gfn + count
         septs = tuple(ground.septs[2] << 9 | g % PAGES_PER_2M for g in gfns)
         pair = ground.donors(number, len(cpus), placement)
         name = f"get, use, put in region {number}"
@@ -212,7 +258,8 @@ def regions(
             for n in range(count)
         ]
         starts = tuple(
-            ground.start(pairs[n], _user(ground, pages[n], gfns[n])) for n in range(count)
+            ground.start(pairs[n], _user(ground, pages[n], gfns[n]), first + n)
+            for n in range(count)
         )
         if own_pairs or not interchangeable:
             kinds += [ThreadClass(name, start) for start in starts]
@@ -247,32 +294,81 @@ def _bounds(
     return {
         "design": design.source,
         "CPUs by region": "+".join(map(str, cpus)),
+        "packages": str(PACKAGES) if sum(cpus) > 1 else "1",
         "each CPU does": "get, AUG, REMOVE, put, once",
         "pages of a pair": {
             APART: "in a region of their own",
             CROSSED: "in the other region that is verified",
             OWN: "in the region that they describe",
+            STRADDLING: "one in another region that is verified, one in a region of its own",
         }[placement],
         **(choices or Choices()).told(),
         "memory model": "sequentially consistent",
     }
 
 
-def softirq(design: Design) -> Problem:
+def taken_again(design: Design) -> Problem:
+    """One CPU's get, use, put in a region where another's begins again each time it has ended.
+
+    What the second CPU does twice it could do without end: its rounds are all alike.
+    """
+    ground = Ground(design)
+    ground.begin()
+    world, first = ground.world, ground.region(0)
+    pair = ground.donors(0, 1, APART)
+
+    def again_and_again(cpu: Cpu) -> int:
+        error = 0
+        rounds = _MOST_REPEATS
+        while rounds and not error:
+            error = get_use_put(world, cpu, ground.tdr, first + 1, 1 << PAGE_SHIFT)
+            rounds -= 1
+        return error
+
+    return Problem(
+        "get, use, put beside a CPU that does it again and again",
+        world.shared,
+        world.recorder,
+        world.places,
+        (
+            ThreadClass(
+                "get, use, put",
+                ground.start(
+                    pair,
+                    lambda cpu: get_use_put(world, cpu, ground.tdr, first, 0, _MOST_REPEATS),
+                ),
+            ),
+            ThreadClass(
+                f"get, use, put, {_MOST_REPEATS} times", ground.start(pair, again_and_again, 1)
+            ),
+        ),
+        lambda: ground.at_rest(1),
+        bounds={
+            "design": design.source,
+            "CPUs": f"2, on {PACKAGES} packages",
+            "going round": f"a SEAMCALL that meets no pair {_MOST_REPEATS + 1} times",
+            "memory model": "sequentially consistent",
+        },
+        world=world,
+    )
+
+
+def softirq(design: Design, same_region: bool = False) -> Problem:
     """A task's get and put in a region, interrupted at any place by a put in softirq context.
 
-    The page of the softirq is backed already, in another region: an S-EPT page that an RCU callback
-    frees.
+    The page of the softirq is backed already, in another region or in the same one: an S-EPT page
+    that an RCU callback frees.
     """
     ground = Ground(design)
     first = ground.region(0)
     world = ground.world
     ground.begin()
-    pair, other_pair = ground.donors(0, 2, APART), ground.donors(1, 2, APART)
+    pair = ground.donors(0, 2, APART)
+    other_pair = pair if same_region else ground.donors(1, 2, APART)
     ground.allocator.pair_pages = other_pair
-    sept = ground.region(1)
+    sept = first + 1 if same_region else ground.region(1)
     error = world.kernel.tdx_pamt_get(world.kernel, world.kernel.cpus[0], sept, None)
-    _must(error == 0)
+    must(error == 0)
     task = ThreadClass(
         "task: get, put", ground.start(pair, lambda cpu: get_and_put(world, cpu, first))
     )
@@ -288,59 +384,24 @@ def softirq(design: Design) -> Problem:
         world.places,
         (task, callback),
         lambda: ground.at_rest(2),
-        bounds={"design": design.source, "CPUs": "1, its task and its softirq"},
-        world=world,
-    )
-    return with_worker(problem)
-
-
-def demote_and_get(design: Design, behaviour: KernelBehaviour | None = None) -> Problem:
-    """DEMOTE on one CPU, its pair from region 0; get and put of a page in region 0 on another.
-
-    ``behaviour`` says whether DEMOTE takes ``pamt_lock``.
-    """
-    ground = Ground(design, behaviour=behaviour)
-    world = ground.world
-    large = ground.region(1)
-    cpu = world.kernel.cpus[0]
-    septs = world.alloc_backed(1)
-    gpa = 1 << 21
-    status = tdh_mem_page_aug(cpu, ground.tdr, gpa, LEVEL_2M, large)
-    _must(status == 0)
-    ground.begin()
-    donor = ground.region(0) + _DONOR_SLOT
-    splitter = ThreadClass(
-        "DEMOTE with a pair from region 0",
-        ground.start(
-            (donor, donor + 1),
-            lambda cpu: demote(world, cpu, ground.tdr, gpa, large, septs[0]),
-        ),
-    )
-    getter = ThreadClass(
-        "get, put in region 0",
-        ground.start(
-            ground.donors(0, 1, APART), lambda cpu: get_and_put(world, cpu, ground.region(0))
-        ),
-    )
-    problem = Problem(
-        "DEMOTE of one TD, get and put for another",
-        world.shared,
-        world.recorder,
-        world.places,
-        (splitter, getter),
-        lambda: ground.at_rest(2, kept=1),
         bounds={
             "design": design.source,
-            "CPUs": "2",
-            "DEMOTE and its count": "under no lock"
-            if behaviour is not None and behaviour.demote_lock == "none"
-            else "as the design does it",
+            "CPUs": "1, its task and its softirq",
+            "region of the softirq's page": "that of the task's" if same_region else "another one",
         },
         world=world,
     )
     return with_worker(problem)
 
 
-def _must(fine: bool) -> None:
+def locks_held(world: World) -> list[str]:
+    """A line for each lock of the kernel that is held when every thread has ended."""
+    return [
+        f"{DEADLOCK}: {name} is held, and every thread has ended" for name in world.locks_held()
+    ]
+
+
+def must(fine: bool) -> None:
+    """What is done before the threads begin has to succeed.  Raises ModelError."""
     if not fine:
         raise ModelError("the verifier's machine cannot be brought to where the threads begin")

@@ -1,8 +1,9 @@
 """A page allocator for threads that need every page by its name: pools for each thread.
 
-A page's word is 1 while somebody holds it.  A thread takes the lowest page of its own pools that is
-free: of one pool the pages of page pairs, of the other one all others.  Pages that it frees for
-others (a pair that another thread had brought) are free there again.
+Each page has a word that says whose it is (:mod:`dpamt.verify.programs.page_owners`).  A thread
+takes the lowest page of its own pools that is free: of one pool the pages of page pairs, of the
+other one all others.  Pages that it frees for others (a pair that another thread had brought) are
+free there again.
 """
 
 from collections.abc import Iterable
@@ -10,8 +11,10 @@ from threading import local
 from typing import Final
 
 from dpamt.host.core.page_cache import SITE_CACHE, SITE_PAIR
+from dpamt.sync import Word
 from dpamt.sync.observed import ObservedShared
-from dpamt.verify.learn.automaton import Event, Recorder
+from dpamt.verify.learn.automaton import Recorder
+from dpamt.verify.programs.page_owners import PageOwners
 
 _FOR_PAIRS: Final = frozenset({SITE_CACHE, *SITE_PAIR})
 
@@ -19,19 +22,22 @@ _FOR_PAIRS: Final = frozenset({SITE_CACHE, *SITE_PAIR})
 class PoolAllocator:
     """Stands in for the kernel's allocator while threads run.
 
-    ``failures`` allocations may fail, whichever they are.
+    Where they ``may_fail``, as many allocations fail as the word ``failures`` says, at any place.
     """
 
-    def __init__(self, shared: ObservedShared, recorder: Recorder, failures: int = 0) -> None:
-        self.held = shared.words("verify.pages")
-        self._failures = shared.words("verify.failures").at(0)
-        """Allocations that may still fail."""
-        self._failures.store(failures)
-        self._may_fail = failures > 0
+    def __init__(
+        self,
+        shared: ObservedShared,
+        recorder: Recorder,
+        owners: PageOwners,
+        failures: Word,
+        may_fail: bool,
+    ) -> None:
+        self._owners = owners
+        self._failures = failures
+        self._may_fail = may_fail
         self._observed = shared.watch
         self._of_thread = local()
-        self.pages: set[int] = set()
-        """All pages of all pools."""
         self._recorder = recorder
         self.folio = 0
         """First page of the 2M block that is free; 0: there is none."""
@@ -43,24 +49,22 @@ class PoolAllocator:
     def own(self, *pools: tuple[int, ...]) -> None:
         """These are pages of pools."""
         for pool in pools:
-            self.pages.update(pool)
+            self._owners.pages.update(pool)
 
     def alloc_page(self, site: str) -> int | None:
         """The lowest free page of the pool; None when there is none, or when it is to fail."""
         if self._observed.observer is not None:
             self._recorder.may_sleep(f"alloc_page(GFP_KERNEL) for {site}")
         if self._may_fail and self._observed.observer is not None:
-            left = self._failures.load()
-            if left:
-                fails = self._recorder.choose(f"allocation for {site} fails", 2)
-                if fails:
-                    self._failures.store(left - 1)
+            fails = self._recorder.choose(f"allocation for {site} fails", 2)
+            if fails:
+                may = self._failures.add_unless(-1, 0)
+                if may:
                     return None
         pools: tuple[tuple[int, ...], tuple[int, ...]] = self._of_thread.pools
         pool = pools[site in _FOR_PAIRS]
         for index in range(len(pool)):
-            page = self.held.at(pool[index])
-            won = page.compare_and_swap(0, 1)
+            won = self._owners.take(pool[index])
             if won:
                 return pool[index]
         return None
@@ -71,16 +75,15 @@ class PoolAllocator:
         return base or None
 
     def free_page(self, pfn: int) -> None:
-        """Give a page back; one that is free already is a finding."""
-        page = self.held.at(pfn)
-        held = page.compare_and_swap(1, 0)
-        if not held:
-            self._recorder.tell(Event("bug", f"page {pfn:#x} is freed while it is free"))
+        """Give a page back; one that is not the kernel's to give is a finding."""
+        self._owners.free(pfn)
 
     def free_among(self, pages: Iterable[int]) -> list[int]:
         """Those of the pages that are of a pool and held by nobody; for audits, no step."""
-        return [pfn for pfn in pages if pfn in self.pages and not self.held.at(pfn).load()]
+        owners = self._owners
+        return [pfn for pfn in pages if pfn in owners.pages and not owners.words.at(pfn).load()]
 
     def taken(self) -> list[int]:
         """Pages of all pools that somebody holds, ascending; for audits, no step."""
-        return [pfn for pfn in sorted(self.pages) if self.held.at(pfn).load()]
+        owners = self._owners
+        return [pfn for pfn in sorted(owners.pages) if owners.words.at(pfn).load()]

@@ -10,14 +10,17 @@ from dpamt.verify.programs.get_put import (
     APART,
     CROSSED,
     OWN,
+    STRADDLING,
     Choices,
-    demote_and_get,
     regions,
     softirq,
+    taken_again,
 )
 from dpamt.verify.programs.other_agent import PAIRS
+from dpamt.verify.programs.own_pages import demote_and_get, own_pages
 from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS, Problem
-from dpamt.verify.programs.whole_tds import create, split, split_and_fault, teardown
+from dpamt.verify.programs.refusals import BUILDING_LEAVES, MAPPING_LEAVES, SPLITTING_LEAVES
+from dpamt.verify.programs.whole_tds import create, early_end, split, split_and_fault, teardown
 
 
 class Trial(NamedTuple):
@@ -49,6 +52,18 @@ SUITE: Final = (
         lambda d: regions(d, (1, 1), CROSSED),
     ),
     Trial(
+        "straddling pairs",
+        "1 + 1 + 1 CPUs, a page of two of the pairs from the region between, the module's locks",
+        LOCKS,
+        lambda d: regions(d, (1, 1, 1), STRADDLING),
+    ),
+    Trial(
+        "pages",
+        "2 CPUs in one region, each with pages of its own; an allocation or a SEAMCALL fails",
+        SEAMCALL,
+        own_pages,
+    ),
+    Trial(
         "no memory",
         "3 CPUs in one region, one allocation fails",
         SEAMCALL,
@@ -56,7 +71,8 @@ SUITE: Final = (
     ),
     Trial(
         "demote",
-        "DEMOTE on one CPU, get and put on another where its pair lies, every shared word",
+        "DEMOTE on one CPU, get and put on another where its pair lies; one of them fails, every "
+        "shared word",
         WORDS,
         demote_and_get,
     ),
@@ -72,6 +88,26 @@ SUITE: Final = (
         SEAMCALL,
         softirq,
         lambda design: design.dynamic_pamt and design.sept_put == "rcu",
+    ),
+    Trial(
+        "softirq, same region",
+        "the same, both pages in one region",
+        SEAMCALL,
+        lambda d: softirq(d, same_region=True),
+        lambda design: design.dynamic_pamt and design.sept_put == "rcu",
+    ),
+    Trial(
+        "taken again",
+        "get, use, put beside a CPU that does the same again and again",
+        SEAMCALL,
+        taken_again,
+        lambda design: design.dynamic_pamt and design.tdx_pamt_missing is not None,
+    ),
+    Trial(
+        "early end",
+        "a TD ends on one CPU; its VCPU was never initialised",
+        SEAMCALL,
+        early_end,
     ),
     Trial(
         "split",
@@ -105,6 +141,28 @@ SUITE: Final = (
         "a TD and its VCPU are made, and given up; another TD faults and zaps in the same region",
         SEAMCALL,
         create,
+        by_name=True,
+    ),
+    Trial(
+        "create, refused",
+        "as create on one CPU alone; a SEAMCALL that takes a control page is refused",
+        SEAMCALL,
+        lambda d: create(d, Choices(1, refused=BUILDING_LEAVES, memory=False), alone=True),
+        by_name=True,
+    ),
+    Trial(
+        "faults, refused",
+        "as faults; an allocation fails, or PAMT.ADD, PAMT.REMOVE, SEPT.ADD or AUG",
+        SEAMCALL,
+        lambda d: faults(d, 2, choices=Choices(1, refused=MAPPING_LEAVES)),
+        by_name=True,
+    ),
+    Trial(
+        "split, refused",
+        "as split; an allocation fails, or PAMT.ADD, PAMT.REMOVE or DEMOTE",
+        LOCKS,
+        lambda d: split(d, Choices(1, refused=SPLITTING_LEAVES)),
+        lambda design: design.dynamic_pamt and design.counts != "none",
         by_name=True,
     ),
     Trial(
@@ -150,27 +208,30 @@ SUITE: Final = (
         lambda d: faults(d, 2, choices=Choices(busy=1, holds=PAIRS)),
         by_name=True,
     ),
+    Trial(
+        "demote, no lock",
+        "as demote, DEMOTE under no lock: as posted with huge pages, 2026-01-06 (H23)",
+        WORDS,
+        lambda d: demote_and_get(d, KernelBehaviour(demote_lock="none"), Choices()),
+        by_name=True,
+    ),
+    Trial(
+        "split, no lock",
+        'as "split, pairs", DEMOTE under no lock (H23)',
+        LOCKS,
+        lambda d: split(d, None, KernelBehaviour(demote_lock="none"), sept_elsewhere=True),
+        lambda design: design.dynamic_pamt and design.counts != "none",
+        by_name=True,
+    ),
 )
-"""Trials that a design has to stand; those that do not apply to it are left out.
+"""All trials; those that do not apply to a design are left out.
 
-"busy pair" is none of these: no design holds there, and what matters is what a design makes of it.
+`[PATCH v3 00/24] KVM: TDX huge page support for private memory` (2026-01-06) had DEMOTE under no
+lock.
 """
 
-DEMOTE_WITHOUT_LOCK: Final = Trial(
-    "demote, no lock",
-    "as demote, DEMOTE under no lock: as posted with huge pages, 2026-01-06",
-    WORDS,
-    lambda d: demote_and_get(d, KernelBehaviour(demote_lock="none")),
-)
-"""What `[PATCH v3 00/24] KVM: TDX huge page support for private memory` did (H23)."""
-
-SPLIT_WITHOUT_LOCK: Final = Trial(
-    "split, no lock",
-    'as "split, pairs", DEMOTE under no lock',
-    LOCKS,
-    lambda d: split(d, None, KernelBehaviour(demote_lock="none"), sept_elsewhere=True),
-)
-"""The same through KVM's own split."""
+TOO_HARD: Final = frozenset({"busy pair", "demote, no lock", "split, no lock"})
+"""Trials that no design is asked to stand: what matters is what a design makes of them."""
 
 
 def trials_of(design: Design, by_name: bool = False) -> list[Trial]:

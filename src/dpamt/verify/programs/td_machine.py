@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K
-from dpamt.errors import ModelError
 from dpamt.host.core.kernel import Cpu, KernelBehaviour
 from dpamt.host.core.leftovers import kept_pages, stays
 from dpamt.host.core.page_cache import PamtCache, tdx_free_pamt_cache
@@ -22,7 +21,7 @@ from dpamt.host.kvm.td import tdx_td_init
 from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
 from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.verify.learn.automaton import Body, Start
-from dpamt.verify.programs.get_put import Choices
+from dpamt.verify.programs.get_put import Choices, locks_held, must
 from dpamt.verify.programs.page_pools import PoolAllocator
 from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.worker import with_worker
@@ -60,10 +59,8 @@ class TdMachine:
         self.design = design
         self.world = World(short_pools(design), behaviour)
         self.choices = choices or Choices()
-        world = self.world
-        world.agent = self.choices.agent(world.shared, world.recorder)
-        self.allocator = PoolAllocator(world.shared, world.recorder, self.choices.failures)
-        world.kernel.allocator = self.allocator  # type: ignore[assignment]
+        self.choices.settle(self.world)
+        self.allocator = self.world.use_pools()
 
     def pools(self, number: int, region: int, pairs_in: int) -> Pools:
         """Pools of the ``number``-th thread: pages of one region, pages for pairs in another."""
@@ -89,12 +86,12 @@ class TdMachine:
         self.allocator.use(pools.pages, pools.for_pairs)
         self.allocator.folio = folio
         vm = StandingVm(kernel, memory_bytes, folio != 0)
-        _must(tdx_td_init(vm, cpu) == 0)
+        must(tdx_td_init(vm, cpu) == 0)
         for _ in range(vcpus):
             vcpu = tdx_vcpu_create(vm)
-            _must(isinstance(vcpu, Vcpu) and tdx_vcpu_init(vm, vcpu, cpu) == 0)
-        _must(tdx_td_finalize(vm, cpu) == 0)
-        _must(fault(vm, vm.vcpus[0], cpu, page, LEVEL_2M if folio else LEVEL_4K) == 0)
+            must(isinstance(vcpu, Vcpu) and tdx_vcpu_init(vm, vcpu, cpu) == 0)
+        must(tdx_td_finalize(vm, cpu) == 0)
+        must(fault(vm, vm.vcpus[0], cpu, page, LEVEL_2M if folio else LEVEL_4K) == 0)
         give_back(vm, vm.vcpus[0], cpu)
         return vm
 
@@ -107,7 +104,8 @@ class TdMachine:
             own = own_vm(vm)
 
             def body() -> object:
-                return run(own, cpu)
+                result = run(own, cpu)
+                return self.world.ended(result)
 
             return body
 
@@ -151,17 +149,18 @@ class TdMachine:
 
 def at_rest(world: World, allocator: PoolAllocator) -> list[str]:
     """Every page of the pools is back, unless the module uses it or it is in a pair needed so."""
-    lines = []
+    lines = locks_held(world)
     for line in world.findings():
         name = OWNERS if " is of TD " in line or " free in the page allocator" in line else AT_REST
         lines.append(f"{name}: {line}")
     used = world.view.used_pages()
     regions = {page >> 9 for page in used}
     counts = world.kernel.pamt_refcounts
+    stuck = world.pairs_that_stay()
     needed = {
         page
         for region, pair in world.view.pairs().items()
-        if region in regions or stays(world.design, counts.at(region).load())
+        if region in regions or region in stuck or stays(world.design, counts.at(region).load())
         for page in (pair.pfn0, pair.pfn1)
     }
     kept = [pfn for pfn in allocator.taken() if pfn not in needed and pfn not in used]
@@ -230,11 +229,6 @@ def cut_short(design: Design) -> dict[str, str]:
     if design.counts == "none":
         told["tries of a fault"] = f"at most {TRIES_WITHOUT_COUNTS}, then a signal comes"
     return told
-
-
-def _must(fine: bool) -> None:
-    if not fine:
-        raise ModelError("the verifier's machine cannot be brought to where the threads begin")
 
 
 def no_harm(error: int) -> int:

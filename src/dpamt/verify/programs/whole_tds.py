@@ -8,6 +8,7 @@ from typing import Final
 
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M
 from dpamt.host.core.kernel import Cpu, KernelBehaviour
+from dpamt.host.core.tdx_errno import EIO
 from dpamt.host.designs.base import Design
 from dpamt.host.kvm.mmu import RET_PF_SPURIOUS
 from dpamt.host.kvm.td import tdx_td_init
@@ -16,7 +17,7 @@ from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
 from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
 from dpamt.verify.learn.automaton import Recorder
-from dpamt.verify.programs.get_put import APART, CROSSED, Choices
+from dpamt.verify.programs.get_put import APART, CROSSED, Choices, must
 from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.td_machine import TdMachine, fault, give_back, no_harm
 
@@ -40,8 +41,9 @@ def fault_and_destroy(vm: Vm, cpu: Cpu) -> int:
 def fault_and_zap(vm: Vm, cpu: Cpu) -> int:
     """A page is mapped, then punched out of guest_memfd; the pools go back."""
     result = fault(vm, vm.vcpus[0], cpu, PAGE_SIZE, LEVEL_4K)
-    if not result:
-        result = kvm_gmem_punch_hole(vm, cpu, PAGE_SIZE, PAGE_SIZE)
+    if result in (0, -EIO):
+        zapped = kvm_gmem_punch_hole(vm, cpu, PAGE_SIZE, PAGE_SIZE)
+        result = result or zapped
     give_back(vm, vm.vcpus[0], cpu)
     return no_harm(result)
 
@@ -86,25 +88,57 @@ def teardown(design: Design, choices: Choices | None = None, placement: str = CR
     )
 
 
-def create(design: Design, choices: Choices | None = None, placement: str = CROSSED) -> Problem:
-    """A TD and its VCPU are made in a region where another TD has a page mapped and zapped."""
+def create(
+    design: Design,
+    choices: Choices | None = None,
+    placement: str = CROSSED,
+    alone: bool = False,
+) -> Problem:
+    """A TD and its VCPU are made in a region where another TD has a page mapped and zapped.
+
+    ``alone``: no other TD does anything meanwhile.
+    """
     machine = TdMachine(design, choices)
     making = machine.pools(0, 0, _pairs_in(0, placement))
     elsewhere = machine.pools(1, 1, _pairs_in(1, placement))
     faulting = machine.pools(2, 0, _pairs_in(0, placement))
     blank = machine.blank_td(_SMALL_TD)
     second = machine.running_td(elsewhere, _SMALL_TD)
-    return machine.problem(
-        "a TD is made, and given up; another one faults and zaps in the same region",
-        (
-            ThreadClass(
-                "make a TD and a VCPU, give them up",
-                machine.start(0, making, blank, create_and_destroy),
-            ),
-            ThreadClass("fault, zap", machine.start(1, faulting, second, fault_and_zap)),
+    classes = (
+        ThreadClass(
+            "make a TD and a VCPU, give them up",
+            machine.start(0, making, blank, create_and_destroy),
         ),
+        ThreadClass("fault, zap", machine.start(1, faulting, second, fault_and_zap)),
+    )
+    return machine.problem(
+        "a TD is made, and given up"
+        if alone
+        else "a TD is made, and given up; another one faults and zaps in the same region",
+        classes[:1] if alone else classes,
         {"TDs": "2, of one VCPU", "pages of a pair": placement},
         gone=False,
+    )
+
+
+def early_end(design: Design) -> Problem:
+    """A TD ends on one CPU that has a VCPU which was never initialised."""
+    machine = TdMachine(design)
+    pools = machine.pools(0, 0, 0)
+    vm = machine.blank_td(0)
+    machine.allocator.use(pools.pages, pools.for_pairs)
+    must(tdx_td_init(vm, machine.world.kernel.cpus[0]) == 0)
+    vcpu = tdx_vcpu_create(vm)
+    must(isinstance(vcpu, Vcpu))
+    return machine.problem(
+        "a TD ends before its VCPU was initialised",
+        (ThreadClass("destroy the TD", machine.start(0, pools, vm, destroy)),),
+        {
+            "CPUs": "1",
+            "TDs": "1, without memory, of one VCPU that was created and not initialised",
+            "pages of a pair": "in the region that they describe",
+        },
+        gone=True,
     )
 
 

@@ -1,14 +1,18 @@
 """A small machine under observation, with a booted kernel and TDs made by the real functions.
 
-One 1 GiB TDMR without holes, Dynamic PAMT on.  Every word is observed; while nobody observes, all
-is as in a plain run, so the machine is brought to where the threads begin by running it.
+2 GiB without holes on two packages, Dynamic PAMT on; what is verified lies in the upper GiB, so
+that regions have numbers above 511.  Every word is observed; while nobody observes, all is as in a
+plain run, so the machine is brought to where the threads begin by running it.
 """
 
 import sys
 from collections.abc import Hashable, Iterable
+from functools import partial
 from threading import local
 from typing import Final
 
+from dpamt.abi.leaves import RAX_LEAF_MASK
+from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.errors import Finding, InputError, ModelError
 from dpamt.host.core.audit import audit
@@ -28,32 +32,42 @@ from dpamt.module.view import ModuleView
 from dpamt.platform.machine import Cmr, Machine, MemoryBlock, Topology
 from dpamt.platform.page_allocator import PageAllocator
 from dpamt.platform.physical_memory import PhysicalMemory
+from dpamt.sync.kernel_locks import BareLock, RwLock, RwLocks, SpinLocks
 from dpamt.sync.observed import ObservedShared
 from dpamt.verify.learn.automaton import Event, Recorder
 from dpamt.verify.learn.control_point import ControlPoints
 from dpamt.verify.learn.plain_state import PlainState
 from dpamt.verify.programs.other_agent import OtherAgent
+from dpamt.verify.programs.page_owners import OwnedMemory, PageOwners
 from dpamt.verify.programs.page_pools import PoolAllocator
+from dpamt.verify.programs.refusals import Refusals
 
 MIB: Final = 1 << 20
+PACKAGES: Final = 2
+_REGIONS: Final = 1024
+"""2M regions of the machine."""
 _BALANCE: Final = "verify.balance"
-_FAILURES: Final = "verify.failures"
 
 
 class ObservedLog(KernelLog):
-    """dmesg; while somebody observes, its lines are events of the thread that writes them."""
+    """dmesg; while somebody observes, its lines are events of the thread that writes them.
 
-    __slots__ = ("_recorder", "_shared")
+    A WARN on a CPU that was refused a SEAMCALL is an event of another kind: it may be.
+    """
 
-    def __init__(self, recorder: Recorder, shared: ObservedShared) -> None:
+    __slots__ = ("_world",)
+
+    def __init__(self, world: "World") -> None:
         super().__init__()
-        self._recorder = recorder
-        self._shared = shared
+        self._world = world
 
     def _told(self, kind: str, text: str) -> bool:
-        if self._shared.watch.observer is None:
+        if self._world.shared.watch.observer is None:
             return False
-        self._recorder.tell(Event(kind, text))
+        if kind == "warn":
+            excused = self._world.is_excused()
+            kind = "excused" if excused else kind
+        self._world.recorder.tell(Event(kind, text))
         return True
 
     def info(self, text: str) -> None:
@@ -107,14 +121,14 @@ class ObservedAllocator:
     region), and counts what has been taken in one word: ``verify.balance``.
     """
 
-    def __init__(self, world: "World", failures: int = 0) -> None:
+    def __init__(self, world: "World") -> None:
         self._world = world
         self.balance = world.shared.words(_BALANCE).at(0)
-        self._failures = world.shared.words(_FAILURES).at(0)
-        """Allocations that may still fail."""
-        self._failures.store(failures)
-        self._may_fail = failures > 0
+        self._failures = world.failures
+        self._may_fail = world.memory_fails
         self._of_thread = local()
+        self.pages: set[int] = set()
+        """The pages of all pairs."""
 
     @property
     def pair_pages(self) -> tuple[int, int]:
@@ -144,7 +158,10 @@ class ObservedAllocator:
         return []
 
     def free_page(self, pfn: int) -> None:
-        """Give it back."""
+        """Give it back; one that is of no pair was never the allocator's."""
+        if pfn not in self.pages:
+            what = f"page {pfn:#x} is freed, and the allocator never gave it out"
+            self._world.recorder.tell(Event("page", what))
         self.balance.add(-1)
 
 
@@ -156,23 +173,37 @@ class StandingVm(Vm):
 
 
 class World:
-    """The machine, its kernel and module; ``make_td`` builds TDs before threads run."""
+    """The machine, its kernel and module; ``make_td`` builds TDs before threads run.
 
-    def __init__(self, design: Design, behaviour: KernelBehaviour | None = None) -> None:
+    Thread n of a program runs on CPU n; the CPUs are on two packages, in equal runs.
+    """
+
+    def __init__(
+        self, design: Design, behaviour: KernelBehaviour | None = None, cpus: int = 2
+    ) -> None:
+        end = _REGIONS * PAGES_PER_2M
         machine = Machine(
-            "a 1 GiB machine of the verifier",
-            (Cmr(MIB, 1023 * MIB),),
-            (MemoryBlock(256, 1024 * 256),),
-            1024 * 256,
-            Topology(1, 2),
+            "a 2 GiB machine of the verifier",
+            (Cmr(MIB, (end << PAGE_SHIFT) - MIB),),
+            (MemoryBlock(256, end),),
+            end,
+            Topology(PACKAGES, max(cpus, PACKAGES)),
         )
         self.design = design
         self.shared = ObservedShared()
+        self.failures = self.shared.words("verify.failures").at(0)
+        """Allocations and SEAMCALLs that may still fail."""
+        self.memory_fails = False
+        """Whether an allocation is among what may fail."""
         self.memory = PhysicalMemory()
         self.allocator = PageAllocator(machine)
         self._of_thread = local()
         self.agent: OtherAgent | None = None
         """Who may hold locks that the threads' SEAMCALLs want."""
+        self.refusals: Refusals | None = None
+        """Who may refuse their SEAMCALLs."""
+        self.owners: PageOwners | None = None
+        """Who has the pages of pools, where there are some."""
         self.module = TdxModule(self.memory, machine, "2.0.18", self.shared)
         self.kernel = ObservedKernel(
             machine,
@@ -202,12 +233,15 @@ class World:
             ObservedAllocator,
             OtherAgent,
             PoolAllocator,
+            PageOwners,
+            OwnedMemory,
+            Refusals,
         )
         module = self.module  # its regions are made when they are first asked for: no state
         same = (module.ready_handlers, module.live_headers, module.pamt.regions)
         self.places = ControlPoints(same, fixed)
         self.recorder = Recorder(self.places)
-        self.kernel.log = ObservedLog(self.recorder, self.shared)
+        self.kernel.log = ObservedLog(self)
         self.recorder.plain = PlainState(self.kernel, design.functions())
         error = tdx_enable(self.kernel)
         if error:
@@ -235,12 +269,45 @@ class World:
             found.append(pfn)
         return found
 
+    def use_pools(self) -> PoolAllocator:
+        """From here on the kernel's pages come from pools, and each page of them has its owner."""
+        erratum = self.kernel.behaviour.partial_write_erratum
+        self.owners = PageOwners(self.shared, self.recorder, erratum)
+        allocator = PoolAllocator(
+            self.shared, self.recorder, self.owners, self.failures, self.memory_fails
+        )
+        self.kernel.allocator = allocator  # type: ignore[assignment]
+        self.kernel.memory = OwnedMemory(self.memory, self.owners)
+        return allocator
+
     def cpu(self, index: int) -> Cpu:
-        """A CPU made afresh, its SEAMCALLs told to the recorder."""
-        lp = LogicalProcessor(self.module, index, 0)
+        """CPU ``index`` made afresh for the thread that runs, its SEAMCALLs told to the recorder.
+
+        Raises ModelError when the machine has no such CPU.
+        """
+        if index >= len(self.kernel.cpus):
+            raise ModelError(f"the verifier's machine has no CPU {index}")
+        package = self.kernel.cpus[index].package
         self._of_thread.others = {}
-        call = told_seamcall(lp, self.recorder, self.agent)
-        return Cpu(index, 0, call, self.kernel.machine.hkid_start_bit)
+        self._of_thread.cpu = index
+        lp = LogicalProcessor(self.module, index, package)
+        return Cpu(index, package, self._told(lp), self.kernel.machine.hkid_start_bit)
+
+    def is_excused(self) -> bool:
+        """Whether the CPU of the thread that runs was refused a SEAMCALL; a step where it may be.
+
+        Then a WARN is no finding, and no error returned is.
+        """
+        if self.refusals is None:
+            return False
+        return self.refusals.excuse(self._of_thread.cpu)
+
+    def ended(self, result: int) -> int:
+        """What a thread ends with: an error that it may end with is none."""
+        if result:
+            excused = self.is_excused()
+            result = 0 if excused else result
+        return result
 
     def _seamcall_of(self, lp: LogicalProcessor) -> SeamCall:
         """The SEAMCALLs of one of the kernel's CPUs, that any thread may send its calls to.
@@ -250,38 +317,87 @@ class World:
 
         def seamcall(rax: int, args: TdxModuleArgs) -> int:
             if self.shared.watch.observer is None:
-                return lp.seamcall(rax, args)
+                return self._owned(lp, rax, args)
             others: dict[int, SeamCall] = self._of_thread.others
             if lp.index not in others:
                 fresh = LogicalProcessor(self.module, lp.index, lp.package)
-                others[lp.index] = told_seamcall(fresh, self.recorder, self.agent)
+                others[lp.index] = self._told(fresh)
             return others[lp.index](rax, args)
 
         return seamcall
 
+    def _told(self, lp: LogicalProcessor) -> SeamCall:
+        """The SEAMCALLs of a processor, told to the recorder; perhaps one is refused by choice."""
+        told = told_call(lambda rax, args: self._owned(lp, rax, args), self.recorder)
+        refusals = self.refusals
+        if refusals is None:
+            return told
+
+        def seamcall(rax: int, args: TdxModuleArgs) -> int:
+            leaf = rax & RAX_LEAF_MASK
+            status = refusals.answer(self._of_thread.cpu, leaf, args)
+            if status:
+                refusals.tell(leaf, status)
+                return status
+            return told(rax, args)
+
+        return seamcall
+
+    def _owned(self, lp: LogicalProcessor, rax: int, args: TdxModuleArgs) -> int:
+        """The SEAMCALL, its pages followed; perhaps somebody else holds one of its locks."""
+        owners = self.owners
+        if owners is None:
+            return self._made(lp, rax, args)
+        leaf = rax & RAX_LEAF_MASK
+        taking = owners.before(leaf, args)
+        status = self._made(lp, rax, args)
+        owners.after(leaf, taking, status, args)
+        return status
+
+    def _made(self, lp: LogicalProcessor, rax: int, args: TdxModuleArgs) -> int:
+        if self.agent is None or self.shared.watch.observer is None:
+            return lp.seamcall(rax, args)
+        return self.agent.call(lp, rax, args)
+
     def findings(self) -> list[str]:
         """What host and module say of themselves now."""
-        return [*self.view.check(), *audit(self.kernel, self.view, None)]
+        kept = self.pairs_that_stay()
+        return [*self.view.check(), *audit(self.kernel, self.view, None, kept)]
+
+    def pairs_that_stay(self) -> set[int]:
+        """Regions whose PAMT.REMOVE was refused by choice."""
+        return self.refusals.pairs_that_stay() if self.refusals is not None else set()
+
+    def locks_held(self) -> list[str]:
+        """The kernel's locks that somebody holds; for audits, no step."""
+        return [
+            name
+            for name, array in self.shared.arrays()
+            if isinstance(array, (BareLock, SpinLocks, RwLock, RwLocks)) and array.capture()
+        ]
 
     def free_region(self, number: int) -> int:
         """First page of a 2M region that nobody uses, counted from the top of memory."""
-        return (510 - number) << 9
+        return (_REGIONS - 2 - number) << 9
 
 
 def told_seamcall(
     lp: LogicalProcessor, recorder: Recorder, agent: OtherAgent | None = None
 ) -> SeamCall:
     """The SEAMCALLs of a processor, their beginnings and ends told to the recorder."""
+    return told_call(lp.seamcall if agent is None else partial(agent.call, lp), recorder)
+
+
+def told_call(call: SeamCall, recorder: Recorder) -> SeamCall:
+    """The same of whatever answers them."""
 
     def seamcall(rax: int, args: TdxModuleArgs) -> int:
         operands: tuple[Hashable, ...] = args.as_tuple()
-        recorder.mark(rax & 0xFFFF)
-        if agent is None:
-            status = lp.seamcall(rax, args)
-        else:
-            status = agent.call(lp, rax, args)
+        leaf = rax & RAX_LEAF_MASK
+        recorder.mark(leaf)
+        status = call(rax, args)
         recorder.leaf = -1
-        recorder.tell(Event("seamcall", rax & 0xFFFF, (operands, status)))
+        recorder.tell(Event("seamcall", leaf, (operands, status)))
         return status
 
     return seamcall

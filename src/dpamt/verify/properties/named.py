@@ -6,7 +6,7 @@ the property that they break (``leaked: ...``).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dpamt.abi.leaves import (
@@ -141,6 +141,7 @@ MISSING: Final = "missing-pair"
 DOUBLE_ADD: Final = "double-add"
 BAD_REMOVE: Final = "bad-remove"
 FATAL: Final = "fatal"
+PAGE: Final = "page"
 OWNERS: Final = "two-owners"
 AT_REST: Final = "at-rest"
 LEAK: Final = "leak"
@@ -157,6 +158,7 @@ PROPERTY_NAMES: Final = (
     DOUBLE_ADD,
     BAD_REMOVE,
     FATAL,
+    PAGE,
     OWNERS,
     AT_REST,
     LEAK,
@@ -185,11 +187,17 @@ def properties(
         Property(FATAL, "the module never shuts down", _fatal),
         Property(BUSY, "TDX_OPERAND_BUSY only where Linux tries again", _busy(retried)),
         Property(KERNEL, "no WARN, no BUG, no error returned, no lock misused", _kernel),
+        Property(PAGE, "no page is given, reset or freed by who does not have it", _of_kind(PAGE)),
         Property(OWNERS, "no page has two owners", of_rest=_line(OWNERS), of_state=_line(OWNERS)),
         Property(AT_REST, "count, pair and use agree when nothing runs", of_rest=_line(AT_REST)),
         Property(LEAK, "every page is back when nothing uses it", of_rest=_line(LEAK)),
-        Property(DEADLOCK, "no thread waits for ever", of_deadlock=_deadlock),
-        Property(LIVELOCK, "no threads go round without getting on"),
+        Property(
+            DEADLOCK,
+            "no thread waits for ever, no lock is held at the end",
+            of_rest=_line(DEADLOCK),
+            of_deadlock=_deadlock,
+        ),
+        Property(LIVELOCK, "no threads go round without getting on", _of_kind("repeats")),
         Property(CONTEXT, "nothing sleeps where it may not, nothing is kept", _of_kind(CONTEXT)),
         Property(
             LOCK_ORDER, "locks are taken in one order, safe from softirqs", _of_kind(LOCK_ORDER)
@@ -206,4 +214,4 @@ def _tolerating(judge: Property, tolerated: frozenset[tuple[int, int]]) -> Prope
     def unless_tolerated(event: Event) -> str:
         return "" if _answer(event) in tolerated else asked(event)
 
-    return Property(judge.name, judge.meaning, unless_tolerated)
+    return replace(judge, of_event=unless_tolerated)
