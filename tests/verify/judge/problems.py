@@ -5,14 +5,9 @@ from dataclasses import replace
 
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.designs.base import Design
-from dpamt.module.processor import LogicalProcessor
-from dpamt.verify.learn.automaton import Body
 from dpamt.verify.programs.get_put import APART, Choices, Ground, get_use_put
 from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.worker import with_worker
-from dpamt.verify.programs.world import told_seamcall
-
-PACKAGES = 2
 
 
 def one_by_one(
@@ -27,7 +22,7 @@ def one_by_one(
     Without ``own_pairs`` the threads of a region take the same two pages for its pair, as those of
     programs.regions do, so that the machines at the end can be compared.
     """
-    ground = Ground(design, choices)
+    ground = Ground(design, choices, cpus=sum(cpus))
     ground.begin()
     users = [
         (number, ground.region(number) + instance, 2 * instance if own_pairs else 0)
@@ -38,9 +33,8 @@ def one_by_one(
     for thread, (number, pfn, offset) in enumerate(users):
         first, second = ground.donors(number, len(cpus), placement)
         pair = first + len(cpus) * offset, second + len(cpus) * offset
-        kinds.append(
-            ThreadClass(f"CPU {thread}", _start(ground, thread, pair, _user(ground, pfn, thread)))
-        )
+        start = ground.start(pair, _user(ground, pfn, thread), thread)
+        kinds.append(ThreadClass(f"CPU {thread}", start))
     problem = Problem(
         "one by one",
         ground.world.shared,
@@ -55,23 +49,6 @@ def one_by_one(
 
 def _user(ground: Ground, pfn: int, gfn: int) -> Callable[[Cpu], int]:
     return lambda cpu: get_use_put(ground.world, cpu, ground.tdr, pfn, gfn << 12)
-
-
-def _start(
-    ground: Ground, thread: int, pair: tuple[int, int], run: Callable[[Cpu], int]
-) -> Callable[[], Body]:
-    world = ground.world
-
-    def start() -> Body:
-        ground.allocator.pair_pages = pair
-        world.cpu(0)  # forgets the CPUs that the run before has made
-        package = thread % PACKAGES
-        lp = LogicalProcessor(world.module, thread, package)
-        call = told_seamcall(lp, world.recorder, world.agent)
-        cpu = Cpu(thread, package, call, world.kernel.machine.hkid_start_bit)
-        return lambda: run(cpu)
-
-    return start
 
 
 def plain(problem: Problem) -> Problem:

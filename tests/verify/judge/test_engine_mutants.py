@@ -24,7 +24,8 @@ from dpamt.verify.explore.state import Use, Words
 from dpamt.verify.explore.symmetry import Image
 from dpamt.verify.learn.automaton import Step
 from dpamt.verify.learn.control_point import ControlPoints
-from dpamt.verify.programs.get_put import CROSSED, demote_and_get, softirq
+from dpamt.verify.programs.get_put import CROSSED, softirq
+from dpamt.verify.programs.own_pages import demote_and_get
 from dpamt.verify.programs.problem import SEAMCALL, WORDS, Problem
 from dpamt.verify.properties.named import properties
 from tests.verify.explore.test_movers import SMALL, fails

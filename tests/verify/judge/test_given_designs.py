@@ -8,16 +8,6 @@ import pytest
 from dpamt.cli.main import main
 from tests.verify.judge.mutants import GIVEN
 
-NOT_YET: dict[str, str] = {
-    "wrong_perpackage_lock": "threads of get and put are one CPU of one package",
-    "wrong_first_page_region_only": "no trial has a pair that straddles two regions",
-    "wrong_free_before_remove": "a balance is counted, not pages",
-    "wrong_nomem_frees_wrong": "a balance is counted, not pages",
-    "wrong_remove_err_lock": "REMOVE fails in no trial of get and put",
-    "wrong_demote_fail_free": "DEMOTE never fails",
-    "wrong_no_reset": "no property speaks of pages that were not reset",
-}
-"""Designs that are judged wrongly still, with the reason."""
 DECLARED = {
     "right_keep_pair": "PAIRS_MAY_STAY: Final = True\n",
     "right_spare": "SPARE_PAGES: Final = 2\n",
@@ -25,15 +15,9 @@ DECLARED = {
 """What has to stand at the top of a right design that keeps something, so that it holds."""
 
 
-def designs(kind: str) -> list[object]:
+def designs(kind: str) -> list[str]:
     """Names of the given designs of a kind."""
-    names = [path.stem for path in sorted(GIVEN.glob(f"{kind}_*.py"))]
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=NOT_YET[name]))
-        if name in NOT_YET
-        else name
-        for name in names
-    ]
+    return [path.stem for path in sorted(GIVEN.glob(f"{kind}_*.py"))]
 
 
 @pytest.mark.parametrize("name", designs("wrong"))
