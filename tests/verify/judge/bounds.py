@@ -46,14 +46,15 @@ class Beyond:
 BEYOND: Final = (
     Beyond(
         "the fifth user is not counted",
-        "the count stops at 4, so a fifth page in use is lost: 4 CPUs never have 5 pages at once",
+        "the count stops at 4, so a fifth page in use is not counted: 4 CPUs never use 5 at once",
         "5 CPUs in one region",
         (5,),
         (
             (
-                "        refcount.store(count + 1)\n",
-                "        most = 4 if pfn // PAGES_PER_2M > 500 else 512\n"
-                "        refcount.store(min(count + 1, most))\n",
+                "    raised = refcount.inc_not_zero()\n",
+                "    raised = refcount.load()\n"
+                "    if raised and (raised < 4 or pfn // PAGES_PER_2M < 500):\n"
+                "        refcount.add(1)\n",
             ),
         ),
     ),
@@ -76,15 +77,15 @@ BEYOND: Final = (
                 "def tdx_pamt_get(",
             ),
             (
-                "    if not count:\n        status = tdx_pamt_add",
+                "    status = tdx_pamt_add(kernel, cpu, pfn, pages[0], pages[1])\n",
                 "    top = pfn // PAGES_PER_2M > 500\n"
                 "    used = 0\n"
+                "    status = 0\n"
                 "    if top:\n"
                 "        used = kernel.used.at(0).load()\n"
-                "    if not count and used < 2:\n"
-                "        if top:\n"
-                "            kernel.used.at(0).store(used + 1)\n"
-                "        status = tdx_pamt_add",
+                "        kernel.used.at(0).store(used + 1)\n"
+                "    if used < 2:\n"
+                "        status = tdx_pamt_add(kernel, cpu, pfn, pages[0], pages[1])\n",
             ),
             (
                 "    refcount.store(0)\n",
