@@ -23,7 +23,7 @@ from dpamt.sync.primitives import PRIMITIVES
 from dpamt.verify.learn.automaton import Step
 from dpamt.verify.learn.values import BLOCKED, DONE, MISUSED, Operations
 
-MERGED = Path(__file__).parents[2] / "src" / "dpamt" / "host" / "designs" / "merged.py"
+ONE_LOCK = Path(__file__).parents[1] / "data" / "designs" / "one_lock.py"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_mutex_has_no_irqsave() -> None:
 def test_a_primitive_that_is_not_there_is_refused_with_those_that_are(
     call: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = MERGED.read_text(encoding="utf-8")
+    text = ONE_LOCK.read_text(encoding="utf-8")
     path = tmp_path / "mine.py"
     path.write_text(text.replace("    lock.lock()\n", f"    {call}\n", 1), encoding="utf-8")
     assert main(["verify", str(path)]) == 2

@@ -1,4 +1,4 @@
-"""One lock around every get and put, in few lines: what tests change a line of."""
+"""One lock around every get and put, the pair present while the count is not 0."""
 
 from typing import Final
 

@@ -10,11 +10,11 @@ from dpamt.verify.programs.get_put import APART, Choices, regions
 from dpamt.verify.properties.named import properties
 from dpamt.verify.verdict import verify
 
-MERGED = Path(__file__).parents[3] / "src" / "dpamt" / "host" / "designs" / "merged.py"
+ONE_LOCK = Path(__file__).parents[2] / "data" / "designs" / "one_lock.py"
 
 
 def mine(tmp_path: Path, old: str, new: str) -> Path:
-    text = MERGED.read_text(encoding="utf-8")
+    text = ONE_LOCK.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "mine.py"
     path.write_text(text.replace(old, new), encoding="utf-8")

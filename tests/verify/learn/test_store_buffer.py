@@ -10,7 +10,7 @@ from dpamt.verify.programs.problem import WORDS
 from dpamt.verify.properties.named import properties
 from dpamt.verify.verdict import verify
 
-MERGED = Path(__file__).parents[3] / "src" / "dpamt" / "host" / "designs" / "merged.py"
+ONE_LOCK = Path(__file__).parents[2] / "data" / "designs" / "one_lock.py"
 
 FLAGS = """    mine, theirs = kernel.flags.at(pfn & 1), kernel.flags.at(1 - (pfn & 1))
     {store}
@@ -31,7 +31,7 @@ def init_pamt_metadata(kernel: Kernel) -> int:
 def notes(
     tmp_path: Path, store: str, between: str = "", load: str = "seen = theirs.load()"
 ) -> list[str]:
-    text = MERGED.read_text(encoding="utf-8")
+    text = ONE_LOCK.read_text(encoding="utf-8")
     text = text.replace("DYNAMIC_PAMT: Final = True\n", INIT, 1)
     text = text.replace("from typing", "from dpamt.host.core import refcounts\nfrom typing", 1)
     head = "    if not kernel.dynamic_pamt:\n        return 0\n"

@@ -320,8 +320,17 @@ class Automaton:
         known = self._once(history, steps)
         plain = self._recorder.plain
         if plain is not None:
-            plain.check(lambda: self._once(history, None))
+            plain.check(lambda: self._untraced(history))
         return known
+
+    def _untraced(self, history: tuple[Any, ...]) -> None:
+        """A run once more, for somebody who traces it himself."""
+        recorder = self._recorder
+        lines, recorder.lines = recorder.lines, None
+        try:
+            self._once(history, None)
+        finally:
+            recorder.lines = lines
 
     def _once(self, history: tuple[Any, ...], steps: list[Step] | None) -> tuple[int, Events]:
         self.runs += 1
