@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from dpamt.host.designs import merged
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
 from dpamt.verify.programs.get_put import STRADDLING, Choices, regions
@@ -25,7 +24,7 @@ from dpamt.verify.properties.named import (
 )
 from dpamt.verify.verdict import Verdict, verify
 
-MERGED = Path(merged.__file__)
+ONE_LOCK = Path(__file__).parents[2] / "data" / "designs" / "one_lock.py"
 
 REMOVE = "    status, first, second = tdx_pamt_remove(kernel, cpu, pfn)\n    if status:\n"
 WARN_REMOVE = '        kernel.log.warn_once("PAMT.REMOVE"'
@@ -61,8 +60,8 @@ IMPORT_DEMOTE = "from dpamt.host.core.demote import demote_and_count\n"
 
 
 def changed(tmp_path: Path, *changes: tuple[str, str], more: str = "") -> Design:
-    """merged with some of its text changed, each piece in the last place where it stands."""
-    text = MERGED.read_text()
+    """one_lock.py with some of its text changed, each piece in the last place where it stands."""
+    text = ONE_LOCK.read_text()
     for before, after in changes:
         at = text.rindex(before)
         text = text[:at] + after + text[at + len(before) :]
