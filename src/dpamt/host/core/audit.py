@@ -64,14 +64,12 @@ def audit(
         findings.extend(_check_counts(kernel, module, used, counted, stuck))
     if used or large:
         return findings
-    for region, count in sorted(kernel.pamt_refcounts.non_zero()):
-        if region in stuck:
-            continue
-        findings.append(f"no TD exists, but region {region:#x} has refcount {count}")
+    counts = dict(kernel.pamt_refcounts.non_zero())
+    for region, count in sorted(counts.items()):
+        if region not in stuck:
+            findings.append(f"no TD exists, but region {region:#x} has refcount {count}")
     for region, pair in sorted(module.pairs().items()):
-        if region in stuck:
-            continue
-        if not stays(kernel.design, kernel.pamt_refcounts.at(region).load()):
+        if region not in stuck and not stays(kernel.design, counts.get(region, 0)):
             findings.append(
                 f"no TD exists, but region {region:#x} has the pair {pair[0]:#x}, {pair[1]:#x}"
             )
