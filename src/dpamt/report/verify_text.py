@@ -154,7 +154,7 @@ def rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
     """What a reader has to know before the verdict is believed."""
     for title, lines in (
         ("It rests on:", assumptions_of(tried)),
-        ("Lines of the design that no trial reached:", not_reached_of(tried)),
+        ("Lines of the design that no trial here reached:", not_reached_of(tried)),
     ):
         if lines:
             yield f"{indent}{title}"
