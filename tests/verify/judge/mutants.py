@@ -18,15 +18,13 @@ import dpamt
 _SHIPPED: Final = Path(dpamt.__file__).parent / "host" / "designs"
 GIVEN: Final = Path(__file__).parents[2] / "data" / "designs"
 DECLARED: Final = GIVEN / "declared"
-_AGAIN: Final = ("right_keep_pair", "right_spare")
 SOURCES: Final[dict[str, Path]] = {
     "merged": _SHIPPED / "merged.py",
     "v6": _SHIPPED / "v6.py",
     "per-2m-lock": _SHIPPED / "per_2m_lock.py",
     **{path.stem: path for path in sorted(GIVEN.glob("right_*.py"))},
-    **{path.stem: path for path in sorted(DECLARED.glob("right_*.py")) if path.stem in _AGAIN},
 }
-"""The designs that are mutated, by name; of those that declare something the file that does."""
+"""The designs that are mutated, by name."""
 SEED: Final = 20261129
 TAKEN: Final = 330
 """Mutants of the suite; some of them do not run."""
