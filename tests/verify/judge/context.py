@@ -58,6 +58,11 @@ def held_after(held: Held, step: Step, result: Hashable) -> Held:
     return held - these if step.method in UNLOCKS else held
 
 
+def releases_what_it_lacks(held: Held, step: Step) -> bool:
+    """Whether a thread releases a lock that it does not hold: nothing is sure after that."""
+    return step.method in UNLOCKS and (step.address, _LOCK) not in held
+
+
 def softirqs_off(held: Held) -> bool:
     """Whether no softirq can come in on the CPU of a thread that holds this."""
     return any(what != _LOCK for _, what in held)

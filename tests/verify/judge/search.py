@@ -9,7 +9,7 @@ from dpamt.sync.shared import Snapshot
 from dpamt.verify.learn.automaton import CHOICE, MARK, MAY_SLEEP, Event
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
-from tests.verify.judge.context import Rules, softirqs_off
+from tests.verify.judge.context import Rules, releases_what_it_lacks, softirqs_off
 from tests.verify.judge.histories import LONGEST, Histories, Standing
 from tests.verify.judge.memory import DONE, MISUSED, UNIT, UNIT_BITS, WAITING, Memory
 
@@ -274,8 +274,8 @@ class _Explored:
                 waits = True
                 continue
             self._rules.done(thread, step, result, standing.held)
-            if how == MISUSED:
-                self._events.add(Event("misuse", result))
+            if how == MISUSED or releases_what_it_lacks(standing.held, step):
+                self._events.add(Event("misuse", result or "a lock of somebody else's is released"))
                 last = True
             else:
                 then = memory + delta
@@ -368,7 +368,7 @@ def answer(event: Event) -> Hashable:
     """What an event says, without the pages that tell equal threads apart."""
     if event.kind == "seamcall":
         return event.kind, event.subject, event.detail[-1]
-    if event.kind in ("alloc", "free"):
+    if event.kind in ("alloc", "free", "misuse"):
         return event.kind
     subject = event.subject
     return event.kind, _PAGE.sub("a page", subject) if isinstance(subject, str) else subject

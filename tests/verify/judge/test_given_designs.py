@@ -26,11 +26,6 @@ def test_all_of_them_load() -> None:
     assert len([load_design(str(path)) for path in GIVEN.rglob("*.py")]) >= 17
 
 
-def test_all_of_them_load() -> None:
-    """A design that was written against an earlier contract is not broken by a name that moved."""
-    assert len([load_design(str(path)) for path in GIVEN.rglob("*.py")]) >= 17
-
-
 @pytest.mark.parametrize("name", designs("wrong"))
 def test_a_wrong_one_fails_or_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 1; or 2, with the line of the design that cannot be judged."""
