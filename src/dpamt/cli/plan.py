@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dpamt.cli.extras import require
-from dpamt.cli.plan_options import AGEING, BOTH, FLEET, plan_parser, refuse_without
+from dpamt.cli.plan_options import AGEING, BOTH, FLEET, refuse_without, with_widths
+from dpamt.cli.plan_options import plan_parser as _parser
 
 if TYPE_CHECKING:
     from dpamt.plan.ageing.both import BothAges
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Plan and print; the exit code is that of the answers (docs/plan.md)."""
-    options = plan_parser().options(arguments)
+    options = _parser().options(arguments)
     if options.html is not None:
         require("plan --html", "plotly")
     if options.fleet is not None:
@@ -101,15 +102,6 @@ def _machine(host: str, options: argparse.Namespace) -> "Machine | NoMemoryInLog
         return told
 
 
-def with_widths(machine: "Machine", pa_bits: int | None, keyid_bits: int | None) -> "Machine":
-    """The machine with other address widths than its log or the defaults have."""
-    from dataclasses import replace
-
-    changes = {"max_pa_bits": pa_bits, "keyid_bits": keyid_bits}
-    given: dict[str, int] = {name: bits for name, bits in changes.items() if bits is not None}
-    return replace(machine, **given) if given else machine  # type: ignore[arg-type]
-
-
 def _age(
     options: argparse.Namespace,
     machines: "Sequence[Machine]",
@@ -117,7 +109,10 @@ def _age(
     watch: "Watch | None",
     share: float,
 ) -> "list[BothAges]":
+    from dataclasses import replace
+
     from dpamt.plan.ageing.both import age_both
+    from dpamt.plan.ageing.tornado import tornado
 
     first = options.seed or 0
     seeds = range(first, first + (5 if options.seeds is None else options.seeds))
@@ -128,18 +123,17 @@ def _age(
             if watch is not None:
                 watch(host, "dynamic", what, done, total)
 
-        aged.append(
-            age_both(
-                machine,
-                mixes,
-                share,
-                drivers(options),
-                options.age,
-                tuple(seeds),
-                progress=progress if watch else None,
-                release=options.module,
-            )
+        told = progress if watch else None
+        given, release = drivers(options), options.module
+        both = age_both(
+            machine, mixes, share, given, options.age, tuple(seeds), None, told, release
         )
+        if options.tornado:
+            bars = tornado(
+                machine, mixes, share, given, options.age, tuple(seeds), None, told, release
+            )
+            both = replace(both, tornado=bars)
+        aged.append(both)
     return aged
 
 

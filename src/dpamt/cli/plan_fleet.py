@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dpamt.cli.extras import require
-from dpamt.cli.plan_options import AGEING, refuse_without
+from dpamt.cli.plan_options import AGEING, refuse_without, with_widths
 from dpamt.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,7 +130,6 @@ def _trace(fleet: str) -> Iterator["Path | None"]:
 
 def _host_type(text: str, options: argparse.Namespace) -> "HostType":
     """``100*2TiB``, or one host."""
-    from dpamt.cli.plan import with_widths
     from dpamt.plan.fleet.hosts import HostType
     from dpamt.plan.plan import machine_named
 

@@ -2,11 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dpamt.cli.parser import Parser
 from dpamt.plan.fleet import TABLES
 
-AGEING: Sequence[str] = ("pairs", "control", "conversions")
+if TYPE_CHECKING:
+    from dpamt.platform.machine import Machine
+
+AGEING: Sequence[str] = ("pairs", "control", "conversions", "tornado")
 """Options that only ageing looks at."""
 BOTH: Sequence[str] = ("seed", "seeds", "max_tds", "fragmentation", "grouping", "occupancy", "life")
 """Options of ageing and of fleets."""
@@ -111,6 +115,12 @@ def plan_parser() -> Parser:
         choices=("single", "pool"),
         help="how control pages are allocated (default single, as Linux does)",
     )
+    ageing.add_argument(
+        "--tornado",
+        action="store_true",
+        default=None,
+        help="which of these moves the outcome most: each set low and high (16 runs more)",
+    )
     fleet = parser.add_argument_group("a fleet (docs/plan-fleets.md)")
     parser.add_input(
         "--fleet",
@@ -146,6 +156,15 @@ def refuse_without(options: argparse.Namespace, needs: str, names: Sequence[str]
             raise InputError(
                 f"plan: --{name.replace('_', '-')} has no effect here; expected it with {needs}"
             )
+
+
+def with_widths(machine: "Machine", pa_bits: int | None, keyid_bits: int | None) -> "Machine":
+    """The machine with other address widths than its log or the defaults have."""
+    from dataclasses import replace
+
+    changes = {"max_pa_bits": pa_bits, "keyid_bits": keyid_bits}
+    given: dict[str, int] = {name: bits for name, bits in changes.items() if bits is not None}
+    return replace(machine, **given) if given else machine  # type: ignore[arg-type]
 
 
 def weeks(text: str) -> float:

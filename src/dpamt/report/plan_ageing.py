@@ -6,12 +6,14 @@ from typing import Any, Final
 
 from dpamt.plan.ageing.both import BothAges
 from dpamt.plan.ageing.simulate import Ageing
+from dpamt.plan.ageing.tornado import Tornado, saved_by
 from dpamt.report.plan_answer import saving
 from dpamt.report.run_text import heading, paragraph
 from dpamt.report.units import amount, bar, count, percent
 
 _ROWS: Final = 14
 _BAR_WIDTH: Final = 14
+_TORNADO_WIDTH: Final = 10
 
 
 def ageing_text(both: BothAges) -> str:
@@ -21,7 +23,11 @@ def ageing_text(both: BothAges) -> str:
 
 def ageing_json(both: BothAges) -> dict[str, Any]:
     """Its part of the document of docs/plan.md; regions are counted, not listed."""
-    return {"today": _json(both.today), "tomorrow": _json(both.tomorrow)}
+    return {
+        "today": _json(both.today),
+        "tomorrow": _json(both.tomorrow),
+        "tornado": None if both.tornado is None else asdict(both.tornado),
+    }
 
 
 def _json(ageing: Ageing) -> dict[str, Any]:
@@ -32,18 +38,13 @@ def _json(ageing: Ageing) -> dict[str, Any]:
     return document
 
 
-def mean_saved(ageing: Ageing) -> float:
-    """Bytes that Dynamic PAMT saves on average over the time, against static PAMT."""
-    return ageing.static_bytes - sum(ageing.dynamic_bytes.mean) / len(ageing.dynamic_bytes.mean)
-
-
 def _lines(both: BothAges) -> Iterator[str]:
     now, then = both.today, both.tomorrow
     hours = now.times_hours[-1]
     yield from heading(f"{now.source} over {hours / 168:.3g} weeks")
     static = now.static_bytes
     for name, one in (("Today, 4K", now), ("With 2M (not merged)", then)):
-        saved = round(mean_saved(one))
+        saved = round(saved_by(one))
         worst = static - round(max(one.dynamic_bytes.mean))
         yield from paragraph(
             f"{name}: Dynamic PAMT saves {saving(saved, static)} of static PAMT's "
@@ -79,6 +80,28 @@ def _lines(both: BothAges) -> Iterator[str]:
             f"need {count(round(one.packed_pairs.mean[-1]))}.",
             "  ",
         )
+    if both.tornado is not None:
+        yield from _tornado(both.tornado)
+
+
+def _tornado(told: Tornado) -> Iterator[str]:
+    """Bars around the outcome, the longest first."""
+    yield from heading("What moves what is saved today")
+    yield from paragraph(
+        f"With everything as given {saving(round(told.saved), told.static_bytes)} of static PAMT "
+        "is saved on average; each driver alone set to its two ends gives:"
+    )
+    most = max((bar_.width for bar_ in told.bars), default=0.0)
+    for one in told.bars:
+        ends = f"{one.low} to {one.high}"
+        sizes = f"{percent_of(one.saved_low, told)} to {percent_of(one.saved_high, told)}"
+        drawn = bar(round(one.width), round(most), _TORNADO_WIDTH) if most else ""
+        yield f"  {one.driver:22}{ends:25}{sizes:20}{drawn}".rstrip()
+
+
+def percent_of(saved: float, told: Tornado) -> str:
+    """A saving as a share of static PAMT."""
+    return f"{100 * saved / told.static_bytes:.1f} %"
 
 
 def _with_spread(ageing: Ageing, at: int) -> str:
@@ -89,7 +112,7 @@ def _with_spread(ageing: Ageing, at: int) -> str:
 
 def _limit(ageing: Ageing) -> Iterator[str]:
     refused, without = ageing.refused.mean[0], ageing.without_keyid.mean[0]
-    if not refused:
+    if round(refused) < 1:
         return
     most = f"{ageing.most_tds:,} TDs at once, one for each guest KeyID"
     if without >= refused / 2:

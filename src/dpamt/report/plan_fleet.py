@@ -134,7 +134,7 @@ def _lines(both: BothFleets, source: str) -> Iterator[str]:
     yield ""
     yield f"  {'':34}" + "".join(f"{name:>22}" for name in _columns(both))
     for label, *cells in _rows(both):
-        yield f"  {label:34}" + "".join(f"{cell:>22}" for cell in cells)
+        yield (f"  {label:34}" + "".join(f"{cell:>22}" for cell in cells)).rstrip()
     if both.share_assumed:
         yield from paragraph(
             f"{100 * both.share_2m:g} % at 2M is an assumption, for VMs that do not say "

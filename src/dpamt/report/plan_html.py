@@ -21,6 +21,7 @@ from dpamt.report.plan_plots import (
     coming_up_figure,
     graph_objects,
     map_figure,
+    tornado_figure,
 )
 from dpamt.report.units import amount, count, percent
 
@@ -188,6 +189,13 @@ def _ageing(page: Page, both: "BothAges", cells: tuple[Cell, ...]) -> None:
         f"{amount(peak)} today (mean of {len(now.seeds)} seeds; the band is the 95 % confidence "
         "interval).",
     )
+    if both.tornado is not None:
+        page.html("<h3>What moves what is saved today</h3>")
+        page.figure(
+            tornado_figure(both.tornado),
+            "Bytes saved with each driver alone at its two ends, the one that moves most on top: "
+            + "; ".join(f"{one.driver} {one.low} to {one.high}" for one in both.tornado.bars),
+        )
     pairs, lonely = round(now.pairs.mean[-1]), round(now.pinned_by_one.mean[-1])
     page.html(
         f"<p>Today, at the end: {count(pairs)} page pairs, {count(lonely)} of them held by a "

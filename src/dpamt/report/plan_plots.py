@@ -11,6 +11,7 @@ from dpamt.report.units import amount, count
 
 if TYPE_CHECKING:
     from dpamt.plan.ageing.both import BothAges
+    from dpamt.plan.ageing.tornado import Tornado
     from dpamt.plan.fleet.both import BothFleets
 
 # Okabe and Ito's palette.
@@ -128,6 +129,25 @@ def ageing_figure(both: "BothAges") -> Any:
     if both.tomorrow is not both.today:
         then = [round(size) for size in both.tomorrow.dynamic_bytes.mean]
         _line(figure, days, then, "Dynamic PAMT, 2M (not merged)", LARGE, "dashdot", unit)
+    return figure
+
+
+def tornado_figure(told: "Tornado") -> Any:
+    """What is saved with each driver at its two ends, the widest bar on top."""
+    unit = unit_of(told.static_bytes)
+    figure = _figure(f"saved on average ({unit[0]})", "")
+    bars = told.bars[::-1]
+    figure.add_bar(
+        orientation="h",
+        y=[bar.driver for bar in bars],
+        base=[min(bar.saved_low, bar.saved_high) / unit[1] for bar in bars],
+        x=[bar.width / unit[1] for bar in bars],
+        marker={"color": DYNAMIC},
+        text=[f"{bar.low} to {bar.high}" for bar in bars],
+        hovertemplate="%{y}: %{text}<extra></extra>",
+    )
+    figure.add_vline(x=told.saved / unit[1], line={"color": "#8a8a8a", "width": 1})
+    figure.update_layout(showlegend=False)
     return figure
 
 

@@ -11,9 +11,11 @@ from dpamt.plan.ageing.boot import boot_ageing
 from dpamt.plan.ageing.host import AgeingHost
 from dpamt.plan.ageing.pages import ControlPlacement, PairPlacement
 from dpamt.plan.ageing.simulate import Ageing, simulate
+from dpamt.plan.ageing.tornado import DRIVERS, tornado
 from dpamt.plan.ageing.weeks import REGION_LARGE, REGION_PAIR, Weeks
 from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.confidence import quantile
+from dpamt.plan.mix import TdMix
 from dpamt.platform.size import machine_from_size
 
 
@@ -145,3 +147,39 @@ def test_workloads_that_cannot_be(changes: dict[str, object], said: str) -> None
 def test_runs_that_cannot_be(weeks: float, seeds: tuple[int, ...], said: str) -> None:
     with pytest.raises(InputError, match=said):
         simulate(MACHINE, BUSY, weeks, seeds)
+
+
+def test_keyids_bound_the_tds_that_live_at_once() -> None:
+    """A host of 31 guest KeyIDs with room for more TDs never runs more than 31."""
+    many = Workload([Shape(1, 64 * SIZE_2M, 1, 0.9)], mean_life_hours=8)
+    ageing = run(many, seeds=(1, 2))
+    assert ageing.most_tds == 31
+    assert max(ageing.tds.mean) == 31.0
+    assert max(ageing.tds.high) <= 31
+    assert ageing.without_keyid.mean[0] > 0
+    few = run(replace(many, max_tds=5), seeds=(1,))
+    assert max(few.tds.mean) == 5
+
+
+def test_kernel_pages_in_page_blocks_spoil_fewer_regions() -> None:
+    """As many pages, but together: fewer regions are held by a single page of a TD."""
+    scattered, grouped = (
+        run(replace(BUSY, fragmentation=0.2, grouping=grouping), seeds=(1, 2, 3))
+        for grouping in ("scattered", "page-block")
+    )
+    assert grouped.pairs.mean[-1] < scattered.pairs.mean[-1]
+    assert grouped.pinned_by_one.mean[-1] < scattered.pinned_by_one.mean[-1]
+
+
+def test_a_tornado_sorts_drivers_by_what_they_move() -> None:
+    mixes = [TdMix(1, SIZE_1G // 2, 2, 0.0, False)]
+    told = tornado(machine_from_size("2GiB"), mixes, 0.9, {"fragmentation": 0.3}, 2 / 168, (1,), 1)
+    widths = [bar.width for bar in told.bars]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 0
+    by_name = {bar.driver: bar for bar in told.bars}
+    assert len(by_name) == len(DRIVERS) + 1
+    assert by_name["--grouping"].saved_low == told.saved == by_name["--pairs"].saved_low
+    large = by_name["2M pages (not merged)"]
+    assert (large.saved_low, large.high) == (told.saved, "90 %")
+    assert large.saved_high > told.saved

@@ -6,6 +6,7 @@ from typing import Any
 
 from dpamt.plan.ageing.boot import RELEASE
 from dpamt.plan.ageing.simulate import Ageing, Progress, simulate
+from dpamt.plan.ageing.tornado import Tornado
 from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.mix import TdMix, at_2m, at_4k
 from dpamt.platform.machine import Machine
@@ -19,6 +20,8 @@ class BothAges:
     tomorrow: Ageing
     workload: Workload
     """Today's."""
+    tornado: Tornado | None = None
+    """Only where it was asked for."""
 
 
 def age_both(
