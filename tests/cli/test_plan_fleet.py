@@ -33,7 +33,13 @@ def test_made_up_vms_are_the_same_each_time_and_in_every_form(tmp_path: Path) ->
     assert f"{fleet['vms']:,}" in text.out
     assert len(fleet["hosts"]) == 4
     assert fleet["static_bytes"] == sum(host["static_bytes"] for host in fleet["hosts"])
-    hosts = pyarrow.parquet.read_table(folder / "hosts.parquet").to_pylist()
+    table = pyarrow.parquet.read_table(folder / "hosts.parquet")
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    assert about["seed"] == "0"
+    assert about["command"].startswith("dpamt plan --fleet generated '4*64GiB'")
+    assert about["dpamt"]
+    assert table.schema.field("mean_saved").metadata == {b"unit": b"bytes"}
+    hosts = table.to_pylist()
     assert [host["mean_saved"] for host in hosts] == [host["mean_saved"] for host in fleet["hosts"]]
     assert "What each host saves on average" in page.read_text(encoding="utf-8")
 

@@ -1,10 +1,12 @@
 """docs/plan.md names exactly the keys that the document has."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dpamt.plan.ageing.both import age_both
+from dpamt.plan.ageing.tornado import Bar, Tornado
 from dpamt.plan.mix import parse_mix
 from dpamt.plan.plan import machine_named, plan_host
 from dpamt.report.plan_ageing import ageing_json
@@ -24,6 +26,8 @@ def keys_of(value: Any) -> set[str]:
 def test_the_page_names_exactly_the_keys_there_are() -> None:
     mix = parse_mix("1x4MiB")
     ageing = age_both(machine_named("1GiB"), [mix], 0.9, {}, 1 / 168, (0,), 1)
+    bars = Tornado(0.0, 1, (Bar("--life", "1 h", "2 h", 0.0, 0.0),))
+    ageing = replace(ageing, tornado=bars)
     plans = [plan_host("1GiB", [mix], run=True), plan_host("reserved-areas")]
     document = plan_json(plans, [ageing_json(ageing)])
     text = PAGE.read_text(encoding="utf-8").partition("## The JSON document")[2]

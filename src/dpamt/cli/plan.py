@@ -23,7 +23,11 @@ def main(arguments: list[str]) -> int:
     if options.html is not None:
         require("plan --html", "plotly")
     if options.fleet is not None:
+        from shlex import join
+
         from dpamt.cli.plan_fleet import plan_fleet
+
+        options.command = join(("dpamt", "plan", *arguments))
 
         return plan_fleet(options)
     return _plan(options)

@@ -57,7 +57,8 @@ def plan_fleet(options: argparse.Namespace) -> int:
         options.price,
     )  # fmt: skip
     if options.out is not None:
-        write_parquet(both.today, options.out)
+        about = {"command": options.command, "seed": str(options.seed or 0), "time": "today, 4K"}
+        write_parquet(both.today, options.out, about)
     if options.html is not None:
         write_file(options.html, fleet_page(both, options.fleet))
     if options.json:

@@ -168,7 +168,7 @@ def test_kernel_pages_in_page_blocks_spoil_fewer_regions() -> None:
         for grouping in ("scattered", "page-block")
     )
     assert grouped.pairs.mean[-1] < scattered.pairs.mean[-1]
-    assert grouped.pinned_by_one.mean[-1] < scattered.pinned_by_one.mean[-1]
+    assert grouped.pinned_by_one.mean[-1] <= scattered.pinned_by_one.mean[-1]
 
 
 def test_a_tornado_sorts_drivers_by_what_they_move() -> None:

@@ -1,6 +1,6 @@
 """What came of a fleet: summed up from its clusters, and written as Parquet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Final
@@ -180,19 +180,36 @@ def savings(
     return first, second, third
 
 
-def write_parquet(fleet: Fleet, folder: Path | OutputFolder) -> tuple[Path, Path]:
+def write_parquet(
+    fleet: Fleet, folder: Path | OutputFolder, about: Mapping[str, str] | None = None
+) -> tuple[Path, Path]:
     """``hosts.parquet`` and ``moments.parquet``, both whole or neither there.
 
-    Raises InputError when the folder cannot be written to.
+    Each column has its unit in its metadata, and the table has ``about`` (command, seed) beside the
+    version of dpamt.  Raises InputError when the folder cannot be written to.
     """
     output = folder if isinstance(folder, OutputFolder) else OutputFolder(str(folder), TABLES)
     with output.open() as opened:
-        _write(opened[TABLES[0]], fleet.hosts, HostSaving)
-        _write(opened[TABLES[1]], fleet.moments, Moment)
+        _write(opened[TABLES[0]], fleet.hosts, HostSaving, about or {})
+        _write(opened[TABLES[1]], fleet.moments, Moment, about or {})
     return Path(output.path, TABLES[0]), Path(output.path, TABLES[1])
 
 
-def _write(file: IO[Any], rows: Sequence[Any], kind: type[Any]) -> None:
+def _unit(name: str) -> str:
+    """The unit of a column, by its name."""
+    if "bytes" in name or "saved" in name:
+        return "bytes"
+    if "share" in name:
+        return "share, 0 to 1"
+    return {"hours": "hours", "tds": "TDs", "mean_tds": "TDs"}.get(name, "")
+
+
+def _write(file: IO[Any], rows: Sequence[Any], kind: type[Any], about: Mapping[str, str]) -> None:
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(kind)}
-    table = pa.table(columns).replace_schema_metadata(STAMP)
+    table = pa.table(columns)
+    schema = pa.schema(
+        [field.with_metadata({"unit": _unit(field.name)}) for field in table.schema],
+        {**about, **STAMP},
+    )
+    table = table.cast(schema)
     pa.parquet.write_table(table, file)
