@@ -194,3 +194,23 @@ def test_a_log_in_any_container(tmp_path: Path, way: str) -> None:
     host = json.loads(ended.stdout)["hosts"][0]["host"]
     assert host["source"] == "standard input"
     assert host["recorded_is"] == "static"
+
+
+def test_keyids_and_nothing_after_them(tmp_path: Path) -> None:
+    """canonical/tdx issues 260 and 382: BIOS and kernel agree on KeyIDs, and nothing follows."""
+    (tmp_path / "log").write_text(
+        "[   13.100393] virt/tdx: BIOS enabled: private KeyID range [64, 128)\n"
+        "[   13.101389] virt/tdx: Disable ACPI S3. Turn off TDX in the BIOS to use ACPI S3.\n"
+    )
+    code, text = told("plan", str(tmp_path / "log"))
+    assert code == 1
+    assert "The log does not show that TDX came up on this host" in text
+    assert "load kvm_intel with tdx=1" in text
+    assert "load kvm_intel with tdx=1" in told("decode", str(tmp_path / "log"))[1]
+    (tmp_path / "more").write_text(
+        (tmp_path / "log").read_text()
+        + "BIOS-e820: [mem 0x0000000000100000-0x000000107fffffff] usable\n"
+    )
+    code, text = told("plan", str(tmp_path / "more"))
+    assert code == 0
+    assert "TDX should come up here, though the log does not show that it did" in text

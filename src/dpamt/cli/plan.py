@@ -100,8 +100,7 @@ def _machine(host: str, options: argparse.Namespace) -> "Machine | NoMemoryInLog
     try:
         return with_widths(machine_named(host), options.pa_bits, options.keyid_bits)
     except NoMemoryInLog as told:
-        why = told.log.why
-        if why is None or (told.log.came_up is None and not why.cause.fatal):
+        if told.log.why is None and told.log.doubt is None:
             raise
         return told
 

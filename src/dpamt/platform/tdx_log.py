@@ -93,6 +93,13 @@ class HostLog:
         )
 
     @property
+    def doubt(self) -> Failure | None:
+        """Where nothing failed: that the log shows KeyIDs, and nothing that came of them."""
+        if self.came_up is not None or self.why is not None:
+            return None
+        return next((one for one in self.failures if one.cause is UNTRIED), None)
+
+    @property
     def says_nothing(self) -> bool:
         """Whether there is nothing of TDX in the log."""
         return self == HostLog(boots=self.boots)

@@ -57,10 +57,13 @@ def why_lines(log: HostLog) -> Iterator[str]:
             f"This is the log of a TD (a guest), by line {log.guest.line}: {log.guest.text}.  Why "
             "TDX does not come up is said in the log of the host that runs it."
         )
-    why = log.why
+    why = log.why or log.doubt
     if why is None:
         return
-    yield from heading("Why does TDX not come up?")
+    if log.why is not None:
+        yield from heading("Why does TDX not come up?")
+    else:
+        yield from heading("The log does not show whether TDX comes up")
     yield from paragraph(f"{why.cause.why[:1].upper()}{why.cause.why[1:]}.")
     for one in distinct(log.failures):
         if one.line:
@@ -70,7 +73,7 @@ def why_lines(log: HostLog) -> Iterator[str]:
 
 
 def _why_json(log: HostLog) -> dict[str, Any] | None:
-    why = log.why
+    why = log.why or log.doubt
     if why is None:
         return None
     return {

@@ -77,6 +77,9 @@ def _warnings(plan: HostPlan) -> Iterator[str]:
             f"KeyIDs begin at address bit {host.keyid_start_bit}, and Dynamic PAMT covers "
             f"{MAX_DYNAMIC_PAMT_HKID_START_BIT} bits"
         )
+    doubt = host.log.doubt if host.log else None
+    if doubt is not None:
+        yield f"{doubt.cause.why}: {doubt.cause.next_step}"
     version = host.log.module_version if host.log else None
     if version is not None and version != host.module:
         offers = {

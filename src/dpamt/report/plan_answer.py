@@ -12,6 +12,7 @@ from dpamt.plan.host_size import HostSize
 from dpamt.plan.mix_size import MixSize
 from dpamt.plan.plan import HostPlan
 from dpamt.plan.vintages import DYNAMIC_VINTAGES, STATIC_VINTAGES
+from dpamt.platform.tdx_log import HostLog
 from dpamt.report.units import amount, percent
 
 PATCH: Final = (
@@ -93,6 +94,13 @@ def _up(host: HostSize) -> str:
 def _its_module(host: HostSize) -> str:
     version = host.log.module_version if host.log else None
     return f"its TDX module {version}" if version else f"TDX module {host.module}"
+
+
+def log_sentence(log: HostLog) -> str:
+    """The beginning of the answer to a log that says why TDX is not up."""
+    if log.why is not None:
+        return "TDX did not come up on this host"
+    return "The log does not show that TDX came up on this host"
 
 
 def _lacks(plan: HostPlan) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dpamt.plan.plan import HostPlan
 from dpamt.platform.dmesg import NoMemoryInLog
 from dpamt.platform.tdx_log import Failure, HostLog
 from dpamt.report.plan_advice import advice
-from dpamt.report.plan_answer import headline
+from dpamt.report.plan_answer import headline, log_sentence
 
 JSON_FORMAT: Final = 2
 """Raised when a key of the document changes its meaning or goes away."""
@@ -26,13 +26,13 @@ def plan_json(
 
 def _log_only(told: NoMemoryInLog) -> dict[str, Any]:
     """A log that says why TDX did not come up, and nothing of memory."""
-    why = told.log.why
+    why = told.log.why or told.log.doubt
     assert why is not None
     return {
         "host": {"source": told.source, "log": _log(told.log)},
         "answer": {
-            "kind": "failed-in-its-log",
-            "sentence": f"TDX did not come up on this host: {why.cause.why}",
+            "kind": "failed-in-its-log" if told.log.why else "not-shown",
+            "sentence": f"{log_sentence(told.log)}: {why.cause.why}",
             "todo": why.cause.next_step,
             "exit_code": 1,
         },

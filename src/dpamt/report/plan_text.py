@@ -16,6 +16,7 @@ from dpamt.report.plan_answer import (
     columns,
     headline,
     limit_line,
+    log_sentence,
     outlook_rows,
     saving,
     signed,
@@ -104,12 +105,12 @@ def log_failures(log: HostLog) -> Iterator[str]:
 
 def log_text(source: str, log: HostLog) -> str:
     """The answer for a log that tells of TDX but not of memory; ends with a line break."""
-    why = log.why
+    why = log.why or log.doubt
     assert why is not None
     title = paragraph(f"Plan for {source}")
     lines = [*title, "=" * max(map(len, title))]
     where = f" (line {why.line})" if why.line else ""
-    lines += paragraph(f"TDX did not come up on this host: {why.cause.why}{where}.")
+    lines += paragraph(f"{log_sentence(log)}: {why.cause.why}{where}.")
     lines += log_failures(log)
     step = why.cause.next_step
     lines += paragraph(f"What to do: {step[:1].upper()}{step[1:]}.")
