@@ -40,7 +40,10 @@ class TdMix:
     """Whether the share was given; what no merged kernel does is assumed elsewhere, and marked."""
 
     def __str__(self) -> str:
-        return f"{self.count}x{size_text(self.memory)}/{self.vcpus}vcpu@2M={100 * self.share_2m:g}%"
+        text = f"{self.count}x{size_text(self.memory)}/{self.vcpus}vcpu"
+        if self.share_2m or self.share_said:
+            text += f"@2M={100 * self.share_2m:g}%"
+        return text
 
 
 def at_4k(mixes: Sequence[TdMix]) -> tuple[TdMix, ...]:

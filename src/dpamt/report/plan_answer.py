@@ -20,6 +20,11 @@ PATCH: Final = (
     'areas by using CMRs to find memory holes")'
 )
 
+NOT_UP: Final[frozenset[Kind]] = frozenset(
+    {"failed-in-its-log", "does-not-come-up", "needs-a-patch"}
+)
+"""Answers to hosts on which TDX is not up: sizes are for when it is."""
+
 MODULES: Final = "1.5.25, 2.0.08 or later"
 
 
@@ -260,7 +265,7 @@ def by_the_map(plan: HostPlan) -> str:
 def limit_line(plan: HostPlan) -> str:
     """What ends first."""
     told, host, mix = plan.answer, plan.host, plan.today
-    if told.kind in ("failed-in-its-log", "does-not-come-up", "needs-a-patch"):
+    if told.kind in NOT_UP:
         if told.limit != "reserved areas":
             return ""
         verdict = host.verdict(DYNAMIC_VINTAGES[0])

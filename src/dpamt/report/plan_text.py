@@ -12,6 +12,7 @@ from dpamt.plan.vintages import Verdict
 from dpamt.platform.tdx_log import HostLog, distinct
 from dpamt.report.plan_advice import advice
 from dpamt.report.plan_answer import (
+    NOT_UP,
     by_the_map,
     columns,
     headline,
@@ -86,7 +87,7 @@ def answer_lines(plan: HostPlan) -> Iterator[str]:
     if plan.answer.kind == "failed-in-its-log" and log is not None:
         yield from log_failures(log)
     yield from paragraph(f"What to do: {told.todo}.")
-    if plan.answer.kind in ("failed-in-its-log", "does-not-come-up", "needs-a-patch"):
+    if plan.answer.kind in NOT_UP:
         yield "Sizes for when it comes up:"
     yield f"  {'':18}" + "".join(f"{name:>20}" for name in columns(plan))
     for label, *cells in outlook_rows(plan):
