@@ -59,12 +59,13 @@ def plan_fleet(options: argparse.Namespace) -> int:
     if options.out is not None:
         about = {"command": options.command, "seed": str(options.seed or 0), "time": "today, 4K"}
         write_parquet(both.today, options.out, about)
+    source = "standard input" if options.fleet == "-" else options.fleet
     if options.html is not None:
-        write_file(options.html, fleet_page(both, options.fleet))
+        write_file(options.html, fleet_page(both, source))
     if options.json:
         write_text(json.dumps(fleet_json(both), indent=2) + "\n")
     else:
-        write_text(fleet_text(both, options.fleet))
+        write_text(fleet_text(both, source))
     return both.exit_code
 
 

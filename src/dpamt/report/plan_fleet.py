@@ -143,6 +143,14 @@ def _lines(both: BothFleets, source: str) -> Iterator[str]:
         )
     if len(both.seeds) == 1:
         yield from paragraph("One seed: how far the numbers spread is not known (--seeds).", "  ")
+    yield from heading("VMs by size: what the page pairs of one take")
+    yield f"  {'VCPUs':>7}{'memory':>11}{'VMs':>11}{'static':>14}{'today: 4K':>14}{'2M':>14}"
+    for now, then in zip(both.today.kinds, both.tomorrow.kinds, strict=True):
+        yield (
+            f"  {now.vcpus:>7}{amount(now.memory_bytes):>11}{count(now.vms):>11}"
+            f"{amount(now.static_bytes):>14}{amount(now.pair_bytes):>14}"
+            f"{amount(then.pair_bytes):>14}"
+        )
     yield from heading("Hosts by what each saves on average, today")
     saved = [host.mean_saved for host in both.today.hosts]
     low, high = min(saved), max(saved)

@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hypothesis.strategies as st
 import numpy as np
@@ -20,7 +21,7 @@ from dpamt.plan.fleet.cluster import Cluster
 from dpamt.plan.fleet.generate import Made, generate_vms
 from dpamt.plan.fleet.hosts import HostType, sizes_of
 from dpamt.plan.fleet.read import read_vms
-from dpamt.plan.fleet.results import Fleet, HostSaving, Moment, write_parquet
+from dpamt.plan.fleet.results import Fleet, HostSaving, Moment, vm_kinds, write_parquet
 from dpamt.plan.fleet.runner import run_jobs
 from dpamt.plan.fleet.simulate import Settings, simulate_fleet
 from dpamt.plan.fleet.spill import Life, lives, spill
@@ -230,3 +231,19 @@ def test_settings_that_cannot_be() -> None:
         replace(SMALL, count=0)
     with pytest.raises(InputError, match="no VM; expected at least one"):
         simulate_fleet([], [SMALL])
+
+
+@given(vm_lives, st.integers(1, 20))
+@settings(max_examples=20, deadline=None)
+def test_kinds_of_vms_against_a_naive_count(
+    made: list[tuple[float, float, int, int, float]], size: int
+) -> None:
+    with TemporaryDirectory() as folder:
+        spilled = spill(batches(made, size), [(0, 1)], Path(folder), 0)
+    for (ranges, vcpus), (number, share) in spilled.kinds.items():
+        alike = [vm for vm in made if (vm[2], vm[3]) == (ranges, vcpus)]
+        assert number == len(alike)
+        assert share == pytest.approx(sum(vm[4] for vm in alike) / len(alike))
+    assert sum(number for number, _ in spilled.kinds.values()) == len(made)
+    first = vm_kinds(spilled.kinds, SIZES, 0.0)[0]
+    assert first.pair_bytes >= first.memory_bytes // SIZE_2M * 8192

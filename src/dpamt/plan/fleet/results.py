@@ -57,6 +57,19 @@ class Moment:
     saved_high: float
 
 
+@dataclass(frozen=True, slots=True)
+class VmKind:
+    """VMs of one size: how many came, and the bytes that page pairs of one take, its control and
+    S-EPT pages packed; ``static_bytes`` is what static PAMT takes for as much memory.
+    """
+
+    vcpus: int
+    memory_bytes: int
+    vms: int
+    pair_bytes: int
+    static_bytes: int
+
+
 @dataclass(frozen=True)
 class Fleet:
     """A fleet's weeks.  All bytes; see :class:`HostSaving` for what saved means."""
@@ -66,6 +79,8 @@ class Fleet:
     moments: tuple[Moment, ...]
     spreads: dict[str, Spread]
     """By host type."""
+    kinds: tuple[VmKind, ...]
+    """The sizes that took most memory in all, by the first host type; the most first."""
     memory_bytes: int
     """RAM of all hosts."""
     static_bytes: int
@@ -103,6 +118,7 @@ def sum_up(
     vms: int,
     step: float,
     begin: float = 0.0,
+    kinds: tuple[VmKind, ...] = (),
 ) -> Fleet:
     """``clusters`` are (host type, hosts), in the order of ``results``, each used once."""
     hosts: list[HostSaving] = []
@@ -145,6 +161,7 @@ def sum_up(
             for at, row in enumerate(sums.T)
         ),
         spreads={size.name: spread for size, spread in zip(sizes, spreads, strict=True)},
+        kinds=kinds,
         memory_bytes=sum(sizes[kind].memory_bytes * number for kind, number in clusters),
         static_bytes=sum(host.static_bytes for host in hosts),
         mean_saved=float(total.mean()),
@@ -158,6 +175,24 @@ def sum_up(
         turned_away_static=turned_away[0],
         turned_away_dynamic=turned_away[1],
     )
+
+
+MOST_KINDS: Final = 8
+
+
+def vm_kinds(
+    counted: Mapping[tuple[int, int], tuple[int, float]], sizes: HostSizes, share: float | None
+) -> tuple[VmKind, ...]:
+    """The kinds that took most memory, at this share of 2M pages, or at their own mean share."""
+    order = sorted(counted, key=lambda kind: (-kind[0] * counted[kind][0], kind))
+    found = []
+    for ranges, vcpus in order[:MOST_KINDS]:
+        number, mean = counted[ranges, vcpus]
+        takes = sizes.takes(ranges, vcpus, mean if share is None else share)
+        pairs = takes.folios + -(-(takes.singles + takes.scattered) // PAGES_PER_2M)
+        static = round(takes.memory * sizes.static_bytes / sizes.memory_bytes)
+        found.append(VmKind(vcpus, takes.memory, number, pairs * _PAIR_BYTES, static))
+    return tuple(found)
 
 
 def savings(

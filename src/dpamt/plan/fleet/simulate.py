@@ -14,7 +14,7 @@ from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import Grouping
 from dpamt.plan.fleet.cluster import Cluster, ClusterResult
 from dpamt.plan.fleet.hosts import HOSTS_PER_CLUSTER, HostSizes, HostType, sizes_of
-from dpamt.plan.fleet.results import Fleet, sum_up
+from dpamt.plan.fleet.results import Fleet, sum_up, vm_kinds
 from dpamt.plan.fleet.runner import run_jobs
 from dpamt.plan.fleet.spill import Life, lives, spill
 from dpamt.plan.fleet.spread import Spread, find_spread
@@ -125,6 +125,10 @@ def simulate_fleets(
                     f"fleet: an end after {settings.until_hours:g} hours; expected one after the "
                     f"first arrival, at {begin / 3600:g} hours"
                 )
+        # Where every VM says 4K, what VMs say and 4K for all are the same fleet.
+        large = any(share for _number, share in spilled.kinds.values())
+        asked = [share if large or share is not None else 0.0 for share in shares]
+        shares = tuple(dict.fromkeys(asked))
         step = max(settings.step_hours * 3600, (end - begin) / MOST_MOMENTS)
         if end - begin < FEW_STEPS * step:
             step = max((end - begin) / MOMENTS_OF_FEW, 1.0)
@@ -149,7 +153,7 @@ def simulate_fleets(
             progress,
         )
         spreads = cast(list[Spread], [next(everything) for _ in aged])
-        return tuple(
+        fleets = tuple(
             sum_up(
                 clusters,
                 sizes,
@@ -158,9 +162,11 @@ def simulate_fleets(
                 spilled.vms,
                 step,
                 begin,
+                vm_kinds(spilled.kinds, sizes[0], shares[at]),
             )
             for at in range(len(ways))
         )
+        return tuple(fleets[shares.index(share)] for share in asked)
 
 
 def _counted(

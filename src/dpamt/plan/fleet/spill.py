@@ -37,6 +37,8 @@ class Spilled:
     vms: int
     begin: float
     end: float
+    kinds: dict[tuple[int, int], tuple[int, float]]
+    """2M ranges and VCPUs of a VM to how many VMs are like that, and their mean share at 2M."""
 
 
 def spill(
@@ -52,6 +54,7 @@ def spill(
     paths = tuple(folder / f"{index}.arrow" for index in range(len(clusters)))
     writers = [pa.ipc.new_file(str(path), _SPILLED) for path in paths]
     total, begin, end = 0, np.inf, 0.0
+    kinds: dict[tuple[int, int], tuple[int, float]] = {}
     try:
         for batch in batches:
             arrivals = batch.column(0).to_numpy()
@@ -60,6 +63,7 @@ def spill(
                 departures = batch.column(1).to_numpy()
                 known = departures[np.isfinite(departures)]
                 end = max(end, float(arrivals.max()), float(known.max(initial=0.0)))
+            _count_kinds(batch, kinds)
             chosen = _choose(batch.column(5).to_numpy(), clusters, total, seed)
             total += batch.num_rows
             order = np.lexsort((arrivals, chosen))
@@ -71,7 +75,20 @@ def spill(
     finally:
         for writer in writers:
             writer.close()
-    return Spilled(paths, total, begin if total else 0.0, end)
+    return Spilled(paths, total, begin if total else 0.0, end, kinds)
+
+
+def _count_kinds(batch: pa.RecordBatch, kinds: dict[tuple[int, int], tuple[int, float]]) -> None:
+    """Add the VMs of a batch."""
+    both = np.stack([batch.column(2).to_numpy(), batch.column(3).to_numpy()], axis=1)
+    shares = batch.column(4).to_numpy().astype(np.float64)
+    found, where = np.unique(both, axis=0, return_inverse=True)
+    counts = np.bincount(where.ravel(), minlength=len(found))
+    sums = np.bincount(where.ravel(), weights=shares, minlength=len(found))
+    for (ranges, vcpus), number, share in zip(found.tolist(), counts, sums, strict=True):
+        before, mean = kinds.get((ranges, vcpus), (0, 0.0))
+        total = before + int(number)
+        kinds[ranges, vcpus] = total, (before * mean + float(share)) / total
 
 
 def _choose(
