@@ -16,6 +16,8 @@ from dpamt.plan.ageing.weeks import REGION_LARGE, REGION_PAIR, Weeks
 from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.confidence import quantile
 from dpamt.plan.mix import TdMix
+from dpamt.plan.plan import plan_host
+from dpamt.platform.read_machine import packaged_host
 from dpamt.platform.size import machine_from_size
 
 
@@ -183,3 +185,13 @@ def test_a_tornado_sorts_drivers_by_what_they_move() -> None:
     large = by_name["2M pages (not merged)"]
     assert (large.saved_low, large.high) == (told.saved, "90 %")
     assert large.saved_high > told.saved
+
+
+def test_a_map_that_only_a_patched_kernel_copes_with_ages_on_that_one() -> None:
+    machine = packaged_host("reserved-areas")
+    plan = plan_host(machine)
+    ageing = simulate(
+        machine, Workload([Shape(1, 64 << 30, 2, 0.9)], occupancy=0.3), 1 / 168, (1,), processes=1
+    )
+    assert ageing.static_bytes == plan.host.static.total
+    assert ageing.idle_bytes == plan.host.dynamic.total

@@ -41,13 +41,13 @@ def boot_ageing(
     instead, one after another.  Raises InputError when the machine does not come up with Dynamic
     PAMT, or for a share outside [0, 1].
     """
-    kernel = _booted(machine, release, KernelBehaviour())
-    if not kernel.dynamic_pamt:
+    kernel, up = _booted(machine, release, KernelBehaviour())
+    if not up:
         # Where the map has too many holes, a kernel with the patch of 2024 comes up.
-        patched = _booted(machine, release, KernelBehaviour(tdmr_holes="cmrs"))
-        if patched.dynamic_pamt:
+        patched, up = _booted(machine, release, KernelBehaviour(tdmr_holes="cmrs"))
+        if up:
             kernel = patched
-    if not kernel.dynamic_pamt:
+    if not up:
         why = "; ".join(kernel.log.lines[-2:])
         raise InputError(
             f"{machine.source}: expected a host that initialises with Dynamic PAMT: {why}"
@@ -63,8 +63,8 @@ def boot_ageing(
     return kernel
 
 
-def _booted(machine: Machine, release: str, behaviour: KernelBehaviour) -> Kernel:
-    """After tdx_enable(); ``dynamic_pamt`` is False when it failed, too."""
+def _booted(machine: Machine, release: str, behaviour: KernelBehaviour) -> tuple[Kernel, bool]:
+    """After tdx_enable(), and whether it is up with Dynamic PAMT."""
     shared, memory = Shared(), PhysicalMemory()
     module = TdxModule(memory, machine, release, shared)
     seamcalls = [processor.seamcall for processor in module.processors]
@@ -77,5 +77,5 @@ def _booted(machine: Machine, release: str, behaviour: KernelBehaviour) -> Kerne
         load_design(DESIGN),
         behaviour,
     )
-    tdx_enable(kernel)
-    return kernel
+    error = tdx_enable(kernel)
+    return kernel, not error and kernel.dynamic_pamt
