@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
 
-.PHONY: run test test-kernel bare browser lint bench fuzz mutants docs clean
+.PHONY: run test test-kernel bare dist browser lint bench fuzz mutants docs clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
@@ -26,6 +26,10 @@ test-kernel: $(VENV)/.ready-test
 # The wheel without extras, outside the checkout: every command of the documents is run there.
 bare: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bare
+
+# The sdist and the wheel, the same bytes whenever they are made.
+dist: $(VENV)/.ready-test
+	$(BIN)/python packaging/dist.py dist
 
 # A browser for the tests of pages: root gets Debian's, others are told by the tests.
 browser:
@@ -60,6 +64,8 @@ docs: $(VENV)/.ready-docs
 	$(BIN)/python -m dpamt.report.leaf_pages docs/leaves
 	$(BIN)/python -m dpamt.report.hazard_page > docs/hazards.md
 	$(BIN)/python docs/pictures/draw.py
+	$(BIN)/python docs/shell/make.py
+	$(BIN)/python docs/shown.py
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -22,7 +22,11 @@ from time import monotonic
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
-DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS: Final = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "examples" / "README.md",
+)
 
 NEEDS: Final = (
     (r"dpamt boot ", "boot"),
@@ -49,6 +53,9 @@ name = "up"
 steps = [{ do = "build" }]
 """
 
+_INTERRUPTED: Final = (130, -signal.SIGINT)
+"""Both are 130 to a shell."""
+
 API: Final = "python -m doctest api.md"
 
 
@@ -67,6 +74,8 @@ def commands() -> list[str]:
         for line in document.read_text(encoding="utf-8").splitlines():
             if line.startswith("```"):
                 fenced = not fenced
+            elif document.parent.name == "examples":  # a table: the last cell is the command
+                found |= dict.fromkeys(re.findall(r"\| `(dpamt .+?)` \|$", line))
             elif fenced or line.startswith("    "):
                 command = re.split(r"\s+#\s", line.strip())[0].strip()
                 if re.match(r"dpamt (--?\w|[a-z])|.*\| dpamt ", command):
@@ -90,6 +99,7 @@ def make_files(folder: Path) -> None:
         (folder / name).write_bytes(recording)
     (folder / "counts.json").write_text('{"dpamt_counts": 1, "regions": []}', encoding="utf-8")
     shutil.copy(ROOT / "docs" / "api.md", folder)
+    shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "mine.py").write_text(wrong_design(), encoding="utf-8")
 
 
@@ -109,7 +119,7 @@ def install(folder: Path) -> Path:
     """Build, check and install the wheel; the folder with its `dpamt`."""
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "src"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSES", "src", "docs"):
         here = ROOT / name
         if here.is_dir():
             shutil.copytree(
@@ -117,9 +127,11 @@ def install(folder: Path) -> Path:
             )
         else:
             shutil.copy(here, source / name)
-    pip = (sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--wheel-dir", ".")
-    subprocess.run([*pip, "./source"], cwd=folder, check=True)
-    (wheel,) = folder.glob("*.whl")
+    once, twice = (_built(folder, name) for name in ("once", "twice"))
+    for first, second in zip(once, twice, strict=True):
+        if first.read_bytes() != second.read_bytes():
+            raise SystemExit(f"bare: {first.name} is another one when it is made again")
+    (wheel,) = (file for file in once if file.suffix == ".whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("dpamt/")}
     package = source / "src"
@@ -131,10 +143,22 @@ def install(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "bare"], cwd=folder, check=True)
     python = folder / "bare" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-qq", wheel], cwd=folder, check=True)
+    for name in ("man/man1/dpamt-run.1", "bash-completion/completions/dpamt"):
+        if not (folder / "bare" / "share" / name).is_file():
+            raise SystemExit(f"bare: share/{name} is not installed")
     for module in ("numpy", "pyarrow", "plotly", "ray", "elftools"):
         if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode == 0:
             raise SystemExit(f"bare: {module} is installed; expected an environment without extras")
     return python.parent
+
+
+def _built(folder: Path, name: str) -> list[Path]:
+    """The sdist, and the wheel made from it, of a copy of the sources."""
+    copy = folder / f"source-{name}"
+    shutil.copytree(folder / "source", copy, copy_function=shutil.copyfile)
+    dist = (sys.executable, ROOT / "packaging" / "dist.py", folder / name, copy)
+    subprocess.run(dist, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return sorted((folder / name).iterdir())
 
 
 def run(command: str, programs: Path, folder: Path, limit: float) -> Result:
@@ -165,10 +189,9 @@ def run(command: str, programs: Path, folder: Path, limit: float) -> Result:
 def judged(command: str, code: int, out: str, err: str, stopped: bool) -> str:
     """What is wrong; empty when all is well."""
     ended = f"exit code {code}: {err.strip() or out.strip()[-200:]}"
-    if stopped and not out:  # else it had just come to its end
-        return "" if (code, err) == (130, "dpamt: interrupted\n") else ended
-    if stopped:
-        return "" if code in (0, 1, -signal.SIGINT) and not err else ended
+    if stopped:  # or it had just come to its end
+        interrupted = code in _INTERRUPTED and err.endswith(("", "dpamt: interrupted\n"))
+        return "" if interrupted or code in (0, 1) else ended
     for pattern, extra in NEEDS:
         if re.search(pattern, command):
             line = rf"dpamt: .* needs \w+: pip install 'dpamt\[{extra}\]'\n"
@@ -176,7 +199,8 @@ def judged(command: str, code: int, out: str, err: str, stopped: bool) -> str:
             return "" if told else f"expected a line that names dpamt[{extra}]; {ended}"
     if command == API:
         return "" if (code, out) == (0, "") else ended
-    return "" if code in (0, 1) and out and not err else ended
+    notes = all(line.startswith("dpamt: ") for line in err.splitlines())
+    return "" if code in (0, 1) and out and notes else ended
 
 
 def main(arguments: list[str]) -> int:

@@ -24,13 +24,15 @@ class Ended:
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "DPAMT_TRACEBACK"}
+    ours = ("DPAMT_TRACEBACK", "COLUMNS", "NO_COLOR")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return {**kept, "PYTHONIOENCODING": "utf-8"}
 
 
 def dpamt(*arguments: str, cwd: Path | None = None, encoding: str = "utf-8") -> Ended:
     """Everything but an interpreter of its own: arguments in, streams and exit code out."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    err = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")  # as Python
     with (
         mock.patch.dict(os.environ, environment(), clear=True),
         contextlib.chdir(cwd if cwd is not None else Path.cwd()),

@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from dpamt.cli.main import VERBS
 from dpamt.cli.parser import Parser
+from dpamt.cli.parsers import parsers
 from dpamt.host.designs import v2
 
 from .command import NOBODY, dpamt, dpamt_as_another, dpamt_process, environment, refused
@@ -26,9 +26,7 @@ QUICK = ("verify", "./mine.py", "--cpus", "2")
 
 
 def parser_of(verb: str) -> Parser:
-    module = import_module(f"dpamt.cli.{'verify_options' if verb == 'verify' else verb}")
-    found: Parser = module._parser()
-    return found
+    return parsers()[verb]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +147,7 @@ def test_a_fleet_does_not_write_over_a_table_of_the_users(folder: Path) -> None:
     (folder / "results").mkdir()
     (folder / "results" / "hosts.parquet").write_bytes(b"PAR1, of somebody's own")
     (folder / "results" / "hosts.unfinished").write_bytes(b"the user's too")
-    fleet = ("plan", "--fleet", "generated", "2*4GiB", "--processes", "1", "--out", "results")
+    fleet = ("plan", "--fleet", "generated", "2*4GiB", "--jobs", "1", "--out", "results")
     before = left(folder)
     assert "results/hosts.parquet: exists" in refused(*fleet, cwd=folder)
     assert "is not a folder" in refused(*fleet[:-1], "diary", cwd=folder)

@@ -20,8 +20,8 @@ def test_made_up_vms_are_the_same_each_time_and_in_every_form(tmp_path: Path) ->
     made = ("--age", "0.05", "--max-tds", "90", "--occupancy", "40")
     arguments = ("plan", "--fleet", "generated", "4*64GiB", *made)
     page, folder = tmp_path / "fleet.html", tmp_path / "out"
-    text = dpamt(*arguments, "--html", str(page), "--out", str(folder), "--processes", "1")
-    document = dpamt(*arguments, "--json", "--processes", "2")
+    text = dpamt(*arguments, "--html", str(page), "--out", str(folder), "--jobs", "1")
+    document = dpamt(*arguments, "--json", "--jobs", "2")
     assert text.code == document.code == 0
     assert max(map(len, text.out.splitlines())) <= 80
     told = json.loads(document.out)["fleet"]

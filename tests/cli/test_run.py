@@ -117,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (("--seed", "-1"), r"run: argument --seed: invalid seed"),
         (("--pamt", "both"), r"run: argument --pamt"),
-        (("--fly",), r"run: unrecognized arguments: --fly"),
+        (("--fly",), r"run: no argument '--fly' is known"),
     ],
 )
 def test_bad_input_is_one_line_and_2(

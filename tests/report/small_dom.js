@@ -25,7 +25,10 @@ const document = {
   getElementById: (id) => (id === "data" ? { textContent: data } : document.querySelector("#" + id)),
   createElement: () => new Element(),
 };
-new Function("document", script)(document);
+document.documentElement = { style: { setProperty() {} } };
+const around = { hash: "" };
+new Function("document", "history", "location", "addEventListener", script)(
+  document, { replaceState: (_, __, hash) => { around.hash = hash; } }, around, () => {});
 const slider = found["#slider"], shown = [];
 for (let done = 0; done <= slider.max; done++) {
   slider.value = String(done);

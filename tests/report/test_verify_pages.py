@@ -5,15 +5,18 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser
 
+from dpamt import __version__
 from dpamt.host.designs.load import load_design
 from dpamt.report.verify_html import html_page
 from dpamt.report.verify_perfetto import perfetto_trace
+from dpamt.report.verify_text import _lines, told_lines
 from dpamt.verify.evidence.counterexample import Counterexample
 from dpamt.verify.programs.get_put import regions
 from dpamt.verify.properties.named import properties
@@ -110,13 +113,125 @@ def test_the_page_walks_through_the_schedule_in_a_browser(
         assert slider.get_attribute("max") == str(len(found.steps))
         rows = page.locator("#steps tbody tr.step, #steps tbody tr.module")
         assert rows.count() >= len(found.steps)
+        assert what.inner_text().startswith(f"{len(found.steps)} of {len(found.steps)}")
+        slider.fill("0")
+        assert what.inner_text() == f"0 of {len(found.steps)}. before the first step"
         page.locator("#on").click()
-        assert what.inner_text().startswith(f"1 of {len(found.steps)}")
+        assert not what.inner_text().startswith("0 of")
         slider.fill(str(len(found.steps)))
         assert what.inner_text().startswith(f"{len(found.steps)} of {len(found.steps)}")
         shown = [cell.inner_text() for cell in page.locator("#words td:nth-child(2)").all()]
         names = [word["name"] for word in data_of(html_page(found))["words"]]
         assert shown == [values_after(found, len(found.steps))[name] for name in names]
+
+
+@pytest.fixture(scope="module")
+def file(found: Counterexample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    file.write_text(html_page(found, "v2"), encoding="utf-8")
+    return file
+
+
+TABLET = (820, 1000)
+SIZES = pytest.mark.parametrize("size", [DESK, TABLET, PHONE], ids=["desk", "tablet", "phone"])
+SEEN = """(name) => {
+  const row = document.querySelector(name).getBoundingClientRect();
+  const bar = document.querySelector("#bar").getBoundingClientRect();
+  return row.height > 0 && row.top >= bar.bottom - 1 && row.bottom <= innerHeight;
+}"""
+CONTRAST = """(name) => {
+  const parts = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
+  const one = document.querySelector(name);
+  let under = one;
+  while (under && /, 0\\)$|transparent/.test(getComputedStyle(under).backgroundColor))
+    under = under.parentElement;
+  const back = under ? parts(getComputedStyle(under).backgroundColor)
+    : (matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18] : [255, 255, 255]);
+  const both = [light(parts(getComputedStyle(one).color)), light(back)].sort((a, b) => a - b);
+  return (both[1] + 0.05) / (both[0] + 0.05);
+}"""
+"""As WCAG 2.1 defines it; 4.5 is what it asks of text."""
+
+
+def test_the_title_says_what_fails(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert f"<title>v2 fails: at-rest (dpamt {__version__})</title>" in text
+    assert "<h1>v2 fails: at-rest</h1>" in text
+
+
+@SIZES
+def test_the_failing_step_is_shown_first_and_not_covered(
+    file: Path, found: Counterexample, browser: Browser, size: tuple[int, int]
+) -> None:
+    with opened(browser, file, size) as page:
+        assert page.evaluate(SEEN, "tr.fails")
+        assert page.locator("tr.fails").get_attribute("class") == "step fails now"
+        number = page.locator("tr.fails td.number").inner_text()
+        assert number == str(len(found.steps))
+        for key, row in (("Home", 0), ("End", len(found.steps)), ("ArrowLeft", None)):
+            page.keyboard.press(key)  # nothing has the focus
+            assert row is None or page.locator("#slider").input_value() == str(row)
+            assert not row or page.evaluate(SEEN, "tr.now")
+        for _ in range(20):  # upwards, where the bar is
+            page.keyboard.press("ArrowLeft")
+            assert page.evaluate(SEEN, "tr.now")
+
+
+@SIZES
+def test_the_step_is_in_the_address(file: Path, browser: Browser, size: tuple[int, int]) -> None:
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.goto(f"{file.as_uri()}#step=7")
+    assert page.locator("#slider").input_value() == "7"
+    page.keyboard.press("Home")
+    assert page.url.endswith("#step=0")
+    page.evaluate("location.hash = '#step=9'")
+    page.wait_for_function("document.querySelector('#slider').value === '9'")
+    page.goto(f"{file.as_uri()}#step=99999999")
+    page.close()
+
+
+def test_the_page_shows_the_lines_of_the_text(
+    file: Path, found: Counterexample, browser: Browser
+) -> None:
+    """Without internals: the steps of which the text has a line, so as many switches."""
+    told = {n + 1 for n, step in enumerate(found.steps) if told_lines(step, False)}
+    text = [cpu for cpu, _ in groupby(cpu for cpu, _ in _lines(found.steps, False))]
+    with opened(browser, file) as page:
+        numbers = page.locator("#steps tbody tr:visible td.number").all_inner_texts()
+        rows = [int(number) for number in numbers]
+        assert told <= set(rows)
+        assert [cpu for cpu, _ in groupby(found.steps[n - 1].cpu for n in rows)] == text
+        page.locator("#module").check()
+        assert page.locator("#steps tbody tr:visible").count() == len(found.steps)
+        assert "refcount" in page.locator("#words tbody tr td").first.inner_text()
+
+
+@SIZES
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_readable(
+    file: Path, browser: Browser, size: tuple[int, int], scheme: Literal["light", "dark"]
+) -> None:
+    view: Any = {"width": size[0], "height": size[1]}
+    page = browser.new_page(viewport=view, color_scheme=scheme)
+    page.goto(file.as_uri())
+    assert fits_its_width(page)
+    for name in ("h1", "#said", "#what", "tr.fails td.mine .event", "tr.fails td.mine small"):
+        assert page.evaluate(CONTRAST, name) >= 4.5, (name, scheme)
+    least = page.locator("#steps td.mine small").evaluate_all(
+        "all => Math.min(...all.map((one) => parseFloat(getComputedStyle(one).fontSize)))"
+    )
+    assert least >= 10
+    first = page.screenshot()
+    page.keyboard.press("Home")
+    other = page.screenshot()
+    page.keyboard.press("End")
+    page.mouse.move(0, 0)
+    assert other != first
+    assert page.screenshot() == first  # a step looks the same whichever way it is come to
+    page.close()
 
 
 def test_the_trace_has_a_track_for_each_cpu(found: Counterexample) -> None:

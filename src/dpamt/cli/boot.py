@@ -36,7 +36,7 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.boot.hold import parse_hold
     from dpamt.boot.outcome import DYNAMIC, BootOptions
     from dpamt.boot.session import boot
-    from dpamt.cli.output import whole_file, write_file, write_text
+    from dpamt.cli.output import whole_file, write_document, write_file, write_text
     from dpamt.errors import InputError
     from dpamt.module.releases import release_named
     from dpamt.platform.size import parse_size
@@ -94,7 +94,7 @@ def _boot(options: argparse.Namespace) -> int:
         knows = dynamic and pamt != DYNAMIC
         host = told_by_host(booted.machine, knows, told)
     if options.json:
-        write_text(json.dumps(boot_json(chosen, booted, told, host), indent=2) + "\n")
+        write_document(json.dumps(boot_json(chosen, booted, told, host), indent=2) + "\n")
     else:
         write_text(boot_text(chosen, booted, told, host, options.console))
     return 0 if booted.clean else 1
@@ -160,10 +160,11 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--release",
+        "--module",
         default="2.0.18+sys-disable",
-        metavar="R",
-        help="module release (2.0.18+sys-disable: with TDH.SYS.DISABLE, which Linux calls at the "
-        "end and which no open release has)",
+        metavar="NAME",
+        help="release of the TDX module (2.0.18+sys-disable: with TDH.SYS.DISABLE, which Linux "
+        "calls at the end and which no open release has; dpamt list releases)",
     )
     parser.add_input("--initrd", metavar="FILE", help="instead of one that reboots at once")
     parser.add_argument("--append", default="", metavar="WORDS", help="more kernel command line")
@@ -210,6 +211,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--console", action="store_true", help="print all the kernel said")
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/boot.md)")
+    parser.only_with("--property", "--replay")
+    parser.only_with("--build", "--exercise --replay")
+    parser.not_with("--console", "--json", "the document has all the kernel said")
     return parser
 
 

@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
 def _conform(options: argparse.Namespace) -> int:
     import json
 
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document, write_text
     from dpamt.module.releases import release_named
     from dpamt.report.conform_text import FileResult, conform_json, conform_text
     from dpamt.report.progress import watching
@@ -42,11 +42,10 @@ def _conform(options: argparse.Namespace) -> int:
             replays = replay_all(file, release, watch)
             races = replay_races(file.races, release, watch_race)
             results.append(FileResult(file, replays, races))
-    write_text(
-        json.dumps(conform_json(results, release), indent=2) + "\n"
-        if options.json
-        else conform_text(results, release)
-    )
+    if options.json:
+        write_document(json.dumps(conform_json(results, release), indent=2) + "\n")
+    else:
+        write_text(conform_text(results, release))
     return 0 if all(result.clean for result in results) else 1
 
 
@@ -60,7 +59,10 @@ def _parser() -> Parser:
     )
     parser.add_input("files", nargs="+", metavar="FILE.jsonl", help="docs/vectors.md")
     parser.add_argument(
-        "--release", metavar="NAME", help="the module to replay against (1.5.25, 2.0.08, 2.0.18)"
+        "--release",
+        "--module",
+        metavar="NAME",
+        help="release of the TDX module (1.5.25, the recorded one; dpamt list releases)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/vectors.md)")
     return parser

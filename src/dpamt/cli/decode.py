@@ -44,7 +44,8 @@ def is_log(text: str) -> bool:
 def _decode_values(options: argparse.Namespace) -> int:
     import json
 
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document, write_text
+    from dpamt.errors import InputError
     from dpamt.report.decode_text import value_line, values_json
     from dpamt.trace.decode import DECODERS, meanings
     from dpamt.trace.decode_input import read_value
@@ -52,10 +53,12 @@ def _decode_values(options: argparse.Namespace) -> int:
     found = []
     for text in options.values:
         kind, value = read_value(text)
+        if kind and options.kind not in (None, kind):
+            raise InputError(f"decode: {text} is a {kind}; expected a number with --as, or no --as")
         kind = options.kind or kind
         found.append((text, value, [DECODERS[kind](value)] if kind else meanings(value)))
     if options.json:
-        write_text(json.dumps(values_json(found), indent=2) + "\n")
+        write_document(json.dumps(values_json(found), indent=2) + "\n")
     else:
         write_text("".join(value_line(*item) + "\n" for item in found))
     return 0
@@ -64,7 +67,7 @@ def _decode_values(options: argparse.Namespace) -> int:
 def _decode_log(options: argparse.Namespace, path: str | None) -> int:
     import json
 
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document, write_text
     from dpamt.platform.tdx_log import LogFacts
     from dpamt.report.decode_text import log_json, log_lines, why_lines
     from dpamt.trace.decode import DECODERS, Meaning, meanings
@@ -77,11 +80,12 @@ def _decode_log(options: argparse.Namespace, path: str | None) -> int:
     explained = decode_log(facts.watched(_lines(path)), alone)
     if options.json:
         lines = list(explained)
-        write_text(json.dumps(log_json(lines, facts.log()), indent=2) + "\n")
+        write_document(json.dumps(log_json(lines, facts.log()), indent=2) + "\n")
         return 0
     told = 0
     for line in log_lines(explained):
-        write_text(line + "\n")
+        write_document(line + "\n")
+        sys.stdout.flush()  # the log may go on for hours
         told += 1
     for line in why_lines(facts.log()):
         write_text(line + "\n")

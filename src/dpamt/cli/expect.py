@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
 def _expect(options: argparse.Namespace) -> int:
     import json
 
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document, write_text
     from dpamt.plan.expect.check import check
     from dpamt.plan.expect.expected import expect
     from dpamt.plan.plan import machine_named
@@ -43,7 +43,7 @@ def _expect(options: argparse.Namespace) -> int:
         case,
         host=machine,
         design=options.design,
-        module=options.module,
+        module=options.release,
         layout=options.layout,
         in_use=in_use,
     )
@@ -51,12 +51,11 @@ def _expect(options: argparse.Namespace) -> int:
     reads = _reads(options.check)
     checked = check(expectation, reads) if reads or options.tap or options.ktap else []
     if options.json:
-        text = json.dumps(expect_json(expectation, ran, checked), indent=2) + "\n"
+        write_document(json.dumps(expect_json(expectation, ran, checked), indent=2) + "\n")
     elif options.tap or options.ktap:
-        text = "\n".join(tap_lines(expectation, checked, options.ktap)) + "\n"
+        write_document("\n".join(tap_lines(expectation, checked, options.ktap)) + "\n")
     else:
-        text = expect_text(expectation, ran, checked)
-    write_text(text)
+        write_text(expect_text(expectation, ran, checked))
     wrong = any(one.problem for one in checked)
     return int(wrong or (ran is not None and bool(outside(expectation, ran))))
 
@@ -158,7 +157,7 @@ def _run(
             case,
             machine,
             design=options.design,
-            module=options.module,
+            module=options.release,
             share=in_use.most,
             progress=progress,
         )
@@ -196,7 +195,13 @@ def _parser() -> Parser:
         help="dmesg, /proc/iomem or e820 text, a size, or a packaged host: bounds the most",
     )
     parser.add_input("--design", default="merged", metavar="NAME|FILE", help="kernel (merged)")
-    parser.add_argument("--module", default="2.0.18", metavar="R", help="module release (2.0.18)")
+    parser.add_argument(
+        "--release",
+        "--module",
+        default="2.0.18",
+        metavar="NAME",
+        help="release of the TDX module (2.0.18; dpamt list releases)",
+    )
     parser.add_argument(
         "--in-use",
         default="0-100%",

@@ -23,6 +23,7 @@ VERBS = {
     "expect": "what a tester must see of Dynamic PAMT at each checkpoint of a test",
     "conform": "replay recorded SEAMCALLs against the model and judge its answers",
     "decode": "explain a status, a leaf, an operand, a field or a whole kernel log",
+    "list": "designs, trials, hosts, scenarios, releases, leaves: their names",
 }
 """Verb to its line in the help; its code is ``dpamt.cli.<verb>.main(arguments)``."""
 

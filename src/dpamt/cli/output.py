@@ -11,14 +11,25 @@ if TYPE_CHECKING:
 _ASCII: Final = str.maketrans({"…": "~", "█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|")})
 
 
-def write_text(text: str) -> None:
-    """Write it; where the output's encoding has no block characters, with ASCII in their place."""
+def write_document(text: str) -> None:
+    """Write a document, or any text, as it is; where the output's encoding has no block
+    characters, with ASCII in their place."""
     encoding = sys.stdout.encoding or "ascii"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
         text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
     sys.stdout.write(text)
+
+
+def write_text(text: str) -> None:
+    """Write a report for eyes: as wide as the terminal, with verdicts in colour on one."""
+    from dpamt.report.colours import coloured, wanted
+    from dpamt.report.width import fits_a_screen, fitted, width
+
+    shown = fitted(text, width()) if fits_a_screen() else text
+    write_document(coloured(shown) if wanted() else shown)
+    sys.stdout.flush()  # whoever waits on a pipe sees it now
 
 
 def write_file(path: "str | Output", text: str) -> None:

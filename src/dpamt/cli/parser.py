@@ -1,5 +1,8 @@
-"""The argument parser that all verbs use: its refusals are one line, and it knows which options
-name files, so that no command destroys one (:mod:`dpamt.files`)."""
+"""The argument parser that all verbs use.
+
+Its refusals are one line.  It knows which options name files, so that no command destroys one
+(:mod:`dpamt.files`), and which have an effect only with others, so that none is dropped silently.
+"""
 
 import argparse
 import os
@@ -21,14 +24,16 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **about: Any) -> None:
-        super().__init__(**about)
+        super().__init__(**about, allow_abbrev=False)
         self._inputs: list[tuple[argparse.Action, Callable[[str], str]]] = []
         self._outputs: list[tuple[argparse.Action, str, tuple[str, ...] | None]] = []
         self._go_on: dict[str, str] = {}
+        self._with: list[tuple[str, tuple[str, ...]]] = []
+        self._without: list[tuple[str, tuple[str, ...], str]] = []
 
     def error(self, message: str) -> NoReturn:
         """One line, exit code 2."""
-        raise InputError(f"{self.prog.removeprefix('dpamt ')}: {message} (dpamt --help)")
+        raise InputError(f"{self.prog.removeprefix('dpamt ')}: {message} ({self.prog} --help)")
 
     def add_input(
         self,
@@ -70,6 +75,14 @@ class Parser(argparse.ArgumentParser):
         self._add_force()
         return action
 
+    def only_with(self, flags: str, others: str) -> None:
+        """Each of these options has an effect only with one of the others (words of a text)."""
+        self._with += [(flag, tuple(others.split())) for flag in flags.split()]
+
+    def not_with(self, flags: str, others: str, why: str = "expected one of the two") -> None:
+        """Each of these options has no effect, or no meaning, with any of the others."""
+        self._without += [(flag, tuple(others.split()), why) for flag in flags.split()]
+
     @property
     def file_options(self) -> set[str]:
         """Names of the options that were declared to be files."""
@@ -77,11 +90,41 @@ class Parser(argparse.ArgumentParser):
         return read | {action.dest for action, _, _ in self._outputs}
 
     def options(self, arguments: list[str]) -> argparse.Namespace:
-        """The options; the outputs among them are checked, before any work."""
-        options = self.parse_args(arguments)
+        """The options; what goes together and the outputs are checked, before any work."""
+        options = self._parse(arguments, argparse.Namespace())
+        self._check_together(arguments)
         if self._outputs:
             self._check_files(options)
         return options
+
+    def _parse(self, arguments: list[str], empty: argparse.Namespace) -> argparse.Namespace:
+        options, unknown = self.parse_known_args(arguments, empty)
+        if unknown:
+            from difflib import get_close_matches
+
+            name = unknown[0].partition("=")[0]
+            near = get_close_matches(name, self._option_string_actions, 1, 0.6)
+            hint = f"; did you mean {near[0]}?" if near and name.startswith("-") else ""
+            self.error(f"no argument {' '.join(unknown)!r} is known{hint}")
+        return options
+
+    def _check_together(self, arguments: list[str]) -> None:
+        if not self._with and not self._without:
+            return
+        # Defaults are only put where nothing stands yet: what is left None was not given.
+        empty = argparse.Namespace(**{action.dest: None for action in self._actions})
+        found = vars(self._parse(arguments, empty))
+        given = {
+            flag: found[action.dest] is not None
+            for flag, action in self._option_string_actions.items()
+        }
+        for flag, others in self._with:
+            if given[flag] and not any(given[other] for other in others):
+                self.error(f"{flag} has no effect without {' or '.join(others)}; expected both")
+        for flag, others, why in self._without:
+            for other in others:
+                if given[flag] and given[other]:
+                    self.error(f"{flag} has no effect with {other}; {why}")
 
     def _add_force(self) -> None:
         if "--force" not in self._option_string_actions:

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 def _plan(options: argparse.Namespace) -> int:
     import json
 
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document, write_text
     from dpamt.errors import InputError
     from dpamt.plan.mix import parse_mix
     from dpamt.plan.plan import DEFAULT_SHARE_2M, plan_host
@@ -65,7 +65,7 @@ def _plan(options: argparse.Namespace) -> int:
         plans = [
             machine
             if isinstance(machine, NoMemoryInLog)
-            else plan_host(machine, mixes, options.module, options.run, watch, share)
+            else plan_host(machine, mixes, options.release, options.run, watch, share)
             for machine in read
         ]
         whole = [plan for plan in plans if not isinstance(plan, NoMemoryInLog)]
@@ -78,7 +78,7 @@ def _plan(options: argparse.Namespace) -> int:
             from dpamt.report.plan_ageing import ageing_json
 
             old = list(map(ageing_json, aged))
-        write_text(json.dumps(plan_json(plans, old), indent=2) + "\n")
+        write_document(json.dumps(plan_json(plans, old), indent=2) + "\n")
     else:
         for plan in plans:
             if isinstance(plan, NoMemoryInLog):
@@ -127,7 +127,7 @@ def _age(
                 watch(host, "dynamic", what, done, total)
 
         told = progress if watch else None
-        given, release = drivers(options), options.module
+        given, release = drivers(options), options.release
         both = age_both(
             machine, mixes, share, given, options.age, tuple(seeds), None, told, release
         )
@@ -151,9 +151,14 @@ def drivers(options: argparse.Namespace) -> dict[str, Any]:
     ):
         if getattr(options, option) is not None:
             found[name] = getattr(options, option) * scale
-    for name in ("pairs", "control", "max_tds", "grouping"):
-        if getattr(options, name) is not None:
-            found[name] = getattr(options, name)
+    for option, name in (
+        ("pair_pages", "pairs"),
+        ("control_pages", "control"),
+        ("max_tds", "max_tds"),
+        ("grouping", "grouping"),
+    ):
+        if getattr(options, option) is not None:
+            found[name] = getattr(options, option)
     return found
 
 
@@ -170,7 +175,7 @@ def _write_page(
     from dpamt.report.plan_html import plan_page
 
     maps = [
-        map_host(machine, plan, options.module, watch)
+        map_host(machine, plan, options.release, watch)
         for machine, plan in zip(machines, plans, strict=True)
     ]
     old = [

@@ -42,7 +42,7 @@ def plan_fleet(options: argparse.Namespace) -> int:
         require("plan --ray", "ray")
     import json
 
-    from dpamt.cli.output import write_file, write_text
+    from dpamt.cli.output import write_document, write_file, write_text
     from dpamt.plan.fleet.both import BothFleets
     from dpamt.plan.fleet.results import write_parquet
     from dpamt.report.plan_fleet import fleet_json, fleet_page, fleet_text
@@ -63,7 +63,7 @@ def plan_fleet(options: argparse.Namespace) -> int:
     if options.html is not None:
         write_file(options.html, fleet_page(both, source))
     if options.json:
-        write_text(json.dumps(fleet_json(both), indent=2) + "\n")
+        write_document(json.dumps(fleet_json(both), indent=2) + "\n")
     else:
         write_text(fleet_text(both, source))
     return both.exit_code
@@ -102,7 +102,7 @@ def _play(
         if options.grouping is not None:
             settings = replace(settings, grouping=options.grouping)
         today, tomorrow = simulate_fleets(
-            vms, types, settings, options.processes, options.ray, progress if watch else None
+            vms, types, settings, options.jobs, options.ray, progress if watch else None
         )
     return today, tomorrow
 

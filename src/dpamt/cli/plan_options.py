@@ -4,17 +4,18 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dpamt.cli.numbers import parse_jobs, parse_seed
 from dpamt.cli.parser import Parser
 from dpamt.plan.fleet import TABLES
 
 if TYPE_CHECKING:
     from dpamt.platform.machine import Machine
 
-AGEING: Sequence[str] = ("pairs", "control", "conversions", "tornado")
+AGEING: Sequence[str] = ("pair_pages", "control_pages", "conversions", "tornado")
 """Options that only ageing looks at."""
 BOTH: Sequence[str] = ("seed", "seeds", "max_tds", "fragmentation", "grouping", "occupancy", "life")
 """Options of ageing and of fleets."""
-FLEET: Sequence[str] = ("processes", "ray", "out", "until", "price")
+FLEET: Sequence[str] = ("jobs", "ray", "out", "until", "price")
 """Options of fleets only."""
 
 
@@ -49,7 +50,11 @@ def plan_parser() -> Parser:
         "90)",
     )
     parser.add_argument(
-        "--module", default="2.0.18", metavar="RELEASE", help="TDX module (default 2.0.18)"
+        "--release",
+        "--module",
+        default="2.0.18",
+        metavar="NAME",
+        help="release of the TDX module (2.0.18; dpamt list releases)",
     )
     parser.add_argument(
         "--pa-bits", type=int, metavar="N", help="physical address bits of the host (default 52)"
@@ -67,7 +72,7 @@ def plan_parser() -> Parser:
         "--age", type=weeks, metavar="WEEKS", help="let TDs like these come and go for so long"
     )
     ageing.add_argument(
-        "--seed", type=whole, metavar="N", help="of the first repetition (default 0)"
+        "--seed", type=parse_seed, metavar="N", help="of the first repetition (default 0)"
     )
     ageing.add_argument(
         "--seeds",
@@ -106,12 +111,12 @@ def plan_parser() -> Parser:
         "0.02)",
     )
     ageing.add_argument(
-        "--pairs",
+        "--pair-pages",
         choices=("single", "order-1", "pool"),
         help="how the pages of a pair are allocated (default single, as Linux does)",
     )
     ageing.add_argument(
-        "--control",
+        "--control-pages",
         choices=("single", "pool"),
         help="how control pages are allocated (default single, as Linux does)",
     )
@@ -133,7 +138,9 @@ def plan_parser() -> Parser:
         "--until", type=hours, metavar="HOURS", help="end of the fleet (default: last departure)"
     )
     fleet.add_argument("--price", type=price, metavar="PRICE", help="of a GiB for a month")
-    fleet.add_argument("--processes", type=seeds, metavar="N", help="default: one a core")
+    fleet.add_argument(
+        "--jobs", "--processes", type=parse_jobs, metavar="N", help="processes (one a core)"
+    )
     fleet.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (needs ray)")
     parser.add_output_folder(
         "--out", group=fleet, kind="table", names=TABLES, help="results as Parquet"
@@ -207,15 +214,6 @@ def seeds(text: str) -> int:
     return number
 
 
-def whole(text: str) -> int:
-    """A seed."""
-    number = int(text)
-    if not 0 <= number < 1 << 63:
-        raise ValueError(text)
-    return number
-
-
-whole.__name__ = "whole number from 0"
 weeks.__name__ = "number of weeks above 0, up to 520"
 hours.__name__ = "number of hours above 0, up to 87600"
 price.__name__ = "price above 0"

@@ -1,7 +1,9 @@
 """`dpamt run`: a scenario on a host, side by side."""
 
 import argparse
+from pathlib import Path
 
+from dpamt.cli.numbers import parse_memory, parse_seed
 from dpamt.cli.parser import Parser
 
 
@@ -15,18 +17,25 @@ def main(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     import json
 
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document, write_text
     from dpamt.report.progress import watching
     from dpamt.report.run_text import run_text
-    from dpamt.run.api import default_scenario
+    from dpamt.run.api import packaged_scenario, packaged_scenarios
     from dpamt.run.failures import KernelFailed
     from dpamt.run.scenario import load_scenario
     from dpamt.run.story import run
 
     path = options.scenario
-    scenario = default_scenario() if path is None else load_scenario(path)
+    name = "default" if path is None else path
+    packaged = path is None or (name in packaged_scenarios() and not Path(name).exists())
+    scenario = packaged_scenario(name) if packaged else load_scenario(name)
     scenario = scenario.with_options(
-        options.host, options.design, options.pamt, options.seed, tuple(options.inject)
+        options.memory or options.host,
+        options.design,
+        options.pamt,
+        options.seed,
+        tuple(options.inject),
+        options.release,
     )
     try:
         with watching() as watch:
@@ -35,7 +44,10 @@ def _run(options: argparse.Namespace) -> int:
         if not options.json:
             write_text("".join(line + "\n" for line in failed.log))
         raise
-    write_text(json.dumps(facts.to_json(), indent=2) + "\n" if options.json else run_text(facts))
+    if options.json:
+        write_document(json.dumps(facts.to_json(), indent=2) + "\n")
+    else:
+        write_text(run_text(facts))
     return 0 if facts.clean else 1
 
 
@@ -46,13 +58,26 @@ def _parser() -> Parser:
         "scenario next to each other, phase by phase, audited.  Without a scenario: static PAMT "
         "against Dynamic PAMT on a 1 TiB host.",
     )
-    parser.add_input("scenario", nargs="?", metavar="SCENARIO.toml", help="docs/scenario.md")
+    parser.add_input(
+        "scenario",
+        nargs="?",
+        metavar="SCENARIO.toml",
+        help="docs/scenario.md, or a name of dpamt list scenarios (default)",
+    )
     parser.add_input(
         "--host",
-        "--memory",
         metavar="FILE|SIZE",
         help="the machine: dmesg, /proc/iomem or e820 text, a size such as 64GiB, or the name of "
         "a packaged host",
+    )
+    parser.add_argument(
+        "--memory", type=parse_memory, metavar="SIZE", help="a machine of this size, as --host SIZE"
+    )
+    parser.add_argument(
+        "--release",
+        "--module",
+        metavar="NAME",
+        help="release of the TDX module (the scenario's; dpamt list releases)",
     )
     parser.add_input(
         "--design",
@@ -69,16 +94,7 @@ def _parser() -> Parser:
         help="SEAMCALLs that meet a held lock, no entropy, an interrupt, such as "
         "TDH.MEM.PAGE.AUG:busy=SEPT_TREE:every=100; may be given again (docs/injection.md)",
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random")
-    parser.add_argument("--json", action="store_true", help="facts as JSON (docs/json-run.md)")
+    parser.add_argument("--seed", type=parse_seed, metavar="N", help="seed of all that is random")
+    parser.add_argument("--json", action="store_true", help="one JSON document (docs/json-run.md)")
+    parser.not_with("--memory", "--host")
     return parser
-
-
-def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 1 << 63:
-        raise ValueError(text)
-    return seed
-
-
-_seed.__name__ = "seed (a whole number from 0)"

@@ -22,7 +22,7 @@ def _trace(options: argparse.Namespace) -> int:
     import json
 
     from dpamt.cli.extras import require
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document, write_text
     from dpamt.errors import InputError
     from dpamt.report.trace_json import trace_json
     from dpamt.report.trace_text import trace_text
@@ -45,14 +45,14 @@ def _trace(options: argparse.Namespace) -> int:
 
         write_file(options.html, trace_page(judged))
     if options.json:
-        write_text(json.dumps(trace_json(judged), indent=2) + "\n")
+        write_document(json.dumps(trace_json(judged), indent=2) + "\n")
     else:
         write_text(trace_text(judged))
     return 0 if judged.clean else 1
 
 
 def _how(options: argparse.Namespace) -> int:
-    from dpamt.cli.output import write_text
+    from dpamt.cli.output import write_document
     from dpamt.errors import InputError
     from dpamt.trace.how import DEFAULT_KERNEL, how, parse_kernel
 
@@ -60,7 +60,7 @@ def _how(options: argparse.Namespace) -> int:
         if getattr(options, name):
             raise InputError(f"--how and {name}: expected one of them")
     kernel = DEFAULT_KERNEL if options.kernel is None else parse_kernel(options.kernel)
-    write_text(how(options.how, kernel, not options.no_counts))
+    write_document(how(options.how, kernel, not options.no_counts))
     return 0
 
 

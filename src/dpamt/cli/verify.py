@@ -40,7 +40,7 @@ def prints_apart() -> "Iterator[None]":
 def _verify(options: argparse.Namespace) -> int:
     import json
 
-    from dpamt.cli.output import write_file, write_text
+    from dpamt.cli.output import write_document, write_file, write_text
     from dpamt.report.progress import watching
     from dpamt.report.verify_designs import designs_text
     from dpamt.report.verify_text import SuiteText, nearest
@@ -70,7 +70,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.save:
         write_file(options.save, whole)
     if options.json:
-        write_text(whole)
+        write_document(whole)
     elif len(results) > 1:
         from dpamt.verify.costs import fast_path_locks
 
@@ -81,7 +81,7 @@ def _verify(options: argparse.Namespace) -> int:
         write_text(text.end(results[title]))
     every = [one for tried in results.values() for one in tried]
     found = nearest(every)
-    _draw(options, found[0][1] if found else None)
+    _draw(options, *((found[0][1], found[0][0].asked.design) if found else (None, "")))
     return 0 if all(one.verdict.verdict == "holds" for one in every) else 1
 
 
@@ -299,6 +299,7 @@ def _replay(options: argparse.Namespace) -> int:
     designs: dict[str, Design] = {}
     again = False
     shown: Counterexample | None = None
+    fails = ""
     for asked, found, told in told_of:
         asked = given.of(asked)
         with prints_apart():
@@ -316,11 +317,12 @@ def _replay(options: argparse.Namespace) -> int:
         write_text(replay_text(title, told, said, options.whole, table))
         if shown is None:
             shown = replace(told, steps=said.steps, shared=said.shared)
-    _draw(options, shown)
+            fails = design.name
+    _draw(options, shown, fails)
     return 1 if again else 0
 
 
-def _draw(options: argparse.Namespace, found: "Counterexample | None") -> None:
+def _draw(options: argparse.Namespace, found: "Counterexample | None", design: str) -> None:
     """The pages that were asked for."""
     if not options.html and not options.perfetto:
         return
@@ -329,7 +331,11 @@ def _draw(options: argparse.Namespace, found: "Counterexample | None") -> None:
     from dpamt.report.verify_html import html_page
     from dpamt.report.verify_perfetto import perfetto_trace
 
-    for path, page in ((options.html, html_page), (options.perfetto, perfetto_trace)):
+    pages = (
+        (options.html, lambda found: html_page(found, design)),
+        (options.perfetto, perfetto_trace),
+    )
+    for path, page in pages:
         if path and found is not None:
             write_file(path, page(found))
         elif path:

@@ -1,4 +1,4 @@
-"""What a boot came to, in 80 columns and as one JSON document."""
+"""What a boot came to, as wide as the terminal and as one JSON document."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,6 +10,7 @@ from dpamt.boot.outcome import Booted, BootOptions
 from dpamt.boot.schedule import Followed
 from dpamt.module.view import ModuleView
 from dpamt.report.run_text import paragraph
+from dpamt.report.width import width
 
 JSON_FORMAT: Final = 1
 _SHOWN_FRAMES: Final = 6
@@ -152,7 +153,7 @@ def _replayed(followed: Followed) -> Iterator[str]:
     )
     for point, came in zip(followed.points, followed.done, strict=False):
         if point.leaf >= 0:
-            yield f"  {point.at:6}  CPU {point.cpu}  {point.what:24} {came}"[:80]
+            yield f"  {point.at:6}  CPU {point.cpu}  {point.what:24} {came}"[: width()]
     done = len(followed.done)
     if followed.is_same:
         yield from paragraph(f"All {done} steps came in C as in the counterexample.", "  ")
@@ -193,7 +194,7 @@ def _bottom(booted: Booted) -> Iterator[str]:
     for complaint in booted.complaints:
         yield from paragraph(f"KERNEL SAYS: {complaint.kind}: {complaint.text}", "")
         for frame in complaint.stack[:_SHOWN_FRAMES]:
-            yield f"    {frame}"[:80]
+            yield f"    {frame}"[: width()]
     if booted.module is not None and booted.ended == "reboot":
         alive = len(ModuleView(booted.module).tds())
         if alive:

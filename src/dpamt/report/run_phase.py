@@ -6,6 +6,7 @@ from typing import Final
 
 from dpamt.report.side_table import Row, side_table
 from dpamt.report.units import amount, count, percent
+from dpamt.report.width import width
 from dpamt.run.facts import SideFacts, Snapshot
 
 _DONE: Final = "TDX_SUCCESS"
@@ -106,7 +107,9 @@ def _meminfo(sides: Sequence[SideFacts], snapshots: Sequence[Snapshot]) -> Itera
 
 
 def _wrapped(text: str) -> list[str]:
-    return wrap(text, 80, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
+    return wrap(
+        text, width(), initial_indent="  ", subsequent_indent="    ", break_long_words=False
+    )
 
 
 def _or_blank(number: int) -> str:

@@ -8,12 +8,12 @@ from typing import Final
 from dpamt.report.run_phase import phase_lines
 from dpamt.report.side_table import LABEL_WIDTH
 from dpamt.report.units import amount, bar, count, percent
+from dpamt.report.width import width
 from dpamt.run.facts import HostFacts, InjectionFacts, PhaseFacts, RunFacts, SideFacts, Snapshot
 
-WIDTH: Final = 80
-
-_BAR_WIDTH: Final = 40
 _NAME_WIDTH: Final = 14
+_AROUND_BAR: Final = 40
+_LEAST_BAR: Final = 10
 _SHOWN_RANGES: Final = 12
 
 
@@ -32,7 +32,7 @@ def paragraph(text: str, indent: str = "") -> list[str]:
     """Text wrapped to the width."""
     return wrap(
         text,
-        WIDTH,
+        width(),
         initial_indent=indent,
         subsequent_indent=indent,
         break_long_words=False,
@@ -147,13 +147,14 @@ def _pictures(facts: RunFacts) -> Iterator[str]:
 def _bars(
     phases: Sequence[PhaseFacts], sides: Sequence[str], sizes: Sequence[Sequence[int]], most: int
 ) -> Iterator[str]:
+    room = max(width() - _AROUND_BAR, _LEAST_BAR)
     for index, phase in enumerate(phases):
         for number, side in enumerate(sides):
             label = _clip(phase.name, _NAME_WIDTH) if not number else ""
             size = sizes[number][index]
-            drawn = bar(size, most, _BAR_WIDTH)
+            drawn = bar(size, most, room)
             names = f"{label:{_NAME_WIDTH}} {_clip(side, 8):8}"
-            yield f"  {names} {drawn:{_BAR_WIDTH}} {amount(size):>10}"
+            yield f"  {names} {drawn:{room}} {amount(size):>10}"
 
 
 def _full_host(facts: RunFacts) -> Iterator[str]:

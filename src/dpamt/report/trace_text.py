@@ -6,8 +6,9 @@ from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import STATUS_NAMES, TDX_SUCCESS
-from dpamt.report.run_text import WIDTH, heading, paragraph
+from dpamt.report.run_text import heading, paragraph
 from dpamt.report.units import amount, count
+from dpamt.report.width import width
 from dpamt.trace.judge.findings import ABOUT, KEPT, TraceFinding
 from dpamt.trace.judge.result import Judgement
 from dpamt.trace.judge.times import SLOW_FACTOR, Histogram
@@ -27,7 +28,7 @@ def _lines(judged: Judgement) -> Iterator[str]:
     health = judged.health
     title = paragraph(f"{judged.name}: {FORMATS[judged.form]}")
     yield from title
-    yield "=" * min(max(len(line) for line in title), WIDTH)
+    yield "=" * min(max(len(line) for line in title), width())
     yield ""
     yield from paragraph(headline(judged))
     for note in notes(judged):

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from textwrap import wrap
-from typing import Final
 
+from dpamt.report.width import width
 from dpamt.verify.evidence.certificate import PYTHON, Tried
-
-_WIDTH: Final = 80
 
 
 def design_lines(
@@ -20,7 +18,7 @@ def design_lines(
 
     Whatever is shown was worked out now, or is a difference.
     """
-    lines = wrap(f"{design}, {_how_much(left_out, tried)}", _WIDTH, subsequent_indent="  ")
+    lines = wrap(f"{design}, {_how_much(left_out, tried)}", width(), subsequent_indent="  ")
     lines += _indented(first)
     for one, wrong in zip(tried, said, strict=True):
         verdict = one.verdict
@@ -45,7 +43,7 @@ def last_line(
         lines += wrap(
             f"Made with Python {str(python)[:20]}, this is {PYTHON}: hashes of code cannot be "
             "compared between them, and were not; all else was.",
-            _WIDTH,
+            width(),
         )
     if wrong or head:
         lines.append("DIFFERS from the certificate.")
@@ -69,5 +67,5 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return [
         piece
         for line in lines
-        for piece in wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")
+        for piece in wrap(line, width(), initial_indent="  ", subsequent_indent="    ")
     ]

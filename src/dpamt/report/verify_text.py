@@ -1,10 +1,11 @@
-"""What `dpamt verify` says, in 80 columns: verdicts, counterexamples side by side, the museum."""
+"""What `dpamt verify` says: verdicts, counterexamples side by side, the museum of designs."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
+from dpamt.report.width import width
 from dpamt.verify.evidence.certificate import SAME, Tried
 from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
 from dpamt.verify.evidence.refine import FOUND
@@ -13,7 +14,6 @@ from dpamt.verify.learn.automaton import CHOICE, MARK
 if TYPE_CHECKING:
     from dpamt.verify.evidence.replay import Replayed
 
-_WIDTH: Final = 80
 _COLUMN_GAP: Final = 2
 
 
@@ -168,7 +168,7 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
     yield from wrapped(f"{found.broken}, in {one.trial.name}: {text}", "")
     if found.steps:
         yield from wrapped(f"{_size(found)}, CPUs switched at: {found.granularity}", "")
-        left_out = sum(not _told(step, whole) for step in found.steps)
+        left_out = sum(not told_lines(step, whole) for step in found.steps)
         if left_out:
             more = "" if whole else "; --whole shows them"
             yield from wrapped(f"Left out below: {left_out} steps inside the module{more}.", "")
@@ -201,9 +201,9 @@ def _words(changed: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     yield ""
     if kept:
         yield "Shared words that end otherwise than they began:"
-        width = max(len(_short(word)) for word, _, _ in kept)
+        longest = max(len(_short(word)) for word, _, _ in kept)
         for word, before, after in kept:
-            yield f"  {_short(word):{width}}  {before} -> {after}"[:_WIDTH]
+            yield f"  {_short(word):{longest}}  {before} -> {after}"[: width()]
         yield ""
 
 
@@ -248,13 +248,13 @@ def _said(broken: str, text: str) -> str:
 
 
 def side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator[str]:
-    """A column for each CPU where 80 columns are enough; else a label before each line."""
+    """A column for each CPU where the width is enough; else a label before each line."""
     told = list(_lines(steps, whole))
-    column = (_WIDTH - _COLUMN_GAP * (cpus - 1)) // cpus
+    column = (width() - _COLUMN_GAP * (cpus - 1)) // cpus
     widest = max((len(word) for _, line in told for word in line.split()), default=0)
     if widest + 2 > column:
         for cpu, line in told:
-            yield from wrap(f"CPU{cpu}: {line}", _WIDTH, subsequent_indent="      ")
+            yield from wrap(f"CPU{cpu}: {line}", width(), subsequent_indent="      ")
         return
     yield (" " * _COLUMN_GAP).join(f"CPU{n}".ljust(column) for n in range(cpus)).rstrip()
     for cpu, line in told:
@@ -271,7 +271,7 @@ def _lines(steps: Sequence[StepTold], whole: bool) -> Iterator[tuple[int, str]]:
     last = ""
     for cpu, turn in groupby(steps, key=lambda step: step.cpu):
         every = list(turn)
-        told = [_told(step, whole) for step in every]
+        told = [told_lines(step, whole) for step in every]
         if not any(told):
             told[0] = [_inside(every[0])]
         for step, lines in zip(every, told, strict=True):
@@ -292,7 +292,7 @@ def _inside(step: StepTold) -> str:
     return f"{step.seamcall}: {what}" if step.seamcall else what
 
 
-def _told(step: StepTold, whole: bool) -> list[str]:
+def told_lines(step: StepTold, whole: bool) -> list[str]:
     """The lines of one step; the module's own steps only if ``whole``, its answers always."""
     lines = []
     inside = bool(step.seamcall)
@@ -333,4 +333,4 @@ def _number(value: object) -> str:
 
 def wrapped(text: str, indent: str) -> list[str]:
     """A text in lines that fit."""
-    return wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+    return wrap(text, width(), initial_indent=indent, subsequent_indent=indent + "  ")

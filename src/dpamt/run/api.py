@@ -12,8 +12,19 @@ from dpamt.run.story import Watch, run
 
 def default_scenario() -> Scenario:
     """The scenario that comes with dpamt: a 1 TiB host, static against Dynamic PAMT."""
-    resource = files("dpamt.run") / "scenarios" / "default.toml"
-    return scenario_from_text(resource.read_text(encoding="utf-8"), "default.toml")
+    return packaged_scenario("default")
+
+
+def packaged_scenarios() -> tuple[str, ...]:
+    """Names of the scenarios that come with dpamt."""
+    names = (file.name for file in (files("dpamt.run") / "scenarios").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+def packaged_scenario(name: str) -> Scenario:
+    """The scenario of that name, one of :func:`packaged_scenarios`."""
+    resource = files("dpamt.run") / "scenarios" / f"{name}.toml"
+    return scenario_from_text(resource.read_text(encoding="utf-8"), f"{name}.toml")
 
 
 def run_scenario(

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from dpamt.errors import InputError
 from dpamt.module.injection_rules import parse_rule
+from dpamt.module.releases import release_named
 from dpamt.platform.read_machine import PACKAGED_HOSTS
 from dpamt.run.check import Checker, size_text
 from dpamt.run.toml_lines import read_toml
@@ -116,19 +117,24 @@ class Scenario:
         pamt: Literal["static", "dynamic"] | None = None,
         seed: int | None = None,
         inject: tuple[str, ...] = (),
+        release: str | None = None,
     ) -> "Scenario":
         """The scenario with what a command line says put in its place.
 
         ``pamt`` keeps the sides of that mode (or makes one); ``design`` is given to every side that
-        is not static, and ``static`` itself leaves one static side; ``inject`` adds rules.
+        is not static, and ``static`` itself leaves one static side; ``inject`` adds rules;
+        ``release`` is the TDX module's.
 
         Raises InputError for what cannot be.
         """
         scenario = self
+        if release is not None:
+            spec = replace(self.host, module=release_named(release).name)
+            scenario = replace(self, host=spec, place=_elsewhere(self.place, "host.module"))
         if inject:
             for text in inject:
                 parse_rule(text)
-            spec = replace(self.host, inject=(*self.host.inject, *inject))
+            spec = replace(scenario.host, inject=(*self.host.inject, *inject))
             scenario = replace(scenario, host=spec)
         if host is not None:
             # A machine of one's own has its own nodes, CPUs and address width.
@@ -141,7 +147,7 @@ class Scenario:
                 max_pa_bits=None,
                 keyid_bits=None,
             )
-            scenario = replace(scenario, host=spec, place=_elsewhere(self.place, "host."))
+            scenario = replace(scenario, host=spec, place=_elsewhere(scenario.place, "host."))
         if seed is not None:
             scenario = replace(scenario, seed=seed, host=replace(scenario.host, seed=None))
         if design == "static":
@@ -193,6 +199,8 @@ def load_scenario(path: str) -> Scenario:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}:{line}: not UTF-8 text; expected a scenario") from None
+    if all(line.lstrip().startswith("#") for line in text.splitlines() if line.strip()):
+        raise InputError(f"{path}: nothing in it; expected a scenario (docs/scenario.md)")
     return scenario_from_text(text, path, file.parent)
 
 
@@ -329,3 +337,5 @@ def _check_order(checker: Checker, tds: tuple[TdGroup, ...], phases: tuple[Phase
                 for name in names:
                     alive[name] -= alive[name] if step.count is None else step.count
                     alive[name] = max(alive[name], 0)
+    if tds and not any(step.do == "build" for phase in phases for step in phase.steps):
+        checker.refuse("td[0]", 'no phase builds a TD; expected a step with do = "build"')

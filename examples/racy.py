@@ -1,0 +1,65 @@
+"""What was merged: one lock around every get and put, the pair present while the count is not 0.
+
+Merged commits of 2026-09-04: ad52ce8389d9 "x86/virt/tdx: Add helpers `__tdx_pamt_get()` /
+`__tdx_pamt_put()`", 5386c5288001 "x86/virt/tdx: Allocate refcounts for Dynamic PAMT memory",
+eca9d4a3f1f8 "x86/virt/tdx: Handle multiple callers in `tdx_pamt_get/put()`", 2c8ca2ba9bb6
+"x86/virt/tdx: Add APIs to support Dynamic PAMT ops from KVM's fault path".
+"""
+
+from typing import Final
+
+from dpamt.abi.pages import PAGES_PER_2M
+from dpamt.host.core.control_pages import tdx_quirk_reset_page
+from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.host.core.page_cache import PamtCache, alloc_pamt_pages, free_pamt_pages
+from dpamt.host.core.pairs import tdx_pamt_add, tdx_pamt_remove
+from dpamt.host.core.tdx_errno import EIO, ENOMEM
+
+DYNAMIC_PAMT: Final = True
+
+
+def tdx_pamt_get(kernel: Kernel, cpu: Cpu, pfn: int, cache: PamtCache | None) -> int:
+    """Two pages are taken on every get, and given back when the region has its pair already."""
+    if not kernel.dynamic_pamt:
+        return 0
+    pages = alloc_pamt_pages(kernel, cache)
+    if pages is None:
+        return -ENOMEM
+    refcount = kernel.pamt_refcounts.at(pfn // PAGES_PER_2M)
+    lock = kernel.pamt_lock
+    status = 0
+    lock.lock()
+    count = refcount.load()
+    if not count:
+        status = tdx_pamt_add(kernel, cpu, pfn, pages[0], pages[1])
+    if not status:
+        refcount.store(count + 1)
+    lock.unlock()
+    if status:
+        kernel.log.warn_once("PAMT.ADD", f"PAMT.ADD of page {pfn:#x} failed: {status:#018x}")
+    if count or status:
+        free_pamt_pages(kernel, pages[0], pages[1])
+    return -EIO if status else 0
+
+
+def tdx_pamt_put(kernel: Kernel, cpu: Cpu, pfn: int) -> None:
+    """The last put removes the pair; if the module refuses, count and pair stay for ever."""
+    if not kernel.dynamic_pamt:
+        return
+    refcount = kernel.pamt_refcounts.at(pfn // PAGES_PER_2M)
+    lock = kernel.pamt_lock
+    count = refcount.load()
+    if count > 1:
+        refcount.store(count - 1)
+        return
+    lock.lock()
+    status, first, second = tdx_pamt_remove(kernel, cpu, pfn)
+    if status:
+        lock.unlock()
+        kernel.log.warn_once("PAMT.REMOVE", f"PAMT.REMOVE of page {pfn:#x} failed: {status:#018x}")
+        return
+    refcount.store(0)
+    lock.unlock()
+    tdx_quirk_reset_page(kernel, first)
+    tdx_quirk_reset_page(kernel, second)
+    free_pamt_pages(kernel, first, second)
