@@ -190,8 +190,7 @@ def judged(command: str, code: int, out: str, err: str, stopped: bool) -> str:
     """What is wrong; empty when all is well."""
     ended = f"exit code {code}: {err.strip() or out.strip()[-200:]}"
     if stopped:  # or it had just come to its end
-        interrupted = code in _INTERRUPTED and err.endswith(("", "dpamt: interrupted\n"))
-        return "" if interrupted or code in (0, 1) else ended
+        return "" if code in (0, 1, *_INTERRUPTED) and _is_notes(err) else ended
     for pattern, extra in NEEDS:
         if re.search(pattern, command):
             line = rf"dpamt: .* needs \w+: pip install 'dpamt\[{extra}\]'\n"
@@ -199,8 +198,12 @@ def judged(command: str, code: int, out: str, err: str, stopped: bool) -> str:
             return "" if told else f"expected a line that names dpamt[{extra}]; {ended}"
     if command == API:
         return "" if (code, out) == (0, "") else ended
-    notes = all(line.startswith("dpamt: ") for line in err.splitlines())
-    return "" if code in (0, 1) and out and notes else ended
+    return "" if code in (0, 1) and out and _is_notes(err) else ended
+
+
+def _is_notes(err: str) -> bool:
+    """Whether nothing but lines of dpamt's own stand on standard error: no traceback, no warning."""
+    return all(line.startswith("dpamt: ") for line in err.splitlines())
 
 
 def main(arguments: list[str]) -> int:

@@ -280,6 +280,7 @@ def test_nobody_else_writes_files() -> None:
         "boot/session.py": "in a folder of its own that goes away",
         "boot/exerciser.py": "in a folder of its own that goes away",
         "report/leaf_pages.py": "`make docs`: checks that the folder is its own",
+        "cli/plan_fleet.py": "standard input, in a folder of its own that goes away",
         "cli/output.py": "defines write_text, to standard output",
     }
     found = {}

@@ -93,8 +93,14 @@ def test_seeds_give_a_spread() -> None:
         (("1GiB", "--occupancy", "50"), "--occupancy has no effect here"),
         (("1GiB", "--price", "3"), "--price has no effect here; expected it with --fleet"),
         (("1GiB", "--share-2m", "50"), "expected --td as well"),
-        (("1GiB", "--pairs", "pool"), "--pairs has no effect here; expected it with --age"),
-        (("--fleet", "generated", "1GiB", "--pairs", "pool"), "--pairs has no effect here"),
+        (
+            ("1GiB", "--pair-pages", "pool"),
+            "--pair-pages has no effect here; expected it with --age",
+        ),
+        (
+            ("--fleet", "generated", "1GiB", "--pair-pages", "pool"),
+            "--pair-pages has no effect here",
+        ),
         (("--fleet", "generated", "1GiB", "--until", "5"), "--until with made-up VMs"),
         (("--fleet", "trace.csv", "1GiB", "--occupancy", "5"), "--occupancy has no effect here"),
     ],

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dpamt.cli.extras import require
-from dpamt.cli.plan_options import AGEING, BOTH, FLEET, refuse_without, with_widths
-from dpamt.cli.plan_options import plan_parser as _parser
+from dpamt.cli.plan_options import AGEING, BOTH, FLEET, plan_parser, refuse_without, with_widths
 
 if TYPE_CHECKING:
     from dpamt.plan.ageing.both import BothAges

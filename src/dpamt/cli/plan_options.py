@@ -145,6 +145,7 @@ def plan_parser() -> Parser:
     parser.add_output_folder(
         "--out", group=fleet, kind="table", names=TABLES, help="results as Parquet"
     )
+    parser.not_with("--release", "--fleet", "expected without it: the hosts have 2.0.18")
     return parser
 
 
