@@ -7,6 +7,7 @@ import pytest
 from dpamt.errors import DpamtError, InputError
 from dpamt.run.api import run_scenario
 from dpamt.run.facts import InjectionFacts, RunFacts, SideFacts
+from dpamt.run.failures import KernelFailed
 from dpamt.run.scenario import scenario_from_text
 from dpamt.run.world import World
 
@@ -229,3 +230,18 @@ def test_a_rule_that_cannot_be_names_its_place() -> None:
     for wrong in ('"TDH.MEM.PAGE.AUG:busy=R8"', "[7]", '[["a"]]', "true"):
         with pytest.raises(InputError, match=r"t.toml:2: host.inject: expected an array of texts"):
             scenario_from_text(f"[host]\ninject = {wrong}", "t.toml")
+
+
+@pytest.mark.parametrize(
+    ("leaf", "place"),
+    [("TDH.PHYMEM.PAMT.ADD", "tdx_pamt_get"), ("TDH.PHYMEM.PAMT.REMOVE", "tdx_pamt_put")],
+)
+def test_a_warn_under_the_spinlock_is_told(leaf: str, place: str) -> None:
+    """Whether the run goes on after it or not."""
+    try:
+        snapshots = side_of(run(f"{leaf}:busy=RCX:nth=2", text=FAULTS)).snapshots
+        told = [finding for one in snapshots for finding in one.findings]
+    except KernelFailed as failed:
+        told = [str(failed)]
+    expected = f"WARN_ON_ONCE in {place}, printed while dpamt_lock is held"
+    assert any(expected in text for text in told)

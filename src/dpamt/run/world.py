@@ -184,8 +184,9 @@ class World:
         return (*audit(self.kernel, self.view, self.after_boot), *self.view.check())
 
     def surprises(self) -> str:
-        """What explains a failure, as clauses: statuses since the last snapshot, injections."""
-        told = [*self._surprises(self.seamcalls.take())]
+        """What explains a failure, as clauses: statuses since the last snapshot, WARNs under a
+        lock, injections."""
+        told = [*self._surprises(self.seamcalls.take()), *self.kernel.log.under_locks]
         told += [
             f"injected by {told.rule.text}: {told.hits} of {told.seen} calls"
             for told in self.injector.results

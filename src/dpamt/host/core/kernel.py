@@ -62,12 +62,14 @@ class KernelBehaviour:
 class KernelLog:
     """dmesg: lines without timestamps, oldest first.  Written by every CPU, read by nobody here."""
 
-    __slots__ = ("_warned", "lines", "warnings")
+    __slots__ = ("_warned", "lines", "under_locks", "warnings")
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.warnings: list[str] = []
         """The WARNs among them."""
+        self.under_locks: list[str] = []
+        """Those that were printed while a spinlock was held."""
         self._warned: set[str] = set()
 
     def info(self, text: str) -> None:
@@ -100,6 +102,8 @@ class KernelLog:
         self._warned.add(place)
         self.lines.append(f"WARNING: {WARN_SOURCE} at {place}")
         self.warnings.append(warned_under(place, held))
+        if held:
+            self.under_locks.append(warned_under(place, held))
 
 
 def warned_under(place: str, held: str) -> str:
