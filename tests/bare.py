@@ -202,7 +202,7 @@ def judged(command: str, code: int, out: str, err: str, stopped: bool) -> str:
 
 
 def _is_notes(err: str) -> bool:
-    """Whether nothing but lines of dpamt's own stand on standard error: no traceback, no warning."""
+    """Whether standard error has lines of dpamt alone: no traceback, no warning."""
     return all(line.startswith("dpamt: ") for line in err.splitlines())
 
 

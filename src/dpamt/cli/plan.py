@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Plan and print; the exit code is that of the answers (docs/plan.md)."""
-    options = _parser().options(arguments)
+    options = plan_parser().options(arguments)
     if options.html is not None:
         require("plan --html", "plotly")
     if options.fleet is not None:

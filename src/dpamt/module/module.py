@@ -114,7 +114,9 @@ class TdxModule:
         """
         old = self.release
         same = ("min_tdcs_pages", "max_tdcs_pages", "sept_root_page", "host_priority_sept_tree")
-        if self.sys_state.load() != SYS_SHUTDOWN or not self.handoff.load():
+        state = self.sys_state.load()
+        handed_over = self.handoff.load()
+        if state != SYS_SHUTDOWN or not handed_over:
             raise InputError(f"module {old.name}: expected TDH.SYS.SHUTDOWN before another one")
         for name in same:
             if getattr(old, name) != getattr(release, name):

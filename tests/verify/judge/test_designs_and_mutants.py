@@ -6,10 +6,8 @@ answer is found before the first test, on all CPUs.
 
 import pytest
 
-from dpamt.verify.programs import world
 from tests.verify.judge.compare import (
     DOES_NOT_RUN,
-    Case,
     Tried,
     cases_of_designs,
     cases_of_mutants,
@@ -22,19 +20,6 @@ LEAST = 300
 
 DESIGNS = cases_of_designs()
 MUTANTS = cases_of_mutants(taken())
-ONE_CPU = not hasattr(world, "PACKAGES")
-"""Whether threads of get and put are one CPU of one package to the verifier still."""
-AGREE_LATER = pytest.mark.xfail(
-    ONE_CPU, strict=False, reason="locks of a CPU or package: all threads are CPU 0 of package 0"
-)
-
-
-def marked(case: Case) -> object:
-    """The case; one that asks for its CPU may disagree while there is only one."""
-    asks = case.mutant is not None and "region_locks.at(cpu." in case.mutant.text
-    if asks or case.name == "wrong_perpackage_lock":
-        return pytest.param(case.name, marks=AGREE_LATER)
-    return case.name
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +28,7 @@ def answers() -> dict[str, Tried]:
     return {tried.case.name: tried for tried in try_all([*DESIGNS, *MUTANTS])}
 
 
-@pytest.mark.parametrize("name", [marked(case) for case in [*DESIGNS, *MUTANTS]])
+@pytest.mark.parametrize("name", [case.name for case in [*DESIGNS, *MUTANTS]])
 def test_the_verifier_says_what_the_judge_says(name: str, answers: dict[str, Tried]) -> None:
     differ = answers[name].disagreements()
     assert not differ, differ
