@@ -282,8 +282,6 @@ def test_nobody_else_writes_files() -> None:
         "report/leaf_pages.py": "`make docs`: checks that the folder is its own",
         "cli/plan_fleet.py": "standard input, in a folder of its own that goes away",
         "cli/output.py": "defines write_text, to standard output",
-        "cli/plan_fleet.py": "standard input, in a folder of its own that goes away",
-        "verify/cluster/processes.py": "pipes between its own processes",
     }
     found = {}
     package = Path(dpamt.__file__).parent
