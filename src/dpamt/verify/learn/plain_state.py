@@ -30,6 +30,9 @@ _DEPTH: Final = 20
 _HIDING: Final = (Iterator,)
 """Kinds of objects that hold a position that cannot be looked at without moving it."""
 
+_LEAVES: Final[set[type]] = set()
+"""Types met so far of which nothing is looked at: dpamt's own, and installed ones."""
+
 Item = tuple[str, Hashable]
 """Where something is kept, by the name a reader knows it by, and what it holds."""
 
@@ -110,7 +113,7 @@ class _Look:
             self.found.append((name, value))
             return
         self.found.append((name, id(value)))
-        if id(value) in self._seen:
+        if kind in _LEAVES or id(value) in self._seen:
             return
         self._seen.add(id(value))
         if depth > _DEPTH:
@@ -151,6 +154,8 @@ class _Look:
                     self.at(f"{name}.{slot}", getattr(value, slot, None), depth + 1)
         elif hasattr(value, "cache_info"):
             self.found.append((name, value.cache_info()))
+        else:
+            _LEAVES.add(kind)
 
     def _keep(self, value: Any) -> None:
         if self._contents is not None and not isinstance(value, (tuple, frozenset)):
