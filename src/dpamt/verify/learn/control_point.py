@@ -252,7 +252,7 @@ class ControlPoints:
             )
         names = self._slots.get(kind)
         if names is None:
-            names = self._slots[kind] = [name for base in kind.__mro__ for name in _slots(base)]
+            names = self._slots[kind] = slots_of(kind)
         for name in names:
             item = getattr(value, name, _UNSET)
             if item is not _UNSET:
@@ -275,6 +275,11 @@ def _of_whom(frame: FrameType, error: ModelError) -> DpamtError:
         f"{frame.f_code.co_filename}:{frame.f_lineno}: {error}; expected numbers, tuples, lists "
         "and words (docs/verify.md)"
     )
+
+
+def slots_of(kind: type) -> list[str]:
+    """The attributes behind the __slots__ of a class and of its bases."""
+    return [name for base in kind.__mro__ for name in _slots(base)]
 
 
 def _slots(base: type) -> list[str]:

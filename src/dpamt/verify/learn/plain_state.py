@@ -6,30 +6,83 @@ CPUs at once: the automaton would be wrong without a word.  So all of it is look
 run: the attributes of the kernel and of its CPUs, and whatever can be reached from the functions of
 the design through their globals, defaults, closures and attributes, and through the classes and
 modules of the user's.  A change is refused; the run is made again, step by step, to name the line.
+An object of a kind that cannot be looked into (an iterator, a file, a ``partial``, a
+``SimpleNamespace``) is refused where a design keeps one.
 
-What lies in dpamt itself and in installed packages is not looked at: dpamt's own state is words,
-and its tests hold it to that.
+Of dpamt's own modules, classes and objects only the members themselves are compared, not what they
+hold: dpamt's own state is words, and its tests hold it to that.  What a design may import is held
+to a list before (:mod:`dpamt.sync.plain_state`): files, clocks and processes are nobody's state
+here.
 """
 
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from types import FrameType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    EllipsisType,
+    FrameType,
+    FunctionType,
+    GenericAlias,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    NotImplementedType,
+    UnionType,
+    WrapperDescriptorType,
+)
 from typing import Any, Final
 
 import dpamt
 from dpamt.errors import InputError
+from dpamt.host.core.kernel import Cpu, Kernel
+from dpamt.verify.learn.control_point import slots_of
 
 _OWN: Final = Path(dpamt.__file__).parent
 _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _DEPTH: Final = 20
-_HIDING: Final = (Iterator,)
-"""Kinds of objects that hold a position that cannot be looked at without moving it."""
-
+_PLAIN: Final = (int, str, bool, bytes, float, complex, range)
+_CONTAINERS: Final = frozenset({list, tuple, deque, set, frozenset, dict, bytearray, memoryview})
+_WITHOUT_STATE: Final = frozenset(
+    {"typing", "re", "_operator", "operator", "enum", "fractions", "decimal", "__future__"}
+)
+"""Modules whose objects, none of the kinds above, hold nothing that a thread could change."""
+_STATELESS: Final = (
+    BuiltinFunctionType,
+    GenericAlias,
+    UnionType,
+    EllipsisType,
+    NotImplementedType,
+    object,
+)
+"""The same of Python's own kinds, the kind itself and no subclass."""
+_DESCRIPTORS: Final = (
+    property,
+    staticmethod,
+    classmethod,
+    MemberDescriptorType,
+    GetSetDescriptorType,
+    WrapperDescriptorType,
+    MethodDescriptorType,
+)
+"""What the members of a class are."""
+_PYTHONS_OWN: Final = frozenset(
+    {
+        *("__builtins__", "__name__", "__doc__", "__file__", "__loader__", "__spec__"),
+        *("__package__", "__cached__", "__annotations__", "__annotate__", "__dict__"),
+        *("__weakref__", "__module__", "__qualname__", "__firstlineno__"),
+        *("__static_attributes__", "__conditional_annotations__", "__wrapped__"),
+    }
+)
+"""Names that Python itself gives to modules, classes and functions."""
+_OF_THE_KERNEL: Final = frozenset(Kernel.__init__.__code__.co_names)
+"""Attributes that the kernel gives itself; all others are a design's."""
 _LEAVES: Final[set[type]] = set()
 """Types met so far of which nothing is looked at: dpamt's own, and installed ones."""
 
@@ -90,9 +143,12 @@ class PlainState:
     def _look(self, contents: list[tuple[Any, Any]] | None) -> list[Item]:
         look = _Look(contents)
         for name, value in sorted(vars(self._kernel).items()):
-            look.at(f"kernel.{name}", value)
+            look.at(f"kernel.{name}", value, ours=name in _OF_THE_KERNEL)
         for cpu in self._kernel.cpus:
-            look.at(f"kernel.cpus[{cpu.index}].running_vcpu", cpu.running_vcpu)
+            look.slots(f"kernel.cpus[{cpu.index}]", cpu)
+        for kind in {type(self._kernel), Kernel, Cpu, type(self._kernel.design)}:
+            look.shallow(kind.__name__, vars(kind))
+        look.shallow("kernel.design", vars(self._kernel.design))
         for function in self._functions:
             look.at(function.__qualname__, function)
         return look.found
@@ -106,10 +162,13 @@ class _Look:
         self._seen: set[int] = set()
         self._contents = contents
 
-    def at(self, name: str, value: Any, depth: int = 0) -> None:
-        """Note what is kept under the name, and what can be reached from there."""
+    def at(self, name: str, value: Any, depth: int = 0, ours: bool = False) -> None:
+        """Note what is kept under the name, and what can be reached from there.
+
+        ``ours``: of an object that dpamt put there nothing more is looked at.
+        """
         kind = type(value)
-        if value is None or kind in (int, str, bool, bytes, float):
+        if value is None or kind in _PLAIN:
             self.found.append((name, value))
             return
         self.found.append((name, id(value)))
@@ -118,59 +177,99 @@ class _Look:
         self._seen.add(id(value))
         if depth > _DEPTH:
             raise InputError(f"{name}: expected fewer objects inside each other")
-        if isinstance(value, (list, tuple, deque)):
-            self._keep(value)
-            for n, item in enumerate(value):
-                self.at(f"{name}[{n}]", item, depth + 1)
-        elif isinstance(value, (set, frozenset)):
-            self._keep(value)
-            self.found.append((name, frozenset(map(id, value))))
-        elif isinstance(value, dict):
-            self._mapping(name, value, depth)
-        elif isinstance(value, (bytearray, memoryview)):
-            self._keep(value)
-            self.found.append((name, bytes(value)))
+        if self._is_container(name, value, depth, ours):
+            if kind not in _CONTAINERS and _is_of_users(kind):
+                self._object(name, value, depth)
         elif isinstance(value, FunctionType):
             self._function(value.__qualname__, value, depth)
         elif isinstance(value, MethodType):
-            self.at(name, value.__self__, depth + 1)
+            self.at(name, value.__self__, depth + 1, ours)
         elif isinstance(value, ModuleType):
             if _is_users(getattr(value, "__file__", None)):
                 self._mapping(value.__name__, vars(value), depth)
+            else:
+                self.shallow(value.__name__, vars(value))
         elif isinstance(value, type):
             if _is_of_users(value):
                 if self._contents is not None:
                     self._contents.append((value, dict(vars(value))))
                 self._members(value.__name__, vars(value), depth)
-        elif isinstance(value, _HIDING):
-            raise InputError(
-                f"{name} is a {kind.__name__}, whose position no word shows; expected numbers, "
-                "tuples, words and locks (docs/verify.md)"
-            )
+            else:
+                self.shallow(value.__name__, vars(value))
         elif _is_of_users(kind):
-            self._members(name, getattr(value, "__dict__", {}), depth)
-            for base in kind.__mro__:
-                for slot in getattr(base, "__slots__", ()):
-                    self.at(f"{name}.{slot}", getattr(value, slot, None), depth + 1)
+            self._object(name, value, depth)
         elif hasattr(value, "cache_info"):
             self.found.append((name, value.cache_info()))
-        else:
+        elif ours:
+            return
+        elif _holds_nothing(value, kind):
             _LEAVES.add(kind)
+        else:
+            raise InputError(
+                f"{name} is a {kind.__name__}, and what it holds cannot be watched; expected "
+                "numbers, tuples, words and locks (docs/verify.md)"
+            )
+
+    def _is_container(self, name: str, value: Any, depth: int, ours: bool) -> bool:
+        if isinstance(value, (list, tuple, deque)):
+            self._keep(value)
+            for n, item in enumerate(value):
+                self.at(f"{name}[{n}]", item, depth + 1, ours)
+        elif isinstance(value, (set, frozenset)):
+            self._keep(value)
+            self.found.append((name, frozenset(map(id, value))))
+        elif isinstance(value, dict):
+            self._keep(value)
+            for key, item in list(value.items()):
+                self.at(f"{name}[{key!r}]", item, depth + 1, ours)
+        elif isinstance(value, (bytearray, memoryview)):
+            self._keep(value)
+            self.found.append((name, bytes(value)))
+        elif isinstance(value, _PLAIN):
+            self.found.append((name, value))
+        else:
+            return False
+        return True
+
+    def shallow(self, name: str, members: Mapping[str, Any]) -> None:
+        """Which objects the members are, and nothing of what those hold."""
+        if self._contents is not None and isinstance(members, dict):
+            self._contents.append((members, members.copy()))
+        self.found.append((name, tuple(map(id, members.values()))))
+        for key, member in members.items():
+            if isinstance(member, FunctionType) and member.__dict__:
+                self._members(f"{name}.{key}", vars(member), 0)
+
+    def slots(self, name: str, value: Any) -> None:
+        """The same of an object's slots."""
+        held = {slot: getattr(value, slot, None) for slot in slots_of(type(value))}
+        if self._contents is not None:
+            self._contents.append((value, held))
+        self.found.append((name, tuple(map(id, held.values()))))
 
     def _keep(self, value: Any) -> None:
         if self._contents is not None and not isinstance(value, (tuple, frozenset)):
             self._contents.append((value, value.copy() if hasattr(value, "copy") else value))
 
+    def _object(self, name: str, value: Any, depth: int) -> None:
+        self._members(name, getattr(value, "__dict__", {}), depth)
+        held = {slot: getattr(value, slot, None) for slot in slots_of(type(value))}
+        if self._contents is not None and held:
+            self._contents.append((value, held))
+        for slot, item in held.items():
+            self.at(f"{name}.{slot}", item, depth + 1)
+
     def _mapping(self, name: str, value: Mapping[Any, Any], depth: int) -> None:
         self._keep(value)
         for key, item in list(value.items()):
-            self.at(f"{name}[{key!r}]", item, depth + 1)
+            if key not in _PYTHONS_OWN:
+                self.at(f"{name}[{key!r}]", item, depth + 1)
 
     def _members(self, name: str, value: Mapping[str, Any], depth: int) -> None:
         if isinstance(value, dict):
             self._keep(value)
         for key, item in list(value.items()):
-            if not key.startswith("__"):
+            if key not in _PYTHONS_OWN:
                 self.at(f"{name}.{key}", item, depth + 1)
 
     def _function(self, name: str, value: FunctionType, depth: int) -> None:
@@ -179,9 +278,10 @@ class _Look:
                 self.at(f"{variable} of {name}", cell.cell_contents, depth + 1)
             except ValueError:  # it has no value yet
                 continue
+        if value.__dict__:
+            self._members(name, vars(value), depth)
         if not _is_users(value.__code__.co_filename):
             return  # of ours what it encloses is enough: the user's function behind a wrapper
-        self._members(name, vars(value), depth)
         for n, item in enumerate(value.__defaults__ or ()):
             self.at(f"a default of {name} ({n})", item, depth + 1)
         for key, item in (value.__kwdefaults__ or {}).items():
@@ -191,8 +291,17 @@ class _Look:
             self._seen.add(id(used))
             self._keep(used)
             for key, item in list(used.items()):
-                if not key.startswith("__"):
+                if key not in _PYTHONS_OWN:
                     self.at(key, item, depth + 1)
+
+
+def _holds_nothing(value: object, kind: type) -> bool:
+    """Whether no thread can change anything in an object that is neither plain nor the user's."""
+    if kind.__module__ in _WITHOUT_STATE or kind.__module__.startswith("dpamt."):
+        return True
+    if isinstance(value, BuiltinFunctionType):
+        return value.__self__ is None or isinstance(value.__self__, ModuleType)
+    return kind in _STATELESS or isinstance(value, _DESCRIPTORS)
 
 
 def _is_users(file: str | None) -> bool:
@@ -236,3 +345,7 @@ def _put_back(container: Any, content: Any) -> None:
     elif isinstance(container, (list, deque, bytearray)):
         container.clear()
         container.extend(content)
+    elif type(content) is dict:  # the slots of an object
+        for name, value in content.items():
+            if getattr(container, name, None) is not value:
+                setattr(container, name, value)
