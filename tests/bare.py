@@ -8,6 +8,7 @@ needs an extra must say so in one line; any other must work.  One that goes on f
 """
 
 import gzip
+import gzip
 import re
 import shutil
 import signal
@@ -89,6 +90,7 @@ def make_files(folder: Path) -> None:
     for name in ("my-machine.dmesg", "a.dmesg"):
         shutil.copy(data / "host-1tib.dmesg", folder / name)
     shutil.copy(data / "reserved-areas.dmesg", folder / "b.dmesg")
+    (folder / "kern.log.2.gz").write_bytes(gzip.compress((folder / "b.dmesg").read_bytes()))
     for name in ("my-scenario.toml", "my.toml"):
         (folder / name).write_text(SCENARIO, encoding="utf-8")
     (folder / "tests" / "data").mkdir(parents=True)
