@@ -8,7 +8,6 @@ needs an extra must say so in one line; any other must work.  One that goes on f
 """
 
 import gzip
-import gzip
 import re
 import shutil
 import signal
