@@ -3,7 +3,7 @@
 import pytest
 
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD
-from dpamt.boot.hold import Holds, parse_hold
+from dpamt.boot.hold import Holds, held_calls, parse_hold
 from dpamt.errors import InputError
 
 
@@ -40,3 +40,14 @@ def test_the_nth_time_is_held() -> None:
     assert [holds.picked(0, leaf, ()) for _ in range(4)] == [-1, 0, -1, -1]
     assert holds.picked(1, leaf, ()) == -1
     assert holds.times == [1]
+
+
+def test_two_rules_at_one_call_make_it_one_rendezvous() -> None:
+    texts = (
+        "0@a/b:until=1:1",
+        "1@a/b:until=0:1:nth=2",
+        "0@a/c:until=1:1",
+        "0@TDH.SYS.RD:until=1:1",
+    )
+    rules = tuple(parse_hold(text, 2) for text in texts)
+    assert held_calls(rules) == [("a", "b"), ("a", "c")]

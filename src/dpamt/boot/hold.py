@@ -60,6 +60,11 @@ def parse_hold(text: str, cpus: int) -> HoldRule:
     return HoldRule(text, cpu, leaf, (caller, callee) if slash else (), other, calls, nth)
 
 
+def held_calls(rules: tuple[HoldRule, ...]) -> list[tuple[str, str]]:
+    """The calls in the kernel's code that rules name, each once: (caller, callee)."""
+    return list(dict.fromkeys(rule.call for rule in rules if rule.call))
+
+
 class Holds:
     """The rules of a run, and how far each is."""
 

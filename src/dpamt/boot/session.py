@@ -20,7 +20,7 @@ from dpamt.boot.delays import Delays
 from dpamt.boot.exerciser import Exercise, build_initrd, read_console
 from dpamt.boot.gdb import GdbTransport
 from dpamt.boot.guest_machine import machine_of
-from dpamt.boot.hold import Holds
+from dpamt.boot.hold import Holds, held_calls
 from dpamt.boot.image import KernelImage
 from dpamt.boot.interventions import (
     RENDEZVOUS_SITE,
@@ -79,9 +79,7 @@ def boot(
     """
     image = KernelImage(options.vmlinux)
     places = find_places(image) if options.tdx else []
-    for rule in options.hold:
-        if rule.call:
-            places.append(find_rendezvous(image, *rule.call))
+    places += [find_rendezvous(image, *call) for call in held_calls(options.hold)]
     if options.transport == MAILBOX and options.kernel is not None:
         raise InputError(
             f"{options.kernel}: the mailbox changes a copy of vmlinux and boots that; expected "
@@ -145,7 +143,7 @@ class _Session:
         self._open: dict[int, Request] = {}
         """By CPU: the request that is not answered yet."""
         self._transport = self._make_transport(places)
-        self._rendezvous = [rule.call for rule in options.hold if rule.call]
+        self._rendezvous = held_calls(options.hold)
 
     def _guest(self, folder: Path) -> Qemu:
         options = self._options

@@ -153,23 +153,35 @@ def test_counters_with_another_name_are_told_loudly(dynamic: Path, tmp_path: Pat
         boot(BootOptions(vmlinux, exercise=parse_exercise("life"), build=dynamic))
 
 
-WINDOW = "0@tdx_pamt_put/_raw_spin_lock:until=1:2"
-"""CPU 0 stands before its put's lock until CPU 1 has had a get and a put."""
-HAMMER = "hammer:threads=2:rounds=40:use-every=1000000"
+WINDOWS = tuple(
+    parse_hold(f"0@tdx_pamt_put/_raw_spin_lock:until=1:3:nth={nth}", 2)
+    for nth in (100, 150, 200, 250)
+)
+"""CPU 0 stands before its put's lock until CPU 1 has added, come to its own put and removed: then
+the lock is free for a moment.  Not at once, so that both threads run; and often, as CPU 1 may be
+back with its next get before CPU 0 has the lock."""
+HAMMER = "hammer:threads=2:rounds=4000:use-every=1000000"
 
 
 def test_v2s_put_removes_a_pair_twice(with_v2s_put: Path) -> None:
-    """Counted down to 0, and not locked yet: why v2 was given up, in the kernel's own code."""
-    found = run(with_v2s_put, HAMMER, hold=(parse_hold(WINDOW, 2),))
-    assert found.told is not None
-    assert found.told.design == "kernel"
-    assert "bad-remove" in names(found), found.findings
-    assert any("virt/tdx: PAMT.REMOVE failed: " in line for line in found.console)
+    """Counted down to 0, and not locked yet: why v2 was given up, in the kernel's own code.
+
+    Which CPU has the lock next is up to the guest: the boot is tried again until it is CPU 0.
+    """
+    told: list[str] = []
+    for _ in range(4):
+        found = run(with_v2s_put, HAMMER, hold=WINDOWS)
+        told += found.findings
+        if "bad-remove" in names(found):
+            break
+    assert any(line.startswith("bad-remove: TDH.PHYMEM.PAMT.REMOVE") for line in told), told
+    removed = {call.caller for call in found.calls if call.leaf == TDH_PHYMEM_PAMT_REMOVE}
+    assert all("pamt" in caller for caller in removed)
 
 
 def test_the_merged_put_does_not(dynamic: Path) -> None:
-    found = run(dynamic, HAMMER, hold=(parse_hold(WINDOW, 2),))
-    assert not names(found) - {f"hold {WINDOW}".partition(":")[0]}, found.findings
+    found = run(dynamic, HAMMER, hold=WINDOWS)
+    assert not names(found) - {f"hold {rule.text}".partition(":")[0] for rule in WINDOWS}
     assert found.complaints == []
     removed = [call for call in found.calls if call.leaf == TDH_PHYMEM_PAMT_REMOVE]
     assert removed
@@ -194,8 +206,7 @@ def test_a_counterexample_is_tried_on_the_kernels_own(dynamic: Path, tmp_path: P
     body = source.replace(locked, "    count = refcount.load()\n    lock.lock()\n")
     mine.write_text(body, encoding="utf-8")
     kept = tmp_path / "kept.json"
-    arguments = ["verify", str(mine), "--trial", "one region", "--cpus", "2", "--save", str(kept)]
-    assert main(arguments) == 1
+    assert main(["verify", str(mine), "--cpus", "2", "--save", str(kept)]) == 1
     found = json.loads(kept.read_text())["designs"][0]["trials"][0]["counterexamples"][0]
     came = run(dynamic, exercise_of(found, "kernel"), replay=found, cpus=2)
     assert came.followed is not None
