@@ -346,6 +346,7 @@ def _check_discipline(design: "Design") -> None:
     """A user's design is run step by step: refuse code whose state could not be seen."""
     import dpamt
     from dpamt.errors import InputError
+    from dpamt.sync.design_reach import ALLOWED, out_of_reach
     from dpamt.sync.discipline import check_files
     from dpamt.sync.plain_state import plain_changes
 
@@ -359,5 +360,10 @@ def _check_discipline(design: "Design") -> None:
             raise InputError(
                 f"{breach}; expected each step alone in its statement (docs/verify.md)"
             )
+    for breach in out_of_reach(path):
+        raise InputError(
+            f"{breach}; expected dpamt's own rooms of the host, {', '.join(sorted(ALLOWED))}, and "
+            "no call of what reaches beyond them (docs/designs.md)"
+        )
     for breach in plain_changes(path):
         raise InputError(f"{breach}; expected words and locks of kernel.pamt (docs/verify.md)")

@@ -11,7 +11,7 @@ An object of a kind that cannot be looked into (an iterator, a file, a ``partial
 
 Of dpamt's own modules, classes and objects only the members themselves are compared, not what they
 hold: dpamt's own state is words, and its tests hold it to that.  What a design may import is held
-to a list before (:mod:`dpamt.sync.plain_state`): files, clocks and processes are nobody's state
+to a list before (:mod:`dpamt.sync.design_reach`): files, clocks and processes are nobody's state
 here.
 """
 

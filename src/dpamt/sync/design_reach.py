@@ -1,0 +1,77 @@
+"""What a design may reach besides its arguments: a list of modules, and no way round it.
+
+A design is run again and again, and only what it does to words and locks is explored.  Files,
+clocks, random numbers, processes, and functions that reach what no name shows are nobody's state
+there, so a design that asks for them is refused with its line, before it runs.  Modules of the
+user's own beside the design are held to the same.
+"""
+
+import ast
+from pathlib import Path
+from typing import Final
+
+from dpamt.sync.discipline import Breach
+
+ALLOWED: Final = frozenset(
+    {
+        *("__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools"),
+        *("math", "operator", "types", "typing"),
+    }
+)
+"""Modules without state of their own; what a design keeps of them is looked at while it runs."""
+ALLOWED_ROOMS: Final = frozenset({"abi", "errors", "host", "platform", "sync"})
+"""Rooms of dpamt on the host's side of the wall."""
+_REFUSED: Final = frozenset(
+    {
+        *("__import__", "breakpoint", "compile", "eval", "exec", "globals", "input", "locals"),
+        *("open", "vars"),
+    }
+)
+
+
+def out_of_reach(file: Path) -> list[Breach]:
+    """Every import and call that a design must not make, in order of files and lines.
+
+    Reads the file and the user's modules that it imports, as UTF-8 Python source.
+    """
+    found: list[Breach] = []
+    pending, seen = [file], {file}
+    while pending:
+        now = pending.pop()
+        for node in ast.walk(ast.parse(now.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "."] if not node.level else []
+                names = _with_members(names, node)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in _REFUSED:
+                    found.append(Breach(now, node.lineno, f"{node.func.id}() is called"))
+                continue
+            for name in names:
+                own = file.parent / Path(*name.split("."))
+                beside = [
+                    one for one in (own.with_suffix(".py"), own / "__init__.py") if one.exists()
+                ]
+                if beside and beside[0] not in seen:
+                    seen.add(beside[0])
+                    pending.append(beside[0])
+                if not beside and not _is_allowed(name):
+                    assert isinstance(node, (ast.Import, ast.ImportFrom))
+                    found.append(Breach(now, node.lineno, f"{name} is imported"))
+    return sorted(set(found))
+
+
+def _with_members(names: list[str], node: ast.ImportFrom) -> list[str]:
+    """``from dpamt import module`` names dpamt.module."""
+    if names != ["dpamt"]:
+        return names
+    return [f"dpamt.{alias.name}" for alias in node.names]
+
+
+def _is_allowed(name: str) -> bool:
+    first, *rest = name.split(".")
+    if first == "dpamt":
+        return not rest or rest[0] in ALLOWED_ROOMS
+    return first in ALLOWED
