@@ -23,6 +23,12 @@ DESIGNS = Path(design_reach.__file__).parents[1] / "host" / "designs"
         ("from dpamt.verify.learn import automaton", "dpamt.verify.learn is imported"),
         ("def f():\n    globals()['a'] = 1", "globals() is called"),
         ("def f():\n    open('a', 'w')", "open() is called"),
+        ("def f(w):\n    return w._value", "._value is used"),
+        ("def f(w):\n    return type(w).__mro__", ".__mro__ is used"),
+        (
+            "from dpamt.sync import Word\ndef f(w: Word) -> Word:\n    return Word.load(w)",
+            "Word is used, and is no word itself",
+        ),
         ("def f():\n    __import__('os')", "__import__() is called"),
     ],
 )

@@ -2,11 +2,14 @@
 
 A design is run again and again, and only what it does to words and locks is explored.  Files,
 clocks, random numbers, processes, and functions that reach what no name shows are nobody's state
-there, so a design that asks for them is refused with its line, before it runs.  Modules of the
-user's own beside the design are held to the same.
+there, so a design that asks for them is refused with its line, before it runs.  Nor may it reach
+behind a word, to where its state lies or to a method of its class (``word._value``,
+``Word.load(word)``): that reads the word as it was at the start.  Modules of the user's own beside
+the design are held to the same.
 """
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +41,9 @@ def out_of_reach(file: Path) -> list[Breach]:
     pending, seen = [file], {file}
     while pending:
         now = pending.pop()
-        for node in ast.walk(ast.parse(now.read_text(encoding="utf-8"))):
+        tree = ast.parse(now.read_text(encoding="utf-8"))
+        found += [Breach(now, line, said) for line, said in _behind_words(tree)]
+        for node in ast.walk(tree):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -61,6 +66,25 @@ def out_of_reach(file: Path) -> list[Breach]:
                     assert isinstance(node, (ast.Import, ast.ImportFrom))
                     found.append(Breach(now, node.lineno, f"{name} is imported"))
     return sorted(set(found))
+
+
+def _behind_words(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, what is done) where private attributes or classes of words are used."""
+    annotations: set[int] = set()
+    kinds: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dpamt.sync"):
+            kinds |= {alias.asname or alias.name for alias in node.names}
+        for name in ("annotation", "returns"):
+            hint = getattr(node, name, None)
+            if isinstance(hint, ast.AST):
+                annotations |= {id(part) for part in ast.walk(hint)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield node.lineno, f".{node.attr} is used"
+        elif isinstance(node, ast.Name) and node.id in kinds and id(node) not in annotations:
+            yield node.lineno, f"{node.id} is used, and is no word itself"
 
 
 def _with_members(names: list[str], node: ast.ImportFrom) -> list[str]:

@@ -173,6 +173,28 @@ def _watched(plain: type, method: str) -> Callable[..., Any]:
     return step
 
 
+def _watched_word(method: str) -> Callable[..., Any]:
+    """The same of an atomic integer, which takes integers only."""
+    operation = getattr(Word, method)
+
+    def step(self: Any, *arguments: Any) -> Any:
+        observer = self.watch.observer
+        if observer is None:
+            return operation(self, *arguments)
+        for value in arguments:
+            if type(value) is not int:
+                frame = sys._getframe(1)
+                raise InputError(
+                    f"{frame.f_code.co_filename}:{frame.f_lineno}: {method}() of a word is given "
+                    f"{value!r}; expected an integer"
+                )
+        return observer.step(self.address, method, arguments)
+
+    step.__name__ = method
+    step.__doc__ = operation.__doc__
+    return step
+
+
 def _watched_entry(method: str) -> Callable[..., Any]:
     """A method of a page that names one entry: a step on the word of that entry."""
     operation = getattr(EntryPage, method)
@@ -259,7 +281,7 @@ def _only(*allowed: str) -> Callable[[type], type]:
     return refuse
 
 
-ObservedWord: Final = _observed(Word, _observe(Word, WORD_STEPS))
+ObservedWord: Final = _observed(Word, {name: _watched_word(name) for name in WORD_STEPS})
 ObservedHostPriorityWord: Final = _observed(
     HostPriorityWord, _observe(HostPriorityWord, _HOST_PRIORITY_STEPS)
 )

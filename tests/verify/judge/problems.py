@@ -25,7 +25,7 @@ def one_by_one(
     ground = Ground(design, choices, cpus=sum(cpus))
     ground.begin()
     users = [
-        (number, ground.region(number) + instance, 2 * instance if own_pairs else 0)
+        (number, ground.page(number, instance), 2 * instance if own_pairs else 0)
         for number, instances in enumerate(cpus)
         for instance in range(instances)
     ]

@@ -6,7 +6,7 @@ from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGES_PER_2M
-from dpamt.errors import ModelError
+from dpamt.errors import Finding
 from dpamt.host.core.kernel import Cpu, KernelBehaviour
 from dpamt.host.core.leftovers import kept_count, stays
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_removed, tdx_pamt_repeat
@@ -38,6 +38,9 @@ _REPEATED: Final = (
 )
 _MOST_REPEATS: Final = 2
 """A SEAMCALL that is to be repeated once more after that goes round."""
+_SPREAD: Final = (0, 511, 255, 129, 1, 510, 256, 384, 64, 2, 320, 192, 33, 480, 100, 500)
+"""Index in a region of each thread's page: the first, the last, and both sides of its middle, so
+that a key finer than a region, or a case of the first or the last page, is met."""
 _DONOR_SLOT: Final = 400
 """Index in a region of the first page that is donated from it."""
 
@@ -170,6 +173,10 @@ class Ground:
         """First page of the ``number``-th region that is verified."""
         return self.world.free_region(number)
 
+    def page(self, number: int, instance: int) -> int:
+        """The page of the ``instance``-th thread in that region, 0 to 15."""
+        return self.region(number) + _SPREAD[instance]
+
     def donors(self, number: int, regions: int, placement: str, user: int = 0) -> tuple[int, int]:
         """The two pages that a pair for that region is made of, of each ``user`` its own."""
         if placement == STRADDLING:
@@ -247,7 +254,7 @@ def regions(
     kinds = []
     gfn = 0
     for number, count in enumerate(cpus):
-        pages = tuple(range(ground.region(number), ground.region(number) + count))
+        pages = tuple(ground.page(number, instance) for instance in range(count))
         gfns = tuple(range(gfn, gfn + count))
         first, gfn = gfn, gfn + count
         septs = tuple(ground.septs[2] << 9 | g % PAGES_PER_2M for g in gfns)
@@ -402,6 +409,9 @@ def locks_held(world: World) -> list[str]:
 
 
 def must(fine: bool) -> None:
-    """What is done before the threads begin has to succeed.  Raises ModelError."""
+    """What is done before the threads begin has to succeed.  Raises Finding: one CPU does it."""
     if not fine:
-        raise ModelError("the verifier's machine cannot be brought to where the threads begin")
+        raise Finding(
+            "one CPU alone cannot bring the machine to where the threads begin: the design has "
+            "used up the pages there, or refuses what it is asked"
+        )

@@ -108,12 +108,11 @@ def own_pages(design: Design, cpus: int = 2, choices: Choices | None = None) -> 
     machine = OwnPages(design, choices or Choices(1, refused=PAIR_LEAVES), cpus)
     ground, world = machine.ground, machine.world
     machine.begin()
-    first = ground.region(0)
     apart = world.free_region(100), world.free_region(101)
     kinds = []
     for n in range(cpus):
         pool = tuple(apart[slot % 2] + n * _PAGES + slot for slot in range(_PAGES))
-        pfn, gpa = first + n, n << PAGE_SHIFT
+        pfn, gpa = ground.page(0, n), n << PAGE_SHIFT
         run = _user(ground, pfn, gpa)
         kinds.append(ThreadClass(f"get, use, put of page {pfn:#x}", machine.start(n, pool, run)))
     return machine.problem(
