@@ -251,7 +251,7 @@ def try_case(case: Case) -> Tried:
     """
     if case.mutant is None:
         design = load_design(case.design)
-        worker = design.removal == "worker"  # two more threads: too many histories at the finest
+        worker = design.removal != "at-once"  # two more threads: too many histories at the finest
         finest = compared(case.name, design, granularities=(SEAMCALL,) if worker else GRANULARITIES)
         return Tried(case, (*finest, *compared(case.name, design, TRIALS[1:], (SEAMCALL,))))
     mutant = case.mutant

@@ -60,7 +60,13 @@ def plain(problem: Problem) -> Problem:
         starts = kind.starts or (kind.start,)
         assert len(starts) == kind.count, f"{kind.name}: its instances have no starts of their own"
         kinds += [
-            ThreadClass(f"{kind.name} {n}", start, interrupts=kind.interrupts, last=kind.last)
+            ThreadClass(
+                f"{kind.name} {n}",
+                start,
+                interrupts=kind.interrupts,
+                last=kind.last,
+                softirq=kind.softirq,
+            )
             for n, start in enumerate(starts)
         ]
     moved = tuple(

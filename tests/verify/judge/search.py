@@ -73,6 +73,11 @@ class Judge:
             for number, kind in enumerate(problem.classes)
             if kind.interrupts >= 0
         ]
+        self.softirqs = [
+            number
+            for number, kind in enumerate(problem.classes)
+            if kind.interrupts >= 0 or kind.softirq
+        ]
         self.lasts = [number for number, kind in enumerate(problem.classes) if kind.last]
         self._of_event: dict[Event, frozenset[str]] = {}
         self._of_rest: dict[int, frozenset[str]] = {}
@@ -148,7 +153,7 @@ class _Explored:
         self._known: dict[int, Known] = {}
         """By standing."""
         self._events: set[Event] = set()
-        self._rules = Rules(judge.problem.shared, (upper for upper, _ in judge.interrupts))
+        self._rules = Rules(judge.problem.shared, judge.softirqs)
         self._cut = False
         self._broken: set[str] = set()
         self._ends: set[int] = set()

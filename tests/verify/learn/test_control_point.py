@@ -1,6 +1,6 @@
 """ControlPoints: equal exactly where what a thread holds would act alike."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
@@ -216,6 +216,50 @@ def test_what_cannot_be_shown_is_refused_by_name(hidden: Any) -> None:
         show(hidden)
     with pytest.raises(ModelError, match="cannot be shown"):
         show([1, (hidden,)])
+
+
+class MoreThanAnInteger(int):
+    pass
+
+
+class MoreThanAList(list[int]):
+    pass
+
+
+class MoreThanATuple(tuple[int, ...]):
+    pass
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        MoreThanAnInteger(7),
+        MoreThanAList([1]),
+        MoreThanATuple((1,)),
+        defaultdict(int),
+        staticmethod(len),
+        OSError(1, "a"),
+        StopIteration(1),
+        {Pair(1, 2)},
+    ],
+    ids=lambda hidden: type(hidden).__name__,
+)
+def test_what_holds_more_than_it_shows_is_refused(hidden: Any) -> None:
+    with pytest.raises(ModelError, match="cannot be shown"):
+        ControlPoints((), ()).show(hidden)
+
+
+def test_what_an_exception_came_from_and_attributes_of_functions_are_shown() -> None:
+    def function() -> None:
+        pass
+
+    points = ControlPoints((), ())
+    before = points.show(function)
+    function.seen = 1  # type: ignore[attr-defined]
+    assert points.show(function) != before
+    error, other = ValueError(1), ValueError(1)
+    other.__cause__ = KeyError(2)
+    assert points.show(error) != points.show(other)
 
 
 def test_what_is_nested_too_deep_is_refused() -> None:

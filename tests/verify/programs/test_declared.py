@@ -7,7 +7,14 @@ import pytest
 from dpamt.cli.main import main
 from dpamt.host.designs.load import load_design
 from dpamt.verify.programs.suite import SUITE
-from dpamt.verify.properties.named import AT_REST, BAD_REMOVE, LEAK, properties
+from dpamt.verify.properties.named import (
+    AT_REST,
+    BAD_REMOVE,
+    CONTEXT,
+    LEAK,
+    LOCK_ORDER,
+    properties,
+)
 from dpamt.verify.verdict import Verdict, verify
 
 GIVEN = Path(__file__).parents[2] / "data" / "designs"
@@ -59,6 +66,8 @@ def test_right_ones_hold_and_say_what_they_declare(name: str, trial: str, tmp_pa
         ("wrong_spare_each", "crossed pairs", {LEAK}),
         ("wrong_spare_twice", "two regions", {LEAK}),
         ("wrong_reaper_no_look", "words", {BAD_REMOVE}),
+        ("wrong_rcu_no_bh", "words", {LOCK_ORDER}),
+        ("wrong_rcu_sleeps", "words", {CONTEXT}),
         ("wrong_batches_undeclared", "words", {AT_REST, LEAK}),
         ("wrong_until_pressure_no_look", "no memory", {BAD_REMOVE}),
     ],

@@ -92,7 +92,7 @@ def _is_as_after_boot(kernel: Kernel, module: ModuleReport, after_boot: Snapshot
 
 def _may_stay(design: Design, count: int, pages: int) -> bool:
     """Whether the count is right beside a pair that the module would not give back."""
-    return count == pages + 1 or (count == pages and design.removal == "worker")
+    return count == pages + 1 or (count == pages and design.removal != "at-once")
 
 
 def _check_counts(

@@ -47,4 +47,6 @@ def declared(design: Design) -> tuple[str, ...]:
         lines.append(f"declared: up to {design.spare_pages} spare pages are kept (SPARE_PAGES)")
     if design.removal == "worker":
         lines.append("declared: pairs are removed by a worker later on (REMOVAL)")
+    if design.removal == "rcu":
+        lines.append("declared: pairs are removed by RCU callbacks later on (REMOVAL)")
     return tuple(lines)

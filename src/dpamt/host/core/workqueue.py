@@ -1,9 +1,13 @@
-"""A work queue for designs that remove pairs later: items that wait for the kernel's worker.
+"""Work for later, of designs: items that wait for the kernel's worker, or for an RCU callback.
 
 An item is a number of the design's, such as a region.  It is queued once at a time: queued again
 before the worker has begun it, nothing more happens; queued while the worker is at it, it is done
 again.  The worker is a thread of its own, in task context, that may run at any time beside all
 others; it takes all that waits.  A plain run lets it work where nothing else runs.
+
+With :func:`call_rcu` the items are done in softirq context instead: nothing there may sleep, and a
+lock that is taken there must be taken with softirqs off elsewhere.  RCU's readers are not modelled,
+so neither is their grace period: a callback may run at any time after it was asked for.
 
 Source: Linux kernel/workqueue.c (queue_work_on, process_one_work: PENDING is cleared before the
 function is called); lib/llist.c for the list.
@@ -26,6 +30,11 @@ def queue_work(kernel: Kernel, item: int) -> bool:
         following.store(first)
         pushed = head.compare_and_swap(first, item + 1)
     return True
+
+
+def call_rcu(kernel: Kernel, item: int) -> bool:
+    """Have ``tdx_pamt_work`` called in softirq context; False when the item waits already."""
+    return queue_work(kernel, item)
 
 
 def run_work(kernel: Kernel, cpu: Cpu) -> None:

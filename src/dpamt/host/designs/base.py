@@ -24,8 +24,9 @@ taken away?  It is one Python file.  The file's contract:
 ``PAIRS_MAY_STAY = True``  (default False)               the pair of a region with count 0 may stay
 ``SPARE_PAGES = 2``  (default 0)                         so many pages at most the design keeps for
                                                          itself, in words of its own
-``REMOVAL = "worker"``  (default "at-once")              pairs are removed later by a worker:
-                                                         ``tdx_pamt_work``
+``REMOVAL = "worker"``  (default "at-once")              pairs are removed later by a worker, or
+                                                         with ``"rcu"`` by RCU callbacks (softirq
+                                                         context): ``tdx_pamt_work``
 ``tdx_pamt_get(kernel, cpu, pfn, cache) -> int``         required: before the module may use the 4K
                                                          page ``pfn``; 0 or a negative errno.
                                                          ``cache`` is the VCPU's page pool on the
@@ -40,10 +41,10 @@ taken away?  It is one Python file.  The file's contract:
 ``tdx_pamt_demote(kernel, cpu, tdr, gpa, pfn, sept,``    optional: DEMOTE with its pair, and the
 ``pages) -> int``                                        count from 0 to 512; the status (default:
                                                          under ``pamt_lock``)
-``tdx_pamt_work(kernel, cpu, item) -> None``             required with ``REMOVAL = "worker"``: a
-                                                         kernel worker does what
-                                                         ``queue_work(kernel, item)`` asked for
-                                                         (host/core/workqueue.py)
+``tdx_pamt_work(kernel, cpu, item) -> None``             required with ``REMOVAL``: what
+                                                         ``queue_work(kernel, item)``, or with
+                                                         ``"rcu"`` ``call_rcu(kernel, item)``,
+                                                         asked for (host/core/workqueue.py)
 ``init_pamt_metadata(kernel) -> int``                    optional: counters' memory at boot; 0 or
                                                          a negative errno (default: one 4-byte
                                                          counter per 2M region up to max_pfn)
@@ -94,7 +95,7 @@ if TYPE_CHECKING:
 Counts = Literal["pages", "at-least", "none"]
 SeptBacking = Literal["link", "top-up"]
 SeptPut = Literal["at-once", "rcu"]
-Removal = Literal["at-once", "worker"]
+Removal = Literal["at-once", "worker", "rcu"]
 
 SEPT_CACHE_PAGES: Final = 5
 """What one fault needs: PT64_ROOT_MAX_LEVEL."""

@@ -131,8 +131,8 @@ def _design_of(module: ModuleType, name: str, source: str) -> Design:
     for wanted, parameters in _HOOKS.items():
         if hasattr(module, wanted):
             functions[wanted] = _function(module, source, wanted, parameters)
-    removal = _one_of(module, source, "REMOVAL", ("at-once", "worker"))
-    if (removal == "worker") != ("tdx_pamt_work" in functions):
+    removal = _one_of(module, source, "REMOVAL", ("at-once", "worker", "rcu"))
+    if (removal != "at-once") != ("tdx_pamt_work" in functions):
         raise InputError(
             f'{source}: REMOVAL is "{removal}"; expected "worker" with a function '
             "tdx_pamt_work(kernel, cpu, item), and neither without the other"

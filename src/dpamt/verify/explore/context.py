@@ -279,7 +279,8 @@ class Context:
 def context_of(problem: Problem) -> Context:
     """The rules for a problem's threads; those on top of another one's CPU are softirqs."""
     kinds = enumerate(problem.classes)
-    return Context(problem.shared, (n for n, kind in kinds if kind.interrupts >= 0))
+    softirqs = (n for n, kind in kinds if kind.interrupts >= 0 or kind.softirq)
+    return Context(problem.shared, softirqs)
 
 
 def keeps_softirqs_off(held: Iterable[tuple[Address, bool]]) -> bool:

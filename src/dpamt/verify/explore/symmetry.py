@@ -234,10 +234,7 @@ def told_apart(problem: Problem, number: int) -> Problem:
     for n, kind in enumerate(problem.classes):
         first.append(len(classes))
         if n == number:
-            classes += [
-                ThreadClass(f"{kind.name}, thread {instance}", start)
-                for instance, start in enumerate(kind.starts)
-            ]
+            classes += [ThreadClass(kind.name, start) for start in kind.starts]
         else:
             classes.append(kind)
     return replace(

@@ -6,6 +6,7 @@ that private pools, register files and lock lists tell places apart by content.
 """
 
 from collections.abc import Callable, Hashable
+from enum import Enum
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
@@ -31,8 +32,8 @@ from dpamt.verify.learn.waiting import check_nothing_waits
 
 _PLAIN: Final = frozenset({int, str, bytes, type(None)})
 """Shown as themselves; values of other types are equal to some of these (True, 1.0)."""
-_PLAIN_BESIDES: Final = (int, str, bytes, float, range)
-"""Shown with their type; subclasses too."""
+_PLAIN_BESIDES: Final = (bool, float, complex, range)
+"""Shown with their type."""
 _SHARED_STATE: Final = (
     Word,
     Words,
@@ -54,6 +55,8 @@ _SHARED_STATE: Final = (
 )
 _NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
 """What classes pickle by when their instances are their attributes and nothing else."""
+_BUILT_IN: Final = (int, str, bytes, bytearray, float, tuple, list, dict, set, frozenset)
+"""Kinds that a subclass adds state to; the kinds themselves have their own ways."""
 _DEPTH: Final = 12
 _ROOT: Final = Path(dpamt.__file__).parent
 _UNSET: Final = object()
@@ -174,24 +177,24 @@ class ControlPoints:
 
     def _way(self, kind: type) -> Callable[[Any, int], Hashable]:
         """How values of a type are shown."""
-        if issubclass(kind, _PLAIN_BESIDES):
+        if kind in _PLAIN_BESIDES:
             return lambda value, depth: (kind, value)
-        if issubclass(kind, tuple):
-            return self._items
+        if issubclass(kind, Enum):
+            return lambda value, depth: (kind, value.name)  # a member is one object of its class
+        if issubclass(kind, (int, str, bytes, float, tuple)) and not _has_more(kind):
+            return self._items if issubclass(kind, tuple) else lambda value, _: (kind, value)
         if issubclass(kind, self._fixed_types):
             return self._fixed
         if issubclass(kind, MethodType):
             return self._method
-        for container, way in (
-            (list, self._items),
-            (FunctionType, self._function),
-            (dict, self._mapping),
-            ((set, frozenset), lambda value, _: (kind, *sorted(map(repr, value)))),
-            (object, self._content),
-        ):
-            if issubclass(kind, container):
-                return self._once(way, kind)
-        raise AssertionError(kind)
+        ways: dict[type, Callable[[Any, int], Hashable]] = {
+            list: self._items,
+            FunctionType: self._function,
+            dict: self._mapping,
+            set: self._set,
+            frozenset: self._set,
+        }
+        return self._once(ways.get(kind, self._content), kind)
 
     def _once(
         self, way: Callable[[Any, int], Hashable], kind: type
@@ -208,6 +211,16 @@ class ControlPoints:
             return way(value, depth)
 
         return show
+
+    def _set(self, value: Any, depth: int) -> Hashable:
+        """Of plain values: those of other types may be equal and hold something else."""
+        for item in value:
+            if type(item) not in _PLAIN and type(item) is not bool:
+                raise ModelError(
+                    f"a thread holds a {type(value).__name__} of a {type(item).__name__} across a "
+                    "step, and what it holds cannot be shown"
+                )
+        return (type(value), *sorted(map(repr, value)))
 
     def _items(self, value: Any, depth: int) -> Hashable:
         return (type(value), *[self.show(item, depth + 1) for item in value])
@@ -228,6 +241,7 @@ class ControlPoints:
         defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         return (
             value.__code__,
+            *((name, self.show(item, depth + 1)) for name, item in sorted(vars(value).items())),
             *(self.show(_inside(cell), depth + 1) for cell in value.__closure__ or ()),
             *(self.show(item, depth + 1) for item in defaults),
         )
@@ -244,8 +258,13 @@ class ControlPoints:
     def _content(self, value: Any, depth: int) -> Hashable:
         kind = type(value)
         fields: list[tuple[str, Hashable]] = []
-        if isinstance(value, BaseException):
-            fields.append(("args", self.show(value.args, depth + 1)))
+        if isinstance(value, BaseException) and _is_args_alone(kind):
+            for name in ("args", "__cause__", "__context__"):
+                fields.append((name, self.show(getattr(value, name), depth + 1)))
+        elif issubclass(kind, _BUILT_IN) or (kind.__module__ == "builtins" and kind is not object):
+            raise ModelError(
+                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
+            )
         elif getattr(kind, "__reduce__", None) is not _NO_STATE_OF_ITS_OWN:
             raise ModelError(  # it has a state of its own that its attributes do not show
                 f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
@@ -265,6 +284,17 @@ class ControlPoints:
                 f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
             )
         return (kind, *fields)
+
+
+def _has_more(kind: type) -> bool:
+    """Whether instances of a subclass of a plain type hold more than its value."""
+    return bool(slots_of(kind)) or getattr(kind, "__dictoffset__", 0) != 0
+
+
+def _is_args_alone(kind: type) -> bool:
+    """Whether an exception of C holds its arguments and what it came from, and no more."""
+    of_c = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    return of_c.__basicsize__ == BaseException.__basicsize__
 
 
 def _of_whom(frame: FrameType, error: ModelError) -> DpamtError:

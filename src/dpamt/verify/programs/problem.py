@@ -65,6 +65,7 @@ class ThreadClass:
     pages: tuple[int, ...] = ()
     interrupts: int = -1
     last: bool = False
+    softirq: bool = False
     starts: tuple[Start, ...] = ()
     """Starts of all instances, for runs in which each is run for itself; empty: there is one."""
 
