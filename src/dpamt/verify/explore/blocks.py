@@ -57,6 +57,7 @@ from dpamt.sync.observed import (
 from dpamt.verify.explore.context import context_of, where_taken
 from dpamt.verify.explore.learned_blocks import Block, Blocks, LearnedBlocks, MicroStep
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
+from dpamt.verify.explore.symmetry import NotAlikeError
 from dpamt.verify.learn.automaton import CHOICE, MARK, Automaton, Event, Node, Step
 from dpamt.verify.learn.values import BLOCKED, MISUSED, filled
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
@@ -349,15 +350,35 @@ class Engine(LearnedBlocks):
         for entry, value in zip(entries, values, strict=True):
             payloads[entry.number & 511] = value >> PAYLOAD_SHIFT
         if step.method == "payloads":
+            for number, _ in self._own_entries(page):
+                raise NotAlikeError(number, f"page {page} is read entry by entry")
             return tuple(payloads)
         first, end = step.arguments
-        mine = any(payloads[first:end])
+        seen = {
+            own for own in self._own_entries(page) if self._is_all_in(*own, first=first, end=end)
+        }
         theirs = any(
             value >> PAYLOAD_SHIFT
-            for values in self._others_on((page,), others)[0]
+            for values in self._others_on((page,), others, seen)[0]
             for value in values
         )
-        return mine or theirs
+        return any(payloads[first:end]) or theirs
+
+    def _is_all_in(self, number: int, slot: int, first: int, end: int) -> bool:
+        """Whether the entry of every thread of a class lies in that part of its page; or of none.
+
+        Raises NotAlikeError where only some do: those threads cannot be interchanged.
+        """
+        address = self.words.own[number][slot].address
+        inside = {
+            first <= index & 511 < end
+            for word in self.problem.classes[number].own
+            if (word.array, word.indices[0]) == address
+            for index in word.indices
+        }
+        if len(inside) > 1:
+            raise NotAlikeError(number, f"only some of their pages lie in a part of {address}")
+        return inside == {True}
 
     def _rest_of_page(self, page: tuple[str, int], rest: Any) -> list[int]:
         if rest[0] == "start":
@@ -401,12 +422,18 @@ class Engine(LearnedBlocks):
         ]
 
     def _others_on(
-        self, pages: tuple[tuple[str, int], ...], others: tuple[int, ...]
+        self,
+        pages: tuple[tuple[str, int], ...],
+        others: tuple[int, ...],
+        seen: "set[tuple[int, int]] | None" = None,
     ) -> tuple[Any, ...]:
-        """The other threads' own values in each page, without their order."""
+        """The other threads' own values in each page, without their order.
+
+        Of the words (class, own slot) in ``seen`` only, if that is given.
+        """
         found: list[Any] = []
         for page in pages:
-            slots = self._own_entries(page)
+            slots = [own for own in self._own_entries(page) if seen is None or own in seen]
             values: list[Any] = []
             for number in others:
                 local = self.locals[number]

@@ -38,9 +38,12 @@ _REPEATED: Final = (
 )
 _MOST_REPEATS: Final = 2
 """A SEAMCALL that is to be repeated once more after that goes round."""
-_SPREAD: Final = (0, 511, 255, 129, 1, 510, 256, 384, 64, 2, 320, 192, 33, 480, 100, 500)
-"""Index in a region of each thread's page: the first, the last, and both sides of its middle, so
-that a key finer than a region, or a case of the first or the last page, is met."""
+_SPREAD: Final = (0, 255, 128, 127, 1, 254, 64, 192, 2, 32, 96, 160, 224, 33, 100, 200)
+"""Index in a region of the page of each of several equal threads: the first page, and others spread
+over the half whose PAMT entries one page of the pair holds, since PAMT.REMOVE looks at each half by
+itself."""
+_ENDS: Final = (0, 511, 256, 255)
+"""The same of threads that are told apart: first and last page, both sides of the middle."""
 _DONOR_SLOT: Final = 400
 """Index in a region of the first page that is donated from it."""
 
@@ -173,9 +176,9 @@ class Ground:
         """First page of the ``number``-th region that is verified."""
         return self.world.free_region(number)
 
-    def page(self, number: int, instance: int) -> int:
-        """The page of the ``instance``-th thread in that region, 0 to 15."""
-        return self.region(number) + _SPREAD[instance]
+    def page(self, number: int, instance: int, apart: bool = False) -> int:
+        """The page of the ``instance``-th thread in that region, 0 to 15, or ``apart`` 0 to 3."""
+        return self.region(number) + (_ENDS if apart else _SPREAD)[instance]
 
     def donors(self, number: int, regions: int, placement: str, user: int = 0) -> tuple[int, int]:
         """The two pages that a pair for that region is made of, of each ``user`` its own."""

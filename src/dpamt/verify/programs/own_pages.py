@@ -112,7 +112,7 @@ def own_pages(design: Design, cpus: int = 2, choices: Choices | None = None) -> 
     kinds = []
     for n in range(cpus):
         pool = tuple(apart[slot % 2] + n * _PAGES + slot for slot in range(_PAGES))
-        pfn, gpa = ground.page(0, n), n << PAGE_SHIFT
+        pfn, gpa = ground.page(0, n, apart=True), n << PAGE_SHIFT
         run = _user(ground, pfn, gpa)
         kinds.append(ThreadClass(f"get, use, put of page {pfn:#x}", machine.start(n, pool, run)))
     return machine.problem(
