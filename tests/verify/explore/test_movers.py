@@ -14,7 +14,7 @@ from dpamt.verify.explore.search import Search, search_of
 from dpamt.verify.learn.automaton import Body, Event, Recorder, Start
 from dpamt.verify.learn.control_point import ControlPoints
 from dpamt.verify.programs.problem import WORDS, OwnWord, Problem, ThreadClass
-from dpamt.verify.properties.named import DEADLOCK, KERNEL, properties
+from dpamt.verify.properties.named import DEADLOCK, KERNEL, LIVELOCK, properties
 
 
 class Machine:
@@ -197,6 +197,31 @@ SMALL: tuple[tuple[tuple[Thread, ...], set[str]], ...] = (
 @pytest.mark.parametrize(("threads", "broken"), SMALL)
 def test_what_fails(threads: tuple[Thread, ...], broken: set[str]) -> None:
     assert fails(*threads) == broken
+
+
+def takes_a_ticket(m: Machine) -> None:
+    mine = m.a.fetch_add(1)
+    now = -1
+    while now != mine:
+        now = m.b.load()
+    seen = m.c.load()
+    m.c.store(seen + 1)
+    then = m.c.load()
+    m.b.inc()
+    if then != seen + 1:
+        m.bug("two hold the ticket")
+
+
+def waits_for_nobody(m: Machine) -> None:
+    now = 0
+    while not now:
+        now = m.b.load()
+
+
+def test_waiting_for_a_word_is_no_endless_block() -> None:
+    assert fails(takes_a_ticket, takes_a_ticket) == set()
+    assert fails(waits_for_nobody, holds_and_sets) == set()
+    assert fails(waits_for_nobody) == {LIVELOCK}
 
 
 def class_of_two(

@@ -63,6 +63,8 @@ from dpamt.verify.learn.values import BLOCKED, MISUSED, filled
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 
 _LONGEST_BLOCK: Final = 100_000
+_MAY_GO_ROUND: Final = 64
+"""A block of more steps is looked at for going round: a thread that waits for a word to change."""
 
 
 @dataclass(slots=True)
@@ -78,8 +80,19 @@ class _Run:
     events: list[Event] = field(default_factory=list)
     fills: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
     steps: list[MicroStep] = field(default_factory=list)
+    places: dict[Hashable, int] = field(default_factory=dict)
+    """Places of a long block, with how many steps lead there."""
     noticed: int = 0
     """Steps done that are no right movers: none, or only left movers may follow."""
+
+    def has_been_here(self) -> bool:
+        """Whether the block comes to where it was before; then the round is taken back."""
+        here = self.node, frozenset(self.own.items()), frozenset(self.writes.items())
+        before = self.places.setdefault(here, len(self.steps))
+        if before == len(self.steps):
+            return False
+        del self.steps[before:]
+        return True
 
     def copy(self) -> "_Run":
         return _Run(
@@ -92,6 +105,7 @@ class _Run:
             list(self.events),
             list(self.fills),
             list(self.steps),
+            dict(self.places),
             self.noticed,
         )
 
@@ -189,8 +203,14 @@ class Engine(LearnedBlocks):
                     self._go(automaton, now, 0)
                     continue
                 if len(now.steps) > _LONGEST_BLOCK:
-                    where = node.sites[-1] if node.sites else None
-                    raise Finding(f"{automaton.name} goes round for ever at {where}")
+                    site = node.sites[-1]
+                    raise Finding(
+                        f"{site.file}:{site.line}: {automaton.name}: more than {_LONGEST_BLOCK:,} "
+                        "steps that no other CPU can notice"
+                    )
+                if len(now.steps) > _MAY_GO_ROUND and now.has_been_here():
+                    ends.append(now)  # others have to go on first; or nobody ever does: a livelock
+                    break
                 going, result = self._perform(kind, now, node.step, state, others)
                 if not going:
                     if now.steps:
