@@ -96,7 +96,7 @@ def test_the_first_hour_of_the_readme(tmp_path: Path) -> None:
     mine.write_text(source.replace(before, after), encoding="utf-8")
     said = dpamt("verify", "./mine.py", "--cpus", "2", "--save", "mine.json", cwd=tmp_path)
     assert said.code == 1
-    told = page[page.index("CPU0    ") :].split("```")[0].splitlines()
+    told = page[page.index("CPU0    ", diff.end()) :].split("```")[0].splitlines()
     assert told[0] in said.out.splitlines()
     assert "\n".join(told[1:]) in said.out
     mine.write_text(source, encoding="utf-8")

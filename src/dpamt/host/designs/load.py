@@ -1,5 +1,6 @@
 """Finding a design: one that comes with dpamt, by name, or a user's own file, by path."""
 
+import ast
 import importlib
 import inspect
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.abi.status import TDX_MISSING_PAMT_PAGE_PAIR
 from dpamt.errors import DpamtError, InputError
 from dpamt.host.core import demote, refcounts
 from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
@@ -252,4 +255,24 @@ def _tolerated(module: ModuleType, source: str) -> frozenset[tuple[int, int]]:
             raise InputError(
                 f"{source}: TOLERATED has {pair!r}; expected pairs (leaf number, status code)"
             )
+    if getattr(module, "tdx_pamt_missing", None) is None:
+        for leaf, status in pairs:
+            if status == TDX_MISSING_PAMT_PAGE_PAIR:
+                where = f"{source}:{_line_of(source, 'TOLERATED')}: TOLERATED"
+                raise InputError(
+                    f"{where}: {LEAF_NAMES.get(leaf, leaf)} may answer TDX_MISSING_PAMT_PAGE_PAIR; "
+                    "expected a function tdx_pamt_missing too, or the page is lost to the guest"
+                )
     return frozenset(pairs)
+
+
+def _line_of(source: str, name: str) -> int:
+    """The line of a file where a name is given its value; 1 where that is not to be seen."""
+    path = Path(source)
+    if path.suffix != ".py":
+        return 1
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(one, ast.Name) and one.id == name for one in targets):
+            return node.lineno
+    return 1

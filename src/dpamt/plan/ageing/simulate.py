@@ -1,7 +1,7 @@
 """Ageing over several seeds: hosts in parallel, means with their confidence intervals."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from os import cpu_count
 from typing import Final
@@ -13,6 +13,7 @@ from dpamt.plan.ageing.host import AgeingHost
 from dpamt.plan.ageing.weeks import Sample, Weeks
 from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.confidence import Interval, confidence
+from dpamt.plan.workers import worker_pool
 from dpamt.platform.machine import Machine
 from dpamt.run.world import pamt_of_mode
 
@@ -88,7 +89,7 @@ def simulate(
         for seed in seeds:
             results[seed] = _one_seed(machine, workload, hours, seed, release, progress)
     else:
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(workers) as pool:
             jobs = {
                 pool.submit(_one_seed, machine, workload, hours, seed, release): seed
                 for seed in seeds

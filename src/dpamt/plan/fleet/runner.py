@@ -3,11 +3,12 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from os import cpu_count
 from typing import Any, Final, TypeVar
 
 from dpamt.errors import InputError
+from dpamt.plan.workers import worker_pool
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -34,7 +35,7 @@ def run_jobs(
     if workers <= 1:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers) as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for job in jobs:
