@@ -161,8 +161,9 @@ def shards_of(mark: Path) -> list[str]:
     return found
 
 
+PLAIN = Path(v6.__file__).read_text(encoding="utf-8")
 MARKS = (
-    Path(v6.__file__).read_text(encoding="utf-8")
+    PLAIN
     + """
 
 from pathlib import Path
@@ -173,7 +174,7 @@ Path("executed").touch()
 
 @pytest.mark.parametrize("how", ["--check", "--replay", "--resume"])
 def test_no_file_that_a_document_names_is_executed(how: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(MARKS, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(PLAIN, encoding="utf-8")
     asked = ("verify", "mine.py", "--cpus", "2", "--granularity", "seamcall")
     if how == "--resume":
         dpamt(*asked, "--max-states", "9", "--checkpoint", "kept", cwd=tmp_path)
@@ -181,12 +182,12 @@ def test_no_file_that_a_document_names_is_executed(how: str, tmp_path: Path) -> 
         dpamt(*asked, "--property", "no.py", "--save", "kept", cwd=tmp_path)
         (tmp_path / "no.py").write_text("def no(view):\n    return False\n", encoding="utf-8")
         dpamt(*asked, "--property", "no.py", "--save", "kept", cwd=tmp_path)
-    (tmp_path / "executed").unlink()
+    (tmp_path / "mine.py").write_text(MARKS, encoding="utf-8")
     told = refused("verify", how, "kept", cwd=tmp_path)
     assert "is about the design mine.py, which is not executed" in told
     assert not (tmp_path / "executed").exists()
+    (tmp_path / "mine.py").write_text(PLAIN, encoding="utf-8")
     given = ("mine.py",) if how == "--resume" else ("mine.py", "--property", "no.py")
     ended = dpamt("verify", how, "kept", *given, cwd=tmp_path)
     assert ended.err.startswith("dpamt: Executes mine.py as the design mine.py")
     assert ended.code == (1 if how == "--replay" else 0)
-    assert (tmp_path / "executed").exists()
