@@ -168,6 +168,16 @@ def through_another_name(word: Word) -> object:
     return load()
 
 
+def given_one_of_two(word: Word) -> object:
+    which = 1
+    word.load(1 if which else 2)
+    return None
+
+
+def test_a_choice_among_the_arguments_is_no_function_in_c() -> None:
+    check_nothing_waits(frame_of(given_one_of_two), "load")
+
+
 @pytest.mark.parametrize("function", [mapped, cached, an_operand])
 def test_what_keeps_a_position_of_its_own_is_refused(function: Function) -> None:
     with pytest.raises(InputError, match=r"test_waiting.py:\d+: load\(\) is called inside"):

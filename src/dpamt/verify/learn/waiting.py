@@ -85,6 +85,10 @@ class _Calls:
         self._before: list[Tags | None] = [None] * len(self._instructions)
         self.found: dict[int, Call] = {}
         self._solve()
+        for n, instruction in enumerate(self._instructions):
+            tags = self._before[n]
+            if instruction.opname in _CALLS and tags is not None:
+                self.found[instruction.offset] = self._call(n, tags)
         # f_lasti may lie in the inline cache of a call: its entries count as the call.
         for offset, call in list(self.found.items()):
             following = self._instructions[self._at[offset] + 1 :]
@@ -114,8 +118,6 @@ class _Calls:
                 kept = tags[: row.depth]
                 lasti = (_VALUE,) if row.keeps_position else ()
                 following.append((self._at[row.target], (*kept, *lasti, _VALUE)))
-        if name in _CALLS:
-            self.found[instruction.offset] = self._call(n, tags)
         if instruction.opcode in _JUMPS:
             target = self._at[instruction.argval]
             following.append((target, self._done(n, tags, True)))
