@@ -110,6 +110,7 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
         "order": sys.byteorder,
         "capacity": search.capacity,
         "apart": search.apart,
+        "lines": lines.kept() if (lines := search.problem.recorder.lines) is not None else [],
         "level_end": graph.level_end,
         "transitions": found.transitions,
         "depth": found.depth,
@@ -226,6 +227,9 @@ def take_up(kept: Kept, search: Search) -> Found:
         for part, now in hashes_of(search).items():
             if head["code"][part] != now:
                 raise InputError(changed % _CHANGED[part])
+        lines = search.problem.recorder.lines
+        if lines is not None:
+            lines.take_up(head["lines"])
         return _fill(kept, search)
     except (InputError, ModelError):
         raise

@@ -42,6 +42,18 @@ class ReachedLines:
         self._before: Callable[..., Any] | None = None
         self._traces = False
 
+    def kept(self) -> list[list[int]]:
+        """The lines by file, in the order of the files' names: to be kept beside a search."""
+        return [
+            sorted(line for name, line in self.lines if name == file)
+            for file in sorted(self._files)
+        ]
+
+    def take_up(self, kept: list[list[int]]) -> None:
+        """Add what was kept.  Raises ValueError for lines of other files."""
+        for file, lines in zip(sorted(self._files), kept, strict=True):
+            self.lines.update((file, int(line)) for line in lines)
+
     def begin(self, frame: FrameType | None, stop: CodeType) -> None:
         """From here on lines are new; ``frame`` and those around it, up to ``stop``, run on."""
         if not self._files or self._traces:
