@@ -1,14 +1,11 @@
 """The verifier against the judge: same verdicts, same answers, same ways to end."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 
 import pytest
 
-from dpamt.abi.pages import PAGES_PER_2M
-from dpamt.host.core.kernel import Cpu, Kernel
-from dpamt.host.core.page_cache import PamtCache
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import SHIPPED, load_design
 from dpamt.sync.observed import Address
@@ -177,17 +174,7 @@ def test_a_split_beside_a_fault() -> None:
 
 def racing() -> Design:
     """As v6, but a count that is not 0 is looked at and raised in two steps."""
-    fixed = load_design("v6")
-
-    def tdx_pamt_get(kernel: Kernel, cpu: Cpu, pfn: int, cache: PamtCache | None) -> int:
-        refcount = kernel.pamt_refcounts.at(pfn // PAGES_PER_2M)
-        count = refcount.load()
-        if count:
-            refcount.add(1)
-            return 0
-        return fixed.tdx_pamt_get(kernel, cpu, pfn, cache)
-
-    return replace(fixed, tdx_pamt_get=tdx_pamt_get)
+    return load_design(str(Path(__file__).parents[2] / "data" / "designs" / "a_race.py"))
 
 
 def test_a_race_between_two_steps_of_the_host() -> None:

@@ -12,7 +12,11 @@ from dpamt.verify.programs.problem import SEAMCALL
 from dpamt.verify.properties.named import properties
 
 HEAD = """
+from abc import ABC
 from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
 from dpamt.host.core import refcounts
 from dpamt.host.designs import merged
 
@@ -29,6 +33,23 @@ class Box:
 
 
 class Pages(list):
+    pass
+
+
+class Named(NamedTuple):
+    first: int
+
+
+@dataclass(frozen=True)
+class Data:
+    first: int
+
+
+class Level(IntEnum):
+    ONE = 1
+
+
+class Kind(ABC):
     pass
 
 
@@ -95,7 +116,20 @@ def test_a_change_is_refused(tmp_path: Path, name: str) -> None:
         search(tmp_path, kept, line)
 
 
-@pytest.mark.parametrize("kept", ["(1, 2)", "[1]", "{1: 2}", "frozenset([1])", "Box()"])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "(1, 2)",
+        "[1]",
+        "{1: 2}",
+        "frozenset([1])",
+        "Box()",
+        "Named(1)",
+        "Data(1)",
+        "Level.ONE",
+        "Kind()",
+    ],
+)
 def test_what_is_only_read_is_fine(tmp_path: Path, kept: str) -> None:
     search(tmp_path, kept, "known = mine is box")
 

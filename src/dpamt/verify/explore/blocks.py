@@ -251,7 +251,8 @@ class Engine(LearnedBlocks):
         ):
             return False
         if step.method in UNLOCKS and kind not in self._unsafe:
-            return not self.words.is_mover(step.address)
+            # A release of what the thread does not hold ends everything: it moves nowhere.
+            return step.address not in run.held or not self.words.is_mover(step.address)
         return self._is_noticed(kind, node, run)
 
     def _commits(self, step: Step, noticed: bool) -> bool:

@@ -17,7 +17,7 @@ here.
 
 import sys
 import sysconfig
-from collections import deque
+from collections import deque, namedtuple
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from types import (
@@ -50,7 +50,10 @@ _DEPTH: Final = 20
 _PLAIN: Final = (int, str, bool, bytes, float, complex, range)
 _CONTAINERS: Final = frozenset({list, tuple, deque, set, frozenset, dict, bytearray, memoryview})
 _WITHOUT_STATE: Final = frozenset(
-    {"typing", "re", "_operator", "operator", "enum", "fractions", "decimal", "__future__"}
+    {
+        *("__future__", "_operator", "dataclasses", "decimal", "enum", "fractions", "operator"),
+        *("pathlib", "re", "typing"),
+    }
 )
 """Modules whose objects, none of the kinds above, hold nothing that a thread could change."""
 _STATELESS: Final = (
@@ -70,6 +73,7 @@ _DESCRIPTORS: Final = (
     GetSetDescriptorType,
     WrapperDescriptorType,
     MethodDescriptorType,
+    type(namedtuple("_Pair", "first").first),  # type: ignore[attr-defined]
 )
 """What the members of a class are."""
 _PYTHONS_OWN: Final = frozenset(
@@ -193,7 +197,7 @@ class _Look:
             if _is_of_users(value):
                 if self._contents is not None:
                     self._contents.append((value, dict(vars(value))))
-                self._members(value.__name__, vars(value), depth)
+                self._members(value.__name__, vars(value), depth, of_class=True)
             else:
                 self.shallow(value.__name__, vars(value))
         elif _is_of_users(kind):
@@ -265,17 +269,21 @@ class _Look:
             if key not in _PYTHONS_OWN:
                 self.at(f"{name}[{key!r}]", item, depth + 1)
 
-    def _members(self, name: str, value: Mapping[str, Any], depth: int) -> None:
+    def _members(
+        self, name: str, value: Mapping[str, Any], depth: int, of_class: bool = False
+    ) -> None:
+        """The members of an object; those of a class that Python put there are not looked into."""
         if isinstance(value, dict):
             self._keep(value)
         for key, item in list(value.items()):
             if key not in _PYTHONS_OWN:
-                self.at(f"{name}.{key}", item, depth + 1)
+                self.at(f"{name}.{key}", item, depth + 1, of_class and key.startswith("_"))
 
     def _function(self, name: str, value: FunctionType, depth: int) -> None:
         for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             try:
-                self.at(f"{variable} of {name}", cell.cell_contents, depth + 1)
+                ours = not _is_users(value.__code__.co_filename)
+                self.at(f"{variable} of {name}", cell.cell_contents, depth + 1, ours)
             except ValueError:  # it has no value yet
                 continue
         if value.__dict__:
@@ -298,6 +306,8 @@ class _Look:
 def _holds_nothing(value: object, kind: type) -> bool:
     """Whether no thread can change anything in an object that is neither plain nor the user's."""
     if kind.__module__ in _WITHOUT_STATE or kind.__module__.startswith("dpamt."):
+        return True
+    if getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
         return True
     if isinstance(value, BuiltinFunctionType):
         return value.__self__ is None or isinstance(value.__self__, ModuleType)
