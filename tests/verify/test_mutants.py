@@ -96,7 +96,7 @@ GET_AND_PUT_OF_MERGED: Final = [
         "merged",
         "refcount = tdx_find_dpamt_refcount(kernel, pfn)",
         "refcount = kernel.dpamt_refcounts.at(pfn)",
-        BAD_REMOVE,
+        DOUBLE_ADD,
         1,
     ),
     Mutant(
