@@ -14,7 +14,7 @@ from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.boot.exerciser import Exercise, exports, parse_exercise
 from dpamt.boot.forced import parse_forced
 from dpamt.boot.hold import parse_hold
-from dpamt.boot.outcome import DYNAMIC, Booted, BootOptions
+from dpamt.boot.outcome import Booted, BootOptions
 from dpamt.boot.schedule import exercise_of
 from dpamt.boot.session import boot
 from dpamt.cli.main import main
@@ -186,15 +186,6 @@ def test_the_merged_put_does_not(dynamic: Path) -> None:
     removed = [call for call in found.calls if call.leaf == TDH_PHYMEM_PAMT_REMOVE]
     assert removed
     assert not any(call.status for call in removed)
-
-
-def test_a_documented_hold_rule_succeeds(build: Path) -> None:
-    rule = parse_hold("0@TDH.MNG.CREATE:until=1:3", 2)
-    found = run(
-        build, "hammer:threads=2:rounds=200:use-every=10", hold=(rule,), pamt=DYNAMIC, cpus=2
-    )
-    assert found.clean, (found.findings, found.complaints)
-    assert found.held == [1]
 
 
 def test_a_counterexample_is_tried_on_the_kernels_own(dynamic: Path, tmp_path: Path) -> None:
