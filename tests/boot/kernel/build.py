@@ -5,7 +5,8 @@
 prints the folder of the build, or says why there can be none and exits 1.  It is kept in the user's
 cache by source version and configuration, the sanitizer's fragment included.  Without a sanitizer,
 kernels with Dynamic PAMT are built beside it (``patches/``), each from a copy of the build before:
-``build-dynamic``, ``build-v2``.  Modules of all three see the patched headers.  The package comes
+``build-dynamic``, ``build-v2``.  The source stays patched; conftest takes the
+patches off while a module for the first is built.  The package comes
 from the mirror that the machine's own apt configuration names, through an apt state of its own: the
 machine's is not changed.
 """
