@@ -1,7 +1,8 @@
 """The kernel of ``make test-kernel``; without one these tests are skipped, and say so."""
 
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +38,18 @@ def booted(vmlinux: Path) -> Callable[..., Booted]:
 
 
 @pytest.fixture(autouse=True)
-def headers(request: pytest.FixtureRequest) -> Iterator[None]:
+def headers(request: pytest.FixtureRequest) -> None:
     """A module is built against the headers of its kernel: those of the static one are unpatched.
 
-    The kernels that ``make test-kernel`` builds share one source, which stands patched.
+    The kernels that ``make test-kernel`` builds share one source.
     """
     source = Path(os.environ.get("DPAMT_KERNEL_BUILD", "")).parent / "source"
-    patched = {"dynamic", "with_v2s_put"} & set(request.fixturenames)
-    patches = [patch for variant in VARIANTS for patch in patches_of(variant)]
-    if patched or not (source / "Makefile").exists():
-        yield
+    if not (source / "Makefile").exists():
         return
-    for patch in reversed(patches):
-        run("patch", "-R", "-p1", "-s", "-d", source, "-i", patch)
-    try:
-        yield
-    finally:
-        for patch in patches:
-            run("patch", "-p1", "-s", "-d", source, "-i", patch)
+    wanted = bool({"dynamic", "with_v2s_put"} & set(request.fixturenames))
+    patches = [patch for variant in VARIANTS for patch in patches_of(variant)]
+    last = ("patch", "-R", "--dry-run", "-f", "-p1", "-s", "-d", source, "-i", patches[-1])
+    if (subprocess.run(last, capture_output=True).returncode == 0) != wanted:
+        for patch in patches if wanted else reversed(patches):
+            how = () if wanted else ("-R",)
+            run("patch", *how, "-p1", "-s", "-d", source, "-i", patch)
