@@ -135,7 +135,7 @@ def pairs_of(pages: TdPages, capacities: Capacities, fresh: int) -> Pairs:
 
 
 def _fewest(pages: int, left: list[tuple[int, int]]) -> int:
-    """Regions that so many pages need at least: the fullest regions first."""
+    """The fewest regions that these pages need: the fullest regions first."""
     regions = 0
     for each, count in left:
         take = min(count, -(-pages // each))
@@ -147,7 +147,7 @@ def _fewest(pages: int, left: list[tuple[int, int]]) -> int:
 
 
 def _spread(pages: int, left: list[tuple[int, int]]) -> float:
-    """Regions that so many pages, each picked at random among all, are expected to lie in."""
+    """Regions that these pages, each picked at random among all, are expected to lie in."""
     total = sum(each * count for each, count in left)
     if not pages or not total:
         return 0.0
@@ -157,7 +157,7 @@ def _spread(pages: int, left: list[tuple[int, int]]) -> float:
 
 
 def occupied(pages: float, regions: int) -> float:
-    """Regions that so many pages, each in a region picked at random, are expected to lie in."""
+    """Regions that these pages, each in a region picked at random, are expected to lie in."""
     if regions <= 1:
         return float(regions) if pages else 0.0
     return -regions * expm1(pages * log1p(-1 / regions))
