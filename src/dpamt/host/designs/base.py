@@ -22,8 +22,8 @@ taken away?  It is one Python file.  The file's contract:
 ``CACHE_FROM_CREATE = False``  (default True)            a VCPU's page pool is initialised late, in
                                                          KVM_TDX_INIT_VCPU
 ``PAIRS_MAY_STAY = True``  (default False)               the pair of a region with count 0 may stay
-``SPARE_PAGES = 2``  (default 0)                         the design keeps at most 2 pages for itself,
-                                                         in words of its own
+``SPARE_PAGES = 2``  (default 0)                         the design keeps at most 2 pages for
+                                                         itself, in words of its own
 ``REMOVAL = "worker"``  (default "at-once")              pairs are removed later by a worker, or
                                                          with ``"rcu"`` by RCU callbacks (softirq
                                                          context): ``tdx_pamt_work``
@@ -62,7 +62,7 @@ the module uses (``COUNTS = "pages"``), or at least that (``"at-least"``: pages 
 count too), and its pair is installed exactly while that is not 0; with ``"none"`` nothing is
 counted, and the pair is there exactly while a page is in use.  The audit after each phase of a run
 holds every design to it, but for what it declares: with ``PAIRS_MAY_STAY`` the pair of a region
-with count 0 may be there, with ``SPARE_PAGES`` up to that many may be missing from the allocator and
+with count 0 may be there, with ``SPARE_PAGES`` that many may be missing from the allocator and
 be in no pair, with ``REMOVAL`` the worker has its turn before the audit.  Every verdict prints
 them.
 
