@@ -1,6 +1,7 @@
 """Pages in a real headless Chromium, without network: what they draw, and what they complain of."""
 
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,3 +59,11 @@ def opened(browser: Browser, file: Path, size: tuple[int, int] = DESK) -> Iterat
 def fits_its_width(page: Page) -> bool:
     """Whether nothing of the page lies beside the window."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+def wait_until(page: Page, condition: str, seconds: float = 30.0) -> None:
+    """Wait until a JavaScript condition holds; the pages' own policy forbids Playwright's wait."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"not within {seconds} s: {condition}"
+        page.wait_for_timeout(50)

@@ -18,7 +18,7 @@ from dpamt.plan.plan import machine_named, map_host, plan_host
 from dpamt.report.plan_fleet import fleet_page
 from dpamt.report.plan_html import plan_page
 
-from .browser import DESK, PHONE, fits_its_width, opened, started
+from .browser import DESK, PHONE, fits_its_width, opened, started, wait_until
 
 PLOTS = 3
 
@@ -51,7 +51,7 @@ def test_it_is_dark_where_the_reader_s_screen_is(browser: Browser, page_file: Pa
         page.locator(".js-plotly-plot .xtick text").first.wait_for(state="attached")
         light = page.evaluate("getComputedStyle(document.body).backgroundColor"), page.evaluate(ink)
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(f"{ink} !== '{light[1]}'")
+        wait_until(page, f"{ink} !== '{light[1]}'")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
     assert light[0] == "rgb(255, 255, 255)"
 
@@ -124,6 +124,8 @@ def test_lines_and_map_have_what_the_plan_says(browser: Browser, page_file: Path
     assert plan.today is not None
     assert plan.tomorrow is not None
     with opened(browser, page_file) as page:
+        drawn = "[...document.querySelectorAll('.js-plotly-plot')].filter(p => p.data).length"
+        wait_until(page, f"{drawn} === {PLOTS}")
         names = page.evaluate(
             "[...document.querySelectorAll('.js-plotly-plot')].map(p => p.data.map(t => t.name))"
         )

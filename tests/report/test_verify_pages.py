@@ -22,7 +22,7 @@ from dpamt.verify.programs.get_put import regions
 from dpamt.verify.properties.named import properties
 from dpamt.verify.verdict import verify
 
-from .browser import DESK, PHONE, fits_its_width, opened, started
+from .browser import DESK, PHONE, fits_its_width, opened, started, wait_until
 
 _DOM = Path(__file__).with_name("small_dom.js")
 
@@ -188,7 +188,7 @@ def test_the_step_is_in_the_address(file: Path, browser: Browser, size: tuple[in
     page.keyboard.press("Home")
     assert page.url.endswith("#step=0")
     page.evaluate("location.hash = '#step=9'")
-    page.wait_for_function("document.querySelector('#slider').value === '9'")
+    wait_until(page, "document.querySelector('#slider').value === '9'")
     page.goto(f"{file.as_uri()}#step=99999999")
     page.close()
 

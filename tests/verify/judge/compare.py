@@ -250,7 +250,10 @@ def try_case(case: Case) -> Tried:
     design it was made from; a design in the other trials too, by SEAMCALLs.
     """
     if case.mutant is None:
-        design = load_design(case.design)
+        try:
+            design = load_design(case.design)
+        except InputError as error:
+            return Tried(case, (), str(error))
         worker = design.removal != "at-once"  # two more threads: too many histories at the finest
         finest = compared(case.name, design, granularities=(SEAMCALL,) if worker else GRANULARITIES)
         return Tried(case, (*finest, *compared(case.name, design, TRIALS[1:], (SEAMCALL,))))

@@ -34,6 +34,14 @@ def test_the_verifier_says_what_the_judge_says(name: str, answers: dict[str, Tri
     assert not differ, differ
 
 
+def test_one_given_design_is_refused(answers: dict[str, Tried]) -> None:
+    """By its declaration; every other design is judged."""
+    refused = {case.name: answers[case.name].not_loaded for case in DESIGNS}
+    refused = {name: line for name, line in refused.items() if line}
+    assert list(refused) == ["wrong_tolerate_missing"]
+    assert "wrong_tolerate_missing.py:7: TOLERATED" in refused["wrong_tolerate_missing"]
+
+
 def test_enough_mutants_are_judged(answers: dict[str, Tried]) -> None:
     """Those that do not load, do not run or are refused are counted apart."""
     mutants = [answers[case.name] for case in MUTANTS]
