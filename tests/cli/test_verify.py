@@ -99,6 +99,7 @@ STORE = "    refcount.store(1)\n"
         ("    kernel.cpus.pop()\n", "kernel.cpus is changed, and is no word"),
         ('    setattr(kernel, "n", 1)\n', "kernel is changed, and is no word"),
         ("    helper(kernel)\n" + STORE, "kernel.hidden is changed while other CPUs run"),
+        ("    if not kernel.log.warnings:\n" + "    " + STORE, "kernel.log.warnings is read while"),
         ("    held = iter([1])\n" + STORE + "    next(held)\n", "cannot be shown"),
     ],
 )

@@ -157,7 +157,7 @@ def test_nothing_is_drawn_where_nothing_fails(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (lambda d: d.update(format=0), "format: '0'; expected"),
-        (lambda d: d.update(format=1), "format: '1'; expected 2, as --save of dpamt"),
+        (lambda d: d.update(format=1), "format: '1'; expected 3, as --save of dpamt"),
         (lambda d: d.pop("designs"), "document: 'designs' is missing"),
         (lambda d: d.update(designs=[]), "no design in it"),
         (lambda d: d.update(designs=[1]), "as --save writes"),

@@ -12,7 +12,8 @@ from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.page_cache import PamtCache
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
-from dpamt.verify.programs.get_put import APART, CROSSED, Choices, regions
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.ground import APART, CROSSED, Choices
 from dpamt.verify.programs.problem import SEAMCALL, Problem
 from dpamt.verify.properties.named import (
     AT_REST,

@@ -43,8 +43,8 @@ def _verify(options: argparse.Namespace) -> int:
     from dpamt.cli.output import write_document, write_file, write_text
     from dpamt.report.progress import watching
     from dpamt.report.verify_designs import designs_text
-    from dpamt.report.verify_text import SuiteText, nearest
-    from dpamt.verify.evidence.certificate import document, refined
+    from dpamt.report.verify_text import SuiteText, assumptions_of, nearest, not_reached_of
+    from dpamt.verify.evidence.certificate import document, is_clean, refined
 
     results: dict[str, list[Tried]] = {}
     designs: dict[str, Design] = {}
@@ -81,8 +81,14 @@ def _verify(options: argparse.Namespace) -> int:
         write_text(text.end(results[title]))
     every = [one for tried in results.values() for one in tried]
     found = nearest(every)
-    _draw(options, *((found[0][1], found[0][0].asked.design) if found else (None, "")))
-    return 0 if all(one.verdict.verdict == "holds" for one in every) else 1
+    if found:
+        one, shortest, _ = found[0]
+        its = next(tried for tried in results.values() if one in tried)
+        rests = assumptions_of(its), not_reached_of(its)
+        _draw(options, shortest, one.asked.design, *rests)
+    else:
+        _draw(options, None)
+    return 0 if is_clean(results) else 1
 
 
 def _designs(options: argparse.Namespace) -> "dict[str, Design]":
@@ -121,7 +127,7 @@ def _tried(name: str, design: "Design", options: argparse.Namespace) -> "Iterato
     """The trials of one design, as they end."""
     from dpamt.report.progress import watching
     from dpamt.verify.asked import Asked
-    from dpamt.verify.programs.get_put import CROSSED
+    from dpamt.verify.programs.ground import CROSSED
     from dpamt.verify.programs.problem import SEAMCALL, WORDS
     from dpamt.verify.programs.suite import trials_of
 
@@ -264,7 +270,7 @@ def _check(options: argparse.Namespace) -> int:
                 for was, now in zip(of_design["trials"], tried, strict=True)
             ]
         named = [asked for asked, _ in trials({"designs": [of_design]})]
-        first = checking.design_differences(design, of_design, named, every[0].design)
+        first = checking.design_differences(design, of_design, named, every[0].design, tried)
         suite = suite_of(design, every)
         parts.append(suite["left_out"])
         write_text(design_lines(design.name, suite["left_out"], tried, first, said))
@@ -322,7 +328,13 @@ def _replay(options: argparse.Namespace) -> int:
     return 1 if again else 0
 
 
-def _draw(options: argparse.Namespace, found: "Counterexample | None", design: str) -> None:
+def _draw(
+    options: argparse.Namespace,
+    found: "Counterexample | None",
+    design: str = "",
+    assumptions: "Iterable[str]" = (),
+    not_reached: "Iterable[str]" = (),
+) -> None:
     """The pages that were asked for."""
     if not options.html and not options.perfetto:
         return
@@ -332,7 +344,10 @@ def _draw(options: argparse.Namespace, found: "Counterexample | None", design: s
     from dpamt.report.verify_perfetto import perfetto_trace
 
     pages = (
-        (options.html, lambda found: html_page(found, design)),
+        (
+            options.html,
+            lambda found: html_page(found, design, tuple(assumptions), tuple(not_reached)),
+        ),
         (options.perfetto, perfetto_trace),
     )
     for path, page in pages:

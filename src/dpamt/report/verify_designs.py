@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from dpamt.report.verify_text import rests_on, wrapped
-from dpamt.verify.evidence.certificate import SAME, Tried
-from dpamt.verify.properties.named import PROPERTY_NAMES
+from dpamt.verify.evidence.certificate import SAME, Tried, lock_order_of
+from dpamt.verify.properties.named import LOCK_ORDER, PROPERTY_NAMES
 
 _SHORT: Final = {
     "missing-pair": "mis",
@@ -49,6 +49,8 @@ def _table(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int]) -> 
         yield f"{design[-13:]:13}{row} {states:9,} {seconds:6.1f} {locks[design]:5}"
     yield ""
     yield from wrapped(", ".join(f"{_SHORT[name]} {name}" for name in names), "")
+    others = [name for name in PROPERTY_NAMES if name not in _SHORT]
+    yield from wrapped(f"Without a column, told below where they fail: {', '.join(others)}.", "")
 
 
 def _cell(tried: Sequence[Tried], name: str) -> str:
@@ -67,9 +69,12 @@ def _cell(tried: Sequence[Tried], name: str) -> str:
 def _where(results: Mapping[str, Sequence[Tried]]) -> Iterator[str]:
     for design, tried in results.items():
         yield ""
-        verdict = _worst([one.verdict.verdict for one in tried])
+        over = lock_order_of(tried)
+        verdict = _worst([*(one.verdict.verdict for one in tried), *("fails" for _ in over)])
         yield f"{design}: {verdict.upper()}"
         yield from rests_on(tried, "  ")
+        for text in over:
+            yield from wrapped(f"{LOCK_ORDER}, over the trials together: {text}", "  ")
         broken = list(dict.fromkeys(name for one in tried for name in one.verdict.properties))
         for name in broken:
             failing = [

@@ -14,8 +14,16 @@ from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTol
 from dpamt.verify.learn.automaton import CHOICE, MARK
 
 
-def html_page(found: Counterexample, design: str = "") -> str:
-    """The page: no network, nothing beside it.  ``design`` is what fails, for its title."""
+def html_page(
+    found: Counterexample,
+    design: str = "",
+    assumptions: Sequence[str] = (),
+    not_reached: Sequence[str] = (),
+) -> str:
+    """The page: no network, nothing beside it.  ``design`` is what fails, for its title.
+
+    ``assumptions`` and ``not_reached`` are those of the verdict that it belongs to.
+    """
     who = f"{design} fails" if design else "fails"
     template = (files("dpamt.report") / "verify_page.html").read_text(encoding="utf-8")
     data = json.dumps(_data(found), separators=(",", ":")).replace("<", "\\u003c")
@@ -29,11 +37,20 @@ def html_page(found: Counterexample, design: str = "") -> str:
             f"{found.problem}; {len(found.cpus)} CPUs, {found.size}, "
             f"CPUs switched at: {found.granularity}"
         ),
+        "@RESTS@": _list("The verdict rests on", assumptions)
+        + _list("Lines of the design that no trial reached", not_reached),
         "@DATA@": data,
     }
     for mark, text in filled.items():
         template = template.replace(mark, text)
     return template
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<details><summary>{title} ({len(lines)})</summary><ul>{items}</ul></details>"
 
 
 def _data(found: Counterexample) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from dpamt.report.width import width
-from dpamt.verify.evidence.certificate import SAME, Tried
+from dpamt.verify.evidence.certificate import SAME, Tried, lock_order_of
 from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
 from dpamt.verify.evidence.refine import FOUND
-from dpamt.verify.learn.automaton import CHOICE, MARK
+from dpamt.verify.learn.automaton import CHOICE, LOCK_ORDER, MARK
 
 if TYPE_CHECKING:
     from dpamt.verify.evidence.replay import Replayed
@@ -61,8 +61,12 @@ class SuiteText:
                 f"{_said(shortest.broken, shortest.text)}",
                 "",
             )
+        over = lock_order_of(tried)
+        for text in over:
+            yield from wrapped(f"{LOCK_ORDER}, over the trials together: {text}", "")
         yield ""
-        yield from _verdict(tried, sorted(shortest.broken for _, shortest, _ in found))
+        broken = {shortest.broken for _, shortest, _ in found} | ({LOCK_ORDER} if over else set())
+        yield from _verdict(tried, sorted(broken))
 
 
 def suite_text(design: str, tried: Sequence[Tried], whole: bool = False) -> str:

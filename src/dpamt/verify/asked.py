@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
-from dpamt.verify.programs.get_put import APART, PLACEMENTS, Choices, regions
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.ground import APART, PLACEMENTS, Choices
 from dpamt.verify.programs.problem import GRANULARITIES
 from dpamt.verify.programs.suite import SUITE, Trial
 from dpamt.verify.properties.from_file import load_properties, properties_of, with_custom

@@ -30,7 +30,7 @@ from dpamt.host.designs.base import Design
 from dpamt.sync.observed import READ_WAITS, UNLOCKS, WAITS, Address
 from dpamt.verify.learn.automaton import MARK
 from dpamt.verify.learn.values import do_step
-from dpamt.verify.programs.get_put import APART, Ground
+from dpamt.verify.programs.ground import APART, Ground
 
 PAGES_PLAYED: Final = 16_384
 """Pages that each VCPU faults in a simulation; counts are scaled up to the whole TD from there."""

@@ -9,6 +9,7 @@ from dpamt.abi.status import status_name
 from dpamt.verify.cluster.coordinator import Team, sharded_search
 from dpamt.verify.evidence.code_hash import hashes_of
 from dpamt.verify.evidence.counterexample import Counterexample, counterexample
+from dpamt.verify.explore.lock_order import LockOrder
 from dpamt.verify.explore.search import (
     BOUND,
     FAILS,
@@ -53,6 +54,8 @@ class Verdict:
     """Lines of the design that were not reached: ``file:line text``."""
     taken_up: str = ""
     """The file that kept the search, whose states were taken as it has them; empty: none."""
+    lock_order: LockOrder = field(default_factory=LockOrder)
+    """What was seen of lock classes, to be joined with other trials'; no part of the document."""
 
     def as_json(self) -> dict[str, Any]:
         """The whole as plain values."""
@@ -127,6 +130,7 @@ def verdict_of(search: Search, found: Found) -> Verdict:
         tuple(counterexample(search, fault) for fault in found.faults.values()),
         (*_tolerated(search), *search.assumptions()),
         search.not_reached(),
+        lock_order=search.engine.context.order,
     )
 
 

@@ -13,7 +13,8 @@ from typing import Final
 
 from dpamt.host.designs.load import load_design
 from dpamt.verify.explore.search import search_of
-from dpamt.verify.programs.get_put import APART, CROSSED, Choices, regions
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.ground import APART, CROSSED, Choices
 from dpamt.verify.programs.problem import SEAMCALL
 from dpamt.verify.properties.named import properties
 from tests.verify.judge.mutants import SOURCES

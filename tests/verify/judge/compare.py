@@ -13,7 +13,8 @@ from dpamt.errors import Finding, InputError
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import SHIPPED, load_design
 from dpamt.verify.explore.search import search_of
-from dpamt.verify.programs.get_put import APART, CROSSED, OWN, Choices, regions
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.ground import APART, CROSSED, OWN, Choices
 from dpamt.verify.programs.problem import GRANULARITIES, SEAMCALL, Problem
 from dpamt.verify.properties.named import LIVELOCK, properties
 from tests.verify.judge.mutants import DECLARED, GIVEN, SOURCES, Mutant

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.designs.base import Design
-from dpamt.verify.programs.get_put import APART, Choices, Ground, get_use_put
+from dpamt.verify.programs.get_put import get_use_put
+from dpamt.verify.programs.ground import APART, Choices, Ground
 from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.worker import with_worker
 
@@ -64,7 +65,7 @@ def plain(problem: Problem) -> Problem:
                 f"{kind.name} {n}",
                 start,
                 interrupts=kind.interrupts,
-                last=kind.last,
+                phase=kind.phase,
                 softirq=kind.softirq,
             )
             for n, start in enumerate(starts)

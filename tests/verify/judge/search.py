@@ -78,7 +78,7 @@ class Judge:
             for number, kind in enumerate(problem.classes)
             if kind.interrupts >= 0 or kind.softirq
         ]
-        self.lasts = [number for number, kind in enumerate(problem.classes) if kind.last]
+        self.phases = [kind.phase for kind in problem.classes]
         self._of_event: dict[Event, frozenset[str]] = {}
         self._of_rest: dict[int, frozenset[str]] = {}
         self._of_state: dict[int, frozenset[str]] = {}
@@ -146,8 +146,8 @@ class _Explored:
         self._standings = judge.histories.standings
         self._first = judge.histories.first
         self._interrupts = judge.interrupts
-        self._lasts = judge.lasts
-        self._is_ordered = bool(judge.interrupts or judge.lasts)
+        self._phases = judge.phases
+        self._is_ordered = bool(judge.interrupts) or any(judge.phases)
         self._threads = range(len(self._first))
         self._memory_at = _BITS * len(self._first)
         self._known: dict[int, Known] = {}
@@ -304,12 +304,13 @@ class _Explored:
     def _is_off(self, state: State, thread: int) -> bool:
         """Whether a thread waits for its time.
 
-        It stands still below another one that has interrupted it, or comes after all others.
+        It stands still below another one that has interrupted it, or while one of an earlier phase
+        has not ended.
         """
-        if thread in self._lasts and any(
+        if any(
             self._standings[self._standing_of(state, other)].step is not None
             for other in self._threads
-            if other not in self._lasts
+            if self._phases[other] < self._phases[thread]
         ):
             return True
         for upper, lower in self._interrupts:

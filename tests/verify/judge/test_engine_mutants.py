@@ -24,7 +24,8 @@ from dpamt.verify.explore.state import Use, Words
 from dpamt.verify.explore.symmetry import Image
 from dpamt.verify.learn.automaton import Step
 from dpamt.verify.learn.control_point import ControlPoints
-from dpamt.verify.programs.get_put import CROSSED, softirq
+from dpamt.verify.programs.get_put import softirq
+from dpamt.verify.programs.ground import CROSSED
 from dpamt.verify.programs.own_pages import demote_and_get
 from dpamt.verify.programs.problem import SEAMCALL, WORDS, Problem
 from dpamt.verify.properties.named import properties

@@ -15,14 +15,8 @@ from dpamt.verify.explore.search import Search, search_of
 from dpamt.verify.explore.state import REST, Words
 from dpamt.verify.learn.automaton import CONTEXT, LOCK_ORDER
 from dpamt.verify.learn.values import read_word
-from dpamt.verify.programs.get_put import (
-    APART,
-    CROSSED,
-    OWN,
-    Choices,
-    regions,
-    softirq,
-)
+from dpamt.verify.programs.get_put import regions, softirq
+from dpamt.verify.programs.ground import APART, CROSSED, OWN, Choices
 from dpamt.verify.programs.own_pages import demote_and_get
 from dpamt.verify.programs.problem import GRANULARITIES, LOCKS, SEAMCALL, WORDS, Problem
 from dpamt.verify.programs.whole_tds import split

@@ -30,7 +30,8 @@ from dpamt.verify.learn.automaton import (
 )
 from dpamt.verify.learn.liveness import Liveness
 from dpamt.verify.programs.faults import faults
-from dpamt.verify.programs.get_put import APART, OWN, Choices, regions, softirq
+from dpamt.verify.programs.get_put import regions, softirq
+from dpamt.verify.programs.ground import APART, OWN, Choices
 from dpamt.verify.programs.own_pages import demote_and_get
 from dpamt.verify.programs.problem import WORDS, Problem, ThreadClass
 from dpamt.verify.properties.named import properties

@@ -6,7 +6,8 @@ from pathlib import Path
 from dpamt.host.designs.load import load_design
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.learn.reached_lines import ReachedLines
-from dpamt.verify.programs.get_put import APART, Choices, regions
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.ground import APART, Choices
 from dpamt.verify.properties.named import properties
 from dpamt.verify.verdict import verify
 

@@ -12,6 +12,7 @@ from dpamt.verify.properties.named import (
     BAD_REMOVE,
     CONTEXT,
     LEAK,
+    LIVELOCK,
     LOCK_ORDER,
     properties,
 )
@@ -66,6 +67,7 @@ def test_right_ones_hold_and_say_what_they_declare(name: str, trial: str, tmp_pa
         ("wrong_spare_each", "crossed pairs", {LEAK}),
         ("wrong_spare_twice", "two regions", {LEAK}),
         ("wrong_reaper_no_look", "words", {BAD_REMOVE}),
+        ("wrong_reaper_again", "pages", {LIVELOCK}),
         ("wrong_rcu_no_bh", "words", {LOCK_ORDER}),
         ("wrong_rcu_sleeps", "words", {CONTEXT}),
         ("wrong_batches_undeclared", "words", {AT_REST, LEAK}),

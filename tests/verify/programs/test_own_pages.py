@@ -7,7 +7,8 @@ import pytest
 
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
-from dpamt.verify.programs.get_put import STRADDLING, Choices, regions
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.ground import STRADDLING, Choices
 from dpamt.verify.programs.own_pages import demote_and_get, own_pages
 from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS, Problem
 from dpamt.verify.programs.refusals import PAIR_LEAVES

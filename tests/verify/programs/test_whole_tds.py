@@ -12,7 +12,7 @@ from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import SHIPPED, load_design
 from dpamt.verify.evidence.replay import replay
 from dpamt.verify.explore.search import search_of
-from dpamt.verify.programs.get_put import CROSSED, Choices
+from dpamt.verify.programs.ground import CROSSED, Choices
 from dpamt.verify.programs.other_agent import PAIRS
 from dpamt.verify.programs.problem import LOCKS, SEAMCALL, Problem
 from dpamt.verify.programs.suite import SUITE

@@ -17,6 +17,7 @@ from dpamt.host.designs.base import Design
 from dpamt.verify.asked import Asked, asked_of, prepare
 from dpamt.verify.evidence.code_hash import dpamt_hash
 from dpamt.verify.evidence.reading import read_json
+from dpamt.verify.explore.lock_order import joined
 from dpamt.verify.programs.problem import WORDS
 from dpamt.verify.programs.suite import Trial, trials_of
 from dpamt.verify.properties.named import Property
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dpamt.verify.evidence.replay import Replayed
     from dpamt.verify.verdict import Verdict
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the document."""
 PYTHON: Final = sys.version.split()[0]
 COMPARED: Final = (
@@ -49,7 +50,7 @@ _TRIAL: Final = frozenset(
     | {"counterexamples", "replayed", "fine"}
 )
 _HEAD: Final = frozenset({"format", "dpamt", "python", "code", "clean", "designs"})
-_DESIGN: Final = frozenset({"design", "suite", "left_out", "trials"})
+_DESIGN: Final = frozenset({"design", "suite", "left_out", "lock_order", "trials"})
 """The names of a document, none more and none less: nothing stands in it that is not checked."""
 WHOLE: Final = "whole"
 PART: Final = "part"
@@ -135,6 +136,7 @@ def document(
                 {
                     "design": name,
                     **suite_of(designs[name], [tried.asked for tried in every]),
+                    "lock_order": lock_order_of(every),
                     "trials": [
                         {
                             "trial": tried.trial.name,
@@ -155,8 +157,18 @@ def document(
 
 
 def is_clean(results: Mapping[str, Sequence[Tried]]) -> bool:
-    """Whether every property holds in every trial."""
-    return all(tried.verdict.verdict == "holds" for every in results.values() for tried in every)
+    """Whether every property holds in every trial, and over the trials of a design."""
+    return all(map(holds, results.values()))
+
+
+def holds(tried: Sequence[Tried]) -> bool:
+    """Whether a design holds in every trial, and over them."""
+    return all(one.verdict.verdict == "holds" for one in tried) and not lock_order_of(tried)
+
+
+def lock_order_of(tried: Sequence[Tried]) -> tuple[str, ...]:
+    """What the trials of a design break together of the order of locks, and none of them alone."""
+    return joined(one.verdict.lock_order for one in tried)
 
 
 def suite_of(design: Design, asked: Sequence[Asked]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ came of that.  What it says besides, how many seconds a search took, is not comp
 nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from dpamt.verify.evidence.certificate import (
     PYTHON,
     Tried,
     how_again,
+    lock_order_of,
     plain,
     suite_of,
 )
@@ -53,15 +54,23 @@ def head_differences(kept: Mapping[str, Any], clean: bool) -> list[str]:
 
 
 def design_differences(
-    design: Design, kept: Mapping[str, Any], asked: list[Asked], given: str
+    design: Design,
+    kept: Mapping[str, Any],
+    asked: list[Asked],
+    given: str,
+    tried: Sequence[Tried],
 ) -> list[str]:
-    """What the document says of one design; ``given`` is the name or file that was loaded."""
+    """What the document says of one design; ``given`` is the name or file that was loaded.
+
+    ``tried`` are its trials as they came out now.
+    """
     lines = []
     names = {design.name, asked[0].design, given}
     if kept["design"] not in names:
         lines.append(f"design: {kept['design']} in the certificate, {design.name} now")
     now = suite_of(design, asked)
-    for name in ("suite", "left_out"):
+    now["lock_order"] = plain(lock_order_of(tried))
+    for name in ("suite", "left_out", "lock_order"):
         if kept[name] != now[name]:
             lines.append(f"{name}: {kept[name]} in the certificate, {now[name]} now")
     return lines

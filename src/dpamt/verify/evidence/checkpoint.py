@@ -29,11 +29,12 @@ from dpamt.verify.evidence.reading import parse_json
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import HOLDS, Fault, Found
+from dpamt.verify.explore.lock_order import taken_up
 from dpamt.verify.explore.search import Search
 from dpamt.verify.explore.state import SHARED_BY_ALL, SPARE_SLOTS, Knowledge, Local, Use
 from dpamt.verify.learn.automaton import Automaton
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _ARRAYS: Final = ("parents", "moves", "first_edges", "targets", "ends")
 _HEAD: Final = {
     "asked": dict,
@@ -44,6 +45,7 @@ _HEAD: Final = {
     "bounds": dict,
     "properties": list,
     "capacity": int,
+    "lock_order": list,
     "level_end": int,
     "transitions": int,
     "depth": int,
@@ -111,6 +113,7 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
         "capacity": search.capacity,
         "apart": search.apart,
         "lines": lines.kept() if (lines := search.problem.recorder.lines) is not None else [],
+        "lock_order": search.engine.context.order.kept(),
         "level_end": graph.level_end,
         "transitions": found.transitions,
         "depth": found.depth,
@@ -272,6 +275,7 @@ def _fill(kept: Kept, search: Search) -> Found:
     search.begin(knowledge)
     knowledge.slots = slots
     search.restarts = head["restarts"]
+    search.engine.context.order = taken_up(head["lock_order"])
     words = search.engine.words
     for owner in (SHARED_BY_ALL, *range(len(words.own))):
         for address, values in kept.lines(f"slots{owner if owner >= 0 else ''}.txt"):

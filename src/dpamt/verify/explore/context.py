@@ -23,13 +23,14 @@ softirq gives no edge either: it may overtake writers that wait (queued_read_loc
 What a thread holds is part of its place in the search (``Local.held``): its locks, and, for the
 ``_irqsave`` and ``_bh`` forms, a word of its own that says what they keep off.  It is never held
 exclusively, so that no reduction takes it for a lock that guards anything from other CPUs.  Edges
-and uses are collected over all blocks that are worked out; the step that completes a breach gets
-the event, with the places of both sides.
+and uses are collected over all blocks that are worked out (:class:`LockOrder`); the step that
+completes a breach gets the event, with the places of both sides.  What only several trials together
+break is told over them: :func:`dpamt.verify.explore.lock_order.joined`.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
 from dpamt.sync.kernel_locks import BareLock, Mutex, RwLock, RwLocks, SpinLocks
 from dpamt.sync.observed import (
@@ -43,6 +44,7 @@ from dpamt.sync.observed import (
     Address,
 )
 from dpamt.sync.shared import Shared
+from dpamt.verify.explore.lock_order import Edge, LockOrder, Taken, cycle_text, way_over
 from dpamt.verify.learn.automaton import CONTEXT, LOCK_ORDER, MAY_SLEEP, Automaton, Event, Step
 from dpamt.verify.learn.control_point import CallSite, sites_text
 from dpamt.verify.programs.problem import Problem
@@ -56,22 +58,7 @@ _OFF: Final = {
     **dict.fromkeys((*IRQS_OFF, *IRQS_OFF.values()), _NO_IRQS),
     **dict.fromkeys((*SOFTIRQS_OFF, *SOFTIRQS_OFF.values()), _NO_SOFTIRQS),
 }
-_Name = TypeVar("_Name")
 _OF_A_VM: Final = re.compile(r"^kvm\.\d+\.")
-
-
-class Taken(NamedTuple):
-    """One acquisition: the lock's class, and where."""
-
-    name: str
-    where: str
-
-
-class Edge(NamedTuple):
-    """A lock taken while another one is held."""
-
-    held: Taken
-    taken: Taken
 
 
 Where = Callable[[Address], tuple[CallSite, ...]]
@@ -85,12 +72,7 @@ class Context:
         self._shared = shared
         self._softirqs = frozenset(softirqs)
         """Thread classes that run in softirq context."""
-        self._edges: dict[tuple[str, str], Edge] = {}
-        self._nested: dict[tuple[Address, Address], Edge] = {}
-        """Edges within one class."""
-        self._in_softirq: dict[str, dict[bool, str]] = {}
-        self._with_softirqs: dict[str, dict[bool, str]] = {}
-        """By class: where it was taken in a softirq; by a task with softirqs on (exclusively)."""
+        self.order = LockOrder()
 
     def after(
         self,
@@ -181,30 +163,16 @@ class Context:
         found: list[Event],
     ) -> None:
         """The use of a lock's class in a softirq, or with softirqs on."""
-        name = class_of(lock)
-        if kind in self._softirqs:
-            if method in TRIES:
-                return
-            uses = self._in_softirq
-        elif any(is_off(one) for one in held):
+        in_softirq = kind in self._softirqs
+        if in_softirq and method in TRIES:
             return
-        else:
-            uses = self._with_softirqs
-        uses.setdefault(name, {}).setdefault(exclusively, said)
-        in_softirq = self._in_softirq.get(name, {})
-        with_softirqs = self._with_softirqs.get(name, {})
-        for one, there in in_softirq.items():
-            for other, here in with_softirqs.items():
-                if one or other:
-                    found.append(
-                        Event(
-                            LOCK_ORDER,
-                            f"{name} is taken in a softirq in {there}, and with softirqs on in "
-                            f"{here}: a softirq that interrupts there waits for its own CPU",
-                        )
-                    )
-                    return
-        found += self._unsafe_below(name)
+        if not in_softirq and any(is_off(one) for one in held):
+            return
+        name = class_of(lock)
+        self.order.use(name, in_softirq, exclusively, said)
+        wrong = self.order.both_ways(name) or self.order.unsafe_below(name)
+        if wrong:
+            found.append(Event(LOCK_ORDER, wrong))
 
     def _ordered(
         self, held: Address, held_at: str, lock: Address, taken_at: str, found: list[Event]
@@ -214,33 +182,15 @@ class Context:
         edge = Edge(Taken(before, held_at), Taken(name, taken_at))
         if before == name:
             named = Edge(Taken(str(held), held_at), Taken(str(lock), taken_at))
-            self._nested.setdefault((held, lock), named)
-            way = _way(self._nested, lock, held)
+            self.order.nested.setdefault((held, lock), named)
+            way = way_over(self.order.nested, lock, held)
             if way:
-                found.append(Event(LOCK_ORDER, _cycle_text([named, *way])))
+                found.append(Event(LOCK_ORDER, cycle_text([named, *way])))
             return
-        self._edges.setdefault((before, name), edge)
-        way = _way(self._edges, name, before)
-        if way:
-            found.append(Event(LOCK_ORDER, _cycle_text([edge, *way])))
-        found += self._unsafe_below(before, name)
-
-    def _unsafe_below(self, *names: str) -> Iterator[Event]:
-        """A lock of softirqs is held as one is taken that tasks hold with softirqs on."""
-        for safe, uses in self._in_softirq.items():
-            for unsafe, others in self._with_softirqs.items():
-                if safe == unsafe or not {safe, unsafe, *names} & set(names):
-                    continue
-                way = _way(self._edges, safe, unsafe)
-                if way and ({safe, unsafe} & set(names) or _touches(way, names)):
-                    there, here = next(iter(uses.values())), next(iter(others.values()))
-                    yield Event(
-                        LOCK_ORDER,
-                        f"{safe}, which a softirq takes in {there}, is held in "
-                        f"{way[0].held.where} as {way[0].taken.name} is taken in "
-                        f"{way[0].taken.where}; {unsafe} is taken with softirqs on in {here}",
-                    )
-                    return
+        self.order.edges.setdefault((before, name), edge)
+        for wrong in (self.order.cycle(before, name), self.order.unsafe_below(before, name)):
+            if wrong:
+                found.append(Event(LOCK_ORDER, wrong))
 
     # Sleep, and the end.
 
@@ -332,28 +282,3 @@ def _takes(step: Step | None, lock: Address, result: object) -> bool:
     if step is None or lock not in (step.address, kept_off(step)):
         return False
     return step.method in WAITS or (step.method in TRIES and bool(result))
-
-
-def _way(edges: dict[tuple[_Name, _Name], Edge], first: _Name, last: _Name) -> list[Edge]:
-    """A way over edges from one lock to another; empty when there is none."""
-    ways: dict[_Name, list[Edge]] = {first: []}
-    pending = [first]
-    while pending:
-        here = pending.pop(0)
-        for (start, end), edge in edges.items():
-            if start == here and end not in ways:
-                ways[end] = [*ways[here], edge]
-                pending.append(end)
-    return ways.get(last, []) if first != last else []
-
-
-def _touches(way: list[Edge], names: tuple[str, ...]) -> bool:
-    return any((edge.held.name, edge.taken.name) == names for edge in way)
-
-
-def _cycle_text(edges: list[Edge]) -> str:
-    return "; ".join(
-        f"{edge.taken.name} is taken in {edge.taken.where} while {edge.held.name} is held since "
-        f"{edge.held.where}"
-        for edge in edges
-    )

@@ -95,13 +95,16 @@ class Search:
             for (position, _), kind in zip(self._bounds, self.problem.classes, strict=True)
             if kind.interrupts >= 0
         ]
-        self._last = [
-            position
+        phases = [
+            kind.phase
             for (first, end), kind in zip(self._bounds, self.problem.classes, strict=True)
-            if kind.last
-            for position in range(first, end)
+            for _ in range(first, end)
         ]
-        self._is_ordered = bool(self._interrupts or self._last)
+        self._before = [
+            [other for other, earlier in enumerate(phases) if earlier < phase] for phase in phases
+        ]
+        """By position: the threads of earlier phases."""
+        self._is_ordered = bool(self._interrupts) or any(self._before)
 
     def assumptions(self) -> list[str]:
         """What the search rests on and has not proved, a sentence each."""
@@ -135,11 +138,7 @@ class Search:
         local = state[capacity + position]
         if self.engine.ended[local]:
             return False
-        if position in self._last and not all(
-            self.engine.ended[state[capacity + other]]
-            for other in range(self.threads)
-            if other not in self._last
-        ):
+        if not all(self.engine.ended[state[capacity + other]] for other in self._before[position]):
             return False
         for upper, lower in self._interrupts:
             if position == lower:

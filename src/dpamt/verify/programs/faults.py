@@ -17,7 +17,7 @@ from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
 from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
 from dpamt.verify.learn.automaton import Body
-from dpamt.verify.programs.get_put import Choices
+from dpamt.verify.programs.ground import Choices
 from dpamt.verify.programs.page_pools import PoolAllocator
 from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.td_machine import (

@@ -15,7 +15,8 @@ from dpamt.host.core.page_cache import alloc_pamt_pages, free_pamt_pages
 from dpamt.host.core.seamcall import tdh_mem_page_aug
 from dpamt.host.designs.base import Design
 from dpamt.verify.learn.automaton import Start
-from dpamt.verify.programs.get_put import Choices, Ground, get_and_put, get_use_put, must
+from dpamt.verify.programs.get_put import get_and_put, get_use_put
+from dpamt.verify.programs.ground import Choices, Ground, must
 from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.refusals import PAIR_LEAVES, SPLITTING_LEAVES
 from dpamt.verify.programs.td_machine import at_rest

@@ -54,8 +54,8 @@ class ThreadClass:
 
     ``start`` makes the private objects of the first instance.  ``interrupts`` names another class
     (by position, with one instance, as this one): this thread runs on the same CPU on top of it, as
-    a softirq does, and the other stands still until it has ended.  One that is ``last`` does
-    nothing before every thread that is not has ended.
+    a softirq does, and the other stands still until it has ended.  One of a later ``phase`` does
+    nothing before every thread of an earlier phase has ended.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ThreadClass:
     own: tuple[OwnWord, ...] = ()
     pages: tuple[int, ...] = ()
     interrupts: int = -1
-    last: bool = False
+    phase: int = 0
     softirq: bool = False
     starts: tuple[Start, ...] = ()
     """Starts of all instances, for runs in which each is run for itself; empty: there is one."""

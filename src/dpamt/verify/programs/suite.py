@@ -6,16 +6,8 @@ from typing import Final, NamedTuple
 from dpamt.host.core.kernel import KernelBehaviour
 from dpamt.host.designs.base import Design
 from dpamt.verify.programs.faults import faults
-from dpamt.verify.programs.get_put import (
-    APART,
-    CROSSED,
-    OWN,
-    STRADDLING,
-    Choices,
-    regions,
-    softirq,
-    taken_again,
-)
+from dpamt.verify.programs.get_put import handed_over, regions, softirq, taken_again
+from dpamt.verify.programs.ground import APART, CROSSED, OWN, STRADDLING, Choices
 from dpamt.verify.programs.other_agent import PAIRS
 from dpamt.verify.programs.own_pages import demote_and_get, own_pages
 from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS, Problem
@@ -39,6 +31,12 @@ SUITE: Final = (
     Trial("one region", "4 CPUs in one region", SEAMCALL, lambda d: regions(d, (4,))),
     Trial("two regions", "2 + 2 CPUs", SEAMCALL, lambda d: regions(d, (2, 2))),
     Trial("words", "2 CPUs in one region, every shared word", WORDS, lambda d: regions(d, (2,))),
+    Trial(
+        "handed over",
+        "2 CPUs in one region, one puts what the other got, and gets again",
+        SEAMCALL,
+        handed_over,
+    ),
     Trial(
         "own pair",
         "2 CPUs, the pair from the region itself, every shared word",

@@ -21,7 +21,7 @@ from dpamt.host.kvm.td import tdx_td_init
 from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
 from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.verify.learn.automaton import Body, Start
-from dpamt.verify.programs.get_put import Choices, locks_held, must
+from dpamt.verify.programs.ground import Choices, locks_held, must
 from dpamt.verify.programs.page_pools import PoolAllocator
 from dpamt.verify.programs.problem import Problem, ThreadClass
 from dpamt.verify.programs.worker import with_worker

@@ -47,6 +47,8 @@ PACKAGES: Final = 2
 _REGIONS: Final = 1024
 """2M regions of the machine."""
 _BALANCE: Final = "verify.balance"
+_PRINTED: Final = frozenset({"lines", "warnings", "under_locks"})
+"""What a log keeps of what was printed."""
 
 
 class ObservedLog(KernelLog):
@@ -60,6 +62,19 @@ class ObservedLog(KernelLog):
     def __init__(self, world: "World") -> None:
         super().__init__()
         self._world = world
+
+    def __getattribute__(self, name: str) -> object:
+        """An attribute; raises InputError, naming the line, when a thread reads what was printed.
+
+        No thread of Linux can, and here it would see what was printed before the threads began.
+        """
+        if name in _PRINTED and super().__getattribute__("_world").shared.watch.observer:
+            frame = sys._getframe(1)
+            raise InputError(
+                f"{frame.f_code.co_filename}:{frame.f_lineno}: kernel.log.{name} is read while "
+                "other CPUs run; expected a word of kernel.pamt (docs/verify.md)"
+            )
+        return super().__getattribute__(name)
 
     def _told(self, kind: str, text: str) -> bool:
         if self._world.shared.watch.observer is None:
