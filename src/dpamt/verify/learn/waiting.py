@@ -7,8 +7,9 @@ the locals do not show.  The AST check of :mod:`dpamt.sync.discipline` refuses s
 names of what is called; a method kept in a local, or handed to a function written in C, has no such
 name.  So here the same is proved for each frame of each place, whatever the call was named.
 
-The stack is worked out by abstract interpretation: each slot has a tag, what pushed it.  Two tags
-may wait: the iterator of a ``for`` over ``range(...)`` (:mod:`dpamt.verify.learn.liveness` shows
+The stack is worked out by abstract interpretation over all ways through the code: each slot has a
+tag, what pushed it, by name where it was loaded by name; so a call is named by the tag of its
+callable, on whatever way its arguments came.  Two tags may wait: the iterator of a ``for`` over ``range(...)`` (:mod:`dpamt.verify.learn.liveness` shows
 its position by the loop's variable) and the exception that was handled before, which a handler's
 frame puts back at its end (a bare ``raise`` there is refused by the AST check).
 
@@ -28,10 +29,10 @@ from dpamt.errors import InputError, ModelError
 from dpamt.verify.learn.liveness import NO_FALL_THROUGH, exception_handlers
 
 _VALUE: Final = "value"
-_RANGE: Final = "range"
-_RANGE_OBJECT: Final = "what range() returned"
-_ITERATOR: Final = "the iterator of a for over a range"
-_BEFORE: Final = "the exception handled before"
+_RANGE: Final = "global range"
+_RANGE_OBJECT: Final = "range-object"
+_ITERATOR: Final = "iterator-over-range"
+_BEFORE: Final = "exception-handled-before"
 _MAY_WAIT: Final = frozenset({_ITERATOR, _BEFORE})
 _JUMPS: Final = frozenset({*dis.hasjrel, *dis.hasjabs})
 _PASSED: Final = frozenset(
@@ -51,6 +52,9 @@ _LOADED: Final = {
     "LOAD_FAST_CHECK": "local",
     "LOAD_DEREF": "local",
 }
+
+_POPS: Final = frozenset({"POP_TOP", "STORE_FAST", "STORE_DEREF", "STORE_GLOBAL", "STORE_NAME"})
+"""Instructions besides jumps that leave what is below the top as it was."""
 
 _HOOKS: Final = frozenset({"tdx_pamt_get", "tdx_pamt_put", "tdx_pamt_demote"})
 """Attributes of the kernel that are functions of the design, whatever these are called there."""
@@ -147,34 +151,25 @@ class _Calls:
             return (*tags[:below], made)
         takes = instruction.opcode >= dis.HAVE_ARGUMENT
         effect = dis.stack_effect(instruction.opcode, instruction.arg if takes else None, jump=jump)
-        if effect <= 0:
-            return tags[: len(tags) + effect]
-        pushed = _VALUE
-        if name == "LOAD_GLOBAL" and instruction.argval == "range":
-            pushed = _RANGE
-        return (*tags, *[pushed] * effect)
+        how = _LOADED.get(name, "")
+        pushed = f"{how} {instruction.argval}" if how else _VALUE
+        if how == "attribute":  # in the place of the object, perhaps with self
+            objects = 3 if name == "LOAD_SUPER_ATTR" else 1
+            return (*tags[:-objects], *[pushed] * (effect + objects))
+        if effect > 0:
+            return (*tags, *[pushed] * effect)
+        left = tags[: len(tags) + effect]
+        if name in _POPS or instruction.opcode in _JUMPS or not left or left[-1] in _MAY_WAIT:
+            return left
+        return (*left[:-1], _VALUE)  # perhaps a result, in the place of an operand
 
     def _call(self, n: int, tags: Tags) -> Call:
         """A call with this stack before it: its own operands are on top."""
         instruction = self._instructions[n]
         depth = len(tags) - _own(instruction.opname, instruction.arg or 0)
         wrong = [tag for tag in tags[:depth] if tag not in _MAY_WAIT]
-        return Call(self._named(n, depth + 2), bool(wrong), self._drops(n))
-
-    def _named(self, n: int, depth: int) -> str:
-        """How the callable was loaded that makes the stack ``depth`` deep, NULL or self with it."""
-        first = n
-        while first and len(self._before[first - 1] or ()) >= depth:
-            first -= 1
-        while self._instructions[first].opname == "LOAD_ATTR" and first < n:
-            first += 1  # it puts the attribute in the place of the object
-        while first and self._instructions[first - 1].opname in ("PUSH_NULL", *_PASSED):
-            first -= 1
-        if not first:
-            return ""
-        loaded = self._instructions[first - 1]
-        how = _LOADED.get(loaded.opname, "")
-        return f"{how} {loaded.argval}" if how else ""
+        named = next((tag for tag in tags[depth : depth + 2] if " " in tag), "")
+        return Call(named, bool(wrong), self._drops(n))
 
     def _drops(self, n: int) -> str:
         """What becomes of the result: by the instruction that comes next."""
