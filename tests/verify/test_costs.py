@@ -25,7 +25,7 @@ def test_the_fast_path_takes_no_lock_where_there_is_one() -> None:
 def test_the_first_get_holds_the_lock_for_the_seamcall() -> None:
     costs = Costs(add=100.0)
     first, later = paths(load_design("merged"), costs)
-    assert max(piece.microseconds for piece in first if piece.lock) > 100
+    assert max(piece.microseconds + piece.varies for piece in first if piece.lock) > 100
     assert max(piece.microseconds for piece in later if piece.lock) < 1
 
 
