@@ -9,9 +9,10 @@ name.  So here the same is proved for each frame of each place, whatever the cal
 
 The stack is worked out by abstract interpretation over all ways through the code: each slot has a
 tag, what pushed it, by name where it was loaded by name; so a call is named by the tag of its
-callable, on whatever way its arguments came.  Two tags may wait: the iterator of a ``for`` over ``range(...)`` (:mod:`dpamt.verify.learn.liveness` shows
-its position by the loop's variable) and the exception that was handled before, which a handler's
-frame puts back at its end (a bare ``raise`` there is refused by the AST check).
+callable, on whatever way its arguments came.  Two tags may wait: the iterator of a ``for`` over
+``range(...)`` (:mod:`dpamt.verify.learn.liveness` shows its position by the loop's variable) and
+the exception that was handled before, which a handler's frame puts back at its end (a bare
+``raise`` there is refused by the AST check).
 
 The same bytecode says what becomes of the call's result: :func:`is_dropped`.
 
