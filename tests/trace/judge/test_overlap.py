@@ -31,7 +31,7 @@ def add(cpu: int, start: int, end: int, status: int = 0, region: int = REGION) -
 def remove(cpu: int, start: int, end: int, status: int = 0) -> Call:
     found = call(leaf.TDH_PHYMEM_PAMT_REMOVE, cpu, start, end, REGION | 1, status=status)
     if not status:
-        found.after = (REGION | 1, *PAIR, *[0] * 5)
+        found.answer(end, status, (REGION | 1, *PAIR, *[0] * 5))
     return found
 
 

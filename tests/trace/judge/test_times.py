@@ -52,7 +52,7 @@ def test_a_call_slower_than_its_peers_is_told_and_its_peers_are_not() -> None:
     slow = Slow()
     for index in range(500):
         spent = 90_000 if index == 400 else 1000 + index
-        slow.add(Call(0, spent, 3, 7, b"qemu", 6, (0,) * 8, 0, None, b""))
+        slow.add(Call(0, spent, 3, 7, b"qemu", 6, (0,) * 8, 0, None, b""), 6)
     (worst,) = slow.worst()
     assert worst.startswith("TDH.MEM.PAGE.AUG at 0.000090 on CPU 3 took 90.0 us, 7")
     assert slow.slow_calls() == 1

@@ -67,9 +67,9 @@ class Follower(PageRules):
             leaf.TDH_MNG_INIT: lambda call: self._set_lifecycle(call, TD_KEYS_CONFIGURED),
         }
 
-    def take(self, call: Call) -> None:
-        """One call that succeeded."""
-        handler = self._handlers.get(call.leaf)
+    def take(self, call: Call, number: int) -> None:
+        """One call of this leaf that succeeded."""
+        handler = self._handlers.get(number)
         if handler is not None:
             handler(call)
 

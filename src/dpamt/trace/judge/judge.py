@@ -7,9 +7,11 @@ two is not known, and the matter is counted as undecided.
 """
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Final
 
 from dpamt.abi import leaves as leaf
+from dpamt.abi.leaves import RAX_LEAF_MASK
 from dpamt.abi.status import (
     STATUS_MASK,
     TDX_INTERRUPTED_BUSY,
@@ -94,15 +96,21 @@ class Judge:
         self._count = 0
         self._now = 0
 
+    def take_all(self, items: Iterable[Item]) -> None:
+        """The next items, in the order of ends."""
+        take = self.take
+        for item in items:
+            take(item)
+
     def take(self, item: Item) -> None:
         """The next item, in the order of ends."""
-        if isinstance(item, Call):
+        if type(item) is Call:
             self._now = item.end
             self._call(item)
-        elif isinstance(item, PamtOp):
+        elif type(item) is PamtOp:
             self._now = item.end
             self._op(item)
-        else:
+        elif isinstance(item, Lost):
             self._lost(item)
         if self._waiting and self._waiting[0].until < self._now:
             self._settle(self._now)
@@ -112,23 +120,23 @@ class Judge:
     def _call(self, call: Call) -> None:
         if self._waiting:
             self._look_back(call)
-        status, number = call.status, call.leaf
+        status, number = call.status, call.rax & RAX_LEAF_MASK
         self._recent.append(call)
+        key = number, -1 if status is None else status & STATUS_MASK
+        self.statuses[key] = self.statuses.get(key, 0) + 1
         if status is None:
-            self.statuses[number, -1] += 1
             self._unanswered(call)
             return
         if number == _VP_ENTER:
-            self.statuses[number, status & STATUS_MASK] += 1
             return
-        self.statuses[number, status & STATUS_MASK] += 1
-        if number in _PAIR_LEAVES:
+        is_pair = number in _PAIR_LEAVES
+        if is_pair:
             self._pair_calls[call.pid or -1 - call.cpu] = call
-        self.slow.add(call)
+        self.slow.add(call, number)
         if not status:
             if number == leaf.TDH_SYS_CONFIG:
                 self.from_boot = True
-            self._follower.take(call)
+            self._follower.take(call, number)
             self.adds += number == leaf.TDH_PHYMEM_PAMT_ADD
             self.removes += number == leaf.TDH_PHYMEM_PAMT_REMOVE
         elif status >> 63:
@@ -139,7 +147,7 @@ class Judge:
         if pairs > self.most_pairs:
             self.most_pairs = pairs
         self._count += 1
-        if number in _PAIR_LEAVES or not self._count % _EVERY:
+        if is_pair or not self._count % _EVERY:
             self.series.add(call.end, pairs, self.state.used)
 
     def _unanswered(self, call: Call) -> None:

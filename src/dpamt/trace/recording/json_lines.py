@@ -2,13 +2,15 @@
 --record`."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from dpamt.abi.leaves import RAX_LEAF_MASK, RAX_VERSION_MASK, RAX_VERSION_SHIFT
 from dpamt.abi.registers import REGISTER_NAMES, U64_MASK
 from dpamt.trace.recording.lines import TooLong
 from dpamt.trace.recording.model import Call, Health, Item, shown
+from dpamt.trace.recording.registers import HEX
 from dpamt.trace.recording.text import TextReader
 
 _RAX_KNOWN: Final = RAX_LEAF_MASK | RAX_VERSION_MASK << RAX_VERSION_SHIFT
@@ -40,20 +42,30 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class BpftraceJson:
     """`bpftrace -f json`: ``printf`` lines hold text lines, ``lost_events`` tells of losses."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, text: TextReader) -> None:
         self.health = health
-        self.text = TextReader(health)
-        self.pairing = self.text.pairing
+        self.text = text
 
-    def items(self, chunks: Iterator[list[bytes | TooLong]]) -> Iterator[tuple[int, int, Item]]:
-        """(time, CPU, item) of everything in the lines, in their order."""
+    def batches(self, chunks: Iterable[list[bytes | TooLong]]) -> Iterator[list[Item]]:
+        """Everything in the lines, in their order, some at a time."""
+        text = self.text
         for lines in chunks:
+            out: list[Item] = []
+            printed: list[bytes] = []
             for line in lines:
-                self.text.number += 1
-                yield from self._line(line)
-            self.health.lines = self.text.number
+                quick = _PRINTED(line) if type(line) is bytes else None
+                if quick is not None:
+                    printed.append(quick[1])
+                    continue
+                text.take(printed, out)
+                printed.clear()
+                text.number += 1
+                self._line(line, out)
+            text.take(printed, out)
+            self.health.lines = text.number
+            yield out
 
-    def _line(self, line: bytes | TooLong) -> Iterator[tuple[int, int, Item]]:
+    def _line(self, line: bytes | TooLong, out: list[Item]) -> None:
         try:
             if isinstance(line, TooLong):
                 raise _Wrong("longer than 65,536 bytes")
@@ -64,14 +76,13 @@ class BpftraceJson:
             if kind == "printf":
                 if not isinstance(data, str):
                     raise _Wrong("data is no text")
-                for part in data.split("\n"):
-                    if part:
-                        item = self.text.line(part.encode("utf-8", "replace"))
-                        if item is not None:
-                            yield item
+                self.text.take(data.encode("utf-8", "replace").split(b"\n"), out, 0)
+                self.text.end_stack()
             elif kind == "lost_events":
                 count = data.get("events") if isinstance(data, dict) else None
-                yield self.text.lost(count if type(count) is int and count >= 0 else None, None)
+                out.append(
+                    self.text.lost(count if type(count) is int and count >= 0 else None, None)
+                )
         except _Wrong as wrong:
             where = b"" if isinstance(line, TooLong) else line
             self.health.damaged.add(f"line {self.text.number}: {wrong}: {shown(where)}")
@@ -84,27 +95,36 @@ class BootRecord:
         self.health = health
         self.number = 0
 
-    def items(self, chunks: Iterator[list[bytes | TooLong]]) -> Iterator[tuple[int, int, Item]]:
-        """(time, CPU, item) of every call, in the order of the lines."""
+    def batches(self, chunks: Iterable[list[bytes | TooLong]]) -> Iterator[list[Item]]:
+        """Every call, in the order of the lines, some at a time."""
         health = self.health
         for lines in chunks:
+            out: list[Item] = []
             for line in lines:
                 self.number += 1
-                try:
-                    if isinstance(line, TooLong):
-                        raise _Wrong("longer than 65,536 bytes")
-                    if not line.strip():
+                quick = _RECORDED(line) if type(line) is bytes else None
+                if quick is not None:
+                    call = _quick_call(quick)
+                    if call is not None:
+                        out.append(call)
                         continue
-                    call = self._call(_object(line))
-                except _Wrong as wrong:
-                    where = b"" if isinstance(line, TooLong) else line
-                    health.damaged.add(f"line {self.number}: {wrong}: {shown(where)}")
-                    continue
-                if call is not None:
-                    health.events += 1
-                    health.calls += 1
-                    yield call.end, call.cpu, call
+                self._line(line, out)
             health.lines = self.number
+            health.events += len(out)
+            health.calls += len(out)
+            yield out
+
+    def _line(self, line: bytes | TooLong, out: list[Item]) -> None:
+        try:
+            if isinstance(line, TooLong):
+                raise _Wrong("longer than 65,536 bytes")
+            call = self._call(_object(line)) if line.strip() else None
+        except _Wrong as wrong:
+            where = b"" if isinstance(line, TooLong) else line
+            self.health.damaged.add(f"line {self.number}: {wrong}: {shown(where)}")
+            return
+        if call is not None:
+            out.append(call)
 
     def _call(self, found: dict[str, Any]) -> Call | None:
         if "format" in found:
@@ -138,6 +158,82 @@ class BootRecord:
         )
 
 
+_TEXT: Final = rb'"([^"\\\x00-\x1f\x80-\xff]*)"'
+_NUMBER: Final = rb"(\d{1,9}(?:\.\d{1,9})?)"
+_REGISTERS: Final = (
+    rb"\{"
+    + rb"".join(
+        b'(?:"' + name.encode() + b'": "(' + HEX + b')"(?:, (?=")|(?=\\})))?'
+        for name in REGISTER_NAMES
+    )
+    + rb"\}"
+)
+_PRINTED: Final = re.compile(
+    rb'\{"type": "printf", "data": "([^"\\\x00-\x1f\x80-\xff]*)(?:\\n)?"\}$'
+).match
+"""A line of `bpftrace -f json` whose text needs no decoding."""
+_RECORDED: Final = re.compile(
+    rb'\{"number": \d{1,18}, "cpu": (\d{1,4}), "asked": '
+    + _NUMBER
+    + rb', "answered": '
+    + _NUMBER
+    + rb', "leaf": "[^"\\\x00-\x1f\x80-\xff]*", "rax": "('
+    + HEX
+    + rb')", "site": '
+    + _TEXT
+    + rb', "caller": '
+    + _TEXT
+    + rb', "before": '
+    + _REGISTERS
+    + rb', "status": "('
+    + HEX
+    + rb')", "status_name": "[^"\\\x00-\x1f\x80-\xff]*", "after": '
+    + _REGISTERS
+    + rb"\}$"
+).match
+"""A line as :meth:`dpamt.boot.call.Call.as_json` makes it."""
+_BEFORE_AT: Final = 6
+_STATUS_AT: Final = _BEFORE_AT + len(REGISTER_NAMES)
+_AFTER_AT: Final = _STATUS_AT + 1
+"""Places among the pattern's groups."""
+_ZEROS: Final = (0,) * len(REGISTER_NAMES)
+_LEFT_OUT: Final = (None,) * (len(REGISTER_NAMES) - 3)
+
+
+def _quick_call(match: re.Match[bytes]) -> Call | None:
+    """The call of a line that :data:`_RECORDED` matches; None where it has to be looked at."""
+    groups = match.groups()
+    cpu, asked, answered, rax, site, caller = groups[:_BEFORE_AT]
+    number, start, end = int(cpu), int(float(asked) * 1e9 + 0.5), int(float(answered) * 1e9 + 0.5)
+    if number > _MOST_CPU or end < start:
+        return None
+    before = after = _filled(groups[_BEFORE_AT:_STATUS_AT], _ZEROS)
+    if match.lastindex != _AFTER_AT:
+        after = _filled(groups[_AFTER_AT:], before)
+    return Call(
+        *(start, end, number, 0, b"", int(rax, 16) & _RAX_KNOWN, before),
+        *(int(groups[_STATUS_AT], 16), after, (caller or site)[:300]),
+    )
+
+
+def _filled(texts: tuple[bytes | None, ...], others: tuple[int, ...]) -> tuple[int, ...]:
+    """Registers; those that the line leaves out are the others."""
+    rcx, rdx, r8 = texts[:3]
+    return (
+        int(rcx, 16) if rcx else others[0],
+        int(rdx, 16) if rdx else others[1],
+        int(r8, 16) if r8 else others[2],
+        *(
+            others[3:]
+            if texts[3:] == _LEFT_OUT
+            else [
+                int(text, 16) if text else other
+                for text, other in zip(texts[3:], others[3:], strict=True)
+            ]
+        ),
+    )
+
+
 def _registers(found: object, what: str) -> dict[str, int]:
     if not isinstance(found, dict):
         raise _Wrong(f"{what} is no object")
@@ -161,4 +257,4 @@ def _time(found: dict[str, Any], key: str) -> int:
     value = found.get(key)
     if type(value) not in (int, float) or not 0 <= value <= _MOST_SECONDS:  # type: ignore[operator]
         raise _Wrong(f"{key} is no time in seconds")
-    return round(value * 1e9)  # type: ignore[operator]
+    return int(value * 1e9 + 0.5)  # type: ignore[operator]

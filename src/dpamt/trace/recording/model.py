@@ -8,16 +8,31 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
+from dpamt.trace.recording.registers import Registers, registers_in
 
 KEPT_EXAMPLES: Final = 5
 
 
 class Call:
     """One SEAMCALL.  ``start``: None where only its end was recorded; ``status`` and ``after``:
-    None where its answer was not.  ``caller`` is the symbol it was called from, ``pid`` the task.
+    None where its answer was not.  ``caller`` is the symbol it was called from, or the stack, the
+    innermost first and `` <- `` between; ``pid`` the task.
+
+    Registers may be given as the text that has them (:mod:`.registers`): few are ever looked at.
     """
 
-    __slots__ = ("after", "before", "caller", "comm", "cpu", "end", "pid", "rax", "start", "status")
+    __slots__ = (
+        "_after",
+        "_before",
+        "caller",
+        "comm",
+        "cpu",
+        "end",
+        "pid",
+        "rax",
+        "start",
+        "status",
+    )
 
     def __init__(
         self,
@@ -27,9 +42,9 @@ class Call:
         pid: int,
         comm: bytes,
         rax: int,
-        before: tuple[int, ...],
+        before: Registers,
         status: int | None,
-        after: tuple[int, ...] | None,
+        after: Registers | None,
         caller: bytes,
     ) -> None:
         self.start = start
@@ -38,10 +53,32 @@ class Call:
         self.pid = pid
         self.comm = comm
         self.rax = rax
-        self.before = before
+        self._before = before
         self.status = status
-        self.after = after
+        self._after = after
         self.caller = caller
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Registers before the call."""
+        before = self._before
+        if type(before) is bytes:
+            before = self._before = registers_in(before)
+        return before  # type: ignore[return-value]
+
+    @property
+    def after(self) -> tuple[int, ...] | None:
+        """Registers after the call."""
+        after = self._after
+        if type(after) is bytes:
+            after = self._after = registers_in(after)
+        return after  # type: ignore[return-value]
+
+    def answer(self, end: int, status: int, after: Registers | None) -> None:
+        """The answer has come."""
+        self.end = end
+        self.status = status
+        self._after = after
 
     @property
     def leaf(self) -> int:
@@ -55,9 +92,10 @@ class Call:
 
 
 class PamtOp:
-    """One tdx_pamt_get() or tdx_pamt_put().  ``pfn`` and ``result``: None where not recorded."""
+    """One tdx_pamt_get() or tdx_pamt_put().  ``pfn`` and ``result``: None where not recorded;
+    ``waited``: nanoseconds for locks, None where nothing tells of locks."""
 
-    __slots__ = ("caller", "comm", "cpu", "end", "pfn", "pid", "put", "result", "start")
+    __slots__ = ("caller", "comm", "cpu", "end", "pfn", "pid", "put", "result", "start", "waited")
 
     def __init__(
         self,
@@ -70,6 +108,7 @@ class PamtOp:
         pfn: int | None,
         result: int | None,
         caller: bytes,
+        waited: int | None = None,
     ) -> None:
         self.put = put
         self.start = start
@@ -80,6 +119,7 @@ class PamtOp:
         self.pfn = pfn
         self.result = result
         self.caller = caller
+        self.waited = waited
 
 
 @dataclass(slots=True)
@@ -89,6 +129,11 @@ class Lost:
     count: int | None
     cpu: int | None
     at: int
+
+    @property
+    def end(self) -> int:
+        """When, as the other items have it."""
+        return self.at
 
 
 Item = Call | PamtOp | Lost

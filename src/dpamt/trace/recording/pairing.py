@@ -7,46 +7,38 @@ A task makes one SEAMCALL at a time, but an interrupt may make one on top of it;
 from typing import Final
 
 from dpamt.trace.recording.model import Call, Health, PamtOp
+from dpamt.trace.recording.registers import Registers
 
 _DEEPEST: Final = 3
-
-Begun = tuple[int, int, bytes, int, tuple[int, ...], bytes]
-"""start, cpu, comm, rax, registers, caller."""
-
-BegunOp = tuple[int, int, bytes, int | None, bytes]
-"""start, cpu, comm, pfn, caller."""
+_MOST_WAITS: Final = 1 << 16
+_NONE: Final[tuple[int, bytes]] = (-1, b"")
 
 
 class Pairing:
-    """Calls and operations under way, by task."""
+    """Calls, operations and waits for locks under way, by task."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
-        self._calls: dict[int, list[Begun]] = {}
-        self._ops: dict[tuple[int, bool], list[BegunOp]] = {}
+        self._calls: dict[int, list[Call]] = {}
+        self._ops: dict[tuple[int, bool], list[PamtOp]] = {}
+        self._waits: dict[int, tuple[int, bytes]] = {}
 
-    def begin(self, pid: int, begun: Begun) -> Call | None:
+    def begin(self, call: Call) -> Call | None:
         """A call has begun; returns one that was begun long ago and never answered."""
-        key = pid or -1 - begun[1]
+        key = call.pid or -1 - call.cpu
         stack = self._calls.get(key)
         if stack is None:
-            self._calls[key] = [begun]
+            self._calls[key] = [call]
             return None
-        stack.append(begun)
+        stack.append(call)
         if len(stack) <= _DEEPEST:
             return None
-        return self._unanswered(pid, stack.pop(0), begun[0])
+        return self._unanswered(stack.pop(0), call.end)
 
     def end(
-        self,
-        pid: int,
-        cpu: int,
-        end: int,
-        status: int,
-        after: tuple[int | None, ...],
-        to: bytes,
+        self, pid: int, cpu: int, end: int, status: int, after: Registers | None, to: bytes
     ) -> Call | None:
-        """The answer of the task's last call.  Registers that are None stayed as they were.
+        """The answer of the task's last call.
 
         ``to``: where the function returns to, for a call without a caller.
         """
@@ -55,24 +47,23 @@ class Pairing:
         if not stack:
             self._health.orphans += 1
             return None
-        start, _cpu, comm, rax, before, caller = stack.pop()
+        call = stack.pop()
         if not stack:
             del self._calls[key]
         self._health.calls += 1
-        known = None
-        if after:
-            known = tuple(
-                old if new is None else new for old, new in zip(before, after, strict=True)
-            )
-        # A clock that stepped back in between leaves no duration.
-        begun = start if start <= end else None
-        return Call(begun, end, cpu, pid, comm, rax, before, status, known, caller or to)
+        if call.end > end:
+            call.start = None  # a clock that stepped back in between leaves no duration
+        call.answer(end, status, after)
+        call.cpu = cpu
+        if not call.caller:
+            call.caller = to
+        return call
 
-    def begin_op(self, pid: int, put: bool, begun: BegunOp) -> None:
+    def begin_op(self, op: PamtOp) -> None:
         """A get or put has begun."""
-        key = (pid or -1 - begun[1], put)
+        key = (op.pid or -1 - op.cpu, op.put)
         stack = self._ops.setdefault(key, [])
-        stack.append(begun)
+        stack.append(op)
         if len(stack) > _DEEPEST:
             stack.pop(0)
             self._health.unanswered += 1
@@ -86,26 +77,43 @@ class Pairing:
         if not stack:
             self._health.orphans += 1
             return None
-        start, _cpu, comm, pfn, caller = stack.pop()
+        op = stack.pop()
         if not stack:
             del self._ops[key]
         self._health.ops += 1
-        begun = start if start <= end else None
-        return PamtOp(put, begun, end, cpu, pid, comm, pfn, result, caller or to)
+        if op.end > end:
+            op.start = None
+        op.end, op.cpu, op.result = end, cpu, result
+        if not op.caller:
+            op.caller = to
+        return op
+
+    def begin_wait(self, pid: int, cpu: int, at: int, lock: bytes) -> None:
+        """The task waits for a lock."""
+        if len(self._waits) >= _MOST_WAITS:
+            self._waits.clear()
+        self._waits[pid or -1 - cpu] = at, lock
+
+    def end_wait(self, pid: int, cpu: int, at: int, lock: bytes) -> None:
+        """The task has the lock: what it waited counts for its get or put."""
+        key = pid or -1 - cpu
+        since, waited_for = self._waits.pop(key, _NONE)
+        if waited_for != lock or since < 0:
+            return
+        for put in (False, True):
+            stack = self._ops.get((key, put))
+            if stack and (stack[-1].start or 0) <= since <= at:
+                stack[-1].waited = (stack[-1].waited or 0) + at - since
 
     def finish(self, at: int) -> list[Call]:
         """At the end of the recording: calls that were never answered."""
-        left = [
-            self._unanswered(max(key, 0), begun, at)
-            for key, stack in self._calls.items()
-            for begun in stack
-        ]
+        left = [self._unanswered(call, at) for stack in self._calls.values() for call in stack]
         self._health.unanswered += sum(len(stack) for stack in self._ops.values())
         self._calls.clear()
         self._ops.clear()
         return left
 
-    def _unanswered(self, pid: int, begun: Begun, at: int) -> Call:
-        start, cpu, comm, rax, before, caller = begun
+    def _unanswered(self, call: Call, at: int) -> Call:
         self._health.unanswered += 1
-        return Call(start, max(at, start), cpu, pid, comm, rax, before, None, None, caller)
+        call.end = max(at, call.end)
+        return call

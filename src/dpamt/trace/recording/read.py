@@ -59,17 +59,26 @@ class Recording:
         self._stream = _Again(head, stream, self.health)
 
     def __iter__(self) -> Iterator[Item]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[Item]]:
+        """The items, some at a time: a caller that takes them so is quicker."""
         chunks = chunks_of_lines(self._stream)
         health = self.health
         if self.form == "boot":
-            yield from watched(ordered(BootRecord(health).items(chunks), health), health)
+            yield from watched(ordered(BootRecord(health).batches(chunks), health), health)
             return
-        reader = BpftraceJson(health) if self.form == "bpftrace-json" else TextReader(health)
-        items = reader.items(chunks)
+        text = TextReader(health)
+        if self.form == "bpftrace-json":
+            batches = BpftraceJson(health, text).batches(chunks)
+        else:
+            batches = text.batches(chunks)
         if self.form.startswith("bpftrace"):
-            items = ordered(items, health)
-        yield from watched(items, health)
-        yield from reader.pairing.finish(health.last or 0)
+            batches = ordered(batches, health)
+        yield from watched(batches, health)
+        left: list[Item] = [*text.pairing.finish(health.last or 0)]
+        yield left
 
 
 def _form_of(head: bytes, name: str) -> str:
