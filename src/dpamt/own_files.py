@@ -7,6 +7,7 @@ a thing.  A file that is not whole, or was turned into something else, is not dp
 import json
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Callable
 from typing import IO, Any, Final
@@ -28,6 +29,7 @@ KINDS: Final = {
     "page": "a page that dpamt wrote",
     "checkpoint": "a search that dpamt verify keeps",
     "table": "a table that dpamt wrote",
+    "core": "a core that dpamt boot wrote",
 }
 """Kind to what a refusal calls it."""
 
@@ -51,7 +53,7 @@ def kind_of(path: str) -> str | None:
 
 _NOT_WHOLE: Final = (
     *(OSError, ValueError, LookupError, TypeError, RecursionError, MemoryError),
-    *(zipfile.BadZipFile, NotImplementedError),
+    *(zipfile.BadZipFile, NotImplementedError, struct.error),
 )
 """What reading raises where a file is of another kind than its first bytes say."""
 
@@ -112,6 +114,20 @@ def _is_table(head: bytes, file: IO[bytes]) -> bool:
     return _KEY.encode() in file.read(length)
 
 
+def _is_core(head: bytes, file: IO[bytes]) -> bool:
+    """An ELF core file: notes come first, and the last segment has to be there whole."""
+    if not head.startswith(b"\x7fELF\x02\x01\x01") or head[16:18] != b"\x04\0":
+        return False
+    first, size, count = int.from_bytes(head[32:40], "little"), *struct.unpack_from("<HH", head, 54)
+    file.seek(first)
+    headers = [struct.unpack("<IIQQQQQQ", file.read(size)) for _ in range(count)]
+    file.seek(headers[0][2])
+    end = os.fstat(file.fileno()).st_size
+    return f"{_KEY}\0".encode() in file.read(min(headers[0][5], _HEAD_BYTES * 4)) and all(
+        offset + stored <= end for _, _, offset, _, _, stored, _, _ in headers
+    )
+
+
 _READERS: Final[dict[str, Callable[[bytes, IO[bytes]], bool]]] = {
     "certificate": _is_certificate,
     "trace": _is_trace,
@@ -119,4 +135,5 @@ _READERS: Final[dict[str, Callable[[bytes, IO[bytes]], bool]]] = {
     "page": _is_page,
     "checkpoint": _is_checkpoint,
     "table": _is_table,
+    "core": _is_core,
 }

@@ -105,6 +105,18 @@ def parse_exercise(text: str) -> Exercise:
 def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Path) -> Path:
     """Build module and init in ``folder`` against the kernel's build tree: the RAM disk's file.
 
+    Raises InputError as :func:`build_files`.
+    """
+    initrd = folder / "initrd"
+    initrd.write_bytes(archive(build_files(build, image, exercise, folder)))
+    return initrd
+
+
+def build_files(
+    build: Path, image: KernelImage, exercise: Exercise, folder: Path
+) -> dict[str, bytes]:
+    """What is in that RAM disk, by name.
+
     Raises InputError when the tree is not prepared for modules, or the compiler complains.
     """
     build = build.resolve()  # make -C goes there
@@ -125,7 +137,9 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
     for name in _SOURCES:
         (module / name).write_bytes((source / name).read_bytes())
     (folder / "init.c").write_bytes((source / "init.c").read_bytes())
-    symbols = f"KBUILD_EXTRA_SYMBOLS={build / _SYMVERS}"
+    # A tree whose modules are built has the symbols of vmlinux in Module.symvers as well.
+    built = (build / "Module.symvers").exists()
+    symbols = "KBUILD_EXTRA_SYMBOLS=" + ("" if built else str(build / _SYMVERS))
     own = f"DPAMT_KERNEL_PAMT={'y' if exported else 'n'}"
     _run(["make", "-s", "-C", str(build), f"M={module}", symbols, own, "KBUILD_MODPOST_WARN=1"])
     init = folder / "init"
@@ -146,9 +160,7 @@ def build_initrd(build: Path, image: KernelImage, exercise: Exercise, folder: Pa
         contents["offline"] = str(exercise.offline).encode()
     if "fail" in exercise.parameters:
         contents["fail"] = exercise.parameters["fail"].encode()
-    initrd = folder / "initrd"
-    initrd.write_bytes(archive(contents))
-    return initrd
+    return contents
 
 
 def exports(symvers: Path) -> frozenset[str]:

@@ -4,6 +4,7 @@ The machine q35 puts what does not fit below its PCI hole from 4 GiB on.
 """
 
 import mmap
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,10 +52,12 @@ class GuestMemory:
         size = sum(file_bytes for _, file_bytes in files)
         low = low_memory(size)
         self._pieces: list[_Piece] = []
+        self._files: dict[mmap.mmap, int] = {}
         position = 0
         for path, file_bytes in files:
             with path.open("r+b") as file:
                 mapped = mmap.mmap(file.fileno(), file_bytes)
+                self._files[mapped] = os.dup(file.fileno())
             # A node's memory may lie on both sides of the hole.
             below = min(max(low - position, 0), file_bytes)
             if below:
@@ -74,12 +77,36 @@ class GuestMemory:
         self._windows.append(window)
         return window
 
+    def stored(self, gap: int) -> list[tuple[int, int]]:
+        """(address, bytes) of what was ever touched, ascending; less than ``gap`` untouched bytes
+        between belong to it.  The rest is zero."""
+        found: list[tuple[int, int]] = []
+        for start, length, mapped, offset in self._pieces:
+            at, end = offset, offset + length
+            while at < end:
+                try:
+                    first = min(os.lseek(self._files[mapped], at, os.SEEK_DATA), end)
+                except OSError:  # ENXIO: nothing more
+                    break
+                if first == end:
+                    break
+                at = min(os.lseek(self._files[mapped], first, os.SEEK_HOLE), end)
+                address, size = start + first - offset, at - first
+                if found and found[-1][0] >= start and address - sum(found[-1]) < gap:
+                    before = found.pop()[0]
+                    address, size = before, address + size - before
+                found.append((address, size))
+        return found
+
     def close(self) -> None:
         """Give the mappings back."""
         for window in self._windows:
             window.release()
         for mapped in self._maps:
             mapped.close()
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
 
     def _find(self, address: int, size: int) -> tuple[mmap.mmap, int]:
         for start, length, mapped, offset in self._pieces:

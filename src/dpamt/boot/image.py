@@ -55,6 +55,8 @@ class KernelImage:
         self._code: list[range] = []
         self._symbols: dict[str, Symbol] = {}
         self.has_pvh_entry = False
+        self.build_id = ""
+        """In hexadecimal; empty where the linker left none."""
         elf = self._elf()
         try:
             self._read(elf)
@@ -77,7 +79,9 @@ class KernelImage:
                 segment = _Segment(part["p_vaddr"], part["p_offset"], part["p_filesz"])
                 self._segments.append(segment)
             elif part["p_type"] == "PT_NOTE":
-                notes = part.iter_notes()
+                notes = list(part.iter_notes())
+                ids = [note["n_desc"] for note in notes if note["n_type"] == "NT_GNU_BUILD_ID"]
+                self.build_id = ids[0] if ids else self.build_id
                 self.has_pvh_entry |= any(
                     note["n_type"] == _PVH_NOTE and note["n_name"] == "Xen" for note in notes
                 )

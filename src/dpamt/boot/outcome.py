@@ -51,6 +51,9 @@ class BootOptions:
     exercise: Exercise | None = None
     replay: Mapping[str, Any] | None = None
     """A counterexample of `dpamt verify` whose schedule the exerciser follows."""
+    core_at: int | None = None
+    """The number of the SEAMCALL, from 1, before which a core is written; None: when the guest has
+    ended."""
     tdx: bool = True
     """False: the guest finds no TDX; for comparison of boot times."""
 
@@ -103,6 +106,8 @@ class Booted:
     """How far the schedule of a counterexample was followed."""
     injected: list[tuple[str, int, int]] = field(default_factory=list)
     """By injection rule: its text, calls looked at, calls hit."""
+    core: tuple[int, int] | None = None
+    """Of the core that was written: bytes of memory in it, SEAMCALLs before it."""
     pamt_kept: list[Kept] = field(default_factory=list)
     """Where the module was not initialised: the PAMT of TDMRs that SYS.CONFIG was given and that
     the kernel did not give back."""

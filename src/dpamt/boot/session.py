@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
-from typing import Final
+from typing import IO, Final
 
 from dpamt.abi.leaves import RAX_LEAF_MASK, leaf_name
 from dpamt.boot.answering import Answering
 from dpamt.boot.call import Recording
 from dpamt.boot.console import Console, complaints, plain_lines
+from dpamt.boot.core_file import write_core
 from dpamt.boot.delays import Delays
 from dpamt.boot.exerciser import Exercise, build_initrd, read_console
 from dpamt.boot.gdb import GdbTransport
@@ -72,8 +73,11 @@ def boot(
     options: BootOptions,
     recording: Recording | None = None,
     progress: Progress | None = None,
+    core: IO[bytes] | None = None,
 ) -> Booted:
     """Boot, answer until the guest is gone, and tell what happened.
+
+    ``core`` is written to once (:mod:`dpamt.boot.core_file`).
 
     Raises InputError for what cannot be booted, Finding when QEMU does not start.
     """
@@ -92,7 +96,7 @@ def boot(
         )
     changes = changes_for_mailbox(image, places) if options.transport == MAILBOX else []
     with ExitStack() as stack:
-        return _Session(options, image, places, changes, stack, recording, progress).run()
+        return _Session(options, image, places, changes, stack, recording, progress, core).run()
 
 
 class _Session:
@@ -105,8 +109,10 @@ class _Session:
         stack: ExitStack,
         recording: Recording | None,
         progress: Progress | None,
+        core: IO[bytes] | None,
     ) -> None:
         self._options = options
+        self._core = core
         self._image = image
         self._result = Booted(places, changes)
         self._holds = Holds(options.hold)
@@ -260,6 +266,13 @@ class _Session:
                 f"replay: {len(followed.done)} of {len(followed.points)} steps as in the "
                 f"counterexample: {why}"
             )
+        if self._core is not None and result.core is None:
+            if self._options.core_at is not None:
+                result.findings.append(
+                    f"core: SEAMCALL {self._options.core_at:,} was never made "
+                    f"({self._answering.total:,} were); the core is of the end"
+                )
+            self._write_core()
         for rule, times in zip(self._options.hold, self._holds.times, strict=True):
             if not times:
                 result.findings.append(f"hold {rule.text}: no CPU came there")
@@ -364,6 +377,10 @@ class _Session:
         answering = self._answering
         if not answering.is_loaded:
             answering.load(machine_of(self._console, self._options.cpus))
+        if answering.total + 1 == self._options.core_at:
+            self._qemu.monitor.run("stop")
+            self._write_core()
+            self._qemu.monitor.run("cont")
         try:
             answer, wrong = answering.answer(request, self._asked[request.cpu])
         except ModuleFatal as fatal:
@@ -373,6 +390,13 @@ class _Session:
             self._stop(request, "; ".join(wrong))
             return None
         return answer
+
+    def _write_core(self) -> None:
+        """The guest's memory as it is now, once."""
+        if self._core is None or self._result.core is not None:
+            return
+        size = write_core(self._core, self._qemu.memory, self._kernel, self._image)
+        self._result.core = size, self._answering.total
 
     def _stop(self, request: Request, what: str) -> None:
         """The machine stands still: what happened, and where each CPU was."""

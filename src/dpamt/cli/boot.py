@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
 def _boot(options: argparse.Namespace) -> int:
     import json
     import signal
+    from contextlib import ExitStack
     from pathlib import Path
 
     from dpamt.boot.call import Recording
@@ -38,6 +39,7 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.boot.session import boot
     from dpamt.cli.output import whole_file, write_document, write_file, write_text
     from dpamt.errors import InputError
+    from dpamt.files import replaced
     from dpamt.module.releases import release_named
     from dpamt.platform.size import parse_size
     from dpamt.report.boot_perfetto import calls_trace
@@ -78,13 +80,17 @@ def _boot(options: argparse.Namespace) -> int:
         forced=forced,
         delays=delays,
         hold=tuple(parse_hold(rule, options.smp) for rule in options.hold),
+        core_at=options.core_at,
         append=options.append,
         timeout=options.timeout,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that QEMU and files are gone
-    with whole_file(options.record) as file, counting() as progress:
+    with ExitStack() as stack:
+        file = stack.enter_context(whole_file(options.record))
+        core = stack.enter_context(replaced(options.core, "wb")) if options.core else None
+        progress = stack.enter_context(counting())
         recording = Recording(file, vmlinux=options.vmlinux) if file is not None else None
-        booted = boot(chosen, recording, progress)
+        booted = boot(chosen, recording, progress, core)
     if options.perfetto:
         write_file(options.perfetto, calls_trace(booted.calls, chosen.cpus))
     told = host = None
@@ -206,12 +212,24 @@ def _parser() -> Parser:
     )
     parser.add_output("--record", kind="recording", help="every SEAMCALL, as JSON lines")
     parser.add_output("--perfetto", kind="trace", help="SEAMCALLs for ui.perfetto.dev")
+    parser.add_output(
+        "--core",
+        kind="core",
+        help="the guest's memory at its end as a vmcore, for drgn and crash (docs/boot.md)",
+    )
+    parser.add_argument(
+        "--core-at",
+        type=_number,
+        metavar="N",
+        help="of --core: as it is before SEAMCALL N, with all CPUs stopped, instead of at the end",
+    )
     parser.add_argument(
         "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (120)"
     )
     parser.add_argument("--console", action="store_true", help="print all the kernel said")
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/boot.md)")
     parser.only_with("--property", "--replay")
+    parser.only_with("--core-at", "--core")
     parser.only_with("--build", "--exercise --replay")
     parser.not_with("--console", "--json", "the document has all the kernel said")
     return parser
@@ -238,6 +256,16 @@ def _count(text: str) -> int:
 
 
 _count.__name__ = "count (1 to 64)"
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_number.__name__ = "number of a SEAMCALL (1 or more)"
 
 
 def _seconds(text: str) -> float:

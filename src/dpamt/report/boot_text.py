@@ -71,6 +71,12 @@ def _lines(
         yield from paragraph(f"injected {text}: {hits} of {seen} calls", "")
     for rule, times in zip(options.hold, booted.held, strict=True):
         yield from paragraph(f"held {rule.text}: {times} times", "")
+    if booted.core is not None:
+        size, calls = booted.core
+        yield from paragraph(
+            f"core: {size >> 20:,} MiB of the guest's memory, after {calls:,} SEAMCALLs", ""
+        )
+        yield ""
     if booted.followed is not None:
         yield from _heading("The counterexample in C")
         yield from _replayed(booted.followed)

@@ -31,6 +31,22 @@ class NoCountersError(Exception):
     """The kernel has none: one line that says why."""
 
 
+def with_symbols(prog: Any) -> None:
+    """Where no file with symbols was loaded, the kernel's own table of them (kallsyms) serves:
+    of a host without debugging symbols, of a dump with nothing beside it."""
+    try:
+        prog.symbol("max_pfn")
+        return
+    except LookupError:
+        pass
+    try:
+        from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+        prog.register_symbol_finder("dpamt kallsyms", load_vmlinux_kallsyms(prog), enable_index=-1)
+    except (ImportError, AttributeError, LookupError, ValueError):
+        pass  # an older drgn, or no kernel: what is missing is named below
+
+
 def find(prog: Any, names: "tuple[str, ...]") -> "tuple[str, int]":
     """The first of these symbols that the kernel has, and its address."""
     for name in names:
@@ -98,6 +114,7 @@ def tdmrs(prog: Any) -> "list[dict[str, int]]":
 
 def main(prog: Any) -> int:
     """Print it; 2 where there are no counters."""
+    with_symbols(prog)
     try:
         document = counted(prog)
     except NoCountersError as error:

@@ -11,8 +11,8 @@
 
 Arguments may come in any order and may be fewer.  In the order above, which is the one that the
 scripts of `dpamt trace --how` write, an event is one match of one pattern and its registers are
-left as text.  Everything else goes the general way: a table of the arguments, and each looked at.  Both
-give the same of every line (tests/trace/recording/test_ways.py).
+left as text.  Everything else goes the general way: a table of the arguments, and each looked at.
+Both give the same of every line (tests/trace/recording/test_ways.py).
 """
 
 import re
