@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
 
-.PHONY: run test test-kernel bare dist browser lint bench fuzz mutants docs clean
+.PHONY: run test test-kernel bare dist browser lint bench fuzz mutants docs site clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
@@ -66,6 +66,10 @@ docs: $(VENV)/.ready-docs
 	$(BIN)/python docs/pictures/draw.py
 	$(BIN)/python docs/shell/make.py
 	$(BIN)/python docs/shown.py
+
+# The documents as a site, in build/site/index.html; a warning is an error.
+site: $(VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,16 @@
-"""The output that README.md shows, made by running its commands: ``python docs/shown.py``.
+"""The output that README.md and docs/ show, made by running the commands: ``python docs/shown.py``.
 
 Before a block stands what is shown: ``<!-- $ COMMAND: "BEGINNING" LINES, "BEGINNING" LINES -->``.
 Each part goes from the first line that begins so; between parts stands a line of three dots.
+Commands run in a folder that has the files that the documents name (``tests/bare.py``).
 """
 
 import contextlib
 import io
 import os
 import re
+import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -15,17 +18,31 @@ from unittest import mock
 from dpamt.cli.main import main as dpamt
 
 ROOT: Final = Path(__file__).parents[1]
-README: Final = ROOT / "README.md"
+sys.path.insert(0, str(ROOT))
+
+from tests.bare import make_files  # noqa: E402  (found by the line above)
+
+PAGES: Final = (
+    ROOT / "README.md",
+    ROOT / "docs" / "first-hour.md",
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+)
 
 _BLOCK: Final = re.compile(
-    r'(<!-- \$ (?P<command>[^\n]+?): (?P<parts>"[^\n]+) -->\n)```\n.*?```\n', re.DOTALL
+    r'( *)(<!-- \$ (?P<command>[^\n]+?): (?P<parts>"[^\n]+) -->\n) *```\n.*?```\n', re.DOTALL
 )
 _PART: Final = re.compile(r'"([^"]+)" (\d+)')
 
 
 def renewed(text: str) -> str:
     """The text with every shown output as it is now."""
-    return _BLOCK.sub(lambda match: f"{match[1]}```\n{_shown(match)}```\n", text)
+    return _BLOCK.sub(_block, text)
+
+
+def _block(match: re.Match[str]) -> str:
+    lines = ["```\n", *_shown(match).splitlines(keepends=True), "```\n"]
+    inside = "".join(match[1] * (line != "\n") + line for line in lines)
+    return f"{match[1]}{match[2]}{inside}"
 
 
 def _shown(match: re.Match[str]) -> str:
@@ -43,14 +60,18 @@ def _output(command: str) -> str:
     out = io.StringIO()
     with (
         (ROOT / (source or "README.md")).open(encoding="utf-8") as read,
+        tempfile.TemporaryDirectory(prefix="dpamt-shown-") as folder,
+        contextlib.chdir(folder),
         mock.patch("sys.stdin", read),
         mock.patch.dict(os.environ),
         contextlib.redirect_stdout(out),
     ):
         os.environ.pop("COLUMNS", None)
+        make_files(Path(folder))
         dpamt(words.split()[1:])
     return out.getvalue()
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -25,6 +25,7 @@ ROOT: Final = Path(__file__).parents[1]
 DOCUMENTS: Final = (
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
     ROOT / "examples" / "README.md",
 )
 
@@ -105,14 +106,14 @@ def make_files(folder: Path) -> None:
 
 
 def wrong_design() -> str:
-    """merged, changed as the README's diff changes it."""
+    """merged, changed as the diff of docs/first-hour.md changes it."""
     merged = (ROOT / "src/dpamt/host/designs/merged.py").read_text(encoding="utf-8")
-    readme = DOCUMENTS[0].read_text(encoding="utf-8")
-    diff = readme.partition("```diff\n")[2].partition("```")[0].splitlines()
+    hour = (ROOT / "docs" / "first-hour.md").read_text(encoding="utf-8")
+    diff = hour.partition("```diff\n")[2].partition("```")[0].splitlines()
     old = "\n".join(line[1:] for line in diff if not line.startswith("+"))
     new = "\n".join(line[1:] for line in diff if not line.startswith("-"))
     if merged.count(old) != 1:
-        raise SystemExit("bare: the diff of README.md does not fit merged.py")
+        raise SystemExit("bare: the diff of docs/first-hour.md does not fit merged.py")
     return merged.replace(old, new)
 
 
