@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from dpamt.boot.call import Recording
 from dpamt.own_files import GENERATOR, KINDS, STAMP, kind_of
+from dpamt.report.verify_junit import junit_report
+from dpamt.report.verify_sarif import sarif_log
 
 CERTIFICATE = {"format": 1, **STAMP, "clean": True, "designs": [{"design": "v2", "trials": []}]}
 
@@ -49,6 +51,8 @@ OWN = {
     "page": page(),
     "checkpoint": checkpoint(),
     "table": table(**STAMP),
+    "sarif": sarif_log({}).encode(),
+    "junit": junit_report({}).encode(),
 }
 
 
@@ -69,7 +73,7 @@ def test_an_own_file_is_known(kind: str, tmp_path: Path) -> None:
 def test_half_an_own_file_is_not(kind: str, tmp_path: Path, data: st.DataObject) -> None:
     """But for its last line break."""
     whole = OWN[kind]
-    most = len(whole) - (2 if kind in ("certificate", "trace", "page") else 1)
+    most = len(whole) - (2 if kind in ("certificate", "trace", "page", "sarif", "junit") else 1)
     file = tmp_path / "file"
     file.write_bytes(whole[: data.draw(st.integers(0, most))])
     assert kind_of(str(file)) is None

@@ -29,6 +29,8 @@ KINDS: Final = {
     "page": "a page that dpamt wrote",
     "checkpoint": "a search that dpamt verify keeps",
     "table": "a table that dpamt wrote",
+    "sarif": "a SARIF log that dpamt verify wrote",
+    "junit": "a JUnit report that dpamt verify wrote",
     "core": "a core that dpamt boot wrote",
 }
 """Kind to what a refusal calls it."""
@@ -128,6 +130,18 @@ def _is_core(head: bytes, file: IO[bytes]) -> bool:
     )
 
 
+def _is_sarif(head: bytes, file: IO[bytes]) -> bool:
+    found = _document(head, file)
+    return _has(found, "version", "runs") and found["runs"][0]["tool"]["driver"]["name"] == _KEY
+
+
+def _is_junit(head: bytes, file: IO[bytes]) -> bool:
+    if not head.startswith(b"<?xml") or b'<testsuites name="dpamt verify"' not in head:
+        return False
+    file.seek(-min(64, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    return file.read().rstrip().endswith(b"</testsuites>")
+
+
 _READERS: Final[dict[str, Callable[[bytes, IO[bytes]], bool]]] = {
     "certificate": _is_certificate,
     "trace": _is_trace,
@@ -135,5 +149,7 @@ _READERS: Final[dict[str, Callable[[bytes, IO[bytes]], bool]]] = {
     "page": _is_page,
     "checkpoint": _is_checkpoint,
     "table": _is_table,
+    "sarif": _is_sarif,
+    "junit": _is_junit,
     "core": _is_core,
 }

@@ -79,6 +79,7 @@ def _verify(options: argparse.Namespace) -> int:
         write_text(designs_text(results, locks))
     else:
         write_text(text.end(results[title]))
+    _report(options, results)
     every = [one for tried in results.values() for one in tried]
     found = nearest(every)
     if found:
@@ -326,6 +327,20 @@ def _replay(options: argparse.Namespace) -> int:
             fails = design.name
     _draw(options, shown, fails)
     return 1 if again else 0
+
+
+def _report(options: argparse.Namespace, results: "dict[str, list[Tried]]") -> None:
+    """The reports for machines that were asked for: they have every trial, also when all hold."""
+    from dpamt.cli.output import write_file
+
+    if options.sarif:
+        from dpamt.report.verify_sarif import sarif_log
+
+        write_file(options.sarif, sarif_log(results))
+    if options.junit:
+        from dpamt.report.verify_junit import junit_report
+
+        write_file(options.junit, junit_report(results))
 
 
 def _draw(

@@ -30,6 +30,8 @@ _WITH_FILE: Final = {
             "save",
             "html",
             "perfetto",
+            "sarif",
+            "junit",
         }
     ),
 }
@@ -200,6 +202,8 @@ def _parser() -> Parser:
         "--html", kind="page", help="the nearest counterexample as a page with a time slider"
     )
     parser.add_output("--perfetto", kind="trace", help="the same as a trace for ui.perfetto.dev")
+    parser.add_output("--sarif", kind="sarif", help="all results as SARIF 2.1.0, for code hosts")
+    parser.add_output("--junit", kind="junit", help="all results as a JUnit report, for CI")
     return parser
 
 
