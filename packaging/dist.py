@@ -7,11 +7,15 @@ the sdist; here they become those of SOURCE_DATE_EPOCH (reproducible-builds.org)
 import gzip
 import io
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 from typing import Final
+
+import dpamt
 
 ROOT: Final = Path(__file__).parents[1]
 EPOCH: Final = 1767225600
@@ -21,6 +25,7 @@ def main(arguments: list[str]) -> None:
     """Make both in a folder; print their names."""
     folder = Path(arguments[0])
     source = Path(arguments[1]) if len(arguments) > 1 else ROOT
+    check_tag(_git(source, "tag", "--points-at", "HEAD"))
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH))
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
     subprocess.run(
@@ -33,6 +38,23 @@ def main(arguments: list[str]) -> None:
         archive.write_bytes(normal(archive.read_bytes(), epoch))
     for made in sorted(folder.iterdir()):
         print(made)
+
+
+def check_tag(tags: str) -> None:
+    """Leave with a line when the commit has a version's tag, and it is another version's."""
+    versions = [tag for tag in tags.split() if re.fullmatch(r"v\d+(\.\d+)+\w*", tag)]
+    if versions and f"v{dpamt.__version__}" not in versions:
+        raise SystemExit(f"dist: tag {versions[0]}; expected v{dpamt.__version__}")
+
+
+def _git(source: Path, *arguments: str) -> str:
+    """What git says; nothing where there is no git, or no repository."""
+    if shutil.which("git") is None:
+        return ""
+    done = subprocess.run(
+        ["git", "-C", str(source), *arguments], capture_output=True, text=True, check=False
+    )
+    return done.stdout
 
 
 def normal(archive: bytes, epoch: int) -> bytes:

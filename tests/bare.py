@@ -145,7 +145,11 @@ def install(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "bare"], cwd=folder, check=True)
     python = folder / "bare" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-qq", wheel], cwd=folder, check=True)
-    for name in ("man/man1/dpamt-run.1", "bash-completion/completions/dpamt"):
+    for name in (
+        "man/man1/dpamt-run.1",
+        "bash-completion/completions/dpamt",
+        "fish/vendor_completions.d/dpamt.fish",
+    ):
         if not (folder / "bare" / "share" / name).is_file():
             raise SystemExit(f"bare: share/{name} is not installed")
     for module in ("numpy", "pyarrow", "plotly", "ray", "elftools"):

@@ -1,16 +1,21 @@
 """What is made from the code and shipped is what the code says now; the examples run."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
+from dpamt import __version__
 from dpamt.cli.main import VERBS
+from dpamt.cli.parsers import parsers
 
 from .cli.command import dpamt
 
@@ -90,3 +95,49 @@ def test_the_licence_covers_the_sources_of_the_guest() -> None:
     texts = {path.name for path in (ROOT / "LICENSES").iterdir()}
     assert texts == {"GPL-2.0-only.txt", "MIT.txt"}
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")
+
+
+def test_the_version_is_that_of_the_changes_and_of_the_tag() -> None:
+    """The rule of CONTRIBUTING.md: one place, semantic, the newest section of CHANGELOG.md."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", __version__)
+    sections = re.findall(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert sections[0] == __version__
+    dist = script(ROOT / "packaging" / "dist.py")
+    dist.check_tag(f"v{__version__}\n")
+    dist.check_tag("")
+    dist.check_tag("of-somebody\n")
+    with pytest.raises(SystemExit, match=r"tag v0.0.1; expected v"):
+        dist.check_tag("v0.0.1\n")
+
+
+def test_the_action_verifies_and_writes_a_log(tmp_path: Path) -> None:
+    """Its own script, run as GitHub runs it; an input is never a command."""
+    steps = yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))["runs"]["steps"]
+    (step,) = (step for step in steps if step.get("name") == "Verify")
+    assert set(step["env"]) == {"DESIGNS", "OPTIONS", "SARIF"}
+    assert "${{" not in step["run"]
+    shutil.copy(ROOT / "examples" / "racy.py", tmp_path)
+    for designs, code in (("racy.py", 1), ("v6", 0), ("$(touch,here) *", 2)):
+        (tmp_path / "dpamt.sarif").unlink(missing_ok=True)
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DESIGNS": designs,
+            "OPTIONS": "--cpus 2",
+            "SARIF": "dpamt.sarif",
+        }
+        bash = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+        ended = subprocess.run(bash, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert ended.returncode == code, ended
+        assert (tmp_path / "dpamt.sarif").exists() == (code < 2)
+    assert not (tmp_path / "here").exists()
+
+
+def test_the_hook_takes_designs_alone_and_its_command_is_known() -> None:
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text("utf-8"))
+    assert re.search(hook["files"], "designs/mine.py")
+    assert re.search(hook["files"], "kernel/designs/mine.py")
+    assert not re.search(hook["files"], "src/mine.py")
+    program, verb, *more = hook["entry"].split()
+    assert (program, more) == ("dpamt", [])
+    assert parsers()[verb].options([*hook["args"], "designs/mine.py"]).regions == (2,)

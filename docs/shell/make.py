@@ -23,6 +23,7 @@ def files() -> dict[str, str]:
     made = {
         "dpamt": shtab.complete(_whole(True), "bash"),
         "_dpamt": shtab.complete(_whole(True), "zsh"),
+        "dpamt.fish": shtab.complete(_whole(True), "fish"),
         "dpamt.1": _page(_whole(False), "Intel TDX Dynamic PAMT without the hardware"),
     }
     for verb, parser in parsers().items():
