@@ -52,7 +52,7 @@ def _conform(options: argparse.Namespace) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt conform",
-        description="Replay SEAMCALL sequences with recorded answers against the model, and tell "
+        description="Replay SEAMCALL sequences with recorded answers against the model, and show "
         "the first call of each that differs, with both answers and the model's reason.  Two "
         "calls at once are explored in every order: each recorded outcome must be reached.  "
         "Exit code 1 when anything differs.",

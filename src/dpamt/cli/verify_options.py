@@ -76,7 +76,7 @@ def _check_usage(options: argparse.Namespace) -> None:
 
 
 def _check_search(options: argparse.Namespace, given: set[str]) -> None:
-    """The same, of a search that is not told by a file."""
+    """The same, of a search that no file describes."""
     if options.all and options.designs:
         raise InputError("--all: expected without names of designs, for it takes all of them")
     if options.trial is not None and options.regions:
@@ -87,7 +87,7 @@ def _check_search(options: argparse.Namespace, given: set[str]) -> None:
     if options.pairs == "crossed" and len(options.regions) < 2:
         raise InputError("--pairs crossed: expected several regions, such as --cpus 1+1")
     if options.whole and (options.all or len(options.designs) > 1):
-        raise InputError("--whole: expected with one design; several are told as a table")
+        raise InputError("--whole: expected with one design; several are shown as a table")
     if options.checkpoint and (options.jobs or options.ray):
         raise InputError("--checkpoint: expected without --jobs and --ray")
     if options.checkpoint and not _is_one_search(options):
@@ -120,8 +120,8 @@ def _parser() -> Parser:
         dest="regions",
         type=_regions,
         metavar="N[+N...]",
-        help="instead of the suite: so many CPUs in one 2M region (3), or in several (2+2); each "
-        "does get, AUG, REMOVE, put",
+        help="instead of the suite: N CPUs in one 2M region (3), or in several (2+2); each does "
+        "get, AUG, REMOVE, put",
     )
     parser.add_argument(
         "--granularity",
@@ -145,19 +145,19 @@ def _parser() -> Parser:
         "--max-states",
         type=_states,
         metavar="N",
-        help="stop a search after so many states (5000000)",
+        help="stop a search after N states (5000000)",
     )
     parser.add_argument(
         "--max-memory",
         type=_memory,
         metavar="SIZE",
-        help="stop a search when dpamt holds so much memory (4GiB)",
+        help="stop a search when dpamt holds this much memory (4GiB)",
     )
     parser.add_argument(
         "--jobs",
         type=_jobs,
         metavar="N",
-        help="search in so many processes: same verdict, same states",
+        help="search in N processes: same verdict, same states",
     )
     parser.add_argument(
         "--ray",
@@ -189,14 +189,14 @@ def _parser() -> Parser:
     parser.add_input(
         "--check",
         metavar="FILE",
-        help="ask again what a certificate says; 0 when it is the same.  No Python file that it "
-        "names is executed but those given here: dpamt verify --check FILE mine.py",
+        help="work a certificate out again; 0 when all is the same.  Only Python files that are "
+        "given here are executed: dpamt verify --check FILE mine.py",
     )
     parser.add_input(
         "--replay",
         metavar="FILE",
-        help="run the counterexamples that --save or --json wrote again, each CPU a thread; 1 when "
-        "one fails again; Python files are given as for --check",
+        help="run the counterexamples of a document (--save, --json) again, each CPU a thread; 1 "
+        "when one fails again; Python files are given as for --check",
     )
     parser.add_output(
         "--html", kind="page", help="the nearest counterexample as a page with a time slider"
