@@ -29,7 +29,8 @@ def junit_report(results: Mapping[str, Sequence[Tried]]) -> str:
         root.set(what, str(sum(int(suite.get(what, "0")) for suite in root)))
     root.set("time", f"{sum(float(suite.get('time', '0')) for suite in root):.3f}")
     Xml.indent(root)
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{Xml.tostring(root, "unicode", short_empty_elements=False)}\n'
+    text = Xml.tostring(root, "unicode", short_empty_elements=False)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
 
 
 def _suite(root: Xml.Element, design: str, one: Tried) -> None:

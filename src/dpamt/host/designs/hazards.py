@@ -234,7 +234,7 @@ HAZARDS: Final = (
         "crash",
         _V3,
         "v4",
-        "v4 is taken to have it repaired; told for sure of v6",
+        "v4 is taken to have it repaired; certain for v6",
     ),
     Hazard(
         "H19",
