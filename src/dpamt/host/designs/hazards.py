@@ -108,7 +108,7 @@ HAZARDS: Final = (
         "leak",
         ("v1",),
         "v2",
-        "from v2 on the count stays at 1 or more: the pair stays for good, and is told",
+        "from v2 on the count stays at 1 or more: the pair stays for good, and a line says so",
     ),
     Hazard(
         "H7",
