@@ -1,5 +1,6 @@
 """The exerciser's rules, its console lines, and what is judged of them."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dpamt.boot.exerciser import (
     ThreadTold,
     Told,
     build_initrd,
+    exports,
     line_that_matters,
     parse_exercise,
     read_console,
@@ -117,6 +119,17 @@ def test_answers_that_a_correct_host_never_gets() -> None:
         "double-add: TDH.PHYMEM.PAMT.ADD answered TDX_HPA_RANGE_NOT_FREE 3 times",
         "missing-pair: TDH.MEM.PAGE.AUG answered TDX_MISSING_PAMT_PAGE_PAIR 2 times",
     ]
+
+
+def test_what_a_kernel_exports_is_read_from_the_newer_list(tmp_path: Path) -> None:
+    """`make modules` writes one list, `make vmlinux` the other; a tree may have both or either."""
+    assert exports(tmp_path) == frozenset()
+    for age, name in ((2, "Module.symvers"), (1, "vmlinux.symvers")):
+        (tmp_path / name).write_text(f"0x0\tof_{name}\tvmlinux\tEXPORT_SYMBOL\t\n")
+        os.utime(tmp_path / name, ns=(0, 10**9 - age))
+        assert exports(tmp_path) == {f"of_{name}"}
+    os.utime(tmp_path / "Module.symvers", ns=(0, 10**9))
+    assert exports(tmp_path) == {"of_Module.symvers"}
 
 
 def test_a_tree_that_is_not_prepared(tmp_path: Path) -> None:

@@ -80,6 +80,22 @@ def test_what_the_changed_code_does(tmp_path: Path) -> None:
     assert enable.new == bytes.fromhex("31c0c3")
 
 
+def test_the_function_tracers_call_stays(tmp_path: Path) -> None:
+    name = "x86_vmx_enable_virtualization_cpu"
+    kernel = SmallKernel()
+    traced = kernel.functions[name] + bytes(5)
+    kernel.functions |= {name: traced, "__fentry__": b"\xc3"}
+    at = kernel.addresses()
+    jumps = call(at[name] + 4, at["__fentry__"])
+    kernel.functions[name] = traced[:4] + jumps + traced[4:-5]
+    image = image_of(kernel, tmp_path)
+    by_where = {change.where: change for change in changes_for_mailbox(image, find_places(image))}
+    assert by_where[name].address == at[name] + 4 + 5
+    assert by_where["x86_vmx_disable_virtualization_cpu"].address == (
+        at["x86_vmx_disable_virtualization_cpu"] + 4
+    )
+
+
 def test_a_jc_far_away(tmp_path: Path) -> None:
     kernel = SmallKernel()
     kernel.functions["__seamcall"] = WRAPPER[:7] + bytes.fromhex("0f8201000000c3c3")

@@ -21,7 +21,8 @@ from dpamt.errors import InputError
 _SOURCES: Final = ("Kbuild", "exerciser.c", "exerciser.h", "pamt.c", "step.c", "td.c")
 _CALLED: Final = "__seamcall_ret"
 _KERNEL: Final = "kernel"
-_SYMVERS: Final = "vmlinux.symvers"
+_SYMVERS: Final = ("Module.symvers", "vmlinux.symvers")
+"""What the kernel exports: written by ``make modules``, and by ``make vmlinux`` alone."""
 _GET_AND_PUT: Final = frozenset(
     {"tdx_pamt_get", "tdx_pamt_put", "tdx_alloc_control_page", "tdx_free_control_page"}
 )
@@ -123,12 +124,14 @@ def build_files(
     called = image.symbol(_CALLED)
     if called is None:
         raise InputError(f"{image.path}: no symbol {_CALLED!r}: CONFIG_INTEL_TDX_HOST is not set")
-    for needed in ("scripts/module.lds", _SYMVERS):
-        if not (build / needed).exists():
-            raise InputError(
-                f"{build}: no {needed}; expected a kernel's build tree after "
-                "'make vmlinux modules_prepare'"
-            )
+    written = symvers(build)
+    prepared = (build / "scripts/module.lds").exists()
+    if written is None or not prepared:
+        missing = _SYMVERS[1] if prepared else "scripts/module.lds"
+        raise InputError(
+            f"{build}: no {missing}; expected a kernel's build tree after "
+            "'make vmlinux modules_prepare'"
+        )
     exported = _has_get_and_put(build)
     design = _design(exercise, exported)
     source = files("dpamt.boot") / "guest"
@@ -137,11 +140,10 @@ def build_files(
     for name in _SOURCES:
         (module / name).write_bytes((source / name).read_bytes())
     (folder / "init.c").write_bytes((source / "init.c").read_bytes())
-    # A tree whose modules are built has the symbols of vmlinux in Module.symvers as well.
-    built = (build / "Module.symvers").exists()
-    symbols = "KBUILD_EXTRA_SYMBOLS=" + ("" if built else str(build / _SYMVERS))
-    own = f"DPAMT_KERNEL_PAMT={'y' if exported else 'n'}"
-    _run(["make", "-s", "-C", str(build), f"M={module}", symbols, own, "KBUILD_MODPOST_WARN=1"])
+    own = [f"DPAMT_KERNEL_PAMT={'y' if exported else 'n'}", "KBUILD_MODPOST_WARN=1"]
+    if not (build / _SYMVERS[0]).exists():  # which make reads by itself
+        own.append(f"KBUILD_EXTRA_SYMBOLS={written}")
+    _run(["make", "-s", "-C", str(build), f"M={module}", *own])
     init = folder / "init"
     _run(["gcc", *_INIT_FLAGS, "-o", str(init), str(folder / "init.c")])
     parameters = {
@@ -163,15 +165,24 @@ def build_files(
     return contents
 
 
-def exports(symvers: Path) -> frozenset[str]:
-    """Names that a kernel exports, of its ``vmlinux.symvers`` (CRC, name, where, how)."""
-    lines = (line.split("\t") for line in symvers.read_text().splitlines())
+def symvers(build: Path) -> Path | None:
+    """The list of what a kernel exports, the newer one where there are two; None: there is none."""
+    found = [build / name for name in _SYMVERS if (build / name).exists()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def exports(build: Path) -> frozenset[str]:
+    """Names that the kernel of a build tree exports, and its modules (CRC, name, where, how)."""
+    written = symvers(build)
+    if written is None:
+        return frozenset()
+    lines = (line.split("\t") for line in written.read_text().splitlines())
     return frozenset(line[1] for line in lines if len(line) > 1)
 
 
 def _has_get_and_put(build: Path) -> bool:
     """Whether the kernel of a build tree exports its own."""
-    return exports(build / _SYMVERS) >= _GET_AND_PUT
+    return exports(build) >= _GET_AND_PUT
 
 
 def design_to_replay(design: str, build: Path) -> str:
@@ -179,7 +190,7 @@ def design_to_replay(design: str, build: Path) -> str:
     the kernel's get and put.  Raises InputError where neither is there."""
     if design in (*ANNOUNCING, *_COUNTED_HERE):
         return design
-    if (build / _SYMVERS).exists() and _has_get_and_put(build):
+    if _has_get_and_put(build):
         return _KERNEL
     raise InputError(
         f"design {design} is not in C here; expected {', '.join(sorted(ANNOUNCING))}, or a kernel "

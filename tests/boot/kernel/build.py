@@ -5,18 +5,23 @@
 prints the folder of the build, or says why there can be none and exits 1.  It is kept in the user's
 cache by source version and configuration, the sanitizer's fragment included.  Without a sanitizer,
 kernels with Dynamic PAMT are built beside it (``patches/``), each from a copy of the build before:
-``build-dynamic``, ``build-v2``.  The source stays patched; conftest takes the
-patches off while a module for the first is built.  The package comes
-from the mirror that the machine's own apt configuration names, through an apt state of its own: the
-machine's is not changed.
+``build-dynamic``, ``build-v2``.  Each has a source of its own (hard links where nothing differs): a
+module is built against the headers of its kernel.  They are ``source``, ``source-dynamic`` and
+``source-v2``.  KVM's modules are built with the first of VARIANTS, whose patches change KVM.
+
+The package comes from the mirror that apt is configured for on this machine, through an apt state
+of its own: the machine's is not changed.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,7 +57,7 @@ def main() -> None:
     if any(name not in SANITIZERS for name in wanted):
         give_up(f"{' '.join(wanted)}: expected {' or '.join(SANITIZERS)}, or nothing")
     variables = [word for name in wanted for word in SANITIZERS[name]]
-    fragments = [GUEST / f"{name}.config" for name in ("minimal", *wanted)]
+    fragments = [GUEST / f"{name}.config" for name in ("minimal", *(wanted or ["tracing"]))]
     install_tools()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dpamt"
     with tempfile.TemporaryDirectory() as name:
@@ -66,12 +71,13 @@ def main() -> None:
         )
         key = hashlib.sha256(configuration + version.encode()).hexdigest()[:12]
         place = cache / f"kernel-{version.partition('~')[0]}-{key}"
-        if not (place / "done").exists():
-            say(f"building {PACKAGE} {version} in {place} (a few minutes)")
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            build(apt.fetch(), place, fragments, variables, variants)
-            (place / "done").touch()
+        with alone(place):
+            if not (place / "done").exists():
+                say(f"building {PACKAGE} {version} in {place} (a few minutes)")
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir(parents=True)
+                build(apt.fetch(), place, fragments, variables, variants)
+                (place / "done").touch()
     print(place / "build")
 
 
@@ -152,6 +158,15 @@ def mirror() -> str:
     return found[0]
 
 
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Two runs at once build one kernel: the second waits and finds it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def patches_of(variant: str) -> list[Path]:
     return sorted((PATCHES / variant).glob("*.patch"))
 
@@ -173,20 +188,42 @@ def build(
     run(*make, "olddefconfig")
     jobs = f"-j{len(os.sched_getaffinity(0)) + 1}"
     run(*make, jobs, "vmlinux", "modules_prepare")
-    targets = [target]
+    sources = {target: keep(source, "source-static")}
     for variant in variants:
-        targets.append(place / f"build-{variant}")
+        before, target = target, place / f"build-{variant}"
         say(f"the same with patches/{variant}")
-        run("cp", "-a", targets[-2], targets[-1])
+        run("cp", "-a", before, target)
         for patch in patches_of(variant):
             run("patch", "-p1", "-s", "-d", source, "-i", patch)
-        make[-1] = f"O={targets[-1]}"
+        make[-1] = f"O={target}"
         run(*make, jobs, "vmlinux", "modules_prepare")
-    for name in NOT_NEEDED:
-        shutil.rmtree(source / name, ignore_errors=True)
-    for target in targets:
-        for name in ("drivers", "fs", "net"):
-            shutil.rmtree(target / name, ignore_errors=True)
+        if variant == variants[0]:
+            run(*make, jobs, "modules")
+        sources[target] = keep(source, f"source-{variant}")
+    shutil.rmtree(source)
+    (place / "source-static").rename(source)
+    sources[place / "build"] = source
+    for target, own in sources.items():
+        point(target, source, own)
+        for folder, names in ((own, NOT_NEEDED), (target, ("drivers", "fs", "net"))):
+            for name in names:
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def keep(source: Path, name: str) -> Path:
+    """The source as it is now, under another name.  patch(1) makes a new file of each that it
+    changes, so what is linked here stays."""
+    kept = source.with_name(name)
+    run("cp", "-al", source, kept)
+    return kept
+
+
+def point(target: Path, source: Path, own: Path) -> None:
+    """Let a build take its headers from ``own`` in place of the ``source`` it was made from."""
+    makefile = target / "Makefile"
+    makefile.write_text(makefile.read_text().replace(f"{source}/Makefile", f"{own}/Makefile"))
+    (target / "source").unlink(missing_ok=True)
+    (target / "source").symlink_to(own)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.boot.exerciser import Exercise, exports, parse_exercise
 from dpamt.boot.forced import parse_forced
 from dpamt.boot.hold import parse_hold
-from dpamt.boot.outcome import Booted, BootOptions
+from dpamt.boot.outcome import DYNAMIC, Booted, BootOptions
 from dpamt.boot.schedule import exercise_of
 from dpamt.boot.session import boot
 from dpamt.cli.main import main
@@ -60,9 +62,37 @@ def names(found: Booted) -> set[str]:
 
 
 def test_a_kernel_without_is_refused(build: Path) -> None:
-    assert "tdx_pamt_get" not in exports(build / "vmlinux.symvers")
+    assert "tdx_pamt_get" not in exports(build)
     with pytest.raises(InputError, match="exports no tdx_pamt_get; expected one with Dynamic"):
         run(build, "life:design=kernel")
+
+
+KVM_ASKS = frozenset(
+    {
+        "tdx_supports_dynamic_pamt",
+        "tdx_alloc_control_page",
+        "tdx_free_control_page",
+        "tdx_topup_pamt_cache",
+        "tdx_free_pamt_cache",
+        "tdx_pamt_get",
+        "tdx_pamt_put",
+    }
+)
+
+
+def test_kvms_half_is_built_and_finds_what_it_asks_of_the_core(dynamic: Path) -> None:
+    """The modules that were built: each symbol that one needs is in the kernel or in another."""
+    there = set(exports(dynamic))
+    needs = {}
+    for name in ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.ko"):
+        with (dynamic / name).open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".symtab")
+            assert isinstance(table, SymbolTableSection)
+            symbols = [(one.name, one["st_shndx"]) for one in table.iter_symbols() if one.name]
+        needs[name] = {symbol for symbol, where in symbols if where == "SHN_UNDEF"}
+        there |= {symbol for symbol, where in symbols if where != "SHN_UNDEF"}
+    assert needs["arch/x86/kvm/kvm-intel.ko"] >= KVM_ASKS
+    assert set.union(*needs.values()) <= there
 
 
 @pytest.mark.parametrize(("cpus", "mib", "nodes"), [(1, 4096, 1), (4, 12000, 2)])
@@ -177,6 +207,15 @@ def test_v2s_put_removes_a_pair_twice(with_v2s_put: Path) -> None:
     assert any(line.startswith("bad-remove: TDH.PHYMEM.PAMT.REMOVE") for line in told), told
     removed = {call.caller for call in found.calls if call.leaf == TDH_PHYMEM_PAMT_REMOVE}
     assert all("pamt" in caller for caller in removed)
+
+
+def test_a_documented_hold_rule_succeeds(build: Path) -> None:
+    """Of docs/boot.md, on the static kernel, with the exerciser's own get and put."""
+    rule = parse_hold("0@TDH.MNG.CREATE:until=1:3", 2)
+    exercise = "hammer:threads=2:rounds=200:use-every=10"
+    found = run(build, exercise, hold=(rule,), pamt=DYNAMIC, cpus=2)
+    assert found.clean, (found.findings, found.complaints)
+    assert found.held == [1]
 
 
 def test_the_merged_put_does_not(dynamic: Path) -> None:
