@@ -61,8 +61,11 @@ _NUMBERS: Final = {
     "use_every": 10_000_000,
     "offline": 63,
     "fail": 100,
+    "pause": 1000,
 }
 """Options that are numbers, from 1, and the most they may be."""
+_HAMMERS: Final = ("use_every", "pause", "bug")
+"""Options without effect in other modes."""
 _WORDS: Final = {"design": DESIGNS, "bug": BUGS}
 
 
@@ -96,6 +99,8 @@ def parse_exercise(text: str) -> Exercise:
         else:
             expected = ", ".join((*_WORDS, *_NUMBERS))
             raise InputError(f"{text}: option {name!r}; expected one of {expected}")
+        if name in _HAMMERS and mode != "hammer":
+            raise InputError(f"{text}: {part} has no effect; expected hammer with it")
         given[name] = value
     if given.get("bug") == _OWN_COUNTS and given.get("design", DESIGNS[0]) not in _COUNTED_HERE:
         raise InputError(f"{text}: bug={_OWN_COUNTS}; expected design=merged or v6 with it")

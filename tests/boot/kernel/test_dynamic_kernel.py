@@ -184,27 +184,21 @@ def test_counters_with_another_name_are_told_loudly(dynamic: Path, tmp_path: Pat
 
 
 WINDOWS = tuple(
-    parse_hold(f"0@tdx_pamt_put/_raw_spin_lock:until=1:3:nth={nth}", 2)
-    for nth in (100, 150, 200, 250)
+    parse_hold(f"0@tdx_pamt_put/_raw_spin_lock:until=1:2:nth={nth}", 2) for nth in (20, 60)
 )
-"""CPU 0 stands before its put's lock until CPU 1 has added, come to its own put and removed: then
-the lock is free for a moment.  Not at once, so that both threads run; and often, as CPU 1 may be
-back with its next get before CPU 0 has the lock."""
-HAMMER = "hammer:threads=2:rounds=4000:use-every=1000000"
+"""CPU 0 has counted down to 0 and stands before its put's lock until CPU 1 has come to get, where
+it adds, and then to its own put's lock.  Whoever has the lock first removes the pair; so does the
+other.  With a pause, so that no thread is done before the other has begun."""
+HAMMER = "hammer:threads=2:rounds=600:use-every=1000000:pause=500"
 
 
 def test_v2s_put_removes_a_pair_twice(with_v2s_put: Path) -> None:
-    """Counted down to 0, and not locked yet: why v2 was given up, in the kernel's own code.
-
-    Which CPU has the lock next is up to the guest: the boot is tried again until it is CPU 0.
-    """
-    told: list[str] = []
-    for _ in range(4):
-        found = run(with_v2s_put, HAMMER, hold=WINDOWS)
-        told += found.findings
-        if "bad-remove" in names(found):
-            break
-    assert any(line.startswith("bad-remove: TDH.PHYMEM.PAMT.REMOVE") for line in told), told
+    """Counted down to 0, and not locked yet: why v2 was given up, in the kernel's own code."""
+    found = run(with_v2s_put, HAMMER, hold=WINDOWS)
+    assert any(line.startswith("bad-remove: TDH.PHYMEM.PAMT.REMOVE") for line in found.findings), (
+        found.findings,
+        found.held,
+    )
     removed = {call.caller for call in found.calls if call.leaf == TDH_PHYMEM_PAMT_REMOVE}
     assert all("pamt" in caller for caller in removed)
 
@@ -220,8 +214,8 @@ def test_a_documented_hold_rule_succeeds(build: Path) -> None:
 
 def test_the_merged_put_does_not(dynamic: Path) -> None:
     found = run(dynamic, HAMMER, hold=WINDOWS)
-    assert not names(found) - {f"hold {rule.text}".partition(":")[0] for rule in WINDOWS}
-    assert found.complaints == []
+    assert found.clean, (found.findings, found.complaints)
+    assert found.held == [1, 1]
     removed = [call for call in found.calls if call.leaf == TDH_PHYMEM_PAMT_REMOVE]
     assert removed
     assert not any(call.status for call in removed)

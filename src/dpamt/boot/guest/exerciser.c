@@ -35,6 +35,9 @@ MODULE_PARM_DESC(rounds, "lives of a TD in each thread; rounds of get, use, put"
 static int use_every = 1;
 module_param(use_every, int, 0);
 MODULE_PARM_DESC(use_every, "in the hammer: the page is used in every n-th round");
+static int pause;
+module_param(pause, int, 0);
+MODULE_PARM_DESC(pause, "in the hammer: microseconds between two rounds of a thread");
 static int regions[MAX_THREADS];
 module_param_array(regions, int, NULL, 0);
 MODULE_PARM_DESC(regions, "replay: in which 2M region the page of each thread is");
@@ -191,6 +194,7 @@ static void hammer(struct worker *w)
 			pamt_put(pfn);
 		note(w, t);
 		w->did++;
+		udelay(pause);
 		if (n % 256 == 255)
 			cond_resched();
 	}
