@@ -18,7 +18,7 @@ from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
 from dpamt.verify.evidence.counterexample import StepTold, event_text
 from dpamt.verify.explore.context import Held, context_of, kept_off
 from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start, Step
-from dpamt.verify.learn.control_point import CallSite, short_path, sites_of
+from dpamt.verify.learn.control_point import CallSite, short_path, sites_of, sites_of_frame
 from dpamt.verify.learn.values import BLOCKED, Operations, do_step, read_word, value_text
 from dpamt.verify.programs.problem import Problem
 
@@ -353,7 +353,8 @@ def _site(frame: FrameType | None) -> tuple[str, str, int]:
         code = frame.f_code
         skipped = "/sync/" in code.co_filename or "<" in code.co_qualname
         if not skipped and not code.co_filename.endswith("verify/learn/automaton.py"):
-            return code.co_qualname, short_path(code.co_filename), frame.f_lineno
+            site = sites_of_frame(frame)[-1]
+            return site.function, short_path(site.file), site.line
         frame = frame.f_back
     return "", "", 0
 

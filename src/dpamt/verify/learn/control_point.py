@@ -30,6 +30,13 @@ from dpamt.sync.words import Word, Words
 from dpamt.verify.learn.liveness import liveness_of
 from dpamt.verify.learn.waiting import check_nothing_waits
 
+
+class Fixed:
+    """What is one and the same object in every run of a thread, and holds no state of one."""
+
+    __slots__ = ()
+
+
 _PLAIN: Final = frozenset({int, str, bytes, type(None)})
 """Shown as themselves; values of other types are equal to some of these (True, 1.0)."""
 _PLAIN_BESIDES: Final = (bool, float, complex, range)
@@ -52,6 +59,7 @@ _SHARED_STATE: Final = (
     BuiltinFunctionType,
     type,
     CodeType,
+    Fixed,
 )
 _NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
 """What classes pickle by when their instances are their attributes and nothing else."""
@@ -70,12 +78,30 @@ class CallSite(NamedTuple):
     line: int
 
 
+_TELLERS: Final[dict[CodeType, Callable[[FrameType], tuple[CallSite, ...]]]] = {}
+
+
+def tell_sites(code: CodeType, teller: Callable[[FrameType], tuple[CallSite, ...]]) -> None:
+    """Frames of ``code`` stand for other code, and ``teller`` says where that is, innermost last.
+
+    For an interpreter: what people look for is the place in the program that it runs.
+    """
+    _TELLERS[code] = teller
+
+
+def sites_of_frame(frame: FrameType) -> tuple[CallSite, ...]:
+    """Where a frame is, for people: its line, or what it stands for, innermost last."""
+    code = frame.f_code
+    teller = _TELLERS.get(code)
+    told = teller(frame) if teller is not None else ()
+    return told or (CallSite(code.co_qualname, code.co_filename, frame.f_lineno or 0),)
+
+
 def sites_of(frame: FrameType | None, stop: CodeType) -> tuple[CallSite, ...]:
     """The stack from ``frame`` outwards, up to the frame of ``stop``; the innermost comes last."""
     sites: list[CallSite] = []
     while frame is not None and frame.f_code is not stop:
-        code = frame.f_code
-        sites.append(CallSite(code.co_qualname, code.co_filename, frame.f_lineno or 0))
+        sites += reversed(sites_of_frame(frame))
         frame = frame.f_back
     return tuple(reversed(sites))
 
@@ -151,8 +177,7 @@ class ControlPoints:
             except ModelError as error:
                 raise _of_whom(current, error) from None
             keys.append((code, current.f_lasti, shown))
-            line = current.f_lineno or 0
-            sites.append(CallSite(code.co_qualname, code.co_filename, line))
+            sites += reversed(sites_of_frame(current))
             current = current.f_back
         return tuple(reversed(keys)), tuple(reversed(sites))
 

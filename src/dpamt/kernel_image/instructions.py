@@ -1,0 +1,201 @@
+"""What an instruction does to memory: decoded once, by capstone.
+
+Told of each is what a step of a thread can be: which memory it reads and writes, in one atomic
+access or in two, and whether it orders stores.  What may not run on a thread at all (an instruction
+that leaves the CPU, or that capstone does not know) is told too.
+
+Source: Intel SDM volume 2; volume 3, 9.2 "Memory Ordering", 9.1.2.2 "Software Controlled Bus
+Locking" (LOCK prefix; XCHG with memory is locked without it).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dpamt.errors import InputError
+from dpamt.kernel_image.elf import ElfImage
+
+READ: Final = "read"
+WRITE: Final = "write"
+ATOMIC: Final = "read and write, one step"
+TWO_STEPS: Final = "read, then write"
+_FENCES: Final = frozenset({"mfence", "lfence", "sfence", "serialize"})
+_NO_ACCESS: Final = frozenset({"lea", "nop", "endbr64", "endbr32", "prefetch", "prefetchw"})
+_NO_ACCESS_BEGINS: Final = ("prefetch", "nop", "lea")
+_REFUSED: Final = frozenset(
+    {
+        *("cpuid", "rdtsc", "rdtscp", "rdrand", "rdseed", "rdpmc", "in", "out", "hlt", "syscall"),
+        *("sysret", "sysenter", "sysexit", "iret", "iretd", "iretq", "int", "int1", "int3", "into"),
+        *("wrmsr", "rdmsr", "swapgs", "lgdt", "lidt", "lldt", "ltr", "invlpg", "wbinvd", "vmcall"),
+        *("vmlaunch", "vmresume", "vmptrld", "clflush", "clflushopt", "clwb", "movdir64b", "xsave"),
+        *("seamcall", "tdcall", "monitor", "mwait", "insb", "outsb", "xbegin", "xabort", "ptwrite"),
+    }
+)
+_ONLY_WRITE: Final = ("mov", "set", "stos", "pop", "movnti", "movabs")
+_ATOMIC_ALWAYS: Final = frozenset({"xchg"})
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A memory operand: base + index * scale + displacement, in bytes; registers by number."""
+
+    base: str
+    index: str
+    scale: int
+    displacement: int
+    segment: str
+    size: int
+    access: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction at its address."""
+
+    address: int
+    size: int
+    text: str
+    """As people read it, addresses as numbers."""
+    mnemonic: str
+    """Without prefixes."""
+    memory: tuple[Operand, ...]
+    is_locked: bool
+    is_fence: bool
+    is_undefined: bool
+    """ud1, ud2: a WARN or a BUG."""
+    is_return: bool
+    is_call: bool
+    is_jump: bool
+    target: int
+    """Of a direct call or jump; else -1."""
+    is_repeated: bool
+    refused: str
+    """Why it may not run; empty: it may."""
+    operands: tuple[tuple[str, Any], ...]
+    """(``reg``, name), (``imm``, number) or (``mem``, None), in Intel's order."""
+
+
+class Instructions:
+    """The instructions of one image, by address."""
+
+    def __init__(self, image: ElfImage) -> None:
+        try:
+            import capstone
+            from capstone import x86
+        except ImportError:
+            raise InputError(
+                "--vmlinux needs capstone and unicorn; expected: pip install 'dpamt[machine]'"
+            ) from None
+        self._image = image
+        self._x86 = x86
+        self._capstone = capstone
+        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._decoder.detail = True
+        self._known: dict[int, Instruction] = {}
+
+    def at(self, address: int) -> Instruction:
+        """The instruction at an address.  Raises InputError where there is none."""
+        known = self._known.get(address)
+        if known is None:
+            known = self._known[address] = self._decode(address)
+        return known
+
+    def all(self) -> list[Instruction]:
+        """Every instruction that was asked for, by address."""
+        return [self._known[address] for address in sorted(self._known)]
+
+    def _decode(self, address: int) -> Instruction:
+        section = self._image.section_at(address)
+        if section is None or not section.executable:
+            name = self._image.name_of(address)
+            raise InputError(f"{self._image.path}: code goes to {name}, where no code lies")
+        found = next(self._decoder.disasm(self._image.read(address, 15), address, 1), None)
+        if found is None:
+            code = self._image.read(address, 8).hex(" ")
+            raise InputError(
+                f"{self._image.path}: {self._image.name_of(address)}: no known instruction "
+                f"({code} ...)"
+            )
+        return self._told(found)
+
+    def _told(self, found: Any) -> Instruction:
+        x86 = self._x86
+        words = found.mnemonic.split()
+        mnemonic = words[-1]
+        is_locked = "lock" in words
+        operands: list[tuple[str, Any]] = []
+        memory: list[Operand] = []
+        target = -1
+        vector = False
+        for operand in found.operands:
+            if operand.type == x86.X86_OP_REG:
+                name = found.reg_name(operand.reg)
+                vector |= name.startswith(("xmm", "ymm", "zmm", "st(", "mm", "k"))
+                operands.append(("reg", name))
+            elif operand.type == x86.X86_OP_IMM:
+                operands.append(("imm", operand.imm))
+                target = operand.imm & (1 << 64) - 1
+            elif mnemonic not in _NO_ACCESS and not mnemonic.startswith(_NO_ACCESS_BEGINS):
+                operands.append(("mem", None))
+                memory.append(self._operand(found, operand, mnemonic, is_locked))
+            else:
+                operands.append(("mem", None))
+        groups = set(found.groups)
+        is_call = x86.X86_GRP_CALL in groups
+        is_jump = x86.X86_GRP_JUMP in groups
+        refused = ""
+        if mnemonic in _REFUSED:
+            refused = "leaves what a thread may do by itself"
+        elif vector:
+            refused = "uses vector or floating-point registers"
+        return Instruction(
+            found.address,
+            found.size,
+            f"{found.mnemonic} {found.op_str}".strip(),
+            mnemonic,
+            tuple(memory),
+            is_locked or (mnemonic in _ATOMIC_ALWAYS and bool(memory)),
+            mnemonic in _FENCES,
+            mnemonic in ("ud0", "ud1", "ud2"),
+            x86.X86_GRP_RET in groups,
+            is_call,
+            is_jump,
+            target if (is_call or is_jump) else -1,
+            any(word.startswith("rep") for word in words[:-1]),
+            refused,
+            tuple(operands),
+        )
+
+    def _operand(self, found: Any, operand: Any, mnemonic: str, is_locked: bool) -> Operand:
+        reads = bool(operand.access & self._capstone.CS_AC_READ)
+        writes = bool(operand.access & self._capstone.CS_AC_WRITE)
+        if mnemonic in ("cmp", "test", "bt", "call", "jmp", "push"):
+            reads, writes = True, False
+        elif mnemonic.startswith(_ONLY_WRITE) and writes:
+            reads = False
+        elif not reads and not writes:
+            reads, writes = True, True  # not known: both
+        if is_locked or mnemonic in _ATOMIC_ALWAYS:
+            access = ATOMIC
+        elif reads and writes:
+            access = TWO_STEPS
+        else:
+            access = WRITE if writes else READ
+        place = operand.mem
+
+        def name(register: int) -> str:
+            return str(found.reg_name(register)) if register else ""
+
+        displacement = place.disp
+        base = name(place.base)
+        if base == "rip":
+            displacement += found.address + found.size
+            base = ""
+        return Operand(
+            base,
+            name(place.index),
+            place.scale,
+            displacement,
+            name(place.segment),
+            operand.size,
+            access,
+        )

@@ -1,0 +1,127 @@
+"""The table: which functions are answered here, which count as nothing, which are refused.
+
+What is not in it is executed, instruction by instruction.  What an object does not define and is
+not in it is refused by name.  docs/machine-code.md shows this table.
+
+Source: Linux 7.3.4 kernel/locking/spinlock.c (``_raw_*``), kernel/locking/mutex.c, mm/page_alloc.c
+(``alloc_pages_noprof``, ``__free_pages``), arch/x86/virt/vmx/tdx/seamcall.S, tdx.c
+(``tdx_quirk_reset_paddr``), lib/list_debug.c, arch/x86/lib/retpoline.S, Documentation/trace/ftrace.rst
+(``__fentry__``).
+"""
+
+from typing import Final
+
+from dpamt.kernel_image.elf import ElfImage
+
+LOCKS: Final = {
+    "_raw_spin_lock": "lock",
+    "_raw_spin_lock_nested": "lock",
+    "_raw_spin_unlock": "unlock",
+    "_raw_spin_trylock": "trylock",
+    "_raw_spin_lock_irqsave": "lock_irqsave",
+    "_raw_spin_unlock_irqrestore": "unlock_irqrestore",
+    "_raw_spin_lock_bh": "lock_bh",
+    "_raw_spin_unlock_bh": "unlock_bh",
+    "_raw_spin_lock_irq": "lock_irqsave",
+    "_raw_spin_unlock_irq": "unlock_irqrestore",
+}
+"""Spinlocks: the step of a lock that each function is."""
+RWLOCKS: Final = {
+    "_raw_read_lock": "read_lock",
+    "_raw_read_unlock": "read_unlock",
+    "_raw_read_trylock": "read_trylock",
+    "_raw_read_lock_irqsave": "read_lock_irqsave",
+    "_raw_read_unlock_irqrestore": "read_unlock_irqrestore",
+    "_raw_write_lock": "write_lock",
+    "_raw_write_unlock": "write_unlock",
+    "_raw_write_trylock": "write_trylock",
+    "_raw_write_lock_irqsave": "write_lock_irqsave",
+    "_raw_write_unlock_irqrestore": "write_unlock_irqrestore",
+}
+MUTEXES: Final = {
+    "mutex_lock": "lock",
+    "mutex_lock_nested": "lock",
+    "mutex_unlock": "unlock",
+    "mutex_trylock": "trylock",
+}
+ALLOC: Final = frozenset({"alloc_pages_noprof", "alloc_pages", "alloc_pages_mpol_noprof"})
+FREE: Final = frozenset({"__free_pages", "__free_page"})
+SEAMCALLS: Final = {
+    "__seamcall": False,
+    "__seamcall_ret": True,
+    "__seamcall_saved_ret": True,
+}
+"""Whether the registers come back."""
+RESET: Final = frozenset({"tdx_quirk_reset_paddr", "tdx_quirk_reset_page"})
+PRINT: Final = frozenset({"_printk", "printk"})
+LISTS: Final = frozenset(
+    {"__list_add_valid_or_report", "__list_del_entry_valid_or_report", "__list_add_valid"}
+)
+"""Checks of lists: they find nothing wrong; the list itself is executed."""
+MAY_SLEEP: Final = frozenset({"__might_sleep", "__might_resched", "__cond_resched"})
+NOTHING: Final = frozenset(
+    {
+        *("__fentry__", "mcount", "preempt_schedule", "preempt_schedule_thunk"),
+        *("preempt_schedule_notrace", "preempt_schedule_notrace_thunk"),
+        *("__rcu_read_lock", "__rcu_read_unlock", "lock_acquire", "lock_release"),
+        *("__sanitizer_cov_trace_pc", "__cant_sleep", "rcu_read_unlock_strict"),
+    }
+)
+"""Tracing, preemption (another CPU may come in at each step as it is), RCU's marks of readers,
+lockdep (its rules are checked here by the steps: docs/verify.md, context and lock-order)."""
+_NOTHING_BEGINS: Final = ("__tsan_", "__msan_", "__asan_", "kmsan_", "__kcsan_", "__cfi_")
+"""Sanitizers' calls: what they check is not checked here."""
+_THUNK: Final = "__x86_indirect_thunk_"
+_RETURN_THUNKS: Final = frozenset({"__x86_return_thunk", "srso_return_thunk", "retbleed_return_thunk"})
+REFUSED: Final = frozenset(
+    {
+        *("schedule", "schedule_timeout", "msleep", "usleep_range_state", "wait_for_completion"),
+        *("queue_work_on", "__queue_work", "flush_work", "call_rcu", "synchronize_rcu", "panic"),
+        *("__kmalloc_noprof", "kmem_cache_alloc_noprof", "kfree", "vzalloc_noprof", "vfree"),
+        *("smp_call_function_many", "on_each_cpu_cond_mask", "down_read", "down_write"),
+    }
+)
+"""Known, and not answered yet: a thread that comes there ends the search with one line."""
+_CALLS: Final = frozenset(
+    {*LOCKS, *RWLOCKS, *MUTEXES, *ALLOC, *FREE, *SEAMCALLS, *RESET, *PRINT, *LISTS, *MAY_SLEEP}
+)
+
+
+class Answered:
+    """The table by address, for one image."""
+
+    def __init__(self, image: ElfImage) -> None:
+        self._names: dict[int, str] = {}
+        self._passed: dict[int, str] = {}
+        self._refused: dict[int, str] = {}
+        for name, symbol in image.symbols.items():
+            if symbol.is_function or name in _CALLS or name.startswith("__x86_"):
+                self._enter(name, symbol.address, False)
+        for name, address in image.externs.items():
+            self._enter(name, address, True)
+
+    def _enter(self, name: str, address: int, extern: bool) -> None:
+        if name in _CALLS:
+            self._names[address] = name
+        elif name in NOTHING or name.startswith(_NOTHING_BEGINS) or name in _RETURN_THUNKS:
+            self._passed[address] = ""
+        elif name.startswith(_THUNK):
+            self._passed[address] = name[len(_THUNK) :]
+        elif name in REFUSED or extern:
+            self._refused[address] = name
+
+    def stops_at(self, address: int) -> bool:
+        """Whether the CPU stops at a function's first instruction."""
+        return address in self._names or address in self._passed or address in self._refused
+
+    def name_at(self, address: int) -> str:
+        """The function that is answered there; empty: none."""
+        return self._names.get(address, "")
+
+    def refuses(self, address: int) -> str:
+        """The function there that nobody answers; empty: none."""
+        return self._refused.get(address, "")
+
+    def passes(self, address: int) -> str | None:
+        """None: it is no function that counts as nothing.  A register's name: jump there."""
+        return self._passed.get(address)

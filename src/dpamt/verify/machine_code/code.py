@@ -1,0 +1,257 @@
+"""Machine code on a CPU of the model: its steps on the words, calls and SEAMCALLs of that machine.
+
+:meth:`MachineCode.call` is a function of the host like any other: it keeps the discipline that each
+step stands alone in its statement, and what it is between two steps is one number, its place.  So a
+thread that runs it is learned, merged, searched, reduced, replayed and told as every thread is
+(:mod:`dpamt.verify.learn.automaton`), with Python functions above it (KVM, a trial's program) and
+below it (the TDX module).
+"""
+
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from dpamt.abi.leaves import RAX_LEAF_MASK, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
+from dpamt.abi.pages import PAGE_SHIFT
+from dpamt.abi.registers import TdxModuleArgs
+from dpamt.errors import InputError
+from dpamt.host.core.erratum import tdx_quirk_reset_page
+from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
+from dpamt.host.core.page_cache import SITE_PAIR
+from dpamt.sync.observed import ObservedShared
+from dpamt.verify.learn.control_point import CallSite, Fixed, tell_sites
+from dpamt.verify.machine_code import answered
+from dpamt.verify.machine_code.memory import STRUCT_PAGE, VMEMMAP
+from dpamt.verify.machine_code.places import (
+    ATOMIC_STEP,
+    BUG,
+    CALL,
+    FENCE,
+    LOAD,
+    RETURN,
+    STORE,
+    WARN,
+    Operation,
+    Places,
+    Returned,
+)
+from dpamt.verify.machine_code.side import ImageSide
+
+_REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11")
+"""Of struct tdx_module_args, in its order, those that leaves of PAMT use (Linux 7.3.4
+arch/x86/include/asm/shared/tdx.h)."""
+_MASK: Final = (1 << 64) - 1
+
+
+class MachineCode(Fixed):
+    """The functions of one image."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+
+    def prepare(self, kernel: Kernel) -> None:
+        """Give a machine the words and locks of the image; before any thread runs."""
+        kernel.image = ImageSide(kernel, self.places)  # type: ignore[attr-defined]
+
+    def call(
+        self, kernel: Kernel, cpu: Cpu, function: str, arguments: tuple[int, ...], own: tuple[tuple[int, int], ...] = ()
+    ) -> int:
+        """Run a function of the image to its end; the place where it ends.
+
+        Raises InputError where the code does what is in no table; KernelOops at a BUG.
+        """
+        places = self.places
+        place = places.enter(function, arguments, own)
+        taken = 0
+        while places.operation(place).kind != RETURN:
+            kind = places.operation(place).kind
+            result: Any = 0
+            if kind == LOAD:
+                word = self._word(kernel, place)
+                result = word.load()
+            elif kind == STORE and self._is_unlock(kernel, place):
+                lock = self._lock(kernel, place)
+                lock.unlock()
+            elif kind == STORE:
+                word = self._word(kernel, place)
+                word.store(places.operation(place).arguments[0])
+            elif kind == ATOMIC_STEP:
+                method = self._method(kernel, place)
+                result = method(*places.operation(place).arguments)
+            elif kind == CALL:
+                result = self.answer(kernel, cpu, place, taken)
+                taken += self._takes(place, result)
+            elif kind == WARN:
+                self.warn(kernel, place)
+            elif kind == BUG:
+                raise KernelOops(f"BUG in {self._where(place)}")
+            place = places.after(place, result)
+        return place
+
+    def value(self, place: int) -> int:
+        """What a call that has ended at a place returned: EAX, signed."""
+        value = self.places.operation(place).arguments[0] & 0xFFFF_FFFF
+        return value - (1 << 32) if value >> 31 else value
+
+    def sites(self, frame: FrameType) -> tuple[CallSite, ...]:
+        """Where a frame of :meth:`call` stands, in C."""
+        place = frame.f_locals.get("place")
+        if place is None:
+            return ()
+        return tuple(CallSite(*line) for line in self.places.sites(place))
+
+    # Steps.
+
+    def _side(self, kernel: Kernel) -> ImageSide:
+        side: ImageSide = kernel.image  # type: ignore[attr-defined]
+        return side
+
+    def _word(self, kernel: Kernel, place: int) -> Any:
+        cell = self.places.operation(place).cell
+        assert cell is not None
+        return self._side(kernel).word(cell)
+
+    def _method(self, kernel: Kernel, place: int) -> Callable[..., int]:
+        method: Callable[..., int] = getattr(
+            self._word(kernel, place), self.places.operation(place).method
+        )
+        return method
+
+    def _is_unlock(self, kernel: Kernel, place: int) -> bool:
+        """Whether a store of 0 is an inlined unlock: into a lock that was taken by a call."""
+        operation = self.places.operation(place)
+        assert operation.cell is not None
+        return operation.arguments == (0,) and self._side(kernel).is_lock(operation.cell.address)
+
+    def _lock(self, kernel: Kernel, place: int) -> Any:
+        cell = self.places.operation(place).cell
+        assert cell is not None
+        return self._side(kernel).spinlock(cell.address)
+
+    def _where(self, place: int) -> str:
+        site = self.places.sites(place)[-1]
+        return f"{site.function} ({site.file}:{site.line})" if site.line else site.function
+
+    def warn(self, kernel: Kernel, place: int) -> None:
+        """A WARN of the code."""
+        kernel.log.warn_on_once(self._where(place))
+
+    # Calls that are answered.
+
+    def answer(self, kernel: Kernel, cpu: Cpu, place: int, taken: int) -> Returned:
+        """Do what a call stands for; ``taken``: pages that this call of the image has taken."""
+        operation = self.places.operation(place)
+        name = operation.method
+        value = 1
+        if name in answered.SEAMCALLS:
+            return self.seamcall(kernel, cpu, place)
+        if name in answered.LOCKS or name in answered.RWLOCKS or name in answered.MUTEXES:
+            method = self._lock_method(kernel, operation)
+            value = method()
+            return Returned(1 if value is None else int(value))
+        if name in answered.ALLOC:
+            value = self.alloc(kernel, place, taken)
+        elif name in answered.FREE:
+            self.free(kernel, place)
+        elif name in answered.RESET:
+            self.reset(kernel, place)
+        elif name in answered.PRINT:
+            self.print(kernel, place)
+        return Returned(value)
+
+    def _lock_method(self, kernel: Kernel, operation: Operation) -> Callable[[], Any]:
+        side, name, address = self._side(kernel), operation.method, operation.arguments[0]
+        if name in answered.LOCKS:
+            lock: Any = side.spinlock(address)
+            step = answered.LOCKS[name]
+        elif name in answered.RWLOCKS:
+            lock, step = side.rwlock(address), answered.RWLOCKS[name]
+        else:
+            lock, step = side.mutex(address), answered.MUTEXES[name]
+        method: Callable[[], Any] = getattr(lock, step)
+        return method
+
+    def _takes(self, place: int, result: Returned) -> int:
+        """By how much the pages that this call has taken are more."""
+        name = self.places.operation(place).method
+        if name in answered.ALLOC:
+            return 1 if result.value else 0
+        return 0
+
+    def alloc(self, kernel: Kernel, place: int, taken: int) -> int:
+        """One page: the address of its struct page; 0 when there is none."""
+        order = self.places.operation(place).arguments[1]
+        self._only(order == 0, place, f"{order} as order")
+        pfn = kernel.allocator.alloc_page(SITE_PAIR[taken % 2])
+        return 0 if pfn is None else VMEMMAP + STRUCT_PAGE * pfn
+
+    def free(self, kernel: Kernel, place: int) -> None:
+        """Give a page back, by its struct page."""
+        page = self.places.operation(place).arguments[0]
+        self._only((page - VMEMMAP) % STRUCT_PAGE == 0, place, f"{page:#x} as struct page")
+        kernel.allocator.free_page((page - VMEMMAP) // STRUCT_PAGE)
+
+    def reset(self, kernel: Kernel, place: int) -> None:
+        """Clear a page that the module may have written with its key."""
+        base, size = self.places.operation(place).arguments[:2]
+        self._only(base % 4096 == 0 and size == 4096, place, f"{size:,} bytes from {base:#x}")
+        tdx_quirk_reset_page(kernel, base >> PAGE_SHIFT)
+
+    def print(self, kernel: Kernel, place: int) -> None:
+        """A line of dmesg: the format, not filled in."""
+        text = self.places.text(self.places.operation(place).arguments[0])
+        kernel.log.info(text.lstrip("\x010123456789").rstrip("\n"))
+
+    def seamcall(self, kernel: Kernel, cpu: Cpu, place: int) -> Returned:
+        """Through the wall, as the assembly in seamcall.S does it."""
+        leaf, address = self.places.operation(place).arguments[:2]
+        args = TdxModuleArgs()
+        self._load(args, place, address)
+        status = cpu.seamcall(leaf, args)
+        if not status:
+            self._count_pair(kernel, leaf)
+        written: tuple[tuple[int, int], ...] = ()
+        if answered.SEAMCALLS[self.places.operation(place).method]:
+            written = tuple(
+                (address + 8 * n, getattr(args, name)) for n, name in enumerate(_REGISTERS)
+            )
+        return Returned(status & _MASK, written)
+
+    def _count_pair(self, kernel: Kernel, leaf: int) -> None:
+        """For the audit at rest: pairs that the host has installed.  No code of the image's."""
+        if leaf & RAX_LEAF_MASK == TDH_PHYMEM_PAMT_ADD:
+            kernel.pamt_pairs.add(1)
+        elif leaf & RAX_LEAF_MASK == TDH_PHYMEM_PAMT_REMOVE:
+            kernel.pamt_pairs.add(-1)
+
+    def _load(self, args: TdxModuleArgs, place: int, address: int) -> None:
+        for n, name in enumerate(_REGISTERS):
+            setattr(args, name, self.places.own_at(place, address + 8 * n))
+
+    def _only(self, fine: bool, place: int, what: str) -> None:
+        if not fine:
+            operation = self.places.operation(place)
+            image = self.places.image
+            raise InputError(
+                f"{image.path}: {image.name_of(operation.site)}: {operation.method}() is given "
+                f"{what}; expected one whole 4K page"
+            )
+
+
+def _sites_of(frame: FrameType) -> tuple[CallSite, ...]:
+    code: MachineCode = frame.f_locals["self"]
+    return code.sites(frame)
+
+
+for _function in (
+    MachineCode.call,
+    MachineCode.answer,
+    MachineCode.seamcall,
+    MachineCode.alloc,
+    MachineCode.free,
+    MachineCode.reset,
+    MachineCode.print,
+    MachineCode.warn,
+):
+    tell_sites(_function.__code__, _sites_of)
+__all__ = ["FENCE", "MachineCode", "ObservedShared"]

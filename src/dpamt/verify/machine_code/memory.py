@@ -1,0 +1,192 @@
+"""Whose the memory is that machine code reaches: a thread's own, constant, or shared words.
+
+=======================  ==============================================================
+the thread's own         its stack, the arguments that it was given, per-CPU variables (``%gs:``),
+                         the struct pages of pages that it has
+constant                 code and read-only sections (``.rodata`` with what is read-only after init)
+shared                   every other section of the image, and the counters: each access is a step
+=======================  ==============================================================
+
+All else is refused: a pointer that leads nowhere here is a bug of the code, or something that it
+needs and nobody set.
+
+Addresses are those of Linux without KASLR and with 4-level paging
+(Documentation/arch/x86/x86_64/mm.rst).
+"""
+
+import struct
+from typing import Final, NamedTuple
+
+from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
+from dpamt.errors import InputError
+from dpamt.kernel_image.elf import ElfImage, Symbol
+
+PAGE_OFFSET: Final = 0xFFFF_8880_0000_0000
+VMEMMAP: Final = 0xFFFF_EA00_0000_0000
+STRUCT_PAGE: Final = 64
+"""Bytes of a struct page."""
+STACK_BYTES: Final = 0x4000
+STACK_BASE: Final = 0xFFFF_C900_0000_0000
+STACK_TOP: Final = STACK_BASE + STACK_BYTES - 64
+ARGUMENTS: Final = 0xFFFF_C900_0001_0000
+"""Where a thread's arguments lie that are passed by pointer."""
+_ARGUMENT_BYTES: Final = 0x1000
+_COUNTS: Final = 0xFFFF_C900_0100_0000
+"""Where the counters lie when the image has a pointer to them."""
+REGIONS: Final = 1024
+_PAGES: Final = REGIONS << 9
+COUNT_BYTES: Final = 4
+"""An atomic_t."""
+COUNT_NAMES: Final = ("dpamt_refcounts", "pamt_refcounts")
+"""The counters' symbol: merged 5386c5288001 (2026-09-04), and as posted before it."""
+_FEATURES0: Final = 8
+"""Offset of features.tdx_features0 in struct tdx_sys_info (Linux 7.3.4
+arch/x86/include/asm/tdx_global_metadata.h: behind three 16-bit numbers of the version)."""
+PRIVATE: Final = "private"
+CONSTANT: Final = "constant"
+SHARED: Final = "shared"
+
+
+class Cell(NamedTuple):
+    """A shared word: a counter of the region ``index``, or the bytes at an address of the image."""
+
+    counter: bool
+    index: int
+    """Region, or offset from the symbol."""
+    symbol: str
+    address: int
+    size: int
+
+
+class Preset(NamedTuple):
+    """A variable that is given a value before the first step, as a booted kernel has it."""
+
+    symbol: str
+    offset: int
+    value: int
+
+
+class ImageMemory:
+    """The address space of one image."""
+
+    def __init__(self, image: ElfImage, counts: str) -> None:
+        self.image = image
+        self.counts = counts
+        self._bytes: dict[int, bytes] = {}
+        self.presets: list[Preset] = []
+        self._cells: dict[int, Cell] = {}
+        self._private: list[tuple[int, int]] = [
+            (STACK_BASE, STACK_BASE + STACK_BYTES),
+            (ARGUMENTS, ARGUMENTS + _ARGUMENT_BYTES),
+            (VMEMMAP, VMEMMAP + STRUCT_PAGE * _PAGES),
+        ]
+        self._private += [(s.address, s.end) for s in image.sections if "percpu" in s.name]
+        symbol = image.symbols.get(counts)
+        extern = image.externs.get(counts)
+        if symbol is None and extern is None:
+            self.counts_base = 0
+        elif symbol is not None and symbol.size > 8:
+            self.counts_base = symbol.address  # an array, not a pointer to one
+        else:
+            self.counts_base = _COUNTS
+            self._preset(counts, 0, _COUNTS)
+        self._preset("vmemmap_base", 0, VMEMMAP)
+        self._preset("page_offset_base", 0, PAGE_OFFSET)
+        self._preset("max_pfn", 0, _PAGES)
+        self._preset("tdx_sysinfo", _FEATURES0, TDX_FEATURES0_DYNAMIC_PAMT)
+
+    def _preset(self, name: str, offset: int, value: int) -> None:
+        address = self.image.address_of(name)
+        if address is not None:
+            self._bytes[address + offset] = struct.pack("<Q", value)
+            self.presets.append(Preset(name, offset, value))
+
+    def first_bytes(self, address: int, size: int) -> bytes:
+        """What lies there before any thread runs."""
+        found = bytearray(self.image.read(address, size))
+        for place, content in self._bytes.items():
+            begin = place - address
+            if -len(content) < begin < size:
+                for n, byte in enumerate(content):
+                    if 0 <= begin + n < size:
+                        found[begin + n] = byte
+        return bytes(found)
+
+    def kind_of(self, address: int, size: int, writes: bool, where: str) -> str:
+        """PRIVATE, CONSTANT or SHARED.
+
+        Raises InputError, naming ``where``, for memory that nobody has.
+        """
+        for begin, end in self._private:
+            if begin <= address and address + size <= end:
+                return PRIVATE
+        if self._is_count(address):
+            return SHARED
+        section = self.image.section_at(address)
+        preset = address in self._bytes
+        if section is None and not preset:
+            does = "writes" if writes else "reads"
+            extern = self.image.name_of(address)
+            raise InputError(
+                f"{self.image.path}: {where} {does} {size} bytes at {extern}, which is no memory of "
+                "the image, of the thread or of its arguments"
+            )
+        if preset or (section is not None and _is_constant(section.name, section.writable)):
+            if writes:
+                raise InputError(
+                    f"{self.image.path}: {where} writes {self.image.name_of(address)}, which is "
+                    "constant here"
+                )
+            return CONSTANT
+        return SHARED
+
+    def _is_count(self, address: int) -> bool:
+        base = self.counts_base
+        return bool(base) and base <= address < base + COUNT_BYTES * REGIONS
+
+    def cell(self, address: int, size: int, where: str) -> Cell:
+        """The shared word at an address.
+
+        Raises InputError for one that is reached with different sizes, or across its end.
+        """
+        if self._is_count(address):
+            offset = address - self.counts_base
+            if size != COUNT_BYTES or offset % COUNT_BYTES:
+                raise InputError(
+                    f"{self.image.path}: {where} reaches {size} bytes of {self.counts}"
+                    f"+{offset:#x}; expected one counter of {COUNT_BYTES} bytes (atomic_t)"
+                )
+            return Cell(True, offset // COUNT_BYTES, self.counts, address, size)
+        for begin in range(address - 7, address + size):
+            known = self._cells.get(begin)
+            if known is None or known.address + known.size <= address:
+                continue
+            if (known.address, known.size) != (address, size):
+                raise InputError(
+                    f"{self.image.path}: {where} reaches {size} bytes at "
+                    f"{self.image.name_of(address)}, and other code {known.size} bytes at "
+                    f"{self.image.name_of(known.address)}; expected one size for each shared word"
+                )
+            return known
+        symbol, offset = self.image.symbol_at(address)
+        name = _plain(symbol)
+        cell = self._cells[address] = Cell(False, offset, name, address, size)
+        return cell
+
+    def first_value(self, cell: Cell) -> int:
+        """The value of a shared word before any thread runs."""
+        return signed(int.from_bytes(self.first_bytes(cell.address, cell.size), "little"), cell.size)
+
+
+def _is_constant(name: str, writable: bool) -> bool:
+    return not writable or name.startswith((".rodata", ".data..ro_after_init", "__"))
+
+
+def _plain(symbol: Symbol | None) -> str:
+    return symbol.name.replace(".", "_") if symbol is not None else "memory"
+
+
+def signed(value: int, size: int) -> int:
+    """An unsigned value of ``size`` bytes as the signed number with the same bits."""
+    value &= (1 << 8 * size) - 1
+    return value - (1 << 8 * size) if value >> (8 * size - 1) else value

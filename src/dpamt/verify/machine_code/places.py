@@ -1,0 +1,359 @@
+"""A function of machine code as an automaton: places, and what it is about to do at each.
+
+A place is where a thread stands before a step: registers, the bytes that are its own, and the
+store that the instruction before has yet to make (an instruction that reads and writes without a
+lock is two steps).  Two histories that leave the same bytes are one place.  Too fine a place costs
+states, never soundness: nothing is left out but what the ABI says is dead.
+
+From a place, given what its step gave (the value of the word; what the answered function returned),
+follows the next place.  That is learned once, in the emulator, and then looked up.
+"""
+
+from collections.abc import Hashable
+from typing import Any, Final, NamedTuple
+
+from dpamt.errors import InputError, ModelError
+from dpamt.kernel_image.bug_table import bugs_of
+from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, Instructions
+from dpamt.kernel_image.lines import Lines, SourceLine
+from dpamt.sync import Word
+from dpamt.verify.learn.control_point import Fixed
+from dpamt.verify.machine_code.answered import Answered
+from dpamt.verify.machine_code.emulator import (
+    CALLER_SAVED,
+    EFLAGS,
+    FIRST_FLAGS,
+    FLAGS,
+    RAX,
+    RDI,
+    REGISTERS,
+    RETURN_ADDRESS,
+    RSP,
+    Emulator,
+    Own,
+)
+from dpamt.verify.machine_code.memory import STACK_TOP, Cell, ImageMemory, signed
+
+LOAD: Final = "load"
+STORE: Final = "store"
+ATOMIC_STEP: Final = "atomic"
+CALL: Final = "call"
+WARN: Final = "warn"
+BUG: Final = "bug"
+FENCE: Final = "fence"
+RETURN: Final = "return"
+"""Kinds of operations."""
+_ARGUMENTS: Final = (RDI, 4, 2, 1, 8, 9)
+"""Registers of a function's arguments: RDI, RSI, RDX, RCX, R8, R9 (System V ABI, 3.2.3)."""
+_MASK: Final = (1 << 64) - 1
+
+
+class Operation(NamedTuple):
+    """What a thread does at a place."""
+
+    kind: str
+    site: int
+    """Address of the instruction."""
+    cell: Cell | None = None
+    method: str = ""
+    """Of an atomic step: the word's method; of a call: the function that is answered."""
+    arguments: tuple[int, ...] = ()
+    """Of a store or an atomic step: the method's arguments; of a call: six registers; of a return:
+    what is returned."""
+
+
+class _Key(NamedTuple):
+    at: int
+    registers: tuple[int, ...]
+    own: tuple[tuple[int, int], ...]
+    pending: Operation | None
+
+
+class Returned(NamedTuple):
+    """What an answered function leaves: RAX, and 64-bit words that it wrote by address."""
+
+    value: int
+    written: tuple[tuple[int, int], ...] = ()
+
+
+class Places(Fixed):
+    """The places of one image's functions, numbered from 0 in the order they are met."""
+
+    def __init__(self, image: ElfImage, counts: str, fences: bool) -> None:
+        self.image = image
+        self.memory = ImageMemory(image, counts)
+        self.lines = Lines(image)
+        self.answered = Answered(image)
+        self.bugs = bugs_of(image)
+        self._instructions = Instructions(image)
+        self._emulator = Emulator(
+            self.memory, self._instructions, self.answered.stops_at, fences
+        )
+        self._keys: list[_Key] = []
+        self._numbers: dict[_Key, int] = {}
+        self._operations: list[Operation] = []
+        self._after: list[dict[Hashable, int]] = []
+        self._entered: dict[Hashable, int] = {}
+        self.called: dict[str, None] = {}
+        """Functions that were answered, in the order they were met."""
+
+    # Asking.
+
+    def operation(self, place: int) -> Operation:
+        """What is done at a place."""
+        return self._operations[place]
+
+    def enter(self, function: str, arguments: tuple[int, ...], own: tuple[tuple[int, int], ...] = ()) -> int:
+        """The first place of a call of a function with these arguments and these own bytes."""
+        key = function, arguments, own
+        known = self._entered.get(key)
+        if known is None:
+            known = self._entered[key] = self._enter(function, arguments, dict(own))
+        return known
+
+    def after(self, place: int, result: Hashable) -> int:
+        """The place that follows when the step of ``place`` gave ``result``."""
+        known = self._after[place].get(result)
+        if known is None:
+            known = self._after[place][result] = self._learn(place, result)
+        return known
+
+    def own_at(self, place: int, address: int) -> int:
+        """64 bits of the thread's own memory at a place."""
+        for cell, value in self._keys[place].own:
+            if cell == address:
+                return value
+        return int.from_bytes(self.memory.first_bytes(address, 8), "little")
+
+    def text(self, address: int) -> str:
+        """The string at an address of the image."""
+        return self._emulator.text(address)
+
+    def sites(self, place: int) -> tuple[SourceLine, ...]:
+        """Where in C a place is, innermost last; without DWARF symbol, offset and instruction."""
+        site = self._operations[place].site
+        return self.lines_of(site)
+
+    def lines_of(self, site: int) -> tuple[SourceLine, ...]:
+        """The same of an address."""
+        found = self.lines.at(site)
+        if found:
+            return found
+        text = self._instructions.at(site).text
+        return (SourceLine(self.image.name_of(site), text, 0),)
+
+    def executed(self) -> list[tuple[str, bytes]]:
+        """(symbol+offset, bytes) of each instruction that ran."""
+        every = sorted(self._emulator.ran | {o.site for o in self._operations if o.kind != RETURN})
+        return [
+            (self.image.name_of(one), self.image.read(one, self._instructions.at(one).size))
+            for one in every
+        ]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def instructions_run(self) -> int:
+        """Instructions that the emulator has run in all."""
+        return self._emulator.steps
+
+    # Learning.
+
+    def _enter(self, function: str, arguments: tuple[int, ...], own: Own) -> int:
+        symbol = self.image.symbols[function]
+        registers = [0] * len(REGISTERS)
+        for register, value in zip(_ARGUMENTS, arguments, strict=False):
+            registers[register] = value & _MASK
+        registers[RSP] = STACK_TOP - 8
+        registers[EFLAGS] = FIRST_FLAGS & FLAGS
+        own = {**own, STACK_TOP - 8: RETURN_ADDRESS}
+        self._emulator.put(symbol.address, tuple(registers), own)
+        return self._go_on(False)
+
+    def _learn(self, place: int, result: Any) -> int:
+        emulator = self._emulator
+        key, operation = self._keys[place], self._operations[place]
+        emulator.put(key.at, key.registers, dict(key.own))
+        if operation.kind in (STORE, WARN, FENCE):
+            if operation.kind != STORE:
+                emulator.at += self._instructions.at(key.at).size
+            return self._go_on(False)
+        if operation.kind == CALL:
+            self._answer(result)
+            return self._go_on(False)
+        assert operation.cell is not None
+        cell = operation.cell
+        emulator.write(cell.address, cell.size, result)
+        if operation.kind == ATOMIC_STEP:
+            emulator.step()
+            self._check(operation, result)
+            return self._go_on(False)
+        instruction = self._instructions.at(key.at)
+        operand, _, _ = emulator.shared_operand(instruction)
+        if operand.access == READ:
+            return self._go_on(True)
+        emulator.step()
+        return self._stored(cell, key.at)
+
+    def _go_on(self, skip: bool) -> int:
+        """Run to the next step, and make its place."""
+        emulator = self._emulator
+        at = emulator.run(skip)
+        while self._passed(at):
+            at = emulator.run(False)
+        if at == RETURN_ADDRESS:
+            value = emulator.registers()[RAX]
+            return self._place(Operation(RETURN, at, arguments=(value,)), at, (0,) * len(REGISTERS), emulator.own())
+        refused = self.answered.refuses(at)
+        if refused:
+            raise InputError(
+                f"{self.image.path}: {self.image.name_of(emulator.last)} calls {refused}(), which "
+                "is neither in the file nor answered (docs/machine-code.md has the table)"
+            )
+        name = self.answered.name_at(at)
+        if name:
+            registers = emulator.registers()
+            self.called[name] = None
+            arguments = tuple(registers[n] for n in _ARGUMENTS)
+            operation = Operation(CALL, emulator.last, method=name, arguments=arguments)
+            return self._place(operation, at, registers, emulator.own())
+        instruction = self._instructions.at(at)
+        if instruction.is_undefined:
+            bug = self.bugs.get(at)
+            kind = WARN if bug is not None and bug.is_warning else BUG
+            return self._place(Operation(kind, at), at, emulator.registers(), emulator.own())
+        if instruction.is_fence:
+            return self._place(Operation(FENCE, at), at, emulator.registers(), emulator.own())
+        return self._access(at, instruction)
+
+    def _passed(self, at: int) -> bool:
+        """Do what stands in the table as nothing, or as a jump; True when the CPU goes on."""
+        emulator = self._emulator
+        where = self.answered.passes(at)
+        if where is None:
+            return False
+        registers = emulator.registers()
+        if where:  # a thunk: jmp *register
+            emulator.at = registers[REGISTERS.index(where)]
+            return True
+        emulator.at = emulator.read(registers[RSP], 8)
+        emulator.set_registers({RSP: registers[RSP] + 8})
+        return True
+
+    def _access(self, at: int, instruction: Instruction) -> int:
+        emulator, image = self._emulator, self.image
+        operand, address, size = emulator.shared_operand(instruction)
+        cell = self.memory.cell(address, size, image.name_of(at))
+        if operand.access == WRITE:
+            emulator.step()
+            return self._stored(cell, at)
+        if operand.access == ATOMIC:
+            method, arguments = self._atomic(instruction, size)
+            operation = Operation(ATOMIC_STEP, at, cell, method, arguments)
+        else:
+            operation = Operation(LOAD, at, cell)
+        return self._place(operation, at, emulator.registers(), emulator.own())
+
+    def _stored(self, cell: Cell, site: int) -> int:
+        """The instruction has run; its store to the word is still to be made."""
+        emulator = self._emulator
+        value = signed(emulator.read(cell.address, cell.size), cell.size)
+        operation = Operation(STORE, site, cell, arguments=(value,))
+        return self._place(operation, emulator.at, emulator.registers(), emulator.own(), operation)
+
+    def _place(
+        self,
+        operation: Operation,
+        at: int,
+        registers: tuple[int, ...],
+        own: Own,
+        pending: Operation | None = None,
+    ) -> int:
+        first = self.memory.first_bytes
+        kept = tuple(
+            sorted(
+                (cell, value)
+                for cell, value in own.items()
+                if value != int.from_bytes(first(cell, 8), "little")
+            )
+        )
+        key = _Key(at, registers, kept, pending)
+        number = self._numbers.setdefault(key, len(self._keys))
+        if number == len(self._keys):
+            self._keys.append(key)
+            self._operations.append(operation)
+            self._after.append({})
+        return number
+
+    def _answer(self, result: Returned) -> None:
+        """The call has been answered: back behind it, as the ABI leaves the registers."""
+        emulator = self._emulator
+        registers = emulator.registers()
+        for address, value in result.written:
+            emulator.write(address, 8, value)
+            emulator.note_written(address, 8)
+        emulator.at = emulator.read(registers[RSP], 8)
+        emulator.set_registers(
+            {
+                **dict.fromkeys(CALLER_SAVED, 0),
+                RAX: result.value,
+                RSP: registers[RSP] + 8,
+                EFLAGS: FIRST_FLAGS,
+            }
+        )
+
+    # Atomic instructions.
+
+    def _atomic(self, instruction: Instruction, size: int) -> tuple[str, tuple[int, ...]]:
+        """The method of a word that a locked instruction is, and its arguments."""
+        emulator = self._emulator
+        mnemonic = instruction.mnemonic
+        values = [
+            None if kind == "mem" else signed(emulator.value_of((kind, value)), size)
+            for kind, value in instruction.operands
+        ]
+        given = next((value for value in reversed(values) if value is not None), 0)
+        if mnemonic == "inc":
+            return "fetch_add", (1,)
+        if mnemonic == "dec":
+            return "fetch_add", (-1,)
+        if mnemonic in ("add", "xadd"):
+            return "fetch_add", (given,)
+        if mnemonic == "sub":
+            return "fetch_add", (-given,)
+        if mnemonic == "xchg":
+            return "xchg", (given,)
+        if mnemonic == "cmpxchg":
+            return "cmpxchg", (signed(emulator.registers()[RAX], size), given)
+        if mnemonic == "or":
+            return "set_bits", (given,)
+        if mnemonic == "and":
+            return "clear_bits", (~given,)
+        if mnemonic in ("bts", "btr") and 0 <= given < 8 * size:
+            method = "set_bits" if mnemonic == "bts" else "clear_bits"
+            return method, (signed(1 << given, size),)
+        raise InputError(
+            f"{self.image.path}: {self.image.name_of(instruction.address)}: {instruction.text}: "
+            "this atomic instruction is in no table (docs/machine-code.md)"
+        )
+
+    def _check(self, operation: Operation, before: int) -> None:
+        """The instruction has done to the word what the word's method does."""
+        cell = operation.cell
+        assert cell is not None
+        word = Word()
+        word.store(before)
+        getattr(word, operation.method)(*operation.arguments)
+        now = signed(self._emulator.read(cell.address, cell.size), cell.size)
+        if now != signed(word.load(), cell.size):
+            raise ModelError(
+                f"{self.image.name_of(operation.site)}: {operation.method}{operation.arguments} of "
+                f"{before} is {now} on the CPU and {word.load()} here"
+            )
+        if word.load() != now:
+            raise InputError(
+                f"{self.image.path}: {self.image.name_of(operation.site)}: {cell.symbol} passes "
+                f"what {cell.size} bytes hold"
+            )
