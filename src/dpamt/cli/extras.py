@@ -11,6 +11,8 @@ EXTRAS: Final = {
     "pyarrow": ("pyarrow", "plan"),
     "plotly": ("plotly", "plots"),
     "ray": ("ray", "ray"),
+    "unicorn": ("unicorn", "machine"),
+    "capstone": ("capstone", "machine"),
 }
 """Module to the package that has it and to the extra of pyproject.toml that installs it."""
 

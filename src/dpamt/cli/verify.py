@@ -56,6 +56,10 @@ def _verify(options: argparse.Namespace) -> int:
         text = SuiteText(design.name, options.whole)
         results[design.name] = _told(design, iter([one]), None if options.json else text)
     for name, design in loaded.items():
+        if design.code is not None and not options.json:
+            from dpamt.report.verify_text import image_text
+
+            write_text(image_text(design))
         title = name if design.name in results else design.name
         text = SuiteText(title, options.whole)
         told = None if options.json or len(loaded) > 1 else text
@@ -97,6 +101,8 @@ def _designs(options: argparse.Namespace) -> "dict[str, Design]":
     from dpamt.errors import InputError
     from dpamt.host.designs.load import SHIPPED
 
+    if options.vmlinux:
+        return {options.vmlinux: _loaded(options.vmlinux, _image(options))}
     names = options.designs or (SHIPPED if options.all else ("merged",))
     designs = {name: _loaded(name) for name in names}
     for design in designs.values():
@@ -142,6 +148,7 @@ def _tried(name: str, design: "Design", options: argparse.Namespace) -> "Iterato
             granularity,
             options.max_states,
             options.property or "",
+            _image(options),
         )
 
     def search(question: Asked) -> "Tried":
@@ -182,7 +189,7 @@ def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Desig
         ) from None
     given = _given(options, options.resume, [asked])
     asked = given.of(asked)
-    design = _loaded(asked.design)
+    design = _loaded(asked.design, asked.image)
     options.checkpoint = options.checkpoint or options.resume
     one = _search(asked, design, watch, options, kept)
     verdict = replace(one.verdict, taken_up=Path(options.resume).name)
@@ -198,8 +205,23 @@ def _given(options: argparse.Namespace, where: str, asked: "Iterable[Asked]") ->
     return given
 
 
-def _loaded(name: str) -> "Design":
-    """A design whose code may be run step by step."""
+def _image(options: argparse.Namespace) -> str:
+    """How the image is read; empty: there is none."""
+    if not options.vmlinux:
+        return ""
+
+    from dpamt.verify.machine_code.design import how
+
+    return how(options.memory_model, options.functions)
+
+
+def _loaded(name: str, image: str = "") -> "Design":
+    """A design whose code may be run step by step; ``image``: how a kernel image is read."""
+    if image:
+        from dpamt.verify.machine_code.design import machine_design, read_how
+
+        return machine_design(Path(name), *read_how(image))
+
     from dpamt.host.designs.load import load_design
 
     with prints_apart():
@@ -263,7 +285,7 @@ def _check(options: argparse.Namespace) -> int:
     for number, of_design in enumerate(kept["designs"]):
         every = [given.of(asked) for asked, _ in trials({"designs": [of_design]})]
         with watching() as watch, prints_apart():
-            design = _loaded(every[0].design)
+            design = _loaded(every[0].design, every[0].image)
             tried = [_search(asked, design, watch, options) for asked in every]
             results[str(number)] = tried
             said = [
@@ -311,7 +333,7 @@ def _replay(options: argparse.Namespace) -> int:
         asked = given.of(asked)
         with prints_apart():
             if asked.design not in designs:
-                designs[asked.design] = _loaded(asked.design)
+                designs[asked.design] = _loaded(asked.design, asked.image)
             design = designs[asked.design]
             trial, judges = prepare(asked, design)
             try:

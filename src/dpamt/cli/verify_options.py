@@ -12,6 +12,8 @@ _DEFAULTS: Final = {
     "max_states": 5_000_000,
     "max_memory": 0,
     "jobs": 0,
+    "memory_model": "tso",
+    "functions": {},
 }
 """What an option that is not given stands for."""
 _WITH_FILE: Final = {
@@ -79,6 +81,11 @@ def _check_search(options: argparse.Namespace, given: set[str]) -> None:
     """The same, of a search that no file describes."""
     if options.all and options.designs:
         raise InputError("--all: expected without names of designs, for it takes all of them")
+    if options.vmlinux and (options.designs or options.all):
+        raise InputError("--vmlinux: expected without designs; the image is the design")
+    for name in ("functions", "memory_model"):
+        if name in given and not options.vmlinux:
+            raise InputError(f"--{name.replace('_', '-')}: expected with --vmlinux FILE")
     if options.trial is not None and options.regions:
         raise InputError("--trial, --cpus: expected one of them")
     for name in ("pairs", "failures"):
@@ -111,6 +118,24 @@ def _parser() -> Parser:
     )
     parser.add_input(
         "designs", nargs="*", metavar="DESIGN", help="merged (the default), v6, ... or a file"
+    )
+    parser.add_input(
+        "--vmlinux",
+        metavar="FILE",
+        help="with the extra machine: in place of a design, the instructions of tdx_pamt_get and "
+        "tdx_pamt_put in a vmlinux, a .ko or an object (docs/machine-code.md)",
+    )
+    parser.add_argument(
+        "--functions",
+        type=_functions,
+        metavar="get=SYM,put=SYM",
+        help="with --vmlinux: functions that have other names; counts=SYM: the counters",
+    )
+    parser.add_argument(
+        "--memory-model",
+        choices=("tso", "sc"),
+        help="with --vmlinux: x86-TSO, stores wait in each CPU's store buffer (the default), or "
+        "sequentially consistent",
     )
     parser.add_argument("--all", action="store_true", help="every design that comes with dpamt")
     parser.add_argument("--trial", metavar="NAME", help="only this trial of the suite")
@@ -205,6 +230,20 @@ def _parser() -> Parser:
     parser.add_output("--sarif", kind="sarif", help="all results as SARIF 2.1.0, for code hosts")
     parser.add_output("--junit", kind="junit", help="all results as a JUnit report, for CI")
     return parser
+
+
+def _functions(text: str) -> dict[str, str]:
+    from dpamt.verify.machine_code.design import ROLES
+
+    named = dict(part.partition("=")[::2] for part in text.split(","))
+    if len(named) != len(text.split(",")) or not all(
+        role in ROLES and name for role, name in named.items()
+    ):
+        raise ValueError(text)
+    return named
+
+
+_functions.__name__ = "functions (get=SYMBOL, put=SYMBOL, counts=SYMBOL, by commas)"
 
 
 def _regions(text: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ READ: Final = "read"
 WRITE: Final = "write"
 ATOMIC: Final = "read and write, one step"
 TWO_STEPS: Final = "read, then write"
-_FENCES: Final = frozenset({"mfence", "lfence", "sfence", "serialize"})
+_FENCES: Final = frozenset({"mfence", "serialize"})
 _NO_ACCESS: Final = frozenset({"lea", "nop", "endbr64", "endbr32", "prefetch", "prefetchw"})
 _NO_ACCESS_BEGINS: Final = ("prefetch", "nop", "lea")
 _REFUSED: Final = frozenset(
@@ -59,9 +59,12 @@ class Instruction:
     """Without prefixes."""
     memory: tuple[Operand, ...]
     is_locked: bool
-    is_fence: bool
+    empties_buffer: bool
+    """A fence that waits until all earlier stores are seen; LFENCE and SFENCE do not."""
     is_undefined: bool
     """ud1, ud2: a WARN or a BUG."""
+    is_filler: bool
+    """nop, endbr64, int3: of no interest where nobody came."""
     is_return: bool
     is_call: bool
     is_jump: bool
@@ -156,6 +159,7 @@ class Instructions:
             is_locked or (mnemonic in _ATOMIC_ALWAYS and bool(memory)),
             mnemonic in _FENCES,
             mnemonic in ("ud0", "ud1", "ud2"),
+            mnemonic in ("nop", "endbr64", "int3"),
             x86.X86_GRP_RET in groups,
             is_call,
             is_jump,

@@ -12,6 +12,7 @@ from dpamt.verify.evidence.refine import FOUND
 from dpamt.verify.learn.automaton import CHOICE, LOCK_ORDER, MARK
 
 if TYPE_CHECKING:
+    from dpamt.host.designs.base import Design
     from dpamt.verify.evidence.replay import Replayed
 
 _COLUMN_GAP: Final = 2
@@ -67,6 +68,14 @@ class SuiteText:
         yield ""
         broken = {shortest.broken for _, shortest, _ in found} | ({LOCK_ORDER} if over else set())
         yield from _verdict(tried, sorted(broken))
+
+
+def image_text(design: "Design") -> str:
+    """What image is verified, before its trials."""
+    code = design.code
+    assert code is not None
+    lines = [line for name, bound in code.bounds().items() for line in wrapped(f"{name}: {bound}", "")]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def suite_text(design: str, tried: Sequence[Tried], whole: bool = False) -> str:
@@ -279,13 +288,20 @@ def _lines(steps: Sequence[StepTold], whole: bool) -> Iterator[tuple[int, str]]:
         if not any(told):
             told[0] = [_inside(every[0])]
         for step, lines in zip(every, told, strict=True):
-            place = f"{step.function.rpartition('.')[2]} {step.file}:{step.line}"
+            place = place_text(step)
             outside = not step.seamcall and not step.file.startswith("verify/")
             if lines and outside and place != last:
                 yield cpu, f"[{place}]"
                 last = place
             for line in lines:
                 yield cpu, line
+
+
+def place_text(step: StepTold) -> str:
+    """Where a step is: function, file and line; an instruction where there is no line."""
+    if not step.line:
+        return f"{step.function} {step.file}"
+    return f"{step.function.rpartition('.')[2]} {step.file}:{step.line}"
 
 
 def _inside(step: StepTold) -> str:

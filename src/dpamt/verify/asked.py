@@ -1,14 +1,16 @@
 """What a search is asked, as plain values: enough to ask it again, in another process too."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final
 
 from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
+from dpamt.host.designs.load import load_design
 from dpamt.verify.programs.get_put import regions
 from dpamt.verify.programs.ground import APART, PLACEMENTS, Choices
-from dpamt.verify.programs.problem import GRANULARITIES
+from dpamt.verify.programs.problem import GRANULARITIES, Problem
 from dpamt.verify.programs.suite import SUITE, Trial
 from dpamt.verify.properties.from_file import load_properties, properties_of, with_custom
 from dpamt.verify.properties.named import Property, properties
@@ -27,6 +29,7 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "granularity": (str,),
     "most_states": (int,),
     "property_file": (str,),
+    "image": (str,),
 }
 """By field of :class:`Asked`: the types of its plain value."""
 
@@ -46,6 +49,9 @@ class Asked:
     granularity: str
     most_states: int
     property_file: str = ""
+    image: str = ""
+    """Of a kernel image: memory model and functions (:func:`dpamt.verify.machine_code.design.how`).
+    Empty: the design is Python."""
 
     def trial_of(self) -> Trial:
         """The trial that is meant.  Raises InputError when there is no such trial."""
@@ -69,6 +75,8 @@ def prepare(asked: Asked, design: Design) -> tuple[Trial, tuple[Property, ...]]:
     """The trial and the properties of a search, a user's own among them."""
     trial = asked.trial_of()
     judges = properties(design.tolerated)
+    if design.code is not None:
+        trial = trial._replace(make=_of_code(trial.make))
     if not asked.property_file:
         return trial, judges
     custom = load_properties(asked.property_file)
@@ -77,8 +85,31 @@ def prepare(asked: Asked, design: Design) -> tuple[Trial, tuple[Property, ...]]:
     return asking, (*judges, *properties_of(custom))
 
 
+def design_of(asked: Asked) -> Design:
+    """The design that is asked about.  Raises InputError where there is none such."""
+    if not asked.image:
+        return load_design(asked.design)
+
+    from dpamt.verify.machine_code.design import machine_design, read_how
+
+    return machine_design(Path(asked.design), *read_how(asked.image))
+
+
+def _of_code(make: Callable[[Design], Problem]) -> Callable[[Design], Problem]:
+    """Problems that say of which code they are."""
+
+    def made(design: Design) -> Problem:
+        problem = make(design)
+        if design.code is not None:
+            problem.bounds.update(design.code.bounds())
+        return problem
+
+    return made
+
+
 def asked_of(kept: Mapping[str, Any]) -> Asked:
     """What was asked, from its plain values.  Raises TypeError, KeyError or ValueError."""
+    kept = {"image": "", **kept}  # documents of before images have none
     kinds = {field.name: _KINDS[field.name] for field in fields(Asked)}
     for name, kind in kinds.items():
         if type(kept[name]) not in kind:

@@ -73,7 +73,7 @@ each operation on them stands alone in its statement.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from dpamt.sync import Shared
 
@@ -122,6 +122,22 @@ class PamtState:
         """Pairs installed in the module."""
 
 
+class OtherCode(Protocol):
+    """Code of a design that is not Python: what a verdict has to say of it."""
+
+    def bounds(self) -> dict[str, str]:
+        """What a verdict on it holds for."""
+
+    def assumptions(self) -> list[str]:
+        """What a verdict on it rests on, a sentence each."""
+
+    def not_reached(self) -> tuple[str, ...]:
+        """What of it no thread came to: ``file:line text``."""
+
+    def digest(self) -> str:
+        """SHA-256 of what ran."""
+
+
 @dataclass(frozen=True)
 class Design:
     """A design, ready to run: what its file defines, defaults filled in."""
@@ -152,6 +168,8 @@ class Design:
     removal: Removal = "at-once"
     tdx_pamt_work: "PamtWork | None" = None
     dpamt_names: bool = False
+    code: OtherCode | None = None
+    """Where get and put are not Python."""
 
     def functions(self) -> tuple[Callable[..., object], ...]:
         """The functions of the design: those that threads call."""

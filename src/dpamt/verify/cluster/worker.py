@@ -11,9 +11,8 @@ from collections.abc import Hashable
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from dpamt.host.designs.load import load_design
 from dpamt.sync.observed import Address
-from dpamt.verify.asked import asked_of, prepare
+from dpamt.verify.asked import asked_of, design_of, prepare
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.learned_blocks import Block, Blocks
 from dpamt.verify.explore.memory import resident_bytes
@@ -105,7 +104,7 @@ class Shard:
         self.index = index
         self.count = count
         question = asked_of(asked)
-        design = load_design(question.design)
+        design = design_of(question)
         trial, judges = prepare(question, design)
         self.search = search_of(trial.make(design), judges, question.granularity)
 

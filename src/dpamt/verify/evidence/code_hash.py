@@ -64,8 +64,15 @@ def hashes_of(search: Search) -> dict[str, str]:
     return {
         "design": design_hash(world.design) if world is not None else "",
         "properties": functions_hash(asked) if asked else "",
-        "ran": code_hash(search.automata),
+        "ran": _with_other(code_hash(search.automata), world.design if world is not None else None),
     }
+
+
+def _with_other(digest: str, design: Design | None) -> str:
+    """The hash of what ran, with code that is not Python."""
+    if design is None or design.code is None:
+        return digest
+    return hashlib.sha256(f"{digest} {design.code.digest()}".encode()).hexdigest()
 
 
 def design_hash(design: Design) -> str:
@@ -81,7 +88,7 @@ def functions_hash(functions: Iterable[object]) -> str:
 def _defined(design: Design) -> dict[str, Any]:
     """What the design's file defines; its path is not part of it."""
     values = {field.name: getattr(design, field.name) for field in dataclasses.fields(design)}
-    del values["name"], values["source"]
+    del values["name"], values["source"], values["code"]
     return values
 
 

@@ -110,6 +110,8 @@ class Search:
         """What the search rests on and has not proved, a sentence each."""
         world = self.problem.world
         said = [*self.problem.assumptions, *(declared(world.design) if world is not None else ())]
+        if world is not None and world.design.code is not None:
+            said += world.design.code.assumptions()
         for automaton in self.automata:
             said += map(str, may_be_turned(automaton, self.knowledge.is_raced_for))
         return list(dict.fromkeys(said))
@@ -119,7 +121,8 @@ class Search:
         world, reached = self.problem.world, self.problem.recorder.lines
         if world is None or reached is None:
             return ()
-        return not_reached(world.design, reached)
+        code = world.design.code
+        return code.not_reached() if code is not None else not_reached(world.design, reached)
 
     def first_state(self) -> tuple[int, ...]:
         """The state before anybody runs."""

@@ -97,6 +97,8 @@ def not_reached(design: Design, reached: ReachedLines) -> tuple[str, ...]:
 
 def _own_functions(design: Design) -> list[FunctionType]:
     """The hooks that are the design's own, and the functions of their files that they name."""
+    if design.code is not None:
+        return []  # what is its own is not Python
     hooks = [unwrap(hook) for name in HOOKS if (hook := getattr(design, name)) is not None]
     pending = [
         hook

@@ -7,18 +7,19 @@ thread that runs it is learned, merged, searched, reduced, replayed and told as 
 below it (the TDX module).
 """
 
+import hashlib
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from dpamt.abi.leaves import RAX_LEAF_MASK, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.errors import InputError
 from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import SITE_PAIR
-from dpamt.sync.observed import ObservedShared
+from dpamt.sync.observed import Address, ObservedShared
+from dpamt.verify.learn.automaton import CHOICE
 from dpamt.verify.learn.control_point import CallSite, Fixed, tell_sites
 from dpamt.verify.machine_code import answered
 from dpamt.verify.machine_code.memory import STRUCT_PAGE, VMEMMAP
@@ -36,6 +37,7 @@ from dpamt.verify.machine_code.places import (
     Returned,
 )
 from dpamt.verify.machine_code.side import ImageSide
+from dpamt.verify.machine_code.told import assumptions_of, not_reached_of
 
 _REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11")
 """Of struct tdx_module_args, in its order, those that leaves of PAMT use (Linux 7.3.4
@@ -43,11 +45,41 @@ arch/x86/include/asm/shared/tdx.h)."""
 _MASK: Final = (1 << 64) - 1
 
 
+SC: Final = "sc"
+TSO: Final = "tso"
+MODELS: Final = {
+    SC: "sequentially consistent",
+    TSO: "x86-TSO: each CPU's plain stores wait in its store buffer",
+}
+SEEN: Final = "the oldest store in the buffer reaches memory"
+EMPTIES: Final = frozenset({ATOMIC_STEP, CALL, FENCE, RETURN})
+"""Operations before which a CPU's store buffer is empty (Intel SDM volume 3, 9.2.3.9, 9.3); a
+function that is answered contains a locked instruction or a SEAMCALL."""
+
+
+def _is_unlock_call(operation: Operation) -> bool:
+    step = answered.LOCKS.get(operation.method, "") if operation.kind == CALL else ""
+    return step.startswith("unlock")
+
+
+def choose(kernel: Kernel, what: str) -> int:
+    """One of two ways to go on; 1 where nobody explores the other."""
+    shared = kernel.shared
+    assert isinstance(shared, ObservedShared)
+    observer = shared.watch.observer
+    if observer is None:
+        return 1
+    chosen: int = observer.step(Address("", 0), CHOICE, (what, 2))
+    return chosen
+
+
 class MachineCode(Fixed):
     """The functions of one image."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, model: str) -> None:
         self.places = places
+        self.buffers = model == TSO
+        """Whether a CPU's plain stores wait in its store buffer."""
 
     def prepare(self, kernel: Kernel) -> None:
         """Give a machine the words and locks of the image; before any thread runs."""
@@ -63,18 +95,36 @@ class MachineCode(Fixed):
         places = self.places
         place = places.enter(function, arguments, own)
         taken = 0
-        while places.operation(place).kind != RETURN:
+        buffer: tuple[int, ...] = ()  # places of stores that no other CPU has seen, oldest first
+        while True:
             kind = places.operation(place).kind
             result: Any = 0
+            if buffer and kind == LOAD:
+                waiting = self._waiting(place, buffer)
+                if waiting >= 0:
+                    result = places.operation(waiting).arguments[0]
+                    place = places.after(place, result)
+                    continue
+                while buffer:
+                    seen = choose(kernel, SEEN)
+                    if not seen:
+                        break
+                    self.drain(kernel, buffer[0])
+                    buffer = buffer[1:]
+            elif buffer and kind in EMPTIES and not self._waits(place):
+                while buffer:
+                    self.drain(kernel, buffer[0])
+                    buffer = buffer[1:]
+            if kind == RETURN:
+                return place
             if kind == LOAD:
                 word = self._word(kernel, place)
                 result = word.load()
-            elif kind == STORE and self._is_unlock(kernel, place):
-                lock = self._lock(kernel, place)
-                lock.unlock()
+            elif self._waits(place):
+                buffer = (*buffer, place)
+                result = Returned(1) if kind == CALL else 0
             elif kind == STORE:
-                word = self._word(kernel, place)
-                word.store(places.operation(place).arguments[0])
+                self.drain(kernel, place)
             elif kind == ATOMIC_STEP:
                 method = self._method(kernel, place)
                 result = method(*places.operation(place).arguments)
@@ -86,7 +136,33 @@ class MachineCode(Fixed):
             elif kind == BUG:
                 raise KernelOops(f"BUG in {self._where(place)}")
             place = places.after(place, result)
-        return place
+
+    def _waits(self, place: int) -> bool:
+        """Whether what a place does is a store that waits in the buffer; an unlock is one."""
+        operation = self.places.operation(place)
+        return self.buffers and (operation.kind == STORE or _is_unlock_call(operation))
+
+    def drain(self, kernel: Kernel, place: int) -> None:
+        """The store of a place reaches memory: others see it."""
+        operation = self.places.operation(place)
+        if operation.kind == CALL:
+            method = self._lock_method(kernel, operation)
+            method()
+            return
+        if self._is_unlock(kernel, place):
+            lock = self._lock(kernel, place)
+            lock.unlock()
+            return
+        word = self._word(kernel, place)
+        word.store(self.places.operation(place).arguments[0])
+
+    def _waiting(self, place: int, buffer: tuple[int, ...]) -> int:
+        """The youngest store in the buffer to the word that a place loads; -1: none."""
+        cell = self.places.operation(place).cell
+        for store in reversed(buffer):
+            if self.places.operation(store).cell == cell:
+                return store
+        return -1
 
     def value(self, place: int) -> int:
         """What a call that has ended at a place returned: EAX, signed."""
@@ -99,6 +175,32 @@ class MachineCode(Fixed):
         if place is None:
             return ()
         return tuple(CallSite(*line) for line in self.places.sites(place))
+
+    # What a verdict says of it.
+
+    def bounds(self) -> dict[str, str]:
+        """What a verdict on this code holds for."""
+        image = self.places.image
+        return {
+            "image": f"{image.path.name}, build id {image.build_id or 'none'}, "
+            f"{image.compiler or 'compiler not named'}",
+            "memory model": MODELS[TSO if self.buffers else SC],
+        }
+
+    def assumptions(self) -> list[str]:
+        """What a verdict on this code rests on, a sentence each."""
+        return assumptions_of(self.places, self.buffers)
+
+    def not_reached(self) -> tuple[str, ...]:
+        """Instructions of the functions that ran which no thread came to, as lines of C."""
+        return not_reached_of(self.places)
+
+    def digest(self) -> str:
+        """SHA-256 of the instructions that ran, each with the symbol and offset where it lies."""
+        digest = hashlib.sha256()
+        for name, code in self.places.executed():
+            digest.update(f"{name} {code.hex()}\n".encode())
+        return digest.hexdigest()
 
     # Steps.
 
@@ -208,21 +310,12 @@ class MachineCode(Fixed):
         args = TdxModuleArgs()
         self._load(args, place, address)
         status = cpu.seamcall(leaf, args)
-        if not status:
-            self._count_pair(kernel, leaf)
         written: tuple[tuple[int, int], ...] = ()
         if answered.SEAMCALLS[self.places.operation(place).method]:
             written = tuple(
                 (address + 8 * n, getattr(args, name)) for n, name in enumerate(_REGISTERS)
             )
         return Returned(status & _MASK, written)
-
-    def _count_pair(self, kernel: Kernel, leaf: int) -> None:
-        """For the audit at rest: pairs that the host has installed.  No code of the image's."""
-        if leaf & RAX_LEAF_MASK == TDH_PHYMEM_PAMT_ADD:
-            kernel.pamt_pairs.add(1)
-        elif leaf & RAX_LEAF_MASK == TDH_PHYMEM_PAMT_REMOVE:
-            kernel.pamt_pairs.add(-1)
 
     def _load(self, args: TdxModuleArgs, place: int, address: int) -> None:
         for n, name in enumerate(_REGISTERS):
@@ -252,6 +345,6 @@ for _function in (
     MachineCode.reset,
     MachineCode.print,
     MachineCode.warn,
+    MachineCode.drain,
 ):
     tell_sites(_function.__code__, _sites_of)
-__all__ = ["FENCE", "MachineCode", "ObservedShared"]

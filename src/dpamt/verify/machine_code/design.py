@@ -15,20 +15,43 @@ from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
 from dpamt.kernel_image.elf import ElfImage
 from dpamt.verify.machine_code.cache import bytes_of_cache, cache_after
-from dpamt.verify.machine_code.code import MachineCode
+from dpamt.verify.machine_code.code import MODELS, TSO, MachineCode
 from dpamt.verify.machine_code.memory import ARGUMENTS, COUNT_NAMES
 from dpamt.verify.machine_code.places import Places
 
 GET: Final = "tdx_pamt_get"
 PUT: Final = "tdx_pamt_put"
+ROLES: Final = ("get", "put", "counts")
+"""What ``--functions`` may name: two functions, and the counters."""
 _BASE: Final = "merged"
 """The design whose file says what is around get and put: what was merged."""
 
 
-def machine_design(path: Path, functions: dict[str, str] | None = None) -> Design:
+def how(model: str, functions: dict[str, str]) -> str:
+    """How an image is read, as one text: ``tso,get=SYMBOL``."""
+    return ",".join([model, *(f"{role}={name}" for role, name in sorted(functions.items()))])
+
+
+def read_how(text: str) -> tuple[dict[str, str], str]:
+    """(functions, model) of such a text.  Raises InputError for another one."""
+    model, *parts = text.split(",")
+    functions = dict(part.partition("=")[::2] for part in parts)
+    if model not in MODELS or not all(role in ROLES and name for role, name in functions.items()):
+        raise InputError(f"image {text!r}: expected sc or tso, and {', '.join(ROLES)} with names")
+    return functions, model
+
+
+def machine_design(
+    path: Path,
+    functions: dict[str, str] | None = None,
+    model: str = TSO,
+    tolerated: frozenset[tuple[int, int]] = frozenset(),
+) -> Design:
     """The design that an image's get and put are.
 
-    ``functions`` names them where they are called otherwise: get, put, counts (the counters).
+    ``functions`` names them where they are called otherwise: get, put, counts (the counters);
+    ``model`` is that of memory; ``tolerated`` are answers of the module that the code takes as
+    benign, (leaf, status).
     Raises InputError for an image without them.
     """
     functions = functions or {}
@@ -51,7 +74,7 @@ def machine_design(path: Path, functions: dict[str, str] | None = None) -> Desig
             f"{path}: no variable {' or '.join(COUNT_NAMES)}; expected --functions counts=SYMBOL, "
             "the counters of 2M regions or a pointer to them"
         )
-    code = MachineCode(Places(image, counts, False))
+    code = MachineCode(Places(image, counts, model == TSO), model)
 
     def prepare(kernel: Kernel) -> int:
         code.prepare(kernel)
@@ -74,4 +97,6 @@ def machine_design(path: Path, functions: dict[str, str] | None = None) -> Desig
         tdx_pamt_put=run_put,
         init_pamt_metadata=prepare,
         dpamt_names=counts.startswith("dpamt"),
+        tolerated=tolerated,
+        code=code,
     )

@@ -239,7 +239,7 @@ class Emulator:
             return True
         instruction = self._instructions.at(address)
         if not skip:
-            if instruction.is_undefined or (self._fences and instruction.is_fence):
+            if instruction.is_undefined or (self._fences and instruction.empties_buffer):
                 return True
             if instruction.refused:
                 raise InputError(

@@ -16,6 +16,7 @@ from dpamt.errors import InputError, ModelError
 from dpamt.kernel_image.bug_table import bugs_of
 from dpamt.kernel_image.elf import ElfImage
 from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, Instructions
+from dpamt.kernel_image.patch_sites import patch_sites_of
 from dpamt.kernel_image.lines import Lines, SourceLine
 from dpamt.sync import Word
 from dpamt.verify.learn.control_point import Fixed
@@ -86,6 +87,7 @@ class Places(Fixed):
         self.lines = Lines(image)
         self.answered = Answered(image)
         self.bugs = bugs_of(image)
+        self._patch_sites = patch_sites_of(image)
         self._instructions = Instructions(image)
         self._emulator = Emulator(
             self.memory, self._instructions, self.answered.stops_at, fences
@@ -140,15 +142,52 @@ class Places(Fixed):
         found = self.lines.at(site)
         if found:
             return found
-        text = self._instructions.at(site).text
-        return (SourceLine(self.image.name_of(site), text, 0),)
+        return (SourceLine(self.image.name_of(site), self._text_of(site), 0),)
+
+    def _text_of(self, site: int) -> str:
+        instruction = self._instructions.at(site)
+        if instruction.target < 0:
+            return instruction.text
+        return f"{instruction.mnemonic} {self.image.name_of(instruction.target)}"
 
     def executed(self) -> list[tuple[str, bytes]]:
         """(symbol+offset, bytes) of each instruction that ran."""
-        every = sorted(self._emulator.ran | {o.site for o in self._operations if o.kind != RETURN})
+        every = sorted(self._emulator.ran | {o.site for o in self._operations})
         return [
             (self.image.name_of(one), self.image.read(one, self._instructions.at(one).size))
             for one in every
+        ]
+
+    def never_ran(self) -> list[list[int]]:
+        """Runs of instructions that no thread came to, in functions of which some ran."""
+        ran = self._emulator.ran | {o.site for o in self._operations}
+        functions = {}
+        for address in ran:
+            symbol, _ = self.image.symbol_at(address)
+            if symbol is not None and symbol.is_function:
+                functions[symbol.address] = symbol.size
+        left: list[list[int]] = []
+        for begin, size in sorted(functions.items()):
+            at, goes_on = begin, False
+            while at < begin + size:
+                instruction = self._instructions.at(at)
+                if at in ran:
+                    goes_on = False
+                elif not instruction.is_filler:
+                    if not goes_on:
+                        left.append([])
+                    left[-1].append(at)
+                    goes_on = True
+                at += instruction.size
+        return left
+
+    def patched(self) -> list[str]:
+        """Places that ran and that a boot may patch: ALTERNATIVEs and static keys."""
+        ran = self._emulator.ran
+        return [
+            f"{what} at {self.image.name_of(address)}"
+            for address, what in sorted(self._patch_sites.items())
+            if address in ran
         ]
 
     def __len__(self) -> int:
@@ -204,8 +243,10 @@ class Places(Fixed):
         while self._passed(at):
             at = emulator.run(False)
         if at == RETURN_ADDRESS:
-            value = emulator.registers()[RAX]
-            return self._place(Operation(RETURN, at, arguments=(value,)), at, (0,) * len(REGISTERS), emulator.own())
+            value = emulator.registers()[RAX]  # all that the caller looks at
+            operation = Operation(RETURN, emulator.last, arguments=(value,))
+            registers = (value, *[0] * (len(REGISTERS) - 1))
+            return self._place(operation, at, registers, emulator.own())
         refused = self.answered.refuses(at)
         if refused:
             raise InputError(
@@ -224,7 +265,7 @@ class Places(Fixed):
             bug = self.bugs.get(at)
             kind = WARN if bug is not None and bug.is_warning else BUG
             return self._place(Operation(kind, at), at, emulator.registers(), emulator.own())
-        if instruction.is_fence:
+        if instruction.empties_buffer:
             return self._place(Operation(FENCE, at), at, emulator.registers(), emulator.own())
         return self._access(at, instruction)
 

@@ -23,6 +23,8 @@ class Trial(NamedTuple):
     granularity: str
     make: Callable[[Design], Problem]
     applies: Callable[[Design], bool] = lambda design: design.dynamic_pamt
+    demotes: bool = False
+    """It calls DEMOTE, under locks that a design of code that is not Python does not name."""
     by_name: bool = False
     """Only when it is asked for by name: it takes long, or asks more than a design must stand."""
 
@@ -73,6 +75,7 @@ SUITE: Final = (
         "shared word",
         WORDS,
         demote_and_get,
+        demotes=True,
     ),
     Trial(
         "faults",
@@ -113,6 +116,7 @@ SUITE: Final = (
         LOCKS,
         split,
         lambda design: design.dynamic_pamt and design.counts != "none",
+        demotes=True,
     ),
     Trial(
         "split, pairs",
@@ -120,12 +124,14 @@ SUITE: Final = (
         LOCKS,
         lambda d: split(d, sept_elsewhere=True),
         lambda design: design.dynamic_pamt and design.counts != "none",
+        demotes=True,
     ),
     Trial(
         "split, same TD",
         "a hole is punched into a 2M page; a VCPU, whichever, faults on the hole or behind it",
         LOCKS,
         split_and_fault,
+        demotes=True,
     ),
     Trial(
         "teardown",
@@ -162,6 +168,7 @@ SUITE: Final = (
         lambda d: split(d, Choices(1, refused=SPLITTING_LEAVES)),
         lambda design: design.dynamic_pamt and design.counts != "none",
         by_name=True,
+        demotes=True,
     ),
     Trial(
         "create, no memory",
@@ -191,6 +198,7 @@ SUITE: Final = (
         lambda d: split(d, Choices(1)),
         lambda design: design.dynamic_pamt and design.counts != "none",
         by_name=True,
+        demotes=True,
     ),
     Trial(
         "busy guest",
@@ -212,6 +220,7 @@ SUITE: Final = (
         WORDS,
         lambda d: demote_and_get(d, KernelBehaviour(demote_lock="none"), Choices()),
         by_name=True,
+        demotes=True,
     ),
     Trial(
         "split, no lock",
@@ -220,6 +229,7 @@ SUITE: Final = (
         lambda d: split(d, None, KernelBehaviour(demote_lock="none"), sept_elsewhere=True),
         lambda design: design.dynamic_pamt and design.counts != "none",
         by_name=True,
+        demotes=True,
     ),
 )
 """All trials; those that do not apply to a design are left out.
@@ -234,4 +244,10 @@ TOO_HARD: Final = frozenset({"busy pair", "demote, no lock", "split, no lock"})
 
 def trials_of(design: Design, by_name: bool = False) -> list[Trial]:
     """The trials that a design is put through; with ``by_name`` those too that must be named."""
-    return [trial for trial in SUITE if trial.applies(design) and (by_name or not trial.by_name)]
+    return [
+        trial
+        for trial in SUITE
+        if trial.applies(design)
+        and (by_name or not trial.by_name)
+        and not (trial.demotes and design.code is not None)
+    ]

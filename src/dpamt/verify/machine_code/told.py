@@ -1,0 +1,51 @@
+"""What a verdict on machine code says of it: what it rests on, and what no thread came to."""
+
+from dpamt.verify.machine_code import answered
+from dpamt.verify.machine_code.places import Places
+
+
+def assumptions_of(places: Places, buffers: bool) -> list[str]:
+    """What a verdict rests on, a sentence each."""
+    image = places.image
+    said = []
+    if places.memory.presets:
+        presets = ", ".join(
+            f"{p.symbol}{f'+{p.offset:#x}' if p.offset else ''} = {p.value:#x}"
+            for p in places.memory.presets
+        )
+        said.append(f"{image.path.name}: set before the first step, as a booted kernel has it: {presets}")
+    called = [name for name in places.called if name not in answered.LISTS]
+    if called:
+        said.append(f"answered, not executed: {', '.join(sorted(called))}")
+    if any(name in answered.LISTS for name in places.called):
+        said.append("the checks of lists (CONFIG_LIST_HARDENED) find nothing wrong")
+    sites = places.patched()
+    if sites:
+        said.append(
+            "run as the image holds it, before a boot patches it: " + ", ".join(sites)
+        )
+    said.append(
+        "per-CPU variables and the struct pages of a CPU's own pages are touched by that CPU alone, "
+        "and are at each call as at boot"
+    )
+    if buffers:
+        said.append("a CPU's store buffer is empty when get or put returns")
+    return said
+
+
+def not_reached_of(places: Places) -> tuple[str, ...]:
+    """The instructions that no thread came to, of functions of which some ran, as lines of C.
+
+    Without DWARF as ranges of instructions.
+    """
+    lines: dict[str, None] = {}
+    for run in places.never_ran():
+        innermost = [places.lines_of(address)[-1] for address in run]
+        if innermost[0].line:
+            for site in innermost:
+                lines[f"{site.file}:{site.line} in {site.function}"] = None
+            continue
+        first, last = places.image.name_of(run[0]), places.image.name_of(run[-1]).partition("+")[2]
+        many = f" to +{last}, {len(run)} instructions" if len(run) > 1 else f" {innermost[0].file}"
+        lines[first + many] = None
+    return tuple(lines)
