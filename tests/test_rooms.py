@@ -15,7 +15,7 @@ FLOORS = (
     {"run", "trace", "boot"},
     {"host"},
     {"module"},
-    {"platform"},
+    {"platform", "kernel_image"},
     {"sync"},
     {"abi"},
     {"errors", "files", "own_files"},
@@ -51,7 +51,7 @@ def test_a_room_imports_only_rooms_below(room: str) -> None:
 
 VERIFY = (
     {"learn"},
-    {"programs", "properties"},
+    {"machine_code", "programs", "properties"},
     {"explore"},
     {"evidence", "asked"},
     {"cluster"},

@@ -1,9 +1,9 @@
 """Which ``ud2`` is a WARN and which a BUG: the kernel's ``__bug_table``.
 
 An entry is: where the instruction lies (signed, relative to the entry itself), perhaps the format
-of a message, perhaps file and line (CONFIG_DEBUG_BUGVERBOSE), at its end 16 bits of flags.  Which of
-these a kernel has, its entries say themselves: only with the right size do all of them point into
-code (at an undefined instruction, or at the call of a WARN with a message).
+of a message, perhaps file and line (CONFIG_DEBUG_BUGVERBOSE), at its end 16 bits of flags.  Which
+of these a kernel has, its entries say themselves: only with the right size do all of them point
+into code (at an undefined instruction, or at the call of a WARN with a message).
 
 Source: Linux include/asm-generic/bug.h (struct bug_entry, BUGFLAG_*), arch/x86/include/asm/bug.h.
 """
@@ -59,5 +59,5 @@ def _is_code(image: ElfImage, address: int) -> bool:
 
 
 def _target(base: int, data: bytes, at: int) -> int:
-    (displacement,) = struct.unpack_from("<i", data, at)
+    displacement: int = struct.unpack_from("<i", data, at)[0]
     return (base + at + displacement) & (1 << 64) - 1

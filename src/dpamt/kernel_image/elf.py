@@ -115,7 +115,9 @@ class ElfImage:
             elf = MappedElf(self.data)
             kind, machine = elf["e_type"], elf.get_machine_arch()
         except (ELFError, ConstructError):
-            raise InputError(f"{self.path}: not an ELF file (a bzImage is none); {_EXPECTED}") from None
+            raise InputError(
+                f"{self.path}: not an ELF file (a bzImage is none); {_EXPECTED}"
+            ) from None
         if machine != "x64" or not elf.little_endian:
             raise InputError(f"{self.path}: an ELF file for {machine}; {_EXPECTED}")
         if kind not in ("ET_EXEC", "ET_DYN", "ET_REL"):
@@ -139,7 +141,8 @@ class ElfImage:
             if has_bytes and header["sh_offset"] + header["sh_size"] > len(self.data):
                 raise InputError(
                     f"{self.path}: cut off: section {part.name} ends at byte "
-                    f"{header['sh_offset'] + header['sh_size']:,} of {len(self.data):,}; {_EXPECTED}"
+                    f"{header['sh_offset'] + header['sh_size']:,} of {len(self.data):,}; "
+                    f"{_EXPECTED}"
                 )
             if header["sh_type"] == "SHT_SYMTAB":
                 table = part
@@ -261,8 +264,8 @@ class ElfImage:
             struct.pack_into("<I", content, offset, value & 0xFFFF_FFFF)
         elif kind:
             raise InputError(
-                f"{self.path}: relocation {kind} is not known; expected code built as the kernel's is "
-                "(-mcmodel=kernel, no -fPIC)"
+                f"{self.path}: relocation {kind} is not known; expected code built as the kernel's "
+                "is (-mcmodel=kernel, no -fPIC)"
             )
 
     def _sort(self) -> None:

@@ -72,7 +72,9 @@ class Lines:
             if inner is None:
                 break
             call = inner.attributes
-            where = files.get(call["DW_AT_call_file"].value, "") if "DW_AT_call_file" in call else ""
+            where = (
+                files.get(call["DW_AT_call_file"].value, "") if "DW_AT_call_file" in call else ""
+            )
             chain.append(SourceLine(name, where, call["DW_AT_call_line"].value))
             name, die = _name(inner), inner
         return (*chain, SourceLine(name, file, line))

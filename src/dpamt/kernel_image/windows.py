@@ -6,7 +6,7 @@ functions.
 
 import mmap
 from io import BytesIO
-from typing import Any
+from typing import IO, Any, cast
 
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor
 from elftools.elf.elffile import ELFFile
@@ -39,14 +39,14 @@ class Window:
         """Nothing to do: the file is somebody else's."""
 
 
-class MappedElf(ELFFile):  # type: ignore[misc]  # pyelftools has no types
+class MappedElf(ELFFile):
     """An ELF file whose debug sections are windows where nothing has to be done to them."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._mapped = data
         self.debug_bytes: dict[str, bytes] = {}
         """Debug sections of an object, relocated."""
-        super().__init__(Window(data, 0, len(data)))
+        super().__init__(cast(IO[bytes], Window(data, 0, len(data))))
 
     def _read_dwarf_section(self, section: Any, relocate_dwarf_sections: bool) -> Any:
         relocated = self.debug_bytes.get(section.name)

@@ -74,7 +74,9 @@ def image_text(design: "Design") -> str:
     """What image is verified, before its trials."""
     code = design.code
     assert code is not None
-    lines = [line for name, bound in code.bounds().items() for line in wrapped(f"{name}: {bound}", "")]
+    lines = [
+        line for name, bound in code.bounds().items() for line in wrapped(f"{name}: {bound}", "")
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -126,7 +126,7 @@ def _check_counts(
             yield f"region {region:#x}: refcount {count}, but no pair"
         if not count and region in pairs and not stays(kernel.design, count):
             yield f"region {region:#x}: refcount 0, but its pair is installed"
-    if counted != len(pairs):
+    if counted != len(pairs) and kernel.design.code is None:  # an image has no such count
         yield f"the host counts {counted} pairs, the module has {len(pairs)}"
     marked, held = set(module.pamt_pages()), {page for pair in pairs.values() for page in pair[:2]}
     for pfn in sorted(marked - held):

@@ -157,6 +157,7 @@ def _design_of(module: ModuleType, name: str, source: str) -> Design:
         spare_pages=_pages(module, source, "SPARE_PAGES", 0),
         removal=removal,
         dpamt_names=_flag(module, source, "DPAMT_NAMES", False),
+        code=None,
         **functions,
     )
 

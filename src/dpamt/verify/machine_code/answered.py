@@ -5,8 +5,8 @@ not in it is refused by name.  docs/machine-code.md shows this table.
 
 Source: Linux 7.3.4 kernel/locking/spinlock.c (``_raw_*``), kernel/locking/mutex.c, mm/page_alloc.c
 (``alloc_pages_noprof``, ``__free_pages``), arch/x86/virt/vmx/tdx/seamcall.S, tdx.c
-(``tdx_quirk_reset_paddr``), lib/list_debug.c, arch/x86/lib/retpoline.S, Documentation/trace/ftrace.rst
-(``__fentry__``).
+(``tdx_quirk_reset_paddr``), lib/list_debug.c, arch/x86/lib/retpoline.S,
+Documentation/trace/ftrace.rst (``__fentry__``).
 """
 
 from typing import Final
@@ -72,7 +72,9 @@ lockdep (its rules are checked here by the steps: docs/verify.md, context and lo
 _NOTHING_BEGINS: Final = ("__tsan_", "__msan_", "__asan_", "kmsan_", "__kcsan_", "__cfi_")
 """Sanitizers' calls: what they check is not checked here."""
 _THUNK: Final = "__x86_indirect_thunk_"
-_RETURN_THUNKS: Final = frozenset({"__x86_return_thunk", "srso_return_thunk", "retbleed_return_thunk"})
+_RETURN_THUNKS: Final = frozenset(
+    {"__x86_return_thunk", "srso_return_thunk", "retbleed_return_thunk"}
+)
 REFUSED: Final = frozenset(
     {
         *("schedule", "schedule_timeout", "msleep", "usleep_range_state", "wait_for_completion"),

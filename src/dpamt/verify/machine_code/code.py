@@ -86,7 +86,12 @@ class MachineCode(Fixed):
         kernel.image = ImageSide(kernel, self.places)  # type: ignore[attr-defined]
 
     def call(
-        self, kernel: Kernel, cpu: Cpu, function: str, arguments: tuple[int, ...], own: tuple[tuple[int, int], ...] = ()
+        self,
+        kernel: Kernel,
+        cpu: Cpu,
+        function: str,
+        arguments: tuple[int, ...],
+        own: tuple[tuple[int, int], ...] = (),
     ) -> int:
         """Run a function of the image to its end; the place where it ends.
 
@@ -100,17 +105,17 @@ class MachineCode(Fixed):
             kind = places.operation(place).kind
             result: Any = 0
             if buffer and kind == LOAD:
-                waiting = self._waiting(place, buffer)
-                if waiting >= 0:
-                    result = places.operation(waiting).arguments[0]
-                    place = places.after(place, result)
-                    continue
                 while buffer:
                     seen = choose(kernel, SEEN)
                     if not seen:
                         break
                     self.drain(kernel, buffer[0])
                     buffer = buffer[1:]
+                waiting = self._waiting(place, buffer)
+                if waiting >= 0:
+                    result = places.operation(waiting).arguments[0]
+                    place = places.after(place, result)
+                    continue
             elif buffer and kind in EMPTIES and not self._waits(place):
                 while buffer:
                     self.drain(kernel, buffer[0])
@@ -170,11 +175,16 @@ class MachineCode(Fixed):
         return value - (1 << 32) if value >> 31 else value
 
     def sites(self, frame: FrameType) -> tuple[CallSite, ...]:
-        """Where a frame of :meth:`call` stands, in C."""
+        """Where a frame of this class's stands, in C: one site, what was inlined named in it."""
         place = frame.f_locals.get("place")
-        if place is None:
-            return ()
-        return tuple(CallSite(*line) for line in self.places.sites(place))
+        return () if place is None else (self._site(place),)
+
+    def _site(self, place: int) -> CallSite:
+        """``tdx_pamt_get/atomic_read``, at the innermost line in the file of the first of these."""
+        lines = self.places.sites(place)
+        own = [line for line in lines if line.file == lines[0].file]
+        function = "/".join(dict.fromkeys(line.function for line in lines))
+        return CallSite(function, own[-1].file, own[-1].line)
 
     # What a verdict says of it.
 
@@ -231,7 +241,7 @@ class MachineCode(Fixed):
         return self._side(kernel).spinlock(cell.address)
 
     def _where(self, place: int) -> str:
-        site = self.places.sites(place)[-1]
+        site = self._site(place)
         return f"{site.function} ({site.file}:{site.line})" if site.line else site.function
 
     def warn(self, kernel: Kernel, place: int) -> None:

@@ -10,6 +10,7 @@ nothing is (code that reaches there is refused: the kernel is built with ``-mno-
 
 import struct
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 from dpamt.errors import InputError
@@ -65,8 +66,8 @@ class Emulator:
         fences: bool,
     ) -> None:
         try:
-            import unicorn
-            from unicorn import x86_const
+            unicorn: Any = import_module("unicorn")
+            x86_const: Any = import_module("unicorn.x86_const")
         except ImportError:
             raise InputError(
                 "--vmlinux needs unicorn; expected: pip install 'dpamt[machine]'"
@@ -278,12 +279,11 @@ class Emulator:
         where = self.memory.image.name_of(instruction.address)
         if operand.segment == "gs":
             return PRIVATE
-        if STACK_BASE <= address < STACK_BASE + STACK_BYTES:
-            if address < self._uc.reg_read(self._ids[RSP]) and instruction.mnemonic != "push":
-                raise InputError(
-                    f"{self._where(instruction.address)}: {instruction.text} reaches below the "
-                    "stack pointer; expected code built with -mno-red-zone, as the kernel is"
-                )
+        if STACK_BASE <= address < min(self._uc.reg_read(self._ids[RSP]), STACK_BASE + STACK_BYTES):
+            raise InputError(
+                f"{self._where(instruction.address)}: {instruction.text} reaches below the stack "
+                "pointer; expected code built with -mno-red-zone, as the kernel is"
+            )
         return self.memory.kind_of(address, size, operand.access != READ, where)
 
     def place_of(self, instruction: Instruction, operand: Operand) -> tuple[int, int]:

@@ -48,10 +48,10 @@ SHARED: Final = "shared"
 
 
 class Cell(NamedTuple):
-    """A shared word: a counter of the region ``index``, or the bytes at an address of the image."""
+    """A shared word: the counter of region ``number``, or the bytes at an address of the image."""
 
     counter: bool
-    index: int
+    number: int
     """Region, or offset from the symbol."""
     symbol: str
     address: int
@@ -128,8 +128,8 @@ class ImageMemory:
             does = "writes" if writes else "reads"
             extern = self.image.name_of(address)
             raise InputError(
-                f"{self.image.path}: {where} {does} {size} bytes at {extern}, which is no memory of "
-                "the image, of the thread or of its arguments"
+                f"{self.image.path}: {where} {does} {size} bytes at {extern}, which is no memory "
+                "of the image, of the thread or of its arguments"
             )
         if preset or (section is not None and _is_constant(section.name, section.writable)):
             if writes:
@@ -175,7 +175,9 @@ class ImageMemory:
 
     def first_value(self, cell: Cell) -> int:
         """The value of a shared word before any thread runs."""
-        return signed(int.from_bytes(self.first_bytes(cell.address, cell.size), "little"), cell.size)
+        return signed(
+            int.from_bytes(self.first_bytes(cell.address, cell.size), "little"), cell.size
+        )
 
 
 def _is_constant(name: str, writable: bool) -> bool:

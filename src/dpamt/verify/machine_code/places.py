@@ -16,8 +16,8 @@ from dpamt.errors import InputError, ModelError
 from dpamt.kernel_image.bug_table import bugs_of
 from dpamt.kernel_image.elf import ElfImage
 from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, Instructions
-from dpamt.kernel_image.patch_sites import patch_sites_of
 from dpamt.kernel_image.lines import Lines, SourceLine
+from dpamt.kernel_image.patch_sites import patch_sites_of
 from dpamt.sync import Word
 from dpamt.verify.learn.control_point import Fixed
 from dpamt.verify.machine_code.answered import Answered
@@ -89,9 +89,7 @@ class Places(Fixed):
         self.bugs = bugs_of(image)
         self._patch_sites = patch_sites_of(image)
         self._instructions = Instructions(image)
-        self._emulator = Emulator(
-            self.memory, self._instructions, self.answered.stops_at, fences
-        )
+        self._emulator = Emulator(self.memory, self._instructions, self.answered.stops_at, fences)
         self._keys: list[_Key] = []
         self._numbers: dict[_Key, int] = {}
         self._operations: list[Operation] = []
@@ -106,7 +104,9 @@ class Places(Fixed):
         """What is done at a place."""
         return self._operations[place]
 
-    def enter(self, function: str, arguments: tuple[int, ...], own: tuple[tuple[int, int], ...] = ()) -> int:
+    def enter(
+        self, function: str, arguments: tuple[int, ...], own: tuple[tuple[int, int], ...] = ()
+    ) -> int:
         """The first place of a call of a function with these arguments and these own bytes."""
         key = function, arguments, own
         known = self._entered.get(key)

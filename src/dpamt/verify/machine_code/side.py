@@ -1,7 +1,7 @@
 """What machine code shares with other CPUs, as words and locks of one machine.
 
-The counters are the kernel's own (``kernel.pamt_refcounts``), so that the audits of counts and pairs
-are those of every design.  A lock is known by the address that it is taken by, and named by the
+The counters are the kernel's own (``kernel.pamt_refcounts``), so that the audits of counts and
+pairs are those of every design.  A lock is known by the address that it is taken by, and named by the
 symbol there.  All other shared memory of the image is words that begin as the image has them.
 """
 
@@ -70,14 +70,14 @@ class ImageSide(Fixed):
 
     def _make(self, cell: Cell) -> Word:
         if cell.counter:
-            return self._kernel.pamt_refcounts.at(cell.index)
+            return self._kernel.pamt_refcounts.at(cell.number)
         array = self._arrays.get(cell.symbol)
         if array is None:
             shared = self._kernel.shared
             assert isinstance(shared, ObservedShared)
             name = f"image.{cell.symbol}"
             array = self._arrays[cell.symbol] = shared._add(name, ImageWords(shared, name))
-        return array.begin(cell.index, self._places.memory.first_value(cell))
+        return array.begin(cell.number, self._places.memory.first_value(cell))
 
     def spinlock(self, address: int) -> SpinLock:
         """The spinlock at an address; finding it is no step."""
@@ -102,7 +102,9 @@ class ImageSide(Fixed):
         known = self._locks.get((kind, address))
         if known is None:
             shared = self._kernel.shared
-            make = {SpinLock: shared.spinlock, RwLock: shared.rwlock, Mutex: shared.mutex}[kind]
+            make: Any = shared.mutex
+            if kind is not Mutex:
+                make = shared.spinlock if kind is SpinLock else shared.rwlock
             name = self._places.image.name_of(address).replace(".", "_")
             pamt = self._kernel.pamt_lock
             if kind is SpinLock and name == pamt.name:

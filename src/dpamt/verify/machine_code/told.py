@@ -13,7 +13,9 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
             f"{p.symbol}{f'+{p.offset:#x}' if p.offset else ''} = {p.value:#x}"
             for p in places.memory.presets
         )
-        said.append(f"{image.path.name}: set before the first step, as a booted kernel has it: {presets}")
+        said.append(
+            f"{image.path.name}: set before the first step, as a booted kernel has it: {presets}"
+        )
     called = [name for name in places.called if name not in answered.LISTS]
     if called:
         said.append(f"answered, not executed: {', '.join(sorted(called))}")
@@ -21,12 +23,10 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         said.append("the checks of lists (CONFIG_LIST_HARDENED) find nothing wrong")
     sites = places.patched()
     if sites:
-        said.append(
-            "run as the image holds it, before a boot patches it: " + ", ".join(sites)
-        )
+        said.append("run as the image holds it, before a boot patches it: " + ", ".join(sites))
     said.append(
-        "per-CPU variables and the struct pages of a CPU's own pages are touched by that CPU alone, "
-        "and are at each call as at boot"
+        "per-CPU variables and the struct pages of a CPU's own pages are touched by that CPU "
+        "alone, and are at each call as at boot"
     )
     if buffers:
         said.append("a CPU's store buffer is empty when get or put returns")

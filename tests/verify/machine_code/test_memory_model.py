@@ -1,0 +1,129 @@
+"""Machine code ends in exactly the ways that x86-TSO, or sequential consistency, allows."""
+
+import random
+
+import pytest
+
+from dpamt.verify.machine_code.code import SC, TSO
+from tests.kernel_image.compiled import built
+from tests.verify.machine_code.litmus import Program, assembly, parse, simulated
+from tests.verify.machine_code.threads import outcomes
+
+PROGRAMS = {
+    "sb": parse("x=1 y? | y=1 x?"),
+    "sb_fenced": parse("x=1 mfence y? | y=1 mfence x?"),
+    "sb_one_fence": parse("x=1 mfence y? | y=1 x?"),
+    "sb_locked": parse("x:=1 y? | y:=1 x?"),
+    "mp": parse("x=1 y=1 | y? x?"),
+    "lb": parse("x? y=1 | y? x=1"),
+    "two_two_w": parse("x=1 y=2 | y=1 x=2"),
+    "iriw": parse("x=1 | y=1 | x? y? | y? x?"),
+    "n6": parse("x=1 x? y? | y=2 x=2"),
+    "n5": parse("x=1 x? | x=2 x?"),
+    "r": parse("x=1 y=1 | y=2 x?"),
+    "s": parse("x=2 y=1 | y? x=1"),
+    "wrc": parse("x=1 | x? y=1 | y? x?"),
+    "rwc": parse("x=1 | x? y? | y=1 x?"),
+}
+ONLY_TSO = {
+    "sb": (0, 0, 1, 1),
+    "sb_one_fence": None,
+    "n6": (4, 0, 1, 2),
+    "r": (0, 0, 1, 2),
+}
+"""The outcome that x86-TSO allows and sequential consistency does not (Owens and others 2009; r and
+rwc: Alglave and others, "Herding cats", 2014)."""
+
+
+def random_programs() -> dict[str, Program]:
+    """Programs of two or three threads, drawn with a fixed seed."""
+    draw = random.Random(14)
+    found = {}
+    for n in range(24):
+        threads = []
+        for _ in range(draw.choice((2, 2, 3))):
+            ops = []
+            for _ in range(draw.randint(1, 4)):
+                var = draw.choice("xy")
+                kind = draw.choice("wwrrrxf")
+                if kind == "f":
+                    ops.append(("f", "", 0))
+                else:
+                    ops.append((kind, var, draw.randint(1, 3) if kind != "r" else 0))
+            threads.append(tuple(ops))
+        found[f"random{n}"] = Program(tuple(threads))
+    return found
+
+
+ALL = {**PROGRAMS, **random_programs()}
+
+
+@pytest.mark.parametrize("model", [SC, TSO])
+@pytest.mark.parametrize("name", ALL)
+def test_exactly_the_outcomes_of_the_model(name: str, model: str) -> None:
+    program = ALL[name]
+    path = built(assembly(ALL), (), "gcc", ".s")
+    functions = tuple(f"{name}_{n}" for n in range(len(program.threads)))
+    words = tuple(f"{name}_{word}" for word in program.words)
+    assert outcomes(path, functions, words, model) == simulated(program, model == TSO)
+
+
+@pytest.mark.parametrize("name", [name for name, outcome in ONLY_TSO.items() if outcome])
+def test_what_a_store_buffer_adds(name: str) -> None:
+    """The simulator itself: what the literature says is allowed."""
+    tso, sc = simulated(PROGRAMS[name], True), simulated(PROGRAMS[name], False)
+    assert ONLY_TSO[name] in tso - sc
+    assert sc < tso
+
+
+LOCK = """
+#include "kernel.h"
+int flags[2], turn, inside;
+#define READ(x) (*(volatile int *)&(x))
+#define WRITE(x, value) (*(volatile int *)&(x) = (value))
+static inline int enter(void)
+{
+	int one = 1;
+
+	asm volatile("lock xaddl %0, %1" : "+r"(one), "+m"(inside) : : "memory");
+	return one;
+}
+static inline void leave(void)
+{
+	asm volatile("lock decl %0" : "+m"(inside) : : "memory");
+}
+#define PETERSON(name, me, other) int name(void) {                  \\
+	int met;                                                    \\
+	WRITE(flags[me], 1); WRITE(turn, other); FENCE;             \\
+	while (READ(flags[other]) && READ(turn) == (other))         \\
+		asm volatile("pause");                              \\
+	met = enter(); leave(); WRITE(flags[me], 0);                \\
+	return met; }
+#define DEKKER(name, me, other) int name(void) {                    \\
+	int met;                                                    \\
+	WRITE(flags[me], 1); FENCE;                                 \\
+	while (READ(flags[other])) {                                \\
+		if (READ(turn) != (me)) {                           \\
+			WRITE(flags[me], 0);                        \\
+			while (READ(turn) != (me))                  \\
+				asm volatile("pause");              \\
+			WRITE(flags[me], 1); FENCE;                 \\
+		}                                                   \\
+	}                                                           \\
+	met = enter(); leave(); WRITE(turn, other); WRITE(flags[me], 0); \\
+	return met; }
+KIND(first, 0, 1)
+KIND(second, 1, 0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["PETERSON", "DEKKER"])
+@pytest.mark.parametrize("fence", [False, True])
+@pytest.mark.parametrize("model", [SC, TSO])
+def test_locks_of_plain_stores_need_a_fence_on_x86(kind: str, fence: bool, model: str) -> None:
+    """Two CPUs are inside at once without a fence under x86-TSO, and in no other case."""
+    how = 'asm volatile("mfence" : : : "memory")' if fence else "do { } while (0)"
+    path = built(f"#define KIND {kind}\n#define FENCE {how}\n{LOCK}")
+    met = outcomes(path, ("first", "second"), (), model)
+    both_inside = any(any(one) for one in met)
+    assert both_inside == (model == TSO and not fence)
