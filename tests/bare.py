@@ -35,6 +35,7 @@ NEEDS: Final = (
     (r"dpamt trace .*--parquet", "plan"),
     (r"dpamt plan .*(--age|--fleet)", "plan"),
     (r"--ray", "ray"),
+    (r"dpamt verify --vmlinux", "machine"),
 )
 """Commands that need an extra, and which; the first that matches counts."""
 

@@ -53,15 +53,11 @@ def _verify(options: argparse.Namespace) -> int:
         with watching() as watch:
             design, one = _resumed(options, watch)
         designs[design.name] = design
-        text = SuiteText(design.name, options.whole)
+        text = SuiteText(design.name, options.whole, design.code)
         results[design.name] = _told(design, iter([one]), None if options.json else text)
     for name, design in loaded.items():
-        if design.code is not None and not options.json:
-            from dpamt.report.verify_text import image_text
-
-            write_text(image_text(design))
         title = name if design.name in results else design.name
-        text = SuiteText(title, options.whole)
+        text = SuiteText(title, options.whole, design.code)
         told = None if options.json or len(loaded) > 1 else text
         results[title] = _told(design, _tried(name, design, options), told)
         designs[title] = design
@@ -102,6 +98,9 @@ def _designs(options: argparse.Namespace) -> "dict[str, Design]":
     from dpamt.host.designs.load import SHIPPED
 
     if options.vmlinux:
+        from dpamt.cli.extras import require
+
+        require("verify --vmlinux", "unicorn", "capstone", "elftools")
         return {options.vmlinux: _loaded(options.vmlinux, _image(options))}
     names = options.designs or (SHIPPED if options.all else ("merged",))
     designs = {name: _loaded(name) for name in names}

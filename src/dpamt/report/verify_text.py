@@ -12,7 +12,7 @@ from dpamt.verify.evidence.refine import FOUND
 from dpamt.verify.learn.automaton import CHOICE, LOCK_ORDER, MARK
 
 if TYPE_CHECKING:
-    from dpamt.host.designs.base import Design
+    from dpamt.host.designs.base import OtherCode
     from dpamt.verify.evidence.replay import Replayed
 
 _COLUMN_GAP: Final = 2
@@ -24,8 +24,9 @@ class SuiteText:
     The parts, one after the other, are the whole: :meth:`trial` of each trial, then :meth:`end`.
     """
 
-    def __init__(self, design: str, whole: bool = False) -> None:
+    def __init__(self, design: str, whole: bool = False, code: "OtherCode | None" = None) -> None:
         self._design = design
+        self._code = code
         self._whole = whole
         self._begun = False
         self._shown: list[Counterexample] = []
@@ -40,7 +41,7 @@ class SuiteText:
 
     def _trial(self, one: Tried) -> Iterator[str]:
         if not self._begun:
-            yield from _head(self._design)
+            yield from _head(self._design, self._code)
         self._begun = True
         yield from _row(one)
         if one.verdict.counterexamples and not self._shown:
@@ -70,16 +71,6 @@ class SuiteText:
         yield from _verdict(tried, sorted(broken))
 
 
-def image_text(design: "Design") -> str:
-    """What image is verified, before its trials."""
-    code = design.code
-    assert code is not None
-    lines = [
-        line for name, bound in code.bounds().items() for line in wrapped(f"{name}: {bound}", "")
-    ]
-    return "".join(f"{line}\n" for line in lines)
-
-
 def suite_text(design: str, tried: Sequence[Tried], whole: bool = False) -> str:
     """The whole of one design: see :class:`SuiteText`."""
     text = SuiteText(design, whole)
@@ -106,8 +97,10 @@ def nearest(tried: Sequence[Tried]) -> list[tuple[Tried, Counterexample, str]]:
     return list(first.values())
 
 
-def _head(design: str) -> Iterator[str]:
+def _head(design: str, code: "OtherCode | None") -> Iterator[str]:
     yield f"{design}: every interleaving of the code that runs"
+    for name, bound in code.bounds().items() if code is not None else ():
+        yield from wrapped(f"{name}: {bound}", "")
     yield ""
     yield f"{'trial':14} {'granularity':11} {'verdict':13} {'states':>10} {'seconds':>8}  what"
 

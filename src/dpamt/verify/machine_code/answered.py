@@ -72,7 +72,7 @@ lockdep (its rules are checked here by the steps: docs/verify.md, context and lo
 _NOTHING_BEGINS: Final = ("__tsan_", "__msan_", "__asan_", "kmsan_", "__kcsan_", "__cfi_")
 """Sanitizers' calls: what they check is not checked here."""
 _THUNK: Final = "__x86_indirect_thunk_"
-_RETURN_THUNKS: Final = frozenset(
+RETURN_THUNKS: Final = frozenset(
     {"__x86_return_thunk", "srso_return_thunk", "retbleed_return_thunk"}
 )
 REFUSED: Final = frozenset(
@@ -105,7 +105,7 @@ class Answered:
     def _enter(self, name: str, address: int, extern: bool) -> None:
         if name in _CALLS:
             self._names[address] = name
-        elif name in NOTHING or name.startswith(_NOTHING_BEGINS) or name in _RETURN_THUNKS:
+        elif name in NOTHING or name.startswith(_NOTHING_BEGINS) or name in RETURN_THUNKS:
             self._passed[address] = ""
         elif name.startswith(_THUNK):
             self._passed[address] = name[len(_THUNK) :]

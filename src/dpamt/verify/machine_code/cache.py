@@ -2,7 +2,8 @@
 
 Source: merged 2c8ca2ba9bb6 "x86/virt/tdx: Add APIs to support Dynamic PAMT ops from KVM's fault
 path" (2026-09-04): struct tdx_pamt_cache { struct list_head page_list; int cnt; }; the pages are
-linked by ``lru``, which lies behind ``flags`` in struct page (Linux 7.3.4 include/linux/mm_types.h).
+linked by ``lru``, which lies behind ``flags`` in struct page (Linux 7.3.4
+include/linux/mm_types.h).
 """
 
 from typing import Final

@@ -29,6 +29,7 @@ from dpamt.verify.machine_code.places import (
     CALL,
     FENCE,
     LOAD,
+    OOPS,
     RETURN,
     STORE,
     WARN,
@@ -95,7 +96,8 @@ class MachineCode(Fixed):
     ) -> int:
         """Run a function of the image to its end; the place where it ends.
 
-        Raises InputError where the code does what is in no table; KernelOops at a BUG.
+        Raises InputError where the code does what is in no table; KernelOops at a BUG and at an
+        address where no memory can be.
         """
         places = self.places
         place = places.enter(function, arguments, own)
@@ -140,6 +142,9 @@ class MachineCode(Fixed):
                 self.warn(kernel, place)
             elif kind == BUG:
                 raise KernelOops(f"BUG in {self._where(place)}")
+            elif kind == OOPS:
+                address = places.operation(place).arguments[0]
+                raise KernelOops(f"page fault at {address:#x} in {self._where(place)}")
             place = places.after(place, result)
 
     def _waits(self, place: int) -> bool:

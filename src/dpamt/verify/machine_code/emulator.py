@@ -25,6 +25,7 @@ from dpamt.kernel_image.instructions import (
 )
 from dpamt.verify.machine_code.memory import (
     CONSTANT,
+    NOWHERE,
     PRIVATE,
     STACK_BASE,
     STACK_BYTES,
@@ -297,6 +298,14 @@ class Emulator:
         if instruction.is_repeated:
             size *= max(1, self._uc.reg_read(self._ids[RCX]))
         return address & _MASK, size
+
+    def faults_at(self, instruction: Instruction) -> int:
+        """The address at which an instruction would fault; -1: it does not."""
+        for operand in instruction.memory:
+            address, size = self.place_of(instruction, operand)
+            if self.kind_of(instruction, operand, address, size) == NOWHERE:
+                return address
+        return -1
 
     def shared_operand(self, instruction: Instruction) -> tuple[Operand, int, int]:
         """The operand of an instruction that is a shared word, with its address and size."""

@@ -45,6 +45,10 @@ arch/x86/include/asm/tdx_global_metadata.h: behind three 16-bit numbers of the v
 PRIVATE: Final = "private"
 CONSTANT: Final = "constant"
 SHARED: Final = "shared"
+NOWHERE: Final = "nowhere"
+"""A page fault: the first page, and addresses that no x86-64 CPU with 4-level paging has."""
+_NULL_PAGE: Final = 4096
+_CANONICAL: Final = 1 << 47
 
 
 class Cell(NamedTuple):
@@ -113,10 +117,12 @@ class ImageMemory:
         return bytes(found)
 
     def kind_of(self, address: int, size: int, writes: bool, where: str) -> str:
-        """PRIVATE, CONSTANT or SHARED.
+        """PRIVATE, CONSTANT, SHARED or NOWHERE.
 
-        Raises InputError, naming ``where``, for memory that nobody has.
+        Raises InputError, naming ``where``, for other memory that nobody has here.
         """
+        if address < _NULL_PAGE or _CANONICAL <= address < (1 << 64) - _CANONICAL:
+            return NOWHERE
         for begin, end in self._private:
             if begin <= address and address + size <= end:
                 return PRIVATE

@@ -42,6 +42,7 @@ ATOMIC_STEP: Final = "atomic"
 CALL: Final = "call"
 WARN: Final = "warn"
 BUG: Final = "bug"
+OOPS: Final = "oops"
 FENCE: Final = "fence"
 RETURN: Final = "return"
 """Kinds of operations."""
@@ -285,6 +286,10 @@ class Places(Fixed):
 
     def _access(self, at: int, instruction: Instruction) -> int:
         emulator, image = self._emulator, self.image
+        fault = emulator.faults_at(instruction)
+        if fault >= 0:
+            operation = Operation(OOPS, at, arguments=(fault,))
+            return self._place(operation, at, emulator.registers(), emulator.own())
         operand, address, size = emulator.shared_operand(instruction)
         cell = self.memory.cell(address, size, image.name_of(at))
         if operand.access == WRITE:

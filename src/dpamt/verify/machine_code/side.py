@@ -1,8 +1,8 @@
 """What machine code shares with other CPUs, as words and locks of one machine.
 
 The counters are the kernel's own (``kernel.pamt_refcounts``), so that the audits of counts and
-pairs are those of every design.  A lock is known by the address that it is taken by, and named by the
-symbol there.  All other shared memory of the image is words that begin as the image has them.
+pairs are those of every design.  A lock is known by the address that it is taken by, and named by
+the symbol there.  All other shared memory of the image is words that begin as the image has them.
 """
 
 from typing import Any
