@@ -12,8 +12,7 @@ from dpamt.verify.machine_code.design import machine_design
 from dpamt.verify.programs.problem import SEAMCALL, WORDS
 from tests.kernel_image.compiled import built, design_object
 from tests.verify.judge.compare import ONE_REGION as JUDGED
-from tests.verify.judge.compare import TRIALS
-from tests.verify.judge.compare import compared
+from tests.verify.judge.compare import TRIALS, compared
 from tests.verify.machine_code.c_mutants import MUTANTS, CMutant
 from tests.verify.machine_code.trials import CROSS, ONE_REGION, PAGES, THREE, first_failure
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from dpamt.errors import DpamtError
 from dpamt.host.designs.base import Design
-from dpamt.verify.programs.get_put import APART, CROSSED, Choices, regions
+from dpamt.verify.programs.get_put import regions
+from dpamt.verify.programs.ground import APART, CROSSED, Choices
 from dpamt.verify.programs.own_pages import own_pages
 from dpamt.verify.programs.problem import SEAMCALL, WORDS, Problem
 from dpamt.verify.properties.named import properties
