@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpamt.cli.main import main
-from tests.kernel_image.compiled import built, design_object
+from tests.kernel_image.compiled import C, built, design_object
 
 from .command import refused
 
@@ -33,6 +33,17 @@ def test_people_see_c(capsys: pytest.CaptureFixture[str]) -> None:
     assert "NOT CONFIRMED" not in said
     assert "every step on the word itself: the same" in said
     assert "tdx_pamt_put/atomic_dec_and_test" in "".join(said.split())
+
+
+def test_an_answer_that_the_code_takes_as_benign(capsys: pytest.CaptureFixture[str]) -> None:
+    """As v2 declares it: then the pair removed twice is what is shown."""
+    tolerated = "TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE"
+    given = ["--vmlinux", str(design_object("v2")), "--cpus", "2", "--tolerate", tolerated]
+    assert main(["verify", *given]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "FAILS: at-rest, bad-remove, leak." in said
+    assert "may answer TDX_HPA_RANGE_NOT_FREE: declared with --tolerate" in said
+    assert said.index("bad-remove, in 2 CPUs") < said.index("CPU0")
 
 
 def test_without_dwarf_symbol_and_instruction(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +101,16 @@ REFUSED = {
         + PUT,
         "expected one size for each shared word",
     ),
+    "a lock as a word": (
+        '#include "kernel.h"\natomic_t *pamt_refcounts; spinlock_t lock;'
+        + GET.format("_raw_spin_lock(&lock); return lock.word;")
+        + PUT,
+        "lock is a lock that functions take, and a word that code reads or writes",
+    ),
+    "atomic allocation": (
+        CODE + GET.format("return !alloc_pages_noprof(0x820, 0);") + PUT,
+        "is given 0x820 as gfp; expected GFP_KERNEL or another that may sleep",
+    ),
     "half a counter": (
         CODE + GET.format("return *(volatile char *)&pamt_refcounts[pfn / 512];") + PUT,
         "expected one counter of 4 bytes (atomic_t)",
@@ -119,6 +140,15 @@ def test_a_red_zone_is_refused() -> None:
     )
 
 
+def test_interrupts_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (C / "merged.c").read_text().rstrip()
+    assert text.endswith("}"), "the end of put"
+    path = built(text.removesuffix("}") + 'asm volatile("cli"); }', ("-O1", "-g"))
+    assert main(["verify", "--vmlinux", str(path), "--cpus", "2"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warn: interrupts are off at the end of tdx_pamt_put" in said
+
+
 def test_a_page_fault_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     """Not something that is missing here: any kernel would stop."""
     text = CODE + GET.format("return *(volatile int *)8;") + PUT
@@ -130,6 +160,11 @@ def test_a_page_fault_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
 OPTIONS = (
     (("--functions", "get=a"), "--functions: expected with --vmlinux FILE"),
     (("--memory-model", "sc"), "--memory-model: expected with --vmlinux FILE"),
+    (("--tolerate", "TDH.MR.RTMR.EXTEND=TDX_SUCCESS"), "invalid answer"),
+    (
+        ("--tolerate", "TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE"),
+        "--tolerate: expected with --vmlinux FILE",
+    ),
     (("--vmlinux", "x.o", "merged"), "--vmlinux: expected without designs"),
     (("--vmlinux", "x.o", "--all"), "--vmlinux: expected without designs"),
     (("--vmlinux", "x.o", "--functions", "gut=a"), "invalid functions"),

@@ -211,7 +211,7 @@ def _image(options: argparse.Namespace) -> str:
 
     from dpamt.verify.machine_code.design import how
 
-    return how(options.memory_model, options.functions)
+    return how(options.memory_model, options.functions, frozenset(options.tolerate))
 
 
 def _loaded(name: str, image: str = "") -> "Design":

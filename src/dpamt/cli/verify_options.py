@@ -14,6 +14,7 @@ _DEFAULTS: Final = {
     "jobs": 0,
     "memory_model": "tso",
     "functions": {},
+    "tolerate": [],
 }
 """What an option that is not given stands for."""
 _WITH_FILE: Final = {
@@ -83,7 +84,7 @@ def _check_search(options: argparse.Namespace, given: set[str]) -> None:
         raise InputError("--all: expected without names of designs, for it takes all of them")
     if options.vmlinux and (options.designs or options.all):
         raise InputError("--vmlinux: expected without designs; the image is the design")
-    for name in ("functions", "memory_model"):
+    for name in ("functions", "tolerate", "memory_model"):
         if name in given and not options.vmlinux:
             raise InputError(f"--{name.replace('_', '-')}: expected with --vmlinux FILE")
     if options.trial is not None and options.regions:
@@ -130,6 +131,14 @@ def _parser() -> Parser:
         type=_functions,
         metavar="get=SYM,put=SYM",
         help="with --vmlinux: functions that have other names; counts=SYM: the counters",
+    )
+    parser.add_argument(
+        "--tolerate",
+        type=_answer,
+        action="append",
+        metavar="LEAF=STATUS",
+        help="with --vmlinux: an answer of the module that the code takes as benign, such as "
+        "TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE; may be repeated",
     )
     parser.add_argument(
         "--memory-model",
@@ -244,6 +253,18 @@ def _functions(text: str) -> dict[str, str]:
 
 
 _functions.__name__ = "functions (get=SYMBOL, put=SYMBOL, counts=SYMBOL, by commas)"
+
+
+def _answer(text: str) -> tuple[int, int]:
+    from dpamt.verify.machine_code.design import answer_of
+
+    try:
+        return answer_of(text)
+    except InputError:
+        raise ValueError(text) from None
+
+
+_answer.__name__ = "answer (LEAF=STATUS, such as TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE)"
 
 
 def _regions(text: str) -> tuple[int, ...]:

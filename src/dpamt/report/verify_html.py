@@ -9,7 +9,7 @@ from typing import Any
 
 from dpamt import __version__
 from dpamt.own_files import GENERATOR
-from dpamt.report.verify_text import _is_shown, operation, told_lines
+from dpamt.report.verify_text import _is_shown, operation, place_text, told_lines
 from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
 from dpamt.verify.learn.automaton import CHOICE, MARK
 
@@ -86,7 +86,7 @@ def _step(step: StepTold, words: list[str], internal: bool) -> dict[str, Any]:
     return {
         "cpu": step.cpu,
         "what": what,
-        "where": f"{step.function.rpartition('.')[2]} {step.file}:{step.line}",
+        "where": place_text(step),
         "internal": internal,
         "events": list(step.events),
         "word": words.index(step.word) if step.word in words else -1,

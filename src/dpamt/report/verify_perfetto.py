@@ -75,7 +75,7 @@ def _slice(step: StepTold, begins: int) -> dict[str, Any]:
         "name": name,
         "args": {
             "function": step.function,
-            "source": f"{step.file}:{step.line}",
+            "source": f"{step.file}:{step.line}" if step.line else step.file,
             "result": str(step.result),
             "value after": step.value,
         },

@@ -138,9 +138,11 @@ def _tolerated(search: Search) -> list[str]:
     """The answers of the module that the design declares to be benign."""
     if search.problem.world is None:
         return []
+    design = search.problem.world.design
     return [
-        f"{LEAF_NAMES[leaf]} may answer {status_name(status)}: declared by the design (TOLERATED)"
-        for leaf, status in sorted(search.problem.world.design.tolerated)
+        f"{LEAF_NAMES[leaf]} may answer {status_name(status)}: declared "
+        f"{'by the design (TOLERATED)' if design.code is None else 'with --tolerate'}"
+        for leaf, status in sorted(design.tolerated)
     ]
 
 

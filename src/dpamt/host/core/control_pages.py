@@ -14,6 +14,9 @@ __all__ = ["tdx_alloc_control_page", "tdx_free_control_page", "tdx_quirk_reset_p
 
 def tdx_alloc_control_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
     """A page that the module may use; None when memory or the module fails."""
+    helpers = kernel.design.helpers
+    if helpers is not None and helpers.alloc_control_page is not None:
+        return helpers.alloc_control_page(kernel, cpu, site)
     pfn = kernel.allocator.alloc_page(site)
     if pfn is None:
         return None
@@ -26,5 +29,9 @@ def tdx_alloc_control_page(kernel: Kernel, cpu: Cpu, site: str) -> int | None:
 
 def tdx_free_control_page(kernel: Kernel, cpu: Cpu, pfn: int, hint: bool = False) -> None:
     """Give back a page that the module has let go, perhaps with its hint, or never had."""
+    helpers = kernel.design.helpers
+    if helpers is not None and helpers.free_control_page is not None:
+        helpers.free_control_page(kernel, cpu, pfn)
+        return
     tdx_pamt_removed(kernel, cpu, pfn, hint)
     kernel.allocator.free_page(pfn)

@@ -35,6 +35,9 @@ def tdx_topup_pamt_cache(kernel: Kernel, cache: PamtCache, pairs: int) -> int:
 
     Without Dynamic PAMT nobody may ask: a WARN, and 0.
     """
+    helpers = kernel.design.helpers
+    if helpers is not None and helpers.topup_pamt_cache is not None:
+        return helpers.topup_pamt_cache(kernel, cache, pairs)
     if not kernel.dynamic_pamt:
         kernel.log.warn_on_once("tdx_topup_pamt_cache")
         return 0
@@ -51,6 +54,10 @@ def tdx_topup_pamt_cache(kernel: Kernel, cache: PamtCache, pairs: int) -> int:
 
 def tdx_free_pamt_cache(kernel: Kernel, cache: PamtCache) -> None:
     """Give every page back to the allocator."""
+    helpers = kernel.design.helpers
+    if helpers is not None and helpers.free_pamt_cache is not None:
+        helpers.free_pamt_cache(kernel, cache)
+        return
     while cache.pages:
         kernel.allocator.free_page(cache.pages.pop())
 

@@ -123,7 +123,12 @@ class PamtState:
 
 
 class OtherCode(Protocol):
-    """Code of a design that is not Python: what a verdict has to say of it."""
+    """Code of a design that is not Python: what a verdict has to say of it.
+
+    ``buffers``: the search goes through its stores and loads with a store buffer for each CPU.
+    """
+
+    buffers: bool
 
     def bounds(self) -> dict[str, str]:
         """What a verdict on it holds for."""
@@ -136,6 +141,19 @@ class OtherCode(Protocol):
 
     def digest(self) -> str:
         """SHA-256 of what ran."""
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """What of the core's page caches and control pages is the design's own; each may be none.
+
+    As the functions of these names in :mod:`dpamt.host.core.page_cache` and ``control_pages``.
+    """
+
+    topup_pamt_cache: "Callable[[Kernel, PamtCache, int], int] | None"
+    free_pamt_cache: "Callable[[Kernel, PamtCache], None] | None"
+    alloc_control_page: "Callable[[Kernel, Cpu, str], int | None] | None"
+    free_control_page: "Callable[[Kernel, Cpu, int], None] | None"
 
 
 @dataclass(frozen=True)
@@ -170,6 +188,8 @@ class Design:
     dpamt_names: bool = False
     code: OtherCode | None = None
     """Where get and put are not Python."""
+    helpers: "Helpers | None" = None
+    """The core's functions around get and put, where they are not Python either."""
 
     def functions(self) -> tuple[Callable[..., object], ...]:
         """The functions of the design: those that threads call."""

@@ -158,6 +158,7 @@ def _design_of(module: ModuleType, name: str, source: str) -> Design:
         removal=removal,
         dpamt_names=_flag(module, source, "DPAMT_NAMES", False),
         code=None,
+        helpers=None,
         **functions,
     )
 

@@ -88,7 +88,7 @@ def functions_hash(functions: Iterable[object]) -> str:
 def _defined(design: Design) -> dict[str, Any]:
     """What the design's file defines; its path is not part of it."""
     values = {field.name: getattr(design, field.name) for field in dataclasses.fields(design)}
-    del values["name"], values["source"], values["code"]
+    del values["name"], values["source"], values["code"], values["helpers"]
     return values
 
 

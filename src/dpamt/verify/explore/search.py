@@ -112,8 +112,9 @@ class Search:
         said = [*self.problem.assumptions, *(declared(world.design) if world is not None else ())]
         if world is not None and world.design.code is not None:
             said += world.design.code.assumptions()
-        for automaton in self.automata:
-            said += map(str, may_be_turned(automaton, self.knowledge.is_raced_for))
+        if world is None or world.design.code is None or not world.design.code.buffers:
+            for automaton in self.automata:
+                said += map(str, may_be_turned(automaton, self.knowledge.is_raced_for))
         return list(dict.fromkeys(said))
 
     def not_reached(self) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ REFUSED: Final = frozenset(
         *("schedule", "schedule_timeout", "msleep", "usleep_range_state", "wait_for_completion"),
         *("queue_work_on", "__queue_work", "flush_work", "call_rcu", "synchronize_rcu", "panic"),
         *("__kmalloc_noprof", "kmem_cache_alloc_noprof", "kfree", "vzalloc_noprof", "vfree"),
+        *("lock_is_held_type", "_raw_spin_lock_nest_lock", "queued_spin_lock_slowpath"),
         *("smp_call_function_many", "on_each_cpu_cond_mask", "down_read", "down_write"),
     }
 )

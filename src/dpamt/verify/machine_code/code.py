@@ -44,6 +44,8 @@ _REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11")
 """Of struct tdx_module_args, in its order, those that leaves of PAMT use (Linux 7.3.4
 arch/x86/include/asm/shared/tdx.h)."""
 _MASK: Final = (1 << 64) - 1
+_DIRECT_RECLAIM: Final = 0x400
+"""___GFP_DIRECT_RECLAIM (Linux 7.3.4 include/linux/gfp_types.h): the allocation may sleep."""
 
 
 SC: Final = "sc"
@@ -79,6 +81,8 @@ class MachineCode(Fixed):
 
     def __init__(self, places: Places, model: str) -> None:
         self.places = places
+        self.said: list[str] = []
+        """What else a verdict rests on."""
         self.buffers = model == TSO
         """Whether a CPU's plain stores wait in its store buffer."""
 
@@ -93,8 +97,11 @@ class MachineCode(Fixed):
         function: str,
         arguments: tuple[int, ...],
         own: tuple[tuple[int, int], ...] = (),
+        sites: tuple[str, ...] = SITE_PAIR,
     ) -> int:
         """Run a function of the image to its end; the place where it ends.
+
+        ``sites`` name the pages that it allocates, in their order, again from the first on.
 
         Raises InputError where the code does what is in no table; KernelOops at a BUG and at an
         address where no memory can be.
@@ -123,6 +130,7 @@ class MachineCode(Fixed):
                     self.drain(kernel, buffer[0])
                     buffer = buffer[1:]
             if kind == RETURN:
+                self._check_end(kernel, place)
                 return place
             if kind == LOAD:
                 word = self._word(kernel, place)
@@ -136,7 +144,7 @@ class MachineCode(Fixed):
                 method = self._method(kernel, place)
                 result = method(*places.operation(place).arguments)
             elif kind == CALL:
-                result = self.answer(kernel, cpu, place, taken)
+                result = self.answer(kernel, cpu, place, sites[taken % len(sites)])
                 taken += self._takes(place, result)
             elif kind == WARN:
                 self.warn(kernel, place)
@@ -179,17 +187,24 @@ class MachineCode(Fixed):
         value = self.places.operation(place).arguments[0] & 0xFFFF_FFFF
         return value - (1 << 32) if value >> 31 else value
 
+    def long_value(self, place: int) -> int:
+        """The same: the whole of RAX."""
+        return self.places.operation(place).arguments[0]
+
     def sites(self, frame: FrameType) -> tuple[CallSite, ...]:
         """Where a frame of this class's stands, in C: one site, what was inlined named in it."""
         place = frame.f_locals.get("place")
         return () if place is None else (self._site(place),)
 
     def _site(self, place: int) -> CallSite:
-        """``tdx_pamt_get/atomic_read``, at the innermost line in the file of the first of these."""
+        """``tdx_pamt_get/atomic_read``, at the innermost line in the file of the first of these.
+
+        What a function of another file has inlined in turn is not named.
+        """
         lines = self.places.sites(place)
-        own = [line for line in lines if line.file == lines[0].file]
-        function = "/".join(dict.fromkeys(line.function for line in lines))
-        return CallSite(function, own[-1].file, own[-1].line)
+        own = [n for n, line in enumerate(lines) if line.file == lines[0].file]
+        function = "/".join(dict.fromkeys(line.function for line in lines[: own[-1] + 2]))
+        return CallSite(function, lines[own[-1]].file, lines[own[-1]].line)
 
     # What a verdict says of it.
 
@@ -204,7 +219,7 @@ class MachineCode(Fixed):
 
     def assumptions(self) -> list[str]:
         """What a verdict on this code rests on, a sentence each."""
-        return assumptions_of(self.places, self.buffers)
+        return [*assumptions_of(self.places, self.buffers), *self.said]
 
     def not_reached(self) -> tuple[str, ...]:
         """Instructions of the functions that ran which no thread came to, as lines of C."""
@@ -249,14 +264,20 @@ class MachineCode(Fixed):
         site = self._site(place)
         return f"{site.function} ({site.file}:{site.line})" if site.line else site.function
 
+    def _check_end(self, kernel: Kernel, place: int) -> None:
+        """A function gives preemption and interrupts back as it found them."""
+        odd = self.places.operation(place).method
+        if odd:
+            kernel.log.warn(f"{odd} at the end of {self._where(place)}")
+
     def warn(self, kernel: Kernel, place: int) -> None:
         """A WARN of the code."""
         kernel.log.warn_on_once(self._where(place))
 
     # Calls that are answered.
 
-    def answer(self, kernel: Kernel, cpu: Cpu, place: int, taken: int) -> Returned:
-        """Do what a call stands for; ``taken``: pages that this call of the image has taken."""
+    def answer(self, kernel: Kernel, cpu: Cpu, place: int, site: str) -> Returned:
+        """Do what a call stands for; ``site`` names a page that it allocates."""
         operation = self.places.operation(place)
         name = operation.method
         value = 1
@@ -267,7 +288,7 @@ class MachineCode(Fixed):
             value = method()
             return Returned(1 if value is None else int(value))
         if name in answered.ALLOC:
-            value = self.alloc(kernel, place, taken)
+            value = self.alloc(kernel, place, site)
         elif name in answered.FREE:
             self.free(kernel, place)
         elif name in answered.RESET:
@@ -295,23 +316,27 @@ class MachineCode(Fixed):
             return 1 if result.value else 0
         return 0
 
-    def alloc(self, kernel: Kernel, place: int, taken: int) -> int:
+    def alloc(self, kernel: Kernel, place: int, site: str) -> int:
         """One page: the address of its struct page; 0 when there is none."""
-        order = self.places.operation(place).arguments[1]
-        self._only(order == 0, place, f"{order} as order")
-        pfn = kernel.allocator.alloc_page(SITE_PAIR[taken % 2])
+        gfp, order = self.places.operation(place).arguments[:2]
+        self._only(order & 0xFFFF_FFFF == 0, place, f"{order} as order", "one whole 4K page")
+        may_sleep = bool(gfp & _DIRECT_RECLAIM)
+        self._only(may_sleep, place, f"{gfp:#x} as gfp", "GFP_KERNEL or another that may sleep")
+        pfn = kernel.allocator.alloc_page(site)
         return 0 if pfn is None else VMEMMAP + STRUCT_PAGE * pfn
 
     def free(self, kernel: Kernel, place: int) -> None:
         """Give a page back, by its struct page."""
         page = self.places.operation(place).arguments[0]
-        self._only((page - VMEMMAP) % STRUCT_PAGE == 0, place, f"{page:#x} as struct page")
+        fine = (page - VMEMMAP) % STRUCT_PAGE == 0
+        self._only(fine, place, f"{page:#x} as struct page", "one of vmemmap")
         kernel.allocator.free_page((page - VMEMMAP) // STRUCT_PAGE)
 
     def reset(self, kernel: Kernel, place: int) -> None:
         """Clear a page that the module may have written with its key."""
         base, size = self.places.operation(place).arguments[:2]
-        self._only(base % 4096 == 0 and size == 4096, place, f"{size:,} bytes from {base:#x}")
+        fine = base % 4096 == 0 and size == 4096
+        self._only(fine, place, f"{size:,} bytes from {base:#x}", "one whole 4K page")
         tdx_quirk_reset_page(kernel, base >> PAGE_SHIFT)
 
     def print(self, kernel: Kernel, place: int) -> None:
@@ -336,13 +361,13 @@ class MachineCode(Fixed):
         for n, name in enumerate(_REGISTERS):
             setattr(args, name, self.places.own_at(place, address + 8 * n))
 
-    def _only(self, fine: bool, place: int, what: str) -> None:
+    def _only(self, fine: bool, place: int, what: str, expected: str) -> None:
         if not fine:
             operation = self.places.operation(place)
             image = self.places.image
             raise InputError(
                 f"{image.path}: {image.name_of(operation.site)}: {operation.method}() is given "
-                f"{what}; expected one whole 4K page"
+                f"{what}; expected {expected}"
             )
 
 

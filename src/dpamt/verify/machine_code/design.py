@@ -8,44 +8,68 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.abi.status import STATUS_NAMES, status_name
 from dpamt.errors import InputError
-from dpamt.host.core.kernel import Cpu, Kernel
-from dpamt.host.core.page_cache import PamtCache
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
 from dpamt.kernel_image.elf import ElfImage
-from dpamt.verify.machine_code.cache import bytes_of_cache, cache_after
 from dpamt.verify.machine_code.code import MODELS, TSO, MachineCode
-from dpamt.verify.machine_code.memory import ARGUMENTS, COUNT_NAMES
+from dpamt.verify.machine_code.functions import HELPERS, ImageFunctions
+from dpamt.verify.machine_code.memory import COUNT_NAMES
 from dpamt.verify.machine_code.places import Places
 
 GET: Final = "tdx_pamt_get"
 PUT: Final = "tdx_pamt_put"
 ROLES: Final = ("get", "put", "counts")
 """What ``--functions`` may name: two functions, and the counters."""
+_TOLERATE: Final = "tolerate"
 _BASE: Final = "merged"
 """The design whose file says what is around get and put: what was merged."""
 
 
-def how(model: str, functions: dict[str, str]) -> str:
-    """How an image is read, as one text: ``tso,get=SYMBOL``."""
-    return ",".join([model, *(f"{role}={name}" for role, name in sorted(functions.items()))])
+Answers = frozenset[tuple[int, int]]
+"""(leaf, status) of the module."""
 
 
-def read_how(text: str) -> tuple[dict[str, str], str]:
-    """(functions, model) of such a text.  Raises InputError for another one."""
+def how(model: str, functions: dict[str, str], tolerated: Answers = frozenset()) -> str:
+    """How an image is read, as one text: ``tso,get=SYMBOL,tolerate=LEAF=STATUS``."""
+    named = [f"{role}={name}" for role, name in sorted(functions.items())]
+    benign = [
+        f"{_TOLERATE}={LEAF_NAMES[leaf]}={status_name(status)}"
+        for leaf, status in sorted(tolerated)
+    ]
+    return ",".join([model, *named, *benign])
+
+
+def read_how(text: str) -> tuple[dict[str, str], str, Answers]:
+    """(functions, model, tolerated) of such a text.  Raises InputError for another one."""
     model, *parts = text.split(",")
-    functions = dict(part.partition("=")[::2] for part in parts)
+    named = [part.partition("=")[::2] for part in parts]
+    functions = {role: name for role, name in named if role != _TOLERATE}
+    tolerated = [answer_of(answer) for role, answer in named if role == _TOLERATE]
     if model not in MODELS or not all(role in ROLES and name for role, name in functions.items()):
         raise InputError(f"image {text!r}: expected sc or tso, and {', '.join(ROLES)} with names")
-    return functions, model
+    return functions, model, frozenset(tolerated)
+
+
+def answer_of(text: str) -> tuple[int, int]:
+    """``TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE`` as numbers.  Raises InputError."""
+    leaf, _, status = text.partition("=")
+    leaves = {name: number for number, name in LEAF_NAMES.items()}
+    statuses = {name: number for number, name in STATUS_NAMES.items()}
+    if leaf not in leaves or status not in statuses:
+        raise InputError(
+            f"{text!r}: expected LEAF=STATUS, such as TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE"
+        )
+    return leaves[leaf], statuses[status]
 
 
 def machine_design(
     path: Path,
     functions: dict[str, str] | None = None,
     model: str = TSO,
-    tolerated: frozenset[tuple[int, int]] = frozenset(),
+    tolerated: Answers = frozenset(),
 ) -> Design:
     """The design that an image's get and put are.
 
@@ -76,27 +100,19 @@ def machine_design(
         )
     code = MachineCode(Places(image, counts, model == TSO), model)
 
-    def prepare(kernel: Kernel) -> int:
-        code.prepare(kernel)
-        return 0
-
-    def run_get(kernel: Kernel, cpu: Cpu, pfn: int, cache: PamtCache | None) -> int:
-        own = bytes_of_cache(cache)
-        place = code.call(kernel, cpu, get, (pfn, ARGUMENTS if cache is not None else 0), own)
-        cache_after(code.places, place, cache)
-        return code.value(place)
-
-    def run_put(kernel: Kernel, cpu: Cpu, pfn: int) -> None:
-        code.call(kernel, cpu, put, (pfn,))
-
+    run = ImageFunctions(code, get, put)
+    missing = [name for name in HELPERS if not run.has(name)]
+    if missing:
+        code.said.append(f"not in the file, dpamt's own in their place: {', '.join(missing)}")
     return replace(
         load_design(_BASE),
         name=path.name,
         source=str(path),
-        tdx_pamt_get=run_get,
-        tdx_pamt_put=run_put,
-        init_pamt_metadata=prepare,
+        tdx_pamt_get=run.get,
+        tdx_pamt_put=run.put,
+        init_pamt_metadata=run.prepare,
         dpamt_names=counts.startswith("dpamt"),
         tolerated=tolerated,
         code=code,
+        helpers=run.helpers(),
     )

@@ -30,6 +30,7 @@ from dpamt.verify.machine_code.memory import (
     STACK_BASE,
     STACK_BYTES,
     ImageMemory,
+    signed,
 )
 
 REGISTERS: Final = (
@@ -51,6 +52,7 @@ MOST_INSTRUCTIONS: Final = 200_000
 _PAGE: Final = 4096
 _ARENA: Final = 64 << 20
 _MASK: Final = (1 << 64) - 1
+_BIT_STRINGS: Final = frozenset({"bt", "bts", "btr", "btc"})
 
 Own = dict[int, int]
 """The thread's own memory that differs from the start: value by address, in cells of 8 bytes."""
@@ -295,6 +297,10 @@ class Emulator:
         if operand.index and operand.index != "riz":
             address += self._uc.reg_read(self._id_of[operand.index]) * operand.scale
         size = operand.size
+        if instruction.mnemonic in _BIT_STRINGS and instruction.operands[-1][0] == "reg":
+            # The register is the number of a bit, and may lead beyond the operand.
+            bit = signed(self.value_of(instruction.operands[-1]), size)
+            address += bit // (8 * size) * size
         if instruction.is_repeated:
             size *= max(1, self._uc.reg_read(self._ids[RCX]))
         return address & _MASK, size

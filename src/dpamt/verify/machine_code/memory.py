@@ -37,6 +37,8 @@ REGIONS: Final = 1024
 _PAGES: Final = REGIONS << 9
 COUNT_BYTES: Final = 4
 """An atomic_t."""
+_OTHER_CPUS: Final = frozenset({"__per_cpu_offset"})
+"""What leads to per-CPU variables of other CPUs (Linux include/asm-generic/percpu.h)."""
 COUNT_NAMES: Final = ("dpamt_refcounts", "pamt_refcounts")
 """The counters' symbol: merged 5386c5288001 (2026-09-04), and as posted before it."""
 _FEATURES0: Final = 8
@@ -98,6 +100,8 @@ class ImageMemory:
         self._preset("page_offset_base", 0, PAGE_OFFSET)
         self._preset("max_pfn", 0, _PAGES)
         self._preset("tdx_sysinfo", _FEATURES0, TDX_FEATURES0_DYNAMIC_PAMT)
+        if "debug_locks" in image.externs:  # of an object: lockdep's own checks are off
+            self._preset("debug_locks", 0, 0)
 
     def _preset(self, name: str, offset: int, value: int) -> None:
         address = self.image.address_of(name)
@@ -136,6 +140,12 @@ class ImageMemory:
             raise InputError(
                 f"{self.image.path}: {where} {does} {size} bytes at {extern}, which is no memory "
                 "of the image, of the thread or of its arguments"
+            )
+        other = self.image.symbol_at(address)[0] if section is not None else None
+        if other is not None and other.name in _OTHER_CPUS:
+            raise InputError(
+                f"{self.image.path}: {where} reads {other.name}: per-CPU variables of other CPUs "
+                "are not followed"
             )
         if preset or (section is not None and _is_constant(section.name, section.writable)):
             if writes:

@@ -49,6 +49,8 @@ RETURN: Final = "return"
 _ARGUMENTS: Final = (RDI, 4, 2, 1, 8, 9)
 """Registers of a function's arguments: RDI, RSI, RDX, RCX, R8, R9 (System V ABI, 3.2.3)."""
 _MASK: Final = (1 << 64) - 1
+_INTERRUPTS: Final = 0x200
+"""IF in RFLAGS."""
 
 
 class Operation(NamedTuple):
@@ -59,7 +61,8 @@ class Operation(NamedTuple):
     """Address of the instruction."""
     cell: Cell | None = None
     method: str = ""
-    """Of an atomic step: the word's method; of a call: the function that is answered."""
+    """Of an atomic step: the word's method; of a call: the function that is answered; of a return:
+    what was not put back."""
     arguments: tuple[int, ...] = ()
     """Of a store or an atomic step: the method's arguments; of a call: six registers; of a return:
     what is returned."""
@@ -245,8 +248,9 @@ class Places(Fixed):
             at = emulator.run(False)
         if at == RETURN_ADDRESS:
             value = emulator.registers()[RAX]  # all that the caller looks at
-            operation = Operation(RETURN, emulator.last, arguments=(value,))
-            registers = (value, *[0] * (len(REGISTERS) - 1))
+            odd = self._left_odd()
+            operation = Operation(RETURN, emulator.last, None, odd, (value,))
+            registers = (value, *[0] * (len(REGISTERS) - 2), len(odd))
             return self._place(operation, at, registers, emulator.own())
         refused = self.answered.refuses(at)
         if refused:
@@ -269,6 +273,19 @@ class Places(Fixed):
         if instruction.empties_buffer:
             return self._place(Operation(FENCE, at), at, emulator.registers(), emulator.own())
         return self._access(at, instruction)
+
+    def _left_odd(self) -> str:
+        """What a function that returns has not put back; empty: nothing."""
+        emulator = self._emulator
+        if not emulator.registers()[EFLAGS] & _INTERRUPTS:
+            return "interrupts are off"
+        count = self.image.address_of("__preempt_count")
+        if count is not None:
+            now, first = emulator.read(count, 4), self.memory.first_bytes(count, 4)
+            more = signed(now - int.from_bytes(first, "little"), 4)
+            if more:
+                return f"preempt_count is {abs(more)} too {'high' if more > 0 else 'low'}"
+        return ""
 
     def _passed(self, at: int) -> bool:
         """Do what stands in the table as nothing, or as a jump; True when the CPU goes on."""
@@ -377,9 +394,9 @@ class Places(Fixed):
             return "set_bits", (given,)
         if mnemonic == "and":
             return "clear_bits", (~given,)
-        if mnemonic in ("bts", "btr") and 0 <= given < 8 * size:
+        if mnemonic in ("bts", "btr"):
             method = "set_bits" if mnemonic == "bts" else "clear_bits"
-            return method, (signed(1 << given, size),)
+            return method, (signed(1 << given % (8 * size), size),)
         raise InputError(
             f"{self.image.path}: {self.image.name_of(instruction.address)}: {instruction.text}: "
             "this atomic instruction is in no table (docs/machine-code.md)"

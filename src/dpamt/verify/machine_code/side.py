@@ -7,6 +7,7 @@ the symbol there.  All other shared memory of the image is words that begin as t
 
 from typing import Any
 
+from dpamt.errors import InputError
 from dpamt.host.core.kernel import Kernel
 from dpamt.sync import Mutex, RwLock, SpinLock, Word
 from dpamt.sync.observed import Address, ObservedShared, ObservedWord, ObservedWords
@@ -65,8 +66,18 @@ class ImageSide(Fixed):
         """The word of a cell; finding it is no step."""
         known = self._words.get(cell)
         if known is None:
+            self._refuse_both(cell.address, any(at == cell.address for _, at in self._locks))
             known = self._words[cell] = self._make(cell)
         return known
+
+    def _refuse_both(self, address: int, is_both: bool) -> None:
+        """A lock that is answered has no value that code could look at."""
+        if is_both:
+            image = self._places.image
+            raise InputError(
+                f"{image.path}: {image.name_of(address)} is a lock that functions take, and a word "
+                "that code reads or writes; expected one of the two"
+            )
 
     def _make(self, cell: Cell) -> Word:
         if cell.counter:
@@ -101,6 +112,7 @@ class ImageSide(Fixed):
     def _lock(self, kind: type, address: int) -> Any:
         known = self._locks.get((kind, address))
         if known is None:
+            self._refuse_both(address, any(cell.address == address for cell in self._words))
             shared = self._kernel.shared
             make: Any = shared.mutex
             if kind is not Mutex:
