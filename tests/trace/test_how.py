@@ -4,13 +4,14 @@ import io
 import re
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.errors import InputError
-from dpamt.trace.how import TOOLS, how, parse_kernel
+from dpamt.trace.how import TOOLS, Wanted, how, parse_kernel
 from dpamt.trace.recording.model import Call, PamtOp
 from dpamt.trace.recording.read import Recording
 
@@ -20,21 +21,25 @@ SHELL = [tool for tool in TOOLS if tool not in ("bpftrace", "drgn")]
 @pytest.mark.parametrize("tool", SHELL)
 @pytest.mark.parametrize("kernel", [(5, 4), (6, 8), (6, 9), (7, 4)])
 def test_a_shell_can_read_it(tool: str, kernel: tuple[int, int]) -> None:
-    for counts in (True, False):
-        script = how(tool, kernel, counts)
+    for counts, stacks in product((True, False), repeat=2):
+        locks = kernel >= (5, 19)
+        if tool == "trace-cmd" and stacks:
+            continue
+        script = how(tool, Wanted(kernel, counts, stacks, locks and counts))
         done = subprocess.run(["sh", "-n"], input=script, encoding="utf-8", check=False)
         assert done.returncode == 0
-        assert all(len(line) < 250 for line in script.splitlines())
+        assert all(len(line) < 320 for line in script.splitlines())
         assert ("$arg2" in script) == (kernel >= (6, 9))
         assert ("pamt_get" in script) == counts
 
 
 @pytest.mark.skipif(shutil.which("bpftrace") is None, reason="no bpftrace here")
 @pytest.mark.parametrize("counts", [True, False])
-def test_bpftrace_compiles_it(tmp_path: Path, counts: bool) -> None:
+@pytest.mark.parametrize("stacks", [True, False])
+def test_bpftrace_compiles_it(tmp_path: Path, counts: bool, stacks: bool) -> None:
     """Parsed, checked and compiled; nothing is attached."""
     script = tmp_path / "dpamt.bt"
-    script.write_text(how("bpftrace", counts=counts))
+    script.write_text(how("bpftrace", Wanted(counts=counts, stacks=stacks)))
     done = subprocess.run(["bpftrace", "-d", script], capture_output=True, check=False)
     if b"root user" in done.stderr + done.stdout:
         pytest.skip("bpftrace wants root")
@@ -54,15 +59,19 @@ def test_what_bpftrace_prints_is_read() -> None:
             values.append({"s": "qemu" if not place else "kvm_x+0x5", "d": 7}.get(kind, place))
         python = re.sub(r"%(\d*)ll([ux])", lambda m: f"%{m[1]}{m[2].replace('u', 'd')}", text)
         lines.append((python % tuple(values)).replace("\\n", ""))
-    assert len(lines) == 4
+    assert len(lines) == 5
+    lines.insert(2, lines[0])  # begin, done, begin, end, get, put
     data = "# dpamt trace: bpftrace\n" + "\n".join(lines) + "\n"
     recording = Recording(io.BytesIO(data.encode()), "x")
     items = list(recording)
     assert recording.form == "bpftrace"
     assert recording.health.damaged.first == []
-    assert [type(item) for item in items] == [Call, PamtOp, PamtOp]
-    (call,) = (item for item in items if isinstance(item, Call))
+    assert [type(item) for item in items] == [Call, Call, PamtOp, PamtOp]
+    done, call = (item for item in items if isinstance(item, Call))
     assert len(set(call.before)) == len(REGISTER_NAMES)
+    assert done.after is None
+    assert call.after is not None
+    assert len(set(call.after)) == len(REGISTER_NAMES)
     assert call.caller == b"kvm_x+0x5"
 
 
@@ -103,4 +112,10 @@ def test_kernels_are_read_as_uname_says_them() -> None:
     with pytest.raises(InputError, match="uname -r"):
         parse_kernel("seven")
     with pytest.raises(InputError, match=r"5\.4"):
-        how("ftrace", (5, 3))
+        how("ftrace", Wanted((5, 3)))
+    with pytest.raises(InputError, match=r"5\.19"):
+        how("bpftrace", Wanted((5, 18), locks=True))
+    with pytest.raises(InputError, match="eight frames"):
+        how("trace-cmd", Wanted(stacks=True))
+    with pytest.raises(InputError, match="waits are those of gets"):
+        how("perf", Wanted(counts=False, locks=True))

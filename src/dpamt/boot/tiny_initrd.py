@@ -4,6 +4,7 @@ With it a boot ends by itself, and shows what the kernel does with TDX on the wa
 """
 
 import struct
+from pathlib import PurePosixPath
 from typing import Final
 
 _ELF_BASE: Final = 0x400000
@@ -35,7 +36,7 @@ def reboot_init() -> bytes:
 
 
 def archive(files: dict[str, bytes]) -> bytes:
-    """A cpio archive (newc) of programs by name, with a /dev and its console."""
+    """A cpio archive (newc) of programs by name, in their folders, with a /dev and its console."""
     out = bytearray()
     number = 0
 
@@ -53,7 +54,12 @@ def archive(files: dict[str, bytes]) -> bytes:
     for folder in ("dev", "proc", "sys"):
         add(folder, 0o040755)
     add("dev/console", 0o020600, device=(5, 1))
+    made = {"dev", "proc", "sys", "."}
     for name, data in files.items():
+        for parent in reversed(PurePosixPath(name).parents):
+            if str(parent) not in made:
+                made.add(str(parent))
+                add(str(parent), 0o040755)
         add(name, 0o100755, data)
     add("TRAILER!!!", 0)
     return bytes(out)

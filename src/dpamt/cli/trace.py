@@ -30,7 +30,7 @@ def _trace(options: argparse.Namespace) -> int:
 
     if options.how is not None:
         return _how(options)
-    for name in ("kernel", "no_counts"):
+    for name in ("kernel", "no_counts", "stacks", "locks"):
         if getattr(options, name):
             raise InputError(f"--{name.replace('_', '-')}: expected only with --how")
     if options.recording is None:
@@ -55,13 +55,21 @@ def _trace(options: argparse.Namespace) -> int:
 def _how(options: argparse.Namespace) -> int:
     from dpamt.cli.output import write_document
     from dpamt.errors import InputError
-    from dpamt.trace.how import DEFAULT_KERNEL, how, parse_kernel
+    from dpamt.trace.how import DEFAULT_KERNEL, Wanted, how, parse_kernel
 
     for name in ("recording", "format", "counts", "parquet", "perfetto", "html", "json"):
         if getattr(options, name):
             raise InputError(f"--how and {name}: expected one of them")
-    kernel = DEFAULT_KERNEL if options.kernel is None else parse_kernel(options.kernel)
-    write_document(how(options.how, kernel, not options.no_counts))
+    wanted = Wanted(
+        DEFAULT_KERNEL if options.kernel is None else parse_kernel(options.kernel),
+        *(not options.no_counts, options.stacks, options.locks),
+    )
+    if options.how == "drgn" and wanted != Wanted():
+        raise InputError(
+            "--how drgn: expected without --kernel, --no-counts, --stacks and --locks, which are "
+            "for tracers"
+        )
+    write_document(how(options.how, wanted))
     return 0
 
 
@@ -187,6 +195,16 @@ def _parser() -> Parser:
         "--no-counts",
         action="store_true",
         help="for --how: no tdx_pamt_get() and tdx_pamt_put(), for kernels where they take no pfn",
+    )
+    parser.add_argument(
+        "--stacks",
+        action="store_true",
+        help="for --how: with the stack of each SEAMCALL, get and put: who adds and leaks",
+    )
+    parser.add_argument(
+        "--locks",
+        action="store_true",
+        help="for --how: how long gets and puts wait for their lock (lock:contention_begin)",
     )
     parser.add_input(
         "--counts",

@@ -87,6 +87,26 @@ def test_registers_in_another_order_and_missing_ones() -> None:
     assert (other.rax, other.status, other.caller, other.start) == (12, 1, b"0xFF", 100_000_002_996)
 
 
+@pytest.mark.parametrize(
+    ("where", "caller"),
+    [
+        ("(tdh_mng_create+0x88/0xa7 <- __seamcall)", b"tdh_mng_create+0x88/0xa7"),
+        ("(ffffffff8105d3f0 <- ffffffff8105eba4)", b"ffffffff8105eba4"),
+        ("(ffffffff8105d3f0)", b""),
+        ("", b""),
+    ],
+)
+@pytest.mark.parametrize("tail", ["status=0x0", "status=0"])
+def test_the_caller_is_where_the_tracer_writes_it(where: str, caller: bytes, tail: str) -> None:
+    lines = [
+        "qemu-7 [001] 100.000001: seamcall_begin: fn=0x6",
+        f"qemu-7 [001] 100.000002: seamcall_done: {where} {tail}",
+    ]
+    (call,) = Recording(io.BytesIO(as_bytes(lines)), "x", "trace-cmd")
+    assert isinstance(call, Call)
+    assert (call.caller, call.after) == (caller, None)
+
+
 BEGIN = "seamcall_begin: (ffffffff81001230) fn=0x3a rcx=0x0"
 GET = "pamt_get_begin: (ffffffff81001230) pfn=0x200"
 STACKS = {

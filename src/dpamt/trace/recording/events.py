@@ -3,6 +3,7 @@
     event           arguments
     seamcall_begin  fn, rcx, rdx, r8 to r13, caller
     seamcall_end    status, rcx, rdx, r8 to r13 (after the call)
+    seamcall_done   status: the end of __seamcall(), which gives no registers back
     seamcall        both in one line: fn, rcx.., status, out_rcx.., ns (how long it took), caller
     pamt_get_begin, pamt_put_begin   pfn, caller
     pamt_get_end, pamt_put_end       ret (of get)
@@ -17,15 +18,18 @@ Both give the same of every line (tests/trace/recording/test_ways.py).
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from dpamt.abi.registers import REGISTER_NAMES, U64_MASK
 from dpamt.trace.recording.model import Call, Health, Item, PamtOp
 from dpamt.trace.recording.pairing import Pairing
 from dpamt.trace.recording.registers import HEX, OUT, run
 
-_ADDRESS: Final = rb"(?:\((?:(\S{1,200}) <- )?[^()]{0,300}\) {0,8})?"
-"""Where the probe is; at a function's end: where it returns to, its caller."""
+_ADDRESS: Final = (
+    rb"(?:\((?:[0-9a-f]{8,16} <- ([0-9a-f]{8,16})|(?:(\S{1,200}) <- )?[^()]{0,300})\) {0,8})?"
+)
+"""Where the probe is; at a function's end: where it returns to, its caller.  The kernel writes the
+caller first, by name; perf and trace-cmd write it last, as an address."""
 _WHERE: Final = re.compile(_ADDRESS)
 _PAIR: Final = re.compile(rb"([a-z][\w]{0,31})=(\S{1,300})")
 _HEX: Final = re.compile(HEX)
@@ -76,7 +80,9 @@ _BEFORE: Final = rb"(" + run() + rb")"
 _AFTER: Final = rb"(" + run(OUT) + rb")"
 
 
-Maker = Callable[[tuple[bytes, ...], int, int, int, bytes], Item | None]
+Groups = tuple[Any, ...]
+"""Of a pattern: bytes, or None for what the line does not have."""
+Maker = Callable[[Groups, int, int, int, bytes], Item | None]
 """Groups of a pattern, time, CPU, task, its name."""
 General = Callable[[int, int, int, bytes, Values], Item | None]
 
@@ -95,6 +101,7 @@ class Events:
         self.quick: dict[bytes, tuple[Callable[[bytes, int], re.Match[bytes] | None], Maker]] = {
             b"seamcall_begin": (_quick(_FN, _maybe(_BEFORE), _maybe(_CALLER)), self._begin),
             b"seamcall_end": (_quick(_STATUS, _maybe(_BEFORE), _maybe(_CALLER)), self._end),
+            b"seamcall_done": (_quick(_STATUS, _maybe(_BEFORE), _maybe(_CALLER)), self._done),
             b"seamcall": (
                 _quick(
                     *(_FN, _then(_BEFORE), _then(_STATUS)),
@@ -113,6 +120,7 @@ class Events:
         self._general: dict[bytes, General] = {
             b"seamcall_begin": self._begin_of,
             b"seamcall_end": self._end_of,
+            b"seamcall_done": self._done_of,
             b"seamcall": self._whole_of,
             b"pamt_get_begin": lambda *event: self._op_begin_of(False, *event),
             b"pamt_put_begin": lambda *event: self._op_begin_of(True, *event),
@@ -124,69 +132,63 @@ class Events:
 
     # The quick way.
 
-    def _begin(
-        self, groups: tuple[bytes, ...], time: int, cpu: int, pid: int, comm: bytes
-    ) -> Item | None:
-        where, fn, before, caller = groups
+    def _begin(self, groups: Groups, time: int, cpu: int, pid: int, comm: bytes) -> Item | None:
+        at, where, fn, before, caller = groups
         call = Call(
             *(time, time, cpu, pid, comm, self._number[fn], before or _ZEROS, None, None),
-            caller or where or b"",
+            caller or where or at or b"",
         )
         self.target = call
         return self.pairing.begin(call)
 
-    def _end(
-        self, groups: tuple[bytes, ...], time: int, cpu: int, pid: int, comm: bytes
-    ) -> Item | None:
-        where, status, after, caller = groups
+    def _end(self, groups: Groups, time: int, cpu: int, pid: int, comm: bytes) -> Item | None:
+        at, where, status, after, caller = groups
         call = self.target = self.pairing.end(
-            pid, cpu, time, self._number[status], after, caller or where or b""
+            pid, cpu, time, self._number[status], after, caller or where or at or b""
         )
         return call
 
-    def _whole(
-        self, groups: tuple[bytes, ...], time: int, cpu: int, pid: int, comm: bytes
-    ) -> Item | None:
-        where, fn, before, status, after, spent, caller = groups
+    def _done(self, groups: Groups, time: int, cpu: int, pid: int, comm: bytes) -> Item | None:
+        at, where, status, _registers, caller = groups
+        return self._end((at, where, status, None, caller), time, cpu, pid, comm)
+
+    def _whole(self, groups: Groups, time: int, cpu: int, pid: int, comm: bytes) -> Item | None:
+        at, where, fn, before, status, after, spent, caller = groups
         self._health.calls += 1
         number = self._number
         call = self.target = Call(
             None if spent is None else time - min(int(spent), time),
             *(time, cpu, pid, comm, number[fn], before, number[status], after),
-            caller or where or b"",
+            caller or where or at or b"",
         )
         return call
 
     def _op_makers(self, put: bool) -> tuple[Maker, Maker, Maker]:
         health, pairing = self._health, self.pairing
 
-        def begin(
-            groups: tuple[bytes, ...], time: int, cpu: int, pid: int, comm: bytes
-        ) -> Item | None:
-            where, pfn, caller = groups
+        def begin(groups: Groups, time: int, cpu: int, pid: int, comm: bytes) -> Item | None:
+            at, where, pfn, caller = groups
             op = self.target = PamtOp(
-                put, time, time, cpu, pid, comm, int(pfn, 16), None, caller or where or b""
+                put, time, time, cpu, pid, comm, int(pfn, 16), None, caller or where or at or b""
             )
             pairing.begin_op(op)
             return None
 
-        def end(
-            groups: tuple[bytes, ...], time: int, cpu: int, pid: int, comm: bytes
-        ) -> Item | None:
-            where, ret = groups
-            op = self.target = pairing.end_op(pid, cpu, put, time, _errno(int(ret)), where or b"")
+        def end(groups: Groups, time: int, cpu: int, pid: int, comm: bytes) -> Item | None:
+            at, where, ret = groups
+            op = self.target = pairing.end_op(
+                pid, cpu, put, time, _errno(int(ret)), where or at or b""
+            )
             return op
 
-        def whole(
-            groups: tuple[bytes, ...], time: int, cpu: int, pid: int, comm: bytes
-        ) -> Item | None:
-            where, pfn, ret, spent, waited, caller = groups
+        def whole(groups: Groups, time: int, cpu: int, pid: int, comm: bytes) -> Item | None:
+            at, where, pfn, ret, spent, waited, caller = groups
             health.ops += 1
             op = self.target = PamtOp(
                 put,
                 None if spent is None else time - min(int(spent), time),
                 *(time, cpu, pid, comm, int(pfn, 16), None if ret is None else _errno(int(ret))),
-                *(caller or where or b"", None if waited is None else int(waited)),
+                *(caller or where or at or b"", None if waited is None else int(waited)),
             )
             return op
 
@@ -225,6 +227,13 @@ class Events:
             call.answer(time, status, _filled(call.before, outputs))
         self.target = call
         return call
+
+    def _done_of(self, time: int, cpu: int, pid: int, comm: bytes, values: Values) -> Item | None:
+        for name in REGISTER_NAMES:
+            if name in values:
+                _number(values, name)
+                del values[name]
+        return self._end_of(time, cpu, pid, comm, values)
 
     def _whole_of(self, time: int, cpu: int, pid: int, comm: bytes, values: Values) -> Item | None:
         before, outputs = _registers(values), _outputs(values, _KEYS_OUT)
@@ -275,8 +284,8 @@ def _values(line: bytes, start: int) -> Values:
     if not found:
         raise Damaged("an event without arguments")
     where = _WHERE.match(line, start)
-    if where is not None and where[1] is not None:
-        found.setdefault("caller", where[1])
+    if where is not None and where.lastindex:
+        found.setdefault("caller", where[where.lastindex])
     return found
 
 

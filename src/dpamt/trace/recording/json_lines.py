@@ -159,7 +159,8 @@ class BootRecord:
 
 
 _TEXT: Final = rb'"([^"\\\x00-\x1f\x80-\xff]*)"'
-_NUMBER: Final = rb"(\d{1,9}(?:\.\d{1,9})?)"
+_WHOLE: Final = rb"(?:0|[1-9]\d{0,8})"
+_NUMBER: Final = rb"(" + _WHOLE + rb"(?:\.\d{1,9})?)"
 _REGISTERS: Final = (
     rb"\{"
     + rb"".join(
@@ -173,7 +174,11 @@ _PRINTED: Final = re.compile(
 ).match
 """A line of `bpftrace -f json` whose text needs no decoding."""
 _RECORDED: Final = re.compile(
-    rb'\{"number": \d{1,18}, "cpu": (\d{1,4}), "asked": '
+    rb'\{"number": '
+    + _WHOLE
+    + rb', "cpu": ('
+    + _WHOLE
+    + rb'), "asked": '
     + _NUMBER
     + rb', "answered": '
     + _NUMBER

@@ -10,6 +10,7 @@ What is above and in the probed function itself is left out.
 """
 
 import re
+from itertools import dropwhile
 from typing import Final
 
 SEPARATOR: Final = b" <- "
@@ -22,6 +23,10 @@ _FRAME: Final = re.compile(
 )
 HEAD: Final = re.compile(
     rb"\s{0,32}\S.{0,30}?\[(\d{1,4})\] .{0,60}?(?:kernel_stack: {0,20})?<stack trace ?>\s*$"
+)
+_TRACERS: Final = re.compile(
+    rb"k(?:ret)?probe_|opt_pre_handler|optimized_callback|aggr_pre_handler|\w*_int3\b|\w*rethook"
+    rb"|\w*trampoline|ftrace_|perf_|trace_|\w*bpf_|0x[0-9a-f]+$|\[unknown\]"
 )
 _PROBED: Final = (
     re.compile(rb"__seamcall\w*(?:\+|$)"),
@@ -36,10 +41,13 @@ def frame_of(line: bytes) -> bytes | None:
 
 
 def caller_of(frames: list[bytes]) -> bytes:
-    """The stack as a caller, innermost first, from the probed function's caller on."""
+    """The stack as a caller, innermost first, from the probed function's caller on; empty where it
+    has the tracer's own functions only."""
     for probed in _PROBED:
         at = next((place for place, one in enumerate(frames) if probed.match(one)), None)
         if at is not None:
             frames = frames[at + 1 :]
             break
+    else:
+        frames = list(dropwhile(_TRACERS.match, frames))
     return SEPARATOR.join(frames[:_MOST_FRAMES])[:_MOST_BYTES]
