@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --exercise --failures --fleet --format --fragmentation --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kernel --keyid-bits --layout --life --max-memory --max-states --max-tds --memory --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --regions --release --replay --resume --sarif --save --seed --seeds --share-2m --smp --td --timeout --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kernel --keyid-bits --layout --life --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --regions --release --replay --resume --sarif --save --seed --seeds --share-2m --smp --td --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -71,6 +71,10 @@ complete -c dpamt -n '_shtab_dpamt_using run' -l json -d 'one JSON document (doc
 complete -c dpamt -n '_shtab_dpamt_using run; and test $_shtab_dpamt_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'docs/scenario.md, or a name of dpamt list scenarios (default)'
 complete -c dpamt -n '_shtab_dpamt_using; and test $_shtab_dpamt_npos -eq 0' -a verify -d 'every interleaving of a design: what holds, or how it fails'
 complete -c dpamt -n '_shtab_dpamt_using verify' -s h -l help -d 'show this help message and exit'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l vmlinux -xka "(__fish_complete_path (commandline -ct))" -d 'with the extra machine: in place of a design, the instructions of tdx_pamt_get and tdx_pamt_put in a vmlinux, a .ko or an object (docs/machine-code.md)'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l functions -x -d 'with --vmlinux: functions that have other names; counts=SYM: the counters'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l tolerate -x -d 'with --vmlinux: an answer of the module that the code takes as benign, such as TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE; may be repeated'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l memory-model -xka "tso sc" -d 'with --vmlinux: x86-TSO, stores wait in each CPU'"'"'s store buffer (the default), or sequentially consistent'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l all -d 'every design that comes with dpamt'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l trial -x -d 'only this trial of the suite'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l cpus -l regions -x -d 'instead of the suite: N CPUs in one 2M region (3), or in several (2+2); each does get, AUG, REMOVE, put'
@@ -157,6 +161,8 @@ complete -c dpamt -n '_shtab_dpamt_using trace' -l format -xka "ftrace trace-cmd
 complete -c dpamt -n '_shtab_dpamt_using trace' -l how -xka "bpftrace ftrace trace-cmd perf drgn" -d 'print the script that records with this tracer; drgn: one that reads the kernel'"'"'s counters, for --counts'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l kernel -x -d 'for --how: the kernel, as uname -r has it (7.4)'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l no-counts -d 'for --how: no tdx_pamt_get() and tdx_pamt_put(), for kernels where they take no pfn'
+complete -c dpamt -n '_shtab_dpamt_using trace' -l stacks -d 'for --how: with the stack of each SEAMCALL, get and put: who adds and leaks'
+complete -c dpamt -n '_shtab_dpamt_using trace' -l locks -d 'for --how: how long gets and puts wait for their lock (lock:contention_begin)'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l counts -xka "(__fish_complete_path (commandline -ct))" -d 'the kernel'"'"'s counters at the end of the recording (--how drgn)'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l parquet -xka "(__fish_complete_path (commandline -ct))" -d 'every call, get and put as a row'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l force -d 'replace a file that dpamt did not write (docs/outputs.md)'
