@@ -81,12 +81,20 @@ class _Run:
     fills: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
     steps: list[MicroStep] = field(default_factory=list)
     places: dict[Hashable, int] = field(default_factory=dict)
-    """Places of a long block, with how many steps lead there."""
+    """Places of a long block that it came to more than once, with how many steps lead there."""
+    nodes: set[int] = field(default_factory=set)
+    """Nodes that a long block came to."""
     noticed: int = 0
     """Steps done that are no right movers: none, or only left movers may follow."""
 
     def has_been_here(self) -> bool:
-        """Whether the block comes to where it was before; then the round is taken back."""
+        """Whether the block comes to where it was twice before; then the last round is taken back.
+
+        What own words and writes are is looked at only where the node is not a new one.
+        """
+        if self.node not in self.nodes:
+            self.nodes.add(self.node)
+            return False
         here = self.node, frozenset(self.own.items()), frozenset(self.writes.items())
         before = self.places.setdefault(here, len(self.steps))
         if before == len(self.steps):
@@ -106,6 +114,7 @@ class _Run:
             list(self.fills),
             list(self.steps),
             dict(self.places),
+            set(self.nodes),
             self.noticed,
         )
 
