@@ -57,7 +57,16 @@ def _how(options: argparse.Namespace) -> int:
     from dpamt.errors import InputError
     from dpamt.trace.how import DEFAULT_KERNEL, Wanted, how, parse_kernel
 
-    for name in ("recording", "format", "counts", "parquet", "perfetto", "html", "json"):
+    for name in (
+        "recording",
+        "format",
+        "counts",
+        "kallsyms",
+        "parquet",
+        "perfetto",
+        "html",
+        "json",
+    ):
         if getattr(options, name):
             raise InputError(f"--how and {name}: expected one of them")
     wanted = Wanted(
@@ -85,12 +94,14 @@ def _judge(options: argparse.Namespace) -> "Judgement":
     from dpamt.trace.judge.judge import Judge
     from dpamt.trace.recording.parquet import ParquetOut
     from dpamt.trace.recording.read import FORMATS, Recording
+    from dpamt.trace.recording.symbols import Symbols
 
     counts = read_counts(options.counts) if options.counts is not None else None
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(options.recording))
         name = "standard input" if options.recording == "-" else options.recording
-        recording = Recording(stream, name, options.format)
+        symbols = None if options.kallsyms is None else Symbols(options.kallsyms)
+        recording = Recording(stream, name, options.format, symbols)
         judge = Judge(recording.health)
         takers: list[Callable[[Item], None]] = []
         if options.parquet:
@@ -210,6 +221,12 @@ def _parser() -> Parser:
         "--counts",
         metavar="FILE",
         help="the kernel's counters at the end of the recording (--how drgn)",
+    )
+    parser.add_input(
+        "--kallsyms",
+        metavar="FILE",
+        help="a copy of the host's /proc/kallsyms: callers that perf and trace-cmd write as "
+        "addresses get their names",
     )
     parser.add_output("--parquet", kind="table", help="every call, get and put as a row")
     parser.add_output("--perfetto", kind="trace", help="a track a CPU, for ui.perfetto.dev")

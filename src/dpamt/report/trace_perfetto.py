@@ -46,6 +46,8 @@ class PerfettoOut:
             args = {"page": None if item.pfn is None else f"{item.pfn << 12:#x}"}
             if item.result is not None:
                 args["result"] = str(item.result)
+            if item.waited is not None:
+                args["waited for locks (us)"] = item.waited / 1000
         else:
             self._instant("events lost", item.at, {"count": item.count, "cpu": item.cpu})
             return

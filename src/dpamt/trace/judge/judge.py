@@ -289,6 +289,9 @@ class Judge:
             if inside and last is not None and last.start is not None:
                 beside = op.end - op.start - (last.end - last.start)
                 self.ops.setdefault(f"{kind}, less its time", Histogram()).add(max(beside, 0))
+        if op.waited is not None:
+            what = f"{'put' if op.put else 'get'}, waiting for locks"
+            self.ops.setdefault(what, Histogram()).add(op.waited)
         failed = not op.put and op.result not in (None, 0)
         if failed:
             assert op.result is not None
@@ -347,7 +350,7 @@ class Judge:
             return
         begun = op.end if op.start is None else op.start
         for waiting in [one for one in self._waiting if one.op_region == op.pfn >> 9]:
-            if begun <= waiting.call.end:
+            if begun <= waiting.call.end and op.cpu != waiting.call.cpu:
                 self._waiting.remove(waiting)
                 self.undecided += 1
                 self.state.region(op.pfn >> 9).refs = None

@@ -12,7 +12,17 @@ from dpamt.trace.recording.model import Call, Item, PamtOp, shown
 _ROWS: Final = 1 << 15
 """Rows of a row group."""
 _TEXTS: Final = ("kind", "comm", "leaf", "status_name", "caller")
-_NUMBERS: Final = ("start_ns", "end_ns", "cpu", "pid", "version", "pfn", "result", "lost")
+_NUMBERS: Final = (
+    "start_ns",
+    "end_ns",
+    "cpu",
+    "pid",
+    "version",
+    "pfn",
+    "result",
+    "waited_ns",
+    "lost",
+)
 _WORDS: Final = ("status", *REGISTER_NAMES, *(f"out_{name}" for name in REGISTER_NAMES))
 COLUMNS: Final = (*_TEXTS, *_NUMBERS, *_WORDS)
 
@@ -87,7 +97,12 @@ def _row(item: Item) -> dict[str, Any]:
                 f"out_{name}": value for name, value in zip(REGISTER_NAMES, item.after, strict=True)
             }
     elif isinstance(item, PamtOp):
-        row = {"kind": "put" if item.put else "get", "pfn": item.pfn, "result": item.result}
+        row = {
+            "kind": "put" if item.put else "get",
+            "pfn": item.pfn,
+            "result": item.result,
+            "waited_ns": item.waited,
+        }
     else:
         return {"kind": "lost", "end_ns": item.at, "cpu": item.cpu, "lost": item.count}
     return row | {

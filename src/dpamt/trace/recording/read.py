@@ -7,8 +7,9 @@ from typing import BinaryIO, Final
 from dpamt.errors import InputError
 from dpamt.trace.recording.json_lines import BootRecord, BpftraceJson
 from dpamt.trace.recording.lines import Readable, chunks_of_lines
-from dpamt.trace.recording.model import Health, Item
+from dpamt.trace.recording.model import Health, Item, Lost
 from dpamt.trace.recording.order import ordered, watched
+from dpamt.trace.recording.symbols import Symbols
 from dpamt.trace.recording.text import TextReader
 
 FORMATS: Final = {
@@ -49,8 +50,15 @@ class Recording:
     Raises InputError for what no tracer has written.
     """
 
-    def __init__(self, stream: BinaryIO | Readable, name: str, form: str | None = None) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO | Readable,
+        name: str,
+        form: str | None = None,
+        symbols: Symbols | None = None,
+    ) -> None:
         self.name = name
+        self._symbols = symbols
         self.health = Health()
         head = stream.read(_LOOKED_AT)
         if not head:
@@ -64,6 +72,17 @@ class Recording:
 
     def batches(self) -> Iterator[list[Item]]:
         """The items, some at a time: a caller that takes them so is quicker."""
+        if self._symbols is None:
+            yield from self._read()
+            return
+        named = self._symbols.named
+        for batch in self._read():
+            for item in batch:
+                if not isinstance(item, Lost):
+                    item.caller = named(item.caller)
+            yield batch
+
+    def _read(self) -> Iterator[list[Item]]:
         chunks = chunks_of_lines(self._stream)
         health = self.health
         if self.form == "boot":
