@@ -142,13 +142,17 @@ def test_counters_beside_a_recording() -> None:
 def test_what_is_no_file_of_counters_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     path.write_text(json.dumps(drgn_counts.counted(Memory("dpamt_refcounts", "dpamt_lock"))))
-    assert read_counts(str(path)) == COUNTS
+    counters = read_counts(str(path))
+    assert counters.regions == COUNTS
+    assert counters.tdmrs == ((2 << 30, 0x1000, 0x3000, 0x5000),)
     for text, why in (
         ("[", "no JSON"),
         ("{}", "no dpamt_counts of 1"),
         ('{"dpamt_counts": 1}', "regions is no list"),
         ('{"dpamt_counts": 1, "regions": [[1, 2], [3]]}', r"regions\[1\]"),
         ('{"dpamt_counts": 1, "regions": [[-1, 2]]}', r"regions\[0\]"),
+        ('{"dpamt_counts": 1, "regions": [], "tdmrs": 5}', "tdmrs is no list"),
+        ('{"dpamt_counts": 1, "regions": [], "tdmrs": [{"size": 1}]}', r"tdmrs\[0\] has no size"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=why):

@@ -9,6 +9,7 @@ from dpamt.cli.plan_options import AGEING, BOTH, FLEET, plan_parser, refuse_with
 
 if TYPE_CHECKING:
     from dpamt.plan.ageing.both import BothAges
+    from dpamt.plan.counted import InUseNow
     from dpamt.plan.mix import TdMix
     from dpamt.plan.plan import HostPlan
     from dpamt.platform.dmesg import NoMemoryInLog
@@ -68,6 +69,7 @@ def _plan(options: argparse.Namespace) -> int:
             for machine in read
         ]
         whole = [plan for plan in plans if not isinstance(plan, NoMemoryInLog)]
+        now = None if options.counts is None else _in_use_now(options, read, whole)
         aged = [] if options.age is None else _age(options, machines, mixes, watch, share)
         if options.html is not None:
             _write_page(options, machines, whole, aged, watch)
@@ -77,18 +79,46 @@ def _plan(options: argparse.Namespace) -> int:
             from dpamt.report.plan_ageing import ageing_json
 
             old = list(map(ageing_json, aged))
-        write_document(json.dumps(plan_json(plans, old), indent=2) + "\n")
+        document = plan_json(plans, old)
+        if now is not None:
+            from dpamt.report.plan_counted import counted_json
+
+            document["hosts"][0]["in_use_now"] = counted_json(now, options.counts)
+        write_document(json.dumps(document, indent=2) + "\n")
     else:
         for plan in plans:
             if isinstance(plan, NoMemoryInLog):
                 write_text(log_text(plan.source, plan.log))
+        if now is not None:
+            from dpamt.report.plan_counted import counted_text
+
+            write_text(counted_text(now, options.counts) + "\n")
         if whole:
             write_text(plan_text(whole))
         if aged:
             from dpamt.report.plan_ageing import ageing_text
 
             write_text("".join(map(ageing_text, aged)))
-    return int(len(whole) < len(plans) or any(plan.found for plan in whole))
+    differs = now is not None and bool(now.differences)
+    return int(differs or len(whole) < len(plans) or any(plan.found for plan in whole))
+
+
+def _in_use_now(
+    options: argparse.Namespace,
+    read: "Sequence[Machine | NoMemoryInLog]",
+    plans: "Sequence[HostPlan]",
+) -> "InUseNow":
+    """The counters of the one host beside its plan."""
+    from dpamt.errors import InputError
+    from dpamt.plan.counted import in_use_now
+    from dpamt.trace.judge.counts import read_counts
+
+    if len(read) != 1 or not plans:
+        raise InputError(
+            f"--counts: they are those of one host; expected one HOST with its memory, found "
+            f"{len(read)}"
+        )
+    return in_use_now(read_counts(options.counts), plans[0].host)
 
 
 def _machine(host: str, options: argparse.Namespace) -> "Machine | NoMemoryInLog":

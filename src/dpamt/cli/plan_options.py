@@ -65,6 +65,11 @@ def plan_parser() -> Parser:
     parser.add_argument(
         "--run", action="store_true", help="run the TDs on the model as well: exact pairs"
     )
+    parser.add_input(
+        "--counts",
+        metavar="FILE",
+        help="the kernel's own counters of this host (dpamt trace --how drgn): PAMT in use now",
+    )
     parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
     parser.add_output("--html", kind="page", help="a page with plots as well (needs plotly)")
     ageing = parser.add_argument_group("over weeks (docs/plan-ageing.md)")
@@ -145,6 +150,7 @@ def plan_parser() -> Parser:
     parser.add_output_folder(
         "--out", group=fleet, kind="table", names=TABLES, help="results as Parquet"
     )
+    parser.not_with("--counts", "--fleet", "they are those of one host")
     parser.not_with("--release", "--fleet", "expected without it: the hosts have 2.0.18")
     return parser
 

@@ -96,7 +96,7 @@ def _judge(options: argparse.Namespace) -> "Judgement":
     from dpamt.trace.recording.read import FORMATS, Recording
     from dpamt.trace.recording.symbols import Symbols
 
-    counts = read_counts(options.counts) if options.counts is not None else None
+    counts = read_counts(options.counts).regions if options.counts is not None else None
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(options.recording))
         name = "standard input" if options.recording == "-" else options.recording

@@ -5,6 +5,7 @@ region is compared where the recording leaves nothing open about it.
 """
 
 import json
+from dataclasses import dataclass
 from typing import Final
 
 from dpamt.errors import InputError
@@ -15,8 +16,22 @@ _MOST_BYTES: Final = 1 << 30
 _MOST_REGION: Final = 1 << 31
 
 
-def read_counts(path: str) -> dict[int, int]:
-    """Region to its counter, of those that are not 0.  Raises InputError for another file."""
+_TDMR_KEYS: Final = ("size", "pamt_1g_size", "pamt_2m_size", "pamt_4k_or_bitmap_size")
+_MOST_TDMRS: Final = 64
+_MOST_SIZE: Final = 1 << 52
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the script reads: counters by region, of those that are not 0; and, of each TDMR, its
+    bytes and those of its PAMT at 1G, at 2M, and at 4K or of the bitmap."""
+
+    regions: dict[int, int]
+    tdmrs: tuple[tuple[int, int, int, int], ...]
+
+
+def read_counts(path: str) -> Counters:
+    """The counters of a file.  Raises InputError for another file."""
     expected = "expected what the script of dpamt trace --how drgn prints"
     try:
         with open(path, "rb") as file:
@@ -40,7 +55,14 @@ def read_counts(path: str) -> dict[int, int]:
         ):
             raise InputError(f"{path}: regions[{index}] is no [region, count]; {expected}")
         counts[row[0]] = row[1]
-    return counts
+    tdmrs = found.get("tdmrs", [])
+    if not isinstance(tdmrs, list) or len(tdmrs) > _MOST_TDMRS:
+        raise InputError(f"{path}: tdmrs is no list of at most {_MOST_TDMRS}; {expected}")
+    for index, tdmr in enumerate(tdmrs):
+        values = [tdmr.get(key) if isinstance(tdmr, dict) else None for key in _TDMR_KEYS]
+        if not all(type(value) is int and 0 <= value <= _MOST_SIZE for value in values):
+            raise InputError(f"{path}: tdmrs[{index}] has no {', '.join(_TDMR_KEYS)}; {expected}")
+    return Counters(counts, tuple((*(tdmr[key] for key in _TDMR_KEYS),) for tdmr in tdmrs))
 
 
 def compare(state: State, counts: dict[int, int], now: int) -> list[TraceFinding]:
