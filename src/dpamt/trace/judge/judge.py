@@ -328,6 +328,7 @@ class Judge:
         assert op.pfn is not None
         index = op.pfn >> 9
         region = self.state.region(index)
+        region.put_at = op.end
         if region.refs is None:
             return
         if region.refs > 0:

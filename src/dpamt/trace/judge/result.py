@@ -10,7 +10,7 @@ from dpamt.trace.judge.times import Histogram
 from dpamt.trace.recording.model import Health, seconds, shown
 
 _JUST_NOW: Final = 1_000_000
-"""Nanoseconds before the end of a recording: a put may be under way."""
+"""Nanoseconds before the end of a recording: a put may be under way, unless one was done since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,9 @@ def leaks(state: State, now: int, counted: bool) -> list[tuple[TraceFinding, int
     pairs: dict[tuple[bytes, bytes], list[tuple[int, Region]]] = {}
     counts: list[tuple[int, Region]] = []
     for index, region in sorted(state.regions.items()):
-        if not region.exact or region.used or region.ended > now - _JUST_NOW or state.blind:
+        if not region.exact or region.used or state.blind:
+            continue
+        if region.ended > now - _JUST_NOW and region.put_at < region.ended:
             continue
         if region.state == PAIR and state.dynamic:
             added = region.added

@@ -66,6 +66,7 @@ class Region:
         "known",
         "origin",
         "pair",
+        "put_at",
         "refs",
         "state",
         "used",
@@ -82,6 +83,8 @@ class Region:
         self.ended_before = -1
         self.origin: Origin | None = None
         self.refs: int | None = 0 if fresh else None
+        self.put_at = -1
+        """When the last put of it was done."""
         self.added: tuple[int, bytes, bytes] | None = None
         """Of the pair: when, the task's name and the caller of tdx_pamt_get()."""
 
