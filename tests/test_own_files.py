@@ -13,9 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpamt.boot.call import Recording
+from dpamt.boot.core_file import write_core
 from dpamt.own_files import GENERATOR, KINDS, STAMP, kind_of
+<<<<<<< HEAD
 from dpamt.report.verify_junit import junit_report
 from dpamt.report.verify_sarif import sarif_log
+=======
+from tests.boot.core_guest import guest
+>>>>>>> 63489f6 (A core is known as dpamt's; docs of recording, cost and counters)
 
 CERTIFICATE = {"format": 1, **STAMP, "clean": True, "designs": [{"design": "v2", "trials": []}]}
 
@@ -44,6 +49,12 @@ def page(generator: str = GENERATOR) -> bytes:
     return f'<!doctype html>\n<html lang="en">\n{generator}\n<p>here</p>\n</html>\n'.encode()
 
 
+def core() -> bytes:
+    written = io.BytesIO()
+    write_core(written, *guest())
+    return written.getvalue()
+
+
 OWN = {
     "certificate": json.dumps(CERTIFICATE, indent=2).encode() + b"\n",
     "trace": json.dumps({"otherData": STAMP, "traceEvents": []}).encode() + b"\n",
@@ -51,8 +62,12 @@ OWN = {
     "page": page(),
     "checkpoint": checkpoint(),
     "table": table(**STAMP),
+<<<<<<< HEAD
     "sarif": sarif_log({}).encode(),
     "junit": junit_report({}).encode(),
+=======
+    "core": core(),
+>>>>>>> 63489f6 (A core is known as dpamt's; docs of recording, cost and counters)
 }
 
 

@@ -121,6 +121,15 @@ def main(prog: Any) -> int:
         print(f"dpamt_counts: {error}", file=sys.stderr)
         return 2
     print(json.dumps(document))
+    sizes = {
+        level: sum(tdmr[key] for tdmr in document["tdmrs"]) >> 10
+        for level, key in (
+            ("1G", "pamt_1g_size"),
+            ("2M", "pamt_2m_size"),
+            ("4K or bitmap", "pamt_4k_or_bitmap_size"),
+        )
+    }
+    print("PAMT:", ", ".join(f"{level} {kb} KB" for level, kb in sizes.items()), file=sys.stderr)
     print(
         f"{document['pairs']} page pairs ({document['kb']} KB) for {document['pages']} pages",
         file=sys.stderr,

@@ -118,6 +118,8 @@ def record_inside(
     **options: Any,
 ) -> Recorded:
     """Boot with the recorder of this name, and return what both sides wrote down."""
+    if "CONFIG_KPROBE_EVENTS=y" not in (build / ".config").read_text():
+        pytest.skip(f"{build}: no CONFIG_KPROBE_EVENTS")
     busybox = Path("/bin/busybox")
     if not busybox.exists() or b"/ld-linux" in busybox.read_bytes():
         pytest.skip("no static busybox here (Debian: busybox-static)")
