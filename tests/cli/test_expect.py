@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from .command import dpamt, environment, refused
 
@@ -20,6 +21,21 @@ def test_numbers_that_can_be_and_one_that_cannot() -> None:
     assert "16 kB are left: 2 page pairs that no TD uses" in " ".join(bad.out.split())
     odd = dpamt("expect", "--case", "2", "--check", "launched=12")
     assert "no whole number of page pairs" in odd.out
+
+
+def test_a_kernels_counters_are_a_number(tmp_path: Path) -> None:
+    closed, launched = tmp_path / "closed.json", tmp_path / "launched.json"
+    regions = [[1, 2], [3, 512], [9, -1]]
+    launched.write_text(json.dumps({"dpamt_counts": 1, "regions": regions}))
+    closed.write_text(json.dumps({"dpamt_counts": 1, "regions": regions[:1]}))
+    words = ("expect", "--case", "2", "--tap", "--check", f"launched={launched}")
+    good = dpamt(*words)
+    assert good.code == 0
+    assert "# 16 kB" in good.out
+    bad = dpamt(*words, "--check", f"vm1-closed={closed}")
+    assert bad.code == 1
+    assert "not ok 3" in bad.out
+    assert "expected what the script" in refused("expect", "--case", "2", "--check", "idle=x.json")
 
 
 def test_a_repeated_case_takes_a_number_for_each_repetition() -> None:

@@ -219,8 +219,9 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="CHECKPOINT=NUMBER",
-        help="a number that you read, in kB as in /proc/meminfo, or in pairs (launched=525pairs); "
-        "- reads them from standard input, a line each; may be given again",
+        help="a number that you read, in kB as in /proc/meminfo, or in pairs (launched=525pairs), "
+        "or the kernel's counters (launched=counts.json, dpamt trace --how drgn); - reads them, a "
+        "line each, from standard input; may be given again",
     )
     parser.add_argument("--run", action="store_true", help="run the case on the model as well")
     form = parser.add_mutually_exclusive_group()

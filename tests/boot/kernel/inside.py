@@ -58,7 +58,7 @@ _STARTED = {
     "ftrace": "grep -q 1 events/dpamt/enable",
     "trace-cmd": "grep -q 1 events/dpamt/enable && sleep 1",
     "perf": "test -s /work/perf.data && sleep 3",
-    "bpftrace": "test -s /work/trace.txt",
+    "bpftrace": "test $(wc -l < /sys/kernel/debug/kprobes/list) -ge 8 && sleep 1",
 }
 _SCRIPTS = {
     "bpftrace": "bpftrace -o /work/trace.txt /record {more} > /work/said 2>&1 < /dev/null &",

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpamt.errors import InputError
+from dpamt.trace.judge.judge import Judge
 from dpamt.trace.recording import events, json_lines
 from dpamt.trace.recording.model import Call, Health, Item, PamtOp
 from dpamt.trace.recording.read import Recording
@@ -188,3 +190,23 @@ def test_a_wait_for_a_lock_counts_for_its_get() -> None:
     assert get.waited == 5000
     assert recording.health.damaged.count == 1
     assert "no address of a lock" in recording.health.damaged.first[0]
+
+
+def test_more_tasks_than_any_host_has_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpamt.trace.recording.pairing._MOST_TASKS", 3)
+    lines = [f"q-{pid} [001] 100.{pid:06}: seamcall_begin: fn=0x6" for pid in range(1, 9)]
+    lines += [f"q-{pid} [001] 101.{pid:06}: pamt_get_begin: pfn=0x6" for pid in range(1, 9)]
+    recording = Recording(io.BytesIO(as_bytes(lines)), "x", "trace-cmd")
+    calls = list(recording)
+    assert len(calls) == 8
+    assert all(isinstance(call, Call) and call.status is None for call in calls)
+    assert recording.health.unanswered == 16
+
+
+def test_a_text_of_random_addresses_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpamt.trace.judge.state._MOST_REGIONS", 50)
+    pages = [(number << 21, 0, number << 21, *[0] * 5) for number in range(60)]
+    augs = [Call(1, 2, 0, 1, b"q", 6, page, 0, None, b"") for page in pages]
+    judge = Judge(Health())
+    with pytest.raises(InputError, match="expected the recording of one host"):
+        judge.take_all(augs)

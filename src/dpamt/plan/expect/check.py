@@ -7,12 +7,18 @@ from typing import Final
 
 from dpamt.errors import InputError
 from dpamt.plan.expect.expected import Expectation, Expected
+from dpamt.trace.judge.counts import read_counts
 
 PAIR_KB: Final = 8
 """KB of a page pair, as /proc/meminfo counts them."""
 
 _VALUE: Final = re.compile(r"(\d{1,15})\s*(kb|kib|pairs?)?", re.IGNORECASE)
-_EXPECTED: Final = "CHECKPOINT=NUMBER, in kB or with 'pairs' behind it, such as launched=4200kB"
+_EXPECTED: Final = (
+    "CHECKPOINT=NUMBER, in kB or with 'pairs' behind it, such as launched=4200kB, or the kernel's "
+    "counters, such as launched=counts.json"
+)
+COUNTERS: Final = ".json"
+"""How the name of a file of counters ends (`dpamt trace --how drgn`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,10 @@ def _parse(text: str) -> Read:
     name, sign, value = text.partition("=")
     if not sign:
         name, _, value = text.strip().partition(" ")
+    if value.strip().endswith(COUNTERS):
+        counts = read_counts(value.strip()).regions.values()
+        pairs_there = sum(count > 0 for count in counts)
+        return Read(name.strip(), pairs_there * PAIR_KB, f"{pairs_there}pairs")
     match = _VALUE.fullmatch(value.strip())
     if match is None or not name.strip():
         raise InputError(f"--check {text.strip()[:80]!r}: expected {_EXPECTED}")

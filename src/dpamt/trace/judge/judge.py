@@ -47,6 +47,7 @@ _HELD_BACK: Final = 1_000_000_000
 """Nanoseconds that a finding waits for items that were under way at the same time."""
 _MOST_HELD_BACK: Final = 1024
 _RECENT: Final = 512
+_MOST_TASKS: Final = 1 << 16
 _EVERY: Final = 256
 _PAIR_LEAVES: Final = frozenset({leaf.TDH_PHYMEM_PAMT_ADD, leaf.TDH_PHYMEM_PAMT_REMOVE})
 _INTERRUPTED: Final = (TDX_INTERRUPTED_RESUMABLE, TDX_INTERRUPTED_BUSY)
@@ -131,6 +132,8 @@ class Judge:
             return
         is_pair = number in _PAIR_LEAVES
         if is_pair:
+            if len(self._pair_calls) >= _MOST_TASKS:
+                self._pair_calls.clear()
             self._pair_calls[call.pid or -1 - call.cpu] = call
         self.slow.add(call, number)
         if not status:

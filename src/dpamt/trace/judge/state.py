@@ -10,7 +10,11 @@ from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.pages import PAGES_PER_2M
+from dpamt.errors import InputError
 from dpamt.trace.recording.model import Call, seconds, shown
+
+_MOST_REGIONS: Final = 1 << 23
+"""Of which something is known: a text of random addresses takes no more memory than that."""
 
 UNKNOWN: Final = 0
 NO_PAIR: Final = 1
@@ -159,6 +163,11 @@ class State:
         """A region, by HPA >> 21."""
         region = self.regions.get(index)
         if region is None:
+            if len(self.regions) >= _MOST_REGIONS:
+                raise InputError(
+                    f"pages in more than {_MOST_REGIONS:,} regions of 2M; expected the recording of "
+                    "one host"
+                )
             region = self.regions[index] = Region(self.fresh)
             if self.blind:
                 region.known = 0

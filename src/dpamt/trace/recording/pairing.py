@@ -4,13 +4,16 @@ A task makes one SEAMCALL at a time, but an interrupt may make one on top of it;
 ``_DEEPEST`` something was lost.  Events of the idle task are kept by CPU.
 """
 
-from typing import Final
+from typing import Final, TypeVar
 
 from dpamt.trace.recording.model import Call, Health, PamtOp
 from dpamt.trace.recording.registers import Registers
 
 _DEEPEST: Final = 3
-_MOST_WAITS: Final = 1 << 16
+_MOST_TASKS: Final = 1 << 16
+"""Under way at once."""
+_Key = TypeVar("_Key")
+_Begun = TypeVar("_Begun", Call, PamtOp)
 _NONE: Final[tuple[int, bytes]] = (-1, b"")
 
 
@@ -28,8 +31,9 @@ class Pairing:
         key = call.pid or -1 - call.cpu
         stack = self._calls.get(key)
         if stack is None:
+            forgotten = self._too_many(self._calls)
             self._calls[key] = [call]
-            return None
+            return None if forgotten is None else self._unanswered(forgotten, call.end)
         stack.append(call)
         if len(stack) <= _DEEPEST:
             return None
@@ -62,7 +66,10 @@ class Pairing:
     def begin_op(self, op: PamtOp) -> None:
         """A get or put has begun."""
         key = (op.pid or -1 - op.cpu, op.put)
-        stack = self._ops.setdefault(key, [])
+        stack = self._ops.get(key)
+        if stack is None:
+            self._health.unanswered += self._too_many(self._ops) is not None
+            stack = self._ops[key] = []
         stack.append(op)
         if len(stack) > _DEEPEST:
             stack.pop(0)
@@ -88,9 +95,17 @@ class Pairing:
             op.caller = to
         return op
 
+    def _too_many(self, begun: dict[_Key, list[_Begun]]) -> _Begun | None:
+        """Of more tasks than any host has at once, the one that began first is forgotten."""
+        if len(begun) < _MOST_TASKS:
+            return None
+        first, *others = begun.pop(next(iter(begun)))
+        self._health.unanswered += len(others)
+        return first
+
     def begin_wait(self, pid: int, cpu: int, at: int, lock: bytes) -> None:
         """The task waits for a lock."""
-        if len(self._waits) >= _MOST_WAITS:
+        if len(self._waits) >= _MOST_TASKS:
             self._waits.clear()
         self._waits[pid or -1 - cpu] = at, lock
 
