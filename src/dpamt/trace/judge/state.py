@@ -165,8 +165,8 @@ class State:
         if region is None:
             if len(self.regions) >= _MOST_REGIONS:
                 raise InputError(
-                    f"pages in more than {_MOST_REGIONS:,} regions of 2M; expected the recording of "
-                    "one host"
+                    f"pages in more than {_MOST_REGIONS:,} regions of 2M; expected the recording "
+                    "of one host"
                 )
             region = self.regions[index] = Region(self.fresh)
             if self.blind:
