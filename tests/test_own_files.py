@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 from dpamt.boot.call import Recording
 from dpamt.boot.core_file import write_core
 from dpamt.own_files import GENERATOR, KINDS, STAMP, kind_of
-<<<<<<< HEAD
 from dpamt.report.verify_junit import junit_report
 from dpamt.report.verify_sarif import sarif_log
-=======
 from tests.boot.core_guest import guest
->>>>>>> 63489f6 (A core is known as dpamt's; docs of recording, cost and counters)
 
 CERTIFICATE = {"format": 1, **STAMP, "clean": True, "designs": [{"design": "v2", "trials": []}]}
 
@@ -62,12 +59,9 @@ OWN = {
     "page": page(),
     "checkpoint": checkpoint(),
     "table": table(**STAMP),
-<<<<<<< HEAD
     "sarif": sarif_log({}).encode(),
     "junit": junit_report({}).encode(),
-=======
     "core": core(),
->>>>>>> 63489f6 (A core is known as dpamt's; docs of recording, cost and counters)
 }
 
 

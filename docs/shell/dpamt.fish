@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kernel --keyid-bits --layout --life --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --regions --release --replay --resume --sarif --save --seed --seeds --share-2m --smp --td --timeout --tolerate --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --regions --release --replay --resume --sarif --save --seed --seeds --share-2m --smp --td --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -133,6 +133,7 @@ complete -c dpamt -n '_shtab_dpamt_using plan' -l release -l module -x -d 'relea
 complete -c dpamt -n '_shtab_dpamt_using plan' -l pa-bits -x -d 'physical address bits of the host (default 52)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l keyid-bits -x -d 'KeyID bits (default: by the log, at least 6)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l run -d 'run the TDs on the model as well: exact pairs'
+complete -c dpamt -n '_shtab_dpamt_using plan' -l counts -xka "(__fish_complete_path (commandline -ct))" -d 'the kernel'"'"'s own counters of this host (dpamt trace --how drgn): PAMT in use now'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l json -d 'facts as JSON (docs/plan.md)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l html -xka "(__fish_complete_path (commandline -ct))" -d 'a page with plots as well (needs plotly)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l force -d 'replace a file that dpamt did not write (docs/outputs.md)'
@@ -164,6 +165,7 @@ complete -c dpamt -n '_shtab_dpamt_using trace' -l no-counts -d 'for --how: no t
 complete -c dpamt -n '_shtab_dpamt_using trace' -l stacks -d 'for --how: with the stack of each SEAMCALL, get and put: who adds and leaks'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l locks -d 'for --how: how long gets and puts wait for their lock (lock:contention_begin)'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l counts -xka "(__fish_complete_path (commandline -ct))" -d 'the kernel'"'"'s counters at the end of the recording (--how drgn)'
+complete -c dpamt -n '_shtab_dpamt_using trace' -l kallsyms -xka "(__fish_complete_path (commandline -ct))" -d 'a copy of the host'"'"'s /proc/kallsyms: callers that perf and trace-cmd write as addresses get their names'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l parquet -xka "(__fish_complete_path (commandline -ct))" -d 'every call, get and put as a row'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l force -d 'replace a file that dpamt did not write (docs/outputs.md)'
 complete -c dpamt -n '_shtab_dpamt_using trace' -l perfetto -xka "(__fish_complete_path (commandline -ct))" -d 'a track a CPU, for ui.perfetto.dev'
@@ -180,7 +182,7 @@ complete -c dpamt -n '_shtab_dpamt_using expect' -l design -xka "(__fish_complet
 complete -c dpamt -n '_shtab_dpamt_using expect' -l release -l module -x -d 'release of the TDX module (2.0.18; dpamt list releases)'
 complete -c dpamt -n '_shtab_dpamt_using expect' -l in-use -x -d 'guest memory in use while a TD runs: 100%, 20-80% (0-100%)'
 complete -c dpamt -n '_shtab_dpamt_using expect' -l layout -xka "contiguous q35" -d 'guest addresses: from 0 on, or as QEMU'"'"'s q35 with firmware (contiguous)'
-complete -c dpamt -n '_shtab_dpamt_using expect' -l check -x -d 'a number that you read, in kB as in /proc/meminfo, or in pairs (launched=525pairs); - reads them from standard input, a line each; may be given again'
+complete -c dpamt -n '_shtab_dpamt_using expect' -l check -x -d 'a number that you read, in kB as in /proc/meminfo, or in pairs (launched=525pairs), or the kernel'"'"'s counters (launched=counts.json, dpamt trace --how drgn); - reads them, a line each, from standard input; may be given again'
 complete -c dpamt -n '_shtab_dpamt_using expect' -l run -d 'run the case on the model as well'
 complete -c dpamt -n '_shtab_dpamt_using expect' -l json -d 'one JSON document (docs/expect.md)'
 complete -c dpamt -n '_shtab_dpamt_using expect' -l tap -d 'TAP version 13: a test a checkpoint'
