@@ -189,8 +189,9 @@ def _times(judged: Judgement) -> Iterator[str]:
     if judged.slow:
         yield ""
         yield from paragraph(
-            f"{count(judged.slow_calls)} calls took more than {SLOW_FACTOR} times the median of "
-            "their leaf; the worst when they came:",
+            f"{count(judged.slow_calls)} calls, gets and puts took more than {SLOW_FACTOR} times "
+            "the median of their leaf or kind (a get or put holds its lock while it makes a "
+            "SEAMCALL); the worst when they came:",
             "  ",
         )
         for text in judged.slow:

@@ -87,6 +87,7 @@ class Judge:
         self.most_pairs = 0
         self.adds = self.removes = 0
         self.ops: dict[str, Histogram] = {}
+        """What of gets and puts is no duration of theirs."""
         self.failed_gets: Counter[int] = Counter()
         self._follower = Follower(self.state, self)
         self._refusals = Refusals(self.state, self)
@@ -288,7 +289,7 @@ class Judge:
         )
         if op.start is not None:
             kind = f"{'put' if op.put else 'get'} {'with' if inside else 'without'} SEAMCALL"
-            self.ops.setdefault(kind, Histogram()).add(op.end - op.start)
+            self.slow.add_op(kind, op, op.end - op.start)
             if inside and last is not None and last.start is not None:
                 beside = op.end - op.start - (last.end - last.start)
                 self.ops.setdefault(f"{kind}, less its time", Histogram()).add(max(beside, 0))
@@ -372,7 +373,7 @@ class Judge:
         for finding in () if counts is None else compare(self.state, counts, self._now):
             self.findings.add(finding)
         self.series.add(self._now, self.state.pairs, self.state.used)
-        found = leaks(self.state, self._now, bool(self.ops))
+        found = leaks(self.state, self._now, self.health.ops > 0)
         for leak, count in found:
             self.findings.add(leak, count)
         return Judgement(
@@ -395,7 +396,7 @@ class Judge:
             tds_now=sum(td.lifecycle is not None for td in self.state.tds.values()),
             series=self.series.finish(),
             by_leaf=self.slow.by_leaf,
-            ops=self.ops,
+            ops=self.slow.by_kind | self.ops,
             slow=self.slow.worst(),
             slow_calls=self.slow.slow_calls(),
             seconds=0.0

@@ -4,7 +4,7 @@ from collections import Counter
 from heapq import heappush, heapreplace
 from typing import Final
 
-from dpamt.trace.recording.model import Call, seconds, shown
+from dpamt.trace.recording.model import Call, PamtOp, seconds, shown
 
 _SUB_BITS: Final = 4
 _SUBS: Final = 1 << _SUB_BITS
@@ -127,10 +127,12 @@ class _Peers:
 
 
 class Slow:
-    """The slowest calls in medians of their leaf, as they come."""
+    """The slowest calls in medians of their leaf, and gets and puts in medians of their kind, as
+    they come."""
 
     def __init__(self) -> None:
         self._peers: dict[int, _Peers] = {}
+        self._kinds: dict[str, _Peers] = {}
         self._worst: list[tuple[float, int, str]] = []
         self._order = 0
 
@@ -138,6 +140,11 @@ class Slow:
     def by_leaf(self) -> dict[int, Histogram]:
         """Durations by leaf; -1 - leaf has those of calls that did not succeed."""
         return {leaf: peers.histogram for leaf, peers in self._peers.items()}
+
+    @property
+    def by_kind(self) -> dict[str, Histogram]:
+        """Durations of gets and puts by kind."""
+        return {kind: peers.histogram for kind, peers in self._kinds.items()}
 
     def add(self, call: Call, number: int) -> None:
         """One call of this leaf; one that failed counts apart from those that did not."""
@@ -153,15 +160,27 @@ class Slow:
         if len(fresh) >= peers.due:
             peers.look()
         if spent > peers.limit:
-            self._keep(spent / peers.median, call, spent, peers.median)
+            self._keep(call.name, call, spent, peers.median)
 
-    def _keep(self, ratio: float, call: Call, spent: int, median: int) -> None:
+    def add_op(self, kind: str, op: PamtOp, spent: int) -> None:
+        """One get or put of this kind."""
+        peers = self._kinds.get(kind)
+        if peers is None:
+            peers = self._kinds[kind] = _Peers()
+        peers.histogram.fresh.append(spent)
+        if len(peers.histogram.fresh) >= peers.due:
+            peers.look()
+        if spent > peers.limit:
+            self._keep(f"tdx_pamt_{kind}", op, spent, peers.median)
+
+    def _keep(self, name: str, item: Call | PamtOp, spent: int, median: int) -> None:
+        ratio = spent / median
         if len(self._worst) >= _KEPT and ratio <= self._worst[0][0]:
             return
         text = (
-            f"{call.name} at {seconds(call.end)} on CPU {call.cpu} took {spent / 1000:.1f} us, "
+            f"{name} at {seconds(item.end)} on CPU {item.cpu} took {spent / 1000:.1f} us, "
             f"{ratio:.0f} times its median of {median / 1000:.1f} us"
-            + (f" ({shown(call.comm)}-{call.pid})" if call.comm else "")
+            + (f" ({shown(item.comm)}-{item.pid})" if item.comm else "")
         )
         self._order += 1
         row = (ratio, self._order, text)
@@ -175,9 +194,9 @@ class Slow:
         return [text for _ratio, _order, text in sorted(self._worst, reverse=True)]
 
     def slow_calls(self) -> int:
-        """Calls slower than :data:`SLOW_FACTOR` medians of all calls of their leaf."""
+        """Calls, gets and puts slower than :data:`SLOW_FACTOR` medians of their peers."""
         return sum(
             histogram.above(SLOW_FACTOR * max(histogram.percentile(50), 1))
-            for histogram in self.by_leaf.values()
+            for histogram in (*self.by_leaf.values(), *self.by_kind.values())
             if histogram.count >= PEERS
         )
