@@ -142,6 +142,9 @@ class OtherCode(Protocol):
     def digest(self) -> str:
         """SHA-256 of what ran."""
 
+    def identity(self) -> str:
+        """SHA-256 of all that may run."""
+
 
 @dataclass(frozen=True)
 class Helpers:

@@ -77,7 +77,10 @@ def _with_other(digest: str, design: Design | None) -> str:
 
 def design_hash(design: Design) -> str:
     """The part ``design``."""
-    return _of_value(_defined(design))
+    digest = _of_value(_defined(design))
+    if design.code is None:
+        return digest
+    return hashlib.sha256(f"{digest} {design.code.identity()}".encode()).hexdigest()
 
 
 def functions_hash(functions: Iterable[object]) -> str:

@@ -8,7 +8,7 @@ below it (the TDX module).
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from dpamt.verify.learn.automaton import CHOICE
 from dpamt.verify.learn.control_point import CallSite, Fixed, tell_sites
 from dpamt.verify.machine_code import answered
 from dpamt.verify.machine_code.memory import STRUCT_PAGE, VMEMMAP
-from dpamt.verify.machine_code.places import (
+from dpamt.verify.machine_code.operations import (
     ATOMIC_STEP,
     BUG,
     CALL,
@@ -34,9 +34,10 @@ from dpamt.verify.machine_code.places import (
     STORE,
     WARN,
     Operation,
-    Places,
     Returned,
 )
+from dpamt.verify.machine_code.places import Places
+from dpamt.verify.machine_code.reach import executed, may_run
 from dpamt.verify.machine_code.side import ImageSide
 from dpamt.verify.machine_code.told import assumptions_of, not_reached_of
 
@@ -60,6 +61,13 @@ EMPTIES: Final = frozenset({ATOMIC_STEP, CALL, FENCE, RETURN})
 function that is answered contains a locked instruction or a SEAMCALL."""
 
 
+def _hash(parts: Iterable[tuple[str, bytes]]) -> str:
+    digest = hashlib.sha256()
+    for name, code in parts:
+        digest.update(f"{name} {code.hex()}\n".encode())
+    return digest.hexdigest()
+
+
 def _is_unlock_call(operation: Operation) -> bool:
     step = answered.LOCKS.get(operation.method, "") if operation.kind == CALL else ""
     return step.startswith("unlock")
@@ -81,6 +89,8 @@ class MachineCode(Fixed):
 
     def __init__(self, places: Places, model: str) -> None:
         self.places = places
+        self.roots: tuple[str, ...] = ()
+        """Functions that the model calls."""
         self.said: list[str] = []
         """What else a verdict rests on."""
         self.buffers = model == TSO
@@ -227,10 +237,11 @@ class MachineCode(Fixed):
 
     def digest(self) -> str:
         """SHA-256 of the instructions that ran, each with the symbol and offset where it lies."""
-        digest = hashlib.sha256()
-        for name, code in self.places.executed():
-            digest.update(f"{name} {code.hex()}\n".encode())
-        return digest.hexdigest()
+        return _hash(executed(self.places))
+
+    def identity(self) -> str:
+        """The same of get, put, their helpers, and every function that those call by name."""
+        return _hash(may_run(self.places, self.roots))
 
     # Steps.
 

@@ -27,6 +27,7 @@ class ImageFunctions(Fixed):
 
     def __init__(self, code: MachineCode, get: str, put: str) -> None:
         self._code = code
+        code.roots = get, put, *HELPERS
         self._get = get
         self._put = put
 

@@ -12,15 +12,14 @@ follows the next place.  That is learned once, in the emulator, and then looked 
 from collections.abc import Hashable
 from typing import Any, Final, NamedTuple
 
-from dpamt.errors import InputError, ModelError
+from dpamt.errors import InputError
 from dpamt.kernel_image.bug_table import bugs_of
 from dpamt.kernel_image.elf import ElfImage
 from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, Instructions
 from dpamt.kernel_image.lines import Lines, SourceLine
-from dpamt.kernel_image.patch_sites import patch_sites_of
-from dpamt.sync import Word
 from dpamt.verify.learn.control_point import Fixed
 from dpamt.verify.machine_code.answered import Answered
+from dpamt.verify.machine_code.atomics import atomic_step, check_atomic
 from dpamt.verify.machine_code.emulator import (
     CALLER_SAVED,
     EFLAGS,
@@ -35,17 +34,20 @@ from dpamt.verify.machine_code.emulator import (
     Own,
 )
 from dpamt.verify.machine_code.memory import STACK_TOP, Cell, ImageMemory, signed
+from dpamt.verify.machine_code.operations import (
+    ATOMIC_STEP,
+    BUG,
+    CALL,
+    FENCE,
+    LOAD,
+    OOPS,
+    RETURN,
+    STORE,
+    WARN,
+    Operation,
+    Returned,
+)
 
-LOAD: Final = "load"
-STORE: Final = "store"
-ATOMIC_STEP: Final = "atomic"
-CALL: Final = "call"
-WARN: Final = "warn"
-BUG: Final = "bug"
-OOPS: Final = "oops"
-FENCE: Final = "fence"
-RETURN: Final = "return"
-"""Kinds of operations."""
 _ARGUMENTS: Final = (RDI, 4, 2, 1, 8, 9)
 """Registers of a function's arguments: RDI, RSI, RDX, RCX, R8, R9 (System V ABI, 3.2.3)."""
 _MASK: Final = (1 << 64) - 1
@@ -53,33 +55,11 @@ _INTERRUPTS: Final = 0x200
 """IF in RFLAGS."""
 
 
-class Operation(NamedTuple):
-    """What a thread does at a place."""
-
-    kind: str
-    site: int
-    """Address of the instruction."""
-    cell: Cell | None = None
-    method: str = ""
-    """Of an atomic step: the word's method; of a call: the function that is answered; of a return:
-    what was not put back."""
-    arguments: tuple[int, ...] = ()
-    """Of a store or an atomic step: the method's arguments; of a call: six registers; of a return:
-    what is returned."""
-
-
 class _Key(NamedTuple):
     at: int
     registers: tuple[int, ...]
     own: tuple[tuple[int, int], ...]
     pending: Operation | None
-
-
-class Returned(NamedTuple):
-    """What an answered function leaves: RAX, and 64-bit words that it wrote by address."""
-
-    value: int
-    written: tuple[tuple[int, int], ...] = ()
 
 
 class Places(Fixed):
@@ -91,7 +71,6 @@ class Places(Fixed):
         self.lines = Lines(image)
         self.answered = Answered(image)
         self.bugs = bugs_of(image)
-        self._patch_sites = patch_sites_of(image)
         self._instructions = Instructions(image)
         self._emulator = Emulator(self.memory, self._instructions, self.answered.stops_at, fences)
         self._keys: list[_Key] = []
@@ -154,45 +133,15 @@ class Places(Fixed):
             return instruction.text
         return f"{instruction.mnemonic} {self.image.name_of(instruction.target)}"
 
-    def executed(self) -> list[tuple[str, bytes]]:
-        """(symbol+offset, bytes) of each instruction that ran."""
-        every = sorted(self._emulator.ran | {o.site for o in self._operations})
-        return [
-            (self.image.name_of(one), self.image.read(one, self._instructions.at(one).size))
-            for one in every
-        ]
+    @property
+    def ran(self) -> set[int]:
+        """Addresses of the instructions that ran, or before which a thread stood."""
+        return self._emulator.ran | {operation.site for operation in self._operations}
 
-    def never_ran(self) -> list[list[int]]:
-        """Runs of instructions that no thread came to, in functions of which some ran."""
-        ran = self._emulator.ran | {o.site for o in self._operations}
-        functions = {}
-        for address in ran:
-            symbol, _ = self.image.symbol_at(address)
-            if symbol is not None and symbol.is_function:
-                functions[symbol.address] = symbol.size
-        left: list[list[int]] = []
-        for begin, size in sorted(functions.items()):
-            at, goes_on = begin, False
-            while at < begin + size:
-                instruction = self._instructions.at(at)
-                if at in ran:
-                    goes_on = False
-                elif not instruction.is_filler:
-                    if not goes_on:
-                        left.append([])
-                    left[-1].append(at)
-                    goes_on = True
-                at += instruction.size
-        return left
-
-    def patched(self) -> list[str]:
-        """Places that ran and that a boot may patch: ALTERNATIVEs and static keys."""
-        ran = self._emulator.ran
-        return [
-            f"{what} at {self.image.name_of(address)}"
-            for address, what in sorted(self._patch_sites.items())
-            if address in ran
-        ]
+    @property
+    def instructions(self) -> Instructions:
+        """The instructions of the image."""
+        return self._instructions
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -231,7 +180,8 @@ class Places(Fixed):
         emulator.write(cell.address, cell.size, result)
         if operation.kind == ATOMIC_STEP:
             emulator.step()
-            self._check(operation, result)
+            now = signed(emulator.read(cell.address, cell.size), cell.size)
+            check_atomic(self.image, operation, cell, result, now)
             return self._go_on(False)
         instruction = self._instructions.at(key.at)
         operand, _, _ = emulator.shared_operand(instruction)
@@ -313,7 +263,7 @@ class Places(Fixed):
             emulator.step()
             return self._stored(cell, at)
         if operand.access == ATOMIC:
-            method, arguments = self._atomic(instruction, size)
+            method, arguments = atomic_step(self.image, emulator, instruction, size)
             operation = Operation(ATOMIC_STEP, at, cell, method, arguments)
         else:
             operation = Operation(LOAD, at, cell)
@@ -366,57 +316,3 @@ class Places(Fixed):
                 EFLAGS: FIRST_FLAGS,
             }
         )
-
-    # Atomic instructions.
-
-    def _atomic(self, instruction: Instruction, size: int) -> tuple[str, tuple[int, ...]]:
-        """The method of a word that a locked instruction is, and its arguments."""
-        emulator = self._emulator
-        mnemonic = instruction.mnemonic
-        values = [
-            None if kind == "mem" else signed(emulator.value_of((kind, value)), size)
-            for kind, value in instruction.operands
-        ]
-        given = next((value for value in reversed(values) if value is not None), 0)
-        if mnemonic == "inc":
-            return "fetch_add", (1,)
-        if mnemonic == "dec":
-            return "fetch_add", (-1,)
-        if mnemonic in ("add", "xadd"):
-            return "fetch_add", (given,)
-        if mnemonic == "sub":
-            return "fetch_add", (-given,)
-        if mnemonic == "xchg":
-            return "xchg", (given,)
-        if mnemonic == "cmpxchg":
-            return "cmpxchg", (signed(emulator.registers()[RAX], size), given)
-        if mnemonic == "or":
-            return "set_bits", (given,)
-        if mnemonic == "and":
-            return "clear_bits", (~given,)
-        if mnemonic in ("bts", "btr"):
-            method = "set_bits" if mnemonic == "bts" else "clear_bits"
-            return method, (signed(1 << given % (8 * size), size),)
-        raise InputError(
-            f"{self.image.path}: {self.image.name_of(instruction.address)}: {instruction.text}: "
-            "this atomic instruction is in no table (docs/machine-code.md)"
-        )
-
-    def _check(self, operation: Operation, before: int) -> None:
-        """The instruction has done to the word what the word's method does."""
-        cell = operation.cell
-        assert cell is not None
-        word = Word()
-        word.store(before)
-        getattr(word, operation.method)(*operation.arguments)
-        now = signed(self._emulator.read(cell.address, cell.size), cell.size)
-        if now != signed(word.load(), cell.size):
-            raise ModelError(
-                f"{self.image.name_of(operation.site)}: {operation.method}{operation.arguments} of "
-                f"{before} is {now} on the CPU and {word.load()} here"
-            )
-        if word.load() != now:
-            raise InputError(
-                f"{self.image.path}: {self.image.name_of(operation.site)}: {cell.symbol} passes "
-                f"what {cell.size} bytes hold"
-            )

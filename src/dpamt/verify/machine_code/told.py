@@ -2,6 +2,7 @@
 
 from dpamt.verify.machine_code import answered
 from dpamt.verify.machine_code.places import Places
+from dpamt.verify.machine_code.reach import never_ran, patched
 
 
 def assumptions_of(places: Places, buffers: bool) -> list[str]:
@@ -21,7 +22,7 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         said.append(f"answered, not executed: {', '.join(sorted(called))}")
     if any(name in answered.LISTS for name in places.called):
         said.append("the checks of lists (CONFIG_LIST_HARDENED) find nothing wrong")
-    sites = places.patched()
+    sites = patched(places)
     if sites:
         said.append("run as the image holds it, before a boot patches it: " + ", ".join(sites))
     said.append(
@@ -39,7 +40,7 @@ def not_reached_of(places: Places) -> tuple[str, ...]:
     Without DWARF as ranges of instructions.
     """
     lines: dict[str, None] = {}
-    for run in places.never_ran():
+    for run in never_ran(places):
         innermost = [places.lines_of(address)[-1] for address in run]
         if innermost[0].line:
             for site in innermost:

@@ -1,0 +1,74 @@
+"""Which code of an image may run, ran, and never did."""
+
+from collections.abc import Iterable
+
+from dpamt.kernel_image.elf import Symbol
+from dpamt.kernel_image.patch_sites import patch_sites_of
+from dpamt.verify.machine_code.places import Places
+
+Code = list[tuple[str, bytes]]
+"""Names and bytes."""
+
+
+def executed(places: Places) -> Code:
+    """Each instruction that ran, named by the symbol and offset where it lies."""
+    image, instructions = places.image, places.instructions
+    return [
+        (image.name_of(at), image.read(at, instructions.at(at).size)) for at in sorted(places.ran)
+    ]
+
+
+def may_run(places: Places, roots: Iterable[str]) -> Code:
+    """Functions, and all that they call or jump to by name and that is not answered."""
+    image, instructions = places.image, places.instructions
+    found: dict[int, tuple[str, bytes]] = {}
+    pending = [image.symbols[name] for name in roots if name in image.symbols]
+    while pending:
+        symbol = pending.pop()
+        section = image.section_at(symbol.address)
+        if section is None or not section.executable or symbol.address in found:
+            continue
+        if places.answered.stops_at(symbol.address):
+            continue
+        found[symbol.address] = symbol.name, image.read(symbol.address, symbol.size)
+        at = symbol.address
+        while at < symbol.address + symbol.size:
+            instruction = instructions.at(at)
+            target, offset = image.symbol_at(instruction.target)
+            if instruction.target >= 0 and target is not None and not offset:
+                pending.append(target)
+            at += instruction.size
+    return sorted(found.values())
+
+
+def never_ran(places: Places) -> list[list[int]]:
+    """Runs of instructions that no thread came to, in functions of which some ran."""
+    ran, instructions = places.ran, places.instructions
+    functions: dict[int, Symbol] = {}
+    for address in ran:
+        symbol, _ = places.image.symbol_at(address)
+        if symbol is not None and symbol.is_function:
+            functions[symbol.address] = symbol
+    left: list[list[int]] = []
+    for begin, symbol in sorted(functions.items()):
+        at, goes_on = begin, False
+        while at < begin + symbol.size:
+            instruction = instructions.at(at)
+            if at in ran:
+                goes_on = False
+            elif not instruction.is_filler:
+                if not goes_on:
+                    left.append([])
+                left[-1].append(at)
+                goes_on = True
+            at += instruction.size
+    return left
+
+
+def patched(places: Places) -> list[str]:
+    """Places that ran and that a boot may patch: ALTERNATIVEs and static keys."""
+    return [
+        f"{what} at {places.image.name_of(address)}"
+        for address, what in sorted(patch_sites_of(places.image).items())
+        if address in places.ran
+    ]
