@@ -111,6 +111,19 @@ REFUSED = {
         CODE + GET.format("return !alloc_pages_noprof(0x820, 0);") + PUT,
         "is given 0x820 as gfp; expected GFP_KERNEL or another that may sleep",
     ),
+    "current": (
+        CODE
+        + "extern long current_task;"
+        + GET.format(
+            'long task; asm volatile("movq %%gs:current_task, %0" : "=r"(task)); return task != 0;'
+        )
+        + PUT,
+        "reads current, and there is no task here",
+    ),
+    "not aligned": (
+        CODE + "char bytes[16];" + GET.format("return *(volatile int *)(bytes + 1);") + PUT,
+        "which are not aligned; expected one word, one step",
+    ),
     "half a counter": (
         CODE + GET.format("return *(volatile char *)&pamt_refcounts[pfn / 512];") + PUT,
         "expected one counter of 4 bytes (atomic_t)",
@@ -147,6 +160,27 @@ def test_interrupts_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--vmlinux", str(path), "--cpus", "2"]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "warn: interrupts are off at the end of tdx_pamt_put" in said
+
+
+def test_might_sleep_under_a_lock(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (C / "merged.c").read_text()
+    text = text.replace('"kernel.h"', '"kernel.h"\nextern void __might_sleep(void);')
+    text = text.replace("status = tdh", "__might_sleep(); status = tdh")
+    path = built(text)
+    assert main(["verify", "--vmlinux", str(path), "--cpus", "2"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "__might_sleep() may sleep, in tdx_pamt_get" in said
+    assert "with dpamt_lock held since tdx_pamt_get" in said
+    assert "NOT CONFIRMED" not in said
+
+
+def test_a_warn_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """A call in recent kernels, and no undefined instruction where it is told."""
+    text = (C / "merged.c").read_text()
+    text = text.replace('"kernel.h"', '"kernel.h"\nextern void __SCT__WARN_trap(void);')
+    text = text.replace("atomic_set(count, 0);", "atomic_set(count, 0); __SCT__WARN_trap();")
+    assert main(["verify", "--vmlinux", str(built(text)), "--cpus", "2"]) == 1
+    assert "warn: WARN_ON_ONCE in tdx_pamt_put" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_page_fault_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,18 +52,27 @@ SEAMCALLS: Final = {
     "__seamcall_saved_ret": True,
 }
 """Whether the registers come back."""
+SAVES: Final = "__seamcall_saved_ret"
 RESET: Final = frozenset({"tdx_quirk_reset_paddr", "tdx_quirk_reset_page"})
-PRINT: Final = frozenset({"_printk", "printk"})
+PRINT: Final = frozenset({"_printk", "printk", "__warn_printk"})
+WARNS: Final = frozenset({"__SCT__WARN_trap", "__WARN_trap", "warn_slowpath_fmt"})
+"""A WARN with a message (arch/x86/include/asm/bug.h): __bug_table names the call."""
 LISTS: Final = frozenset(
     {"__list_add_valid_or_report", "__list_del_entry_valid_or_report", "__list_add_valid"}
 )
 """Checks of lists: they find nothing wrong; the list itself is executed."""
-MAY_SLEEP: Final = frozenset({"__might_sleep", "__might_resched", "__cond_resched"})
+MAY_SLEEP: Final = frozenset(
+    {
+        *("__might_sleep", "__might_resched", "__cond_resched"),
+        *("__SCT__might_resched", "__SCT__cond_resched"),
+    }
+)
 NOTHING: Final = frozenset(
     {
         *("__fentry__", "mcount", "preempt_schedule", "preempt_schedule_thunk"),
         *("preempt_schedule_notrace", "preempt_schedule_notrace_thunk"),
         *("__rcu_read_lock", "__rcu_read_unlock", "lock_acquire", "lock_release"),
+        *("__SCT__preempt_schedule", "__SCT__preempt_schedule_notrace"),
         *("__sanitizer_cov_trace_pc", "__cant_sleep", "rcu_read_unlock_strict"),
     }
 )
@@ -86,7 +95,19 @@ REFUSED: Final = frozenset(
 )
 """Known, and not answered yet: a thread that comes there ends the search with one line."""
 _CALLS: Final = frozenset(
-    {*LOCKS, *RWLOCKS, *MUTEXES, *ALLOC, *FREE, *SEAMCALLS, *RESET, *PRINT, *LISTS, *MAY_SLEEP}
+    {
+        *LOCKS,
+        *RWLOCKS,
+        *MUTEXES,
+        *ALLOC,
+        *FREE,
+        *SEAMCALLS,
+        *RESET,
+        *PRINT,
+        *WARNS,
+        *LISTS,
+        *MAY_SLEEP,
+    }
 )
 
 
@@ -98,7 +119,7 @@ class Answered:
         self._passed: dict[int, str] = {}
         self._refused: dict[int, str] = {}
         for name, symbol in image.symbols.items():
-            if symbol.is_function or name in _CALLS or name.startswith("__x86_"):
+            if symbol.is_function or name in _CALLS or name.startswith(("__x86_", "__SCT__")):
                 self._enter(name, symbol.address, False)
         for name, address in image.externs.items():
             self._enter(name, address, True)

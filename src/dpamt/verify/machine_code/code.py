@@ -41,9 +41,10 @@ from dpamt.verify.machine_code.reach import executed, may_run
 from dpamt.verify.machine_code.side import ImageSide
 from dpamt.verify.machine_code.told import assumptions_of, not_reached_of
 
-_REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11")
-"""Of struct tdx_module_args, in its order, those that leaves of PAMT use (Linux 7.3.4
-arch/x86/include/asm/shared/tdx.h)."""
+_REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
+"""Of struct tdx_module_args, in its order (Linux 7.3.4 arch/x86/include/asm/shared/tdx.h)."""
+_CLOBBERED: Final = 6
+"""Those that __seamcall and __seamcall_ret pass; __seamcall_saved_ret passes more of them."""
 _MASK: Final = (1 << 64) - 1
 _DIRECT_RECLAIM: Final = 0x400
 """___GFP_DIRECT_RECLAIM (Linux 7.3.4 include/linux/gfp_types.h): the allocation may sleep."""
@@ -117,7 +118,7 @@ class MachineCode(Fixed):
         address where no memory can be.
         """
         places = self.places
-        place = places.enter(function, arguments, own)
+        place = places.enter(function, arguments, (*own, *places.of_cpu(cpu.index)))
         taken = 0
         buffer: tuple[int, ...] = ()  # places of stores that no other CPU has seen, oldest first
         while True:
@@ -306,6 +307,10 @@ class MachineCode(Fixed):
             self.reset(kernel, place)
         elif name in answered.PRINT:
             self.print(kernel, place)
+        elif name in answered.WARNS:
+            self.warn(kernel, place)
+        elif name in answered.MAY_SLEEP:
+            self.sleeps(kernel, place)
         return Returned(value)
 
     def _lock_method(self, kernel: Kernel, operation: Operation) -> Callable[[], Any]:
@@ -355,21 +360,30 @@ class MachineCode(Fixed):
         text = self.places.text(self.places.operation(place).arguments[0])
         kernel.log.info(text.lstrip("\x010123456789").rstrip("\n"))
 
+    def sleeps(self, kernel: Kernel, place: int) -> None:
+        """might_sleep(): whoever may not sleep may not come here."""
+        recorder = self._side(kernel).recorder
+        recorder.may_sleep(f"{self.places.operation(place).method}()")
+
     def seamcall(self, kernel: Kernel, cpu: Cpu, place: int) -> Returned:
         """Through the wall, as the assembly in seamcall.S does it."""
         leaf, address = self.places.operation(place).arguments[:2]
+        saves = self.places.operation(place).method == answered.SAVES
+        registers = _REGISTERS if saves else _REGISTERS[:_CLOBBERED]
         args = TdxModuleArgs()
-        self._load(args, place, address)
+        self._load(args, place, address, registers)
         status = cpu.seamcall(leaf, args)
         written: tuple[tuple[int, int], ...] = ()
         if answered.SEAMCALLS[self.places.operation(place).method]:
             written = tuple(
-                (address + 8 * n, getattr(args, name)) for n, name in enumerate(_REGISTERS)
+                (address + 8 * n, getattr(args, name)) for n, name in enumerate(registers)
             )
         return Returned(status & _MASK, written)
 
-    def _load(self, args: TdxModuleArgs, place: int, address: int) -> None:
-        for n, name in enumerate(_REGISTERS):
+    def _load(
+        self, args: TdxModuleArgs, place: int, address: int, registers: tuple[str, ...]
+    ) -> None:
+        for n, name in enumerate(registers):
             setattr(args, name, self.places.own_at(place, address + 8 * n))
 
     def _only(self, fine: bool, place: int, what: str, expected: str) -> None:
@@ -396,6 +410,7 @@ for _function in (
     MachineCode.reset,
     MachineCode.print,
     MachineCode.warn,
+    MachineCode.sleeps,
     MachineCode.drain,
 ):
     tell_sites(_function.__code__, _sites_of)

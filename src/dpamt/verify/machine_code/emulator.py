@@ -281,6 +281,11 @@ class Emulator:
         """Whose the memory of an operand is."""
         where = self.memory.image.name_of(instruction.address)
         if operand.segment == "gs":
+            if self.memory.is_current(address):
+                raise InputError(
+                    f"{self._where(instruction.address)}: {instruction.text} reads current, and "
+                    "there is no task here"
+                )
             return PRIVATE
         if STACK_BASE <= address < min(self._uc.reg_read(self._ids[RSP]), STACK_BASE + STACK_BYTES):
             raise InputError(

@@ -37,6 +37,7 @@ REGIONS: Final = 1024
 _PAGES: Final = REGIONS << 9
 COUNT_BYTES: Final = 4
 """An atomic_t."""
+_TASK: Final = ("current_task", "const_current_task")
 _OTHER_CPUS: Final = frozenset({"__per_cpu_offset"})
 """What leads to per-CPU variables of other CPUs (Linux include/asm-generic/percpu.h)."""
 COUNT_NAMES: Final = ("dpamt_refcounts", "pamt_refcounts")
@@ -86,6 +87,7 @@ class ImageMemory:
             (ARGUMENTS, ARGUMENTS + _ARGUMENT_BYTES),
             (VMEMMAP, VMEMMAP + STRUCT_PAGE * _PAGES),
         ]
+        self._current = {image.address_of(name) for name in _TASK}
         self._private += [(s.address, s.end) for s in image.sections if "percpu" in s.name]
         symbol = image.symbols.get(counts)
         extern = image.externs.get(counts)
@@ -160,6 +162,10 @@ class ImageMemory:
         base = self.counts_base
         return bool(base) and base <= address < base + COUNT_BYTES * REGIONS
 
+    def is_current(self, address: int) -> bool:
+        """Whether a per-CPU variable is the pointer to the task."""
+        return address in self._current
+
     def cell(self, address: int, size: int, where: str) -> Cell:
         """The shared word at an address.
 
@@ -173,6 +179,11 @@ class ImageMemory:
                     f"+{offset:#x}; expected one counter of {COUNT_BYTES} bytes (atomic_t)"
                 )
             return Cell(True, offset // COUNT_BYTES, self.counts, address, size)
+        if address % size:
+            raise InputError(
+                f"{self.image.path}: {where} reaches {size} bytes at "
+                f"{self.image.name_of(address)}, which are not aligned; expected one word, one step"
+            )
         for begin in range(address - 7, address + size):
             known = self._cells.get(begin)
             if known is None or known.address + known.size <= address:

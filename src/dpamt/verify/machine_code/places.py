@@ -104,6 +104,16 @@ class Places(Fixed):
             known = self._after[place][result] = self._learn(place, result)
         return known
 
+    def of_cpu(self, number: int) -> tuple[tuple[int, int], ...]:
+        """The per-CPU variables of a CPU that differ from those of the first: its number."""
+        address = self.image.address_of("cpu_number")
+        if not number or address is None:
+            return ()
+        cell = address & -8
+        content = bytearray(self.memory.first_bytes(cell, 8))
+        content[address - cell : address - cell + 4] = number.to_bytes(4, "little")
+        return ((cell, int.from_bytes(content, "little")),)
+
     def own_at(self, place: int, address: int) -> int:
         """64 bits of the thread's own memory at a place."""
         for cell, value in self._keys[place].own:

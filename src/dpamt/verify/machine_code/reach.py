@@ -66,8 +66,13 @@ def never_ran(places: Places) -> list[list[int]]:
 
 
 def patched(places: Places) -> list[str]:
-    """Places that ran and that a boot may patch: ALTERNATIVEs and static keys."""
-    return [
+    """Places that ran and that a boot may patch: ALTERNATIVEs, static keys, static calls."""
+    calls = [
+        f"static call {symbol.name}"
+        for symbol in places.image.symbols.values()
+        if symbol.name.startswith("__SCT__") and symbol.address in places.ran
+    ]
+    return calls + [
         f"{what} at {places.image.name_of(address)}"
         for address, what in sorted(patch_sites_of(places.image).items())
         if address in places.ran

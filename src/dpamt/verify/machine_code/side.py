@@ -5,12 +5,13 @@ pairs are those of every design.  A lock is known by the address that it is take
 the symbol there.  All other shared memory of the image is words that begin as the image has them.
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from dpamt.errors import InputError
 from dpamt.host.core.kernel import Kernel
 from dpamt.sync import Mutex, RwLock, SpinLock, Word
 from dpamt.sync.observed import Address, ObservedShared, ObservedWord, ObservedWords
+from dpamt.verify.learn.automaton import Recorder
 from dpamt.verify.learn.control_point import Fixed
 from dpamt.verify.machine_code.memory import Cell
 from dpamt.verify.machine_code.places import Places
@@ -52,11 +53,22 @@ class ImageWords(ObservedWords):
             self._observed[offset]._value = value
 
 
+@runtime_checkable
+class TellingLog(Protocol):
+    """The log of a machine under observation."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """Whom the threads' events are told to."""
+
+
 class ImageSide(Fixed):
     """The shared state of the image's code on one machine."""
 
     def __init__(self, kernel: Kernel, places: Places) -> None:
         self._kernel = kernel
+        assert isinstance(kernel.log, TellingLog)
+        self.recorder = kernel.log.recorder
         self._places = places
         self._words: dict[Cell, Word] = {}
         self._arrays: dict[str, ImageWords] = {}

@@ -27,7 +27,7 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         said.append("run as the image holds it, before a boot patches it: " + ", ".join(sites))
     said.append(
         "per-CPU variables and the struct pages of a CPU's own pages are touched by that CPU "
-        "alone, and are at each call as at boot"
+        "alone, and are at each call as those of the first CPU at boot, but for its number"
     )
     if buffers:
         said.append("a CPU's store buffer is empty when get or put returns")

@@ -76,6 +76,11 @@ class ObservedLog(KernelLog):
             )
         return super().__getattribute__(name)
 
+    @property
+    def recorder(self) -> Recorder:
+        """Whom its lines are told to."""
+        return self._world.recorder
+
     def _told(self, kind: str, text: str) -> bool:
         if self._world.shared.watch.observer is None:
             return False
