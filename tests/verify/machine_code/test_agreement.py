@@ -25,7 +25,7 @@ from tests.verify.machine_code.trials import (
     broken,
 )
 
-DESIGNS = ("merged", "v2", "v5", "v6")
+DESIGNS = ("merged", "v2", "v5", "v6", "per-2m-lock", "global-rwlock")
 LEVELS = ("-O0", "-O1", "-O2", "-Os")
 WORD_LOCKS = "-DLOCKS_ARE_WORDS"
 """The lock is an inlined word: then the rules of locks cannot be followed."""

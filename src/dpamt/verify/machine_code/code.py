@@ -297,8 +297,8 @@ class MachineCode(Fixed):
             return self.seamcall(kernel, cpu, place)
         if name in answered.LOCKS or name in answered.RWLOCKS or name in answered.MUTEXES:
             method = self._lock_method(kernel, operation)
-            value = method()
-            return Returned(1 if value is None else int(value))
+            taken = method()
+            return Returned(0 if taken is False else 1)  # a trylock's; of others nobody looks
         if name in answered.ALLOC:
             value = self.alloc(kernel, place, site)
         elif name in answered.FREE:
