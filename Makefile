@@ -63,6 +63,7 @@ docs: $(VENV)/.ready-docs
 	$(BIN)/python -m dpamt.run.schema_text > docs/scenario.md
 	$(BIN)/python -m dpamt.report.leaf_pages docs/leaves
 	$(BIN)/python -m dpamt.report.hazard_page > docs/hazards.md
+	$(BIN)/python -m dpamt.report.json_schemas docs/schemas
 	$(BIN)/python docs/pictures/draw.py
 	$(BIN)/python docs/shell/make.py
 	$(BIN)/python docs/shown.py
