@@ -68,8 +68,10 @@ docs: $(VENV)/.ready-docs
 	$(BIN)/python docs/shell/make.py
 	$(BIN)/python docs/shown.py
 
-# The documents as a site, in build/site/index.html; a warning is an error.
+# The documents as a site, in build/site/index.html; a warning is an error.  The pictures of docs/ are
+# drawn too, beside it: whether the script still does is seen here.
 site: $(VENV)/.ready-docs
+	$(BIN)/python docs/pictures/draw.py build/pictures
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 clean:

@@ -1,11 +1,12 @@
 """Draws the pictures of the documentation from runs of the model.
 
-    python docs/pictures/draw.py        (or `make docs`; needs the extra `docs`)
+    python docs/pictures/draw.py [FOLDER]       (or `make docs`; needs the extra `docs`)
 
 Every number in a picture is read from the model: the module's PAMT, the kernel's counters, the
 page allocator.  The files are the same from run to run.
 """
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from dpamt.abi.pages import LEVEL_2M, PAGE_SIZE, PAGES_PER_2M, SIZE_2M
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
 from dpamt.run.api import run_scenario
+from dpamt.run.facts import PamtFacts
 from dpamt.run.machine_of import machine_of
 from dpamt.run.scenario import scenario_from_text
 from dpamt.run.td import Td
@@ -34,7 +36,7 @@ FREE, STATIC, DYNAMIC = "#ececec", "#d55e00", "#0072b2"
 HUGE, GUEST = "#56b4e9", "#009e73"
 
 NO_PAIR: Final = -1
-FIRST_SHOWN: Final = (4 << 30) // SIZE_2M
+CELLS_A_ROW: Final = 64
 
 SMALL_HOST: Final = """
 [host]
@@ -49,7 +51,17 @@ memory = "{memory}"
 vcpus = 2
 share_2m = {share_2m}
 image = "1MiB"
+[[phase]]
+name = "drawn"
+steps = [{{ do = "build" }}]
 """
+"""A scenario has to build its TDs; here the pictures do what happens, not the phase."""
+
+
+class CallByCall(World):
+    """A world in which each SEAMCALL is made by itself, so that each can be drawn."""
+
+    in_bulk = False
 
 
 def world(
@@ -70,8 +82,10 @@ def world(
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write the figure beside this file, without a date."""
-    figure.savefig(HERE / f"{name}.svg", bbox_inches="tight", dpi=160, metadata={"Date": None})
+    """Write the figure beside this file, or into the folder that was given, without a date."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.svg", bbox_inches="tight", dpi=160, metadata={"Date": None})
     plt.close(figure)
 
 
@@ -95,55 +109,46 @@ def draw_cells(axes: Axes, classes: list[int], columns: int, colours: list[str])
         spine.set_visible(False)
 
 
-def memory_map() -> None:
-    """The idea: what of a host's memory PAMT takes, region by region."""
-    figure, panels = plt.subplots(1, 2, figsize=(7.6, 2.9))
-    colours = [FREE, HUGE, GUEST, "#f0b48c", STATIC]
-    for axes, mode in zip(panels, ("static", "dynamic"), strict=True):
-        made, _ = world(mode, 3, "256MiB", 0.9)
-        view, kernel = made.view, made.kernel
-        pamt_pages = Counter(
-            page // PAGES_PER_2M
-            for area in kernel.pamt_areas
-            for page in range(area.pfn, area.pfn + area.pages)
-        )
-        for pair in view.pairs().values():
-            pamt_pages.update((pair.pfn0 // PAGES_PER_2M, pair.pfn1 // PAGES_PER_2M))
-        with_4k = {page // PAGES_PER_2M for page in view.used_pages()}
-        at_2m = {page // PAGES_PER_2M for page in view.large_pages(LEVEL_2M)}
+def pamt_pages() -> None:
+    """The idea: all of PAMT, page by page, of one host with the same TDs in both modes."""
+    kinds = {
+        "1G and 2M level": lambda pamt: pamt.level_1g + pamt.level_2m,
+        "4K level, for all memory": lambda pamt: pamt.level_4k,
+        "page bitmap": lambda pamt: pamt.bitmap,
+        "page pairs: 4K level where TDs use 4K pages": lambda pamt: pamt.pairs,
+    }
+    colours = [HUGE, STATIC, GUEST, DYNAMIC]
+    modes = {
+        mode: world(mode, 3, "256MiB", 0.9)[0].snapshot().pamt for mode in ("static", "dynamic")
+    }
+    rows = -(-max(module_bytes(pamt) for pamt in modes.values()) // PAGE_SIZE // CELLS_A_ROW)
+    figure, panels = plt.subplots(1, 2, figsize=(7.6, 4.3))
+    for axes, (mode, pamt) in zip(panels, modes.items(), strict=True):
         classes = [
-            4
-            if pamt_pages[region] > PAGES_PER_2M // 2
-            else 3
-            if pamt_pages[region]
-            else 2
-            if region in with_4k
-            else 1
-            if region in at_2m
-            else 0
-            for region in range(FIRST_SHOWN, FIRST_SHOWN + 512)
+            number + 1
+            for number, size in enumerate(kinds.values())
+            for _ in range(size(pamt) // PAGE_SIZE)
         ]
-        draw_cells(axes, classes, 32, colours)
-        axes.set_title(f"{mode}: PAMT takes {pamt_pages.total() * 4:,} KiB", fontsize=9)
-    labels = [
-        "not in TDX use",
-        "TD memory at 2M",
-        "4K pages in TD use",
-        "some PAMT pages",
-        "PAMT, most of the region",
-    ]
+        classes += [0] * (rows * CELLS_A_ROW - len(classes))
+        draw_cells(axes, classes, CELLS_A_ROW, ["white", *colours])
+        axes.set_title(f"{mode}: {module_bytes(pamt) // 1024:,} KiB", fontsize=11)
     figure.legend(
-        handles=[Patch(color=c, label=t) for c, t in zip(colours, labels, strict=True)],
+        handles=[Patch(color=c, label=t) for c, t in zip(colours, kinds, strict=True)],
         loc="lower center",
         ncols=2,
         frameon=False,
         fontsize=8,
     )
     figure.suptitle(
-        "1 GiB from 4 GiB up of a 4 GiB host with three TDs of 256 MiB; a cell is a 2 MiB region",
+        "PAMT of a 4 GiB host with three TDs of 256 MiB, 90 % at 2M; a cell is a page of 4 KiB",
         fontsize=9,
     )
-    save(figure, "memory-map")
+    save(figure, "pamt-pages")
+
+
+def module_bytes(pamt: PamtFacts) -> int:
+    """What the module has of it: the kernel's counters are not PAMT."""
+    return pamt.total - pamt.refcounts
 
 
 def pamt_over_phases() -> None:
@@ -161,9 +166,8 @@ def pamt_over_phases() -> None:
             [x + offset for x in range(len(totals))], totals, width, color=colour, label=side.name
         )
         left.bar_label(bars, [f"{total:,.0f}" for total in totals], fontsize=6.5, padding=1)
-    left.set_yscale("log")
-    left.set_ylim(10, 20000)
-    left.set_ylabel("PAMT, MiB (logarithmic)")
+    left.set_ylim(0, 5000)
+    left.set_ylabel("PAMT, MiB")
     left.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
     pairs = [snapshot.pamt.pairs / 1024 for snapshot in facts.sides[1].snapshots]
     bars = right.bar(range(len(pairs)), pairs, 0.6, color=DYNAMIC)
@@ -179,7 +183,7 @@ def region_life() -> None:
     scenario = scenario_from_text(
         SMALL_HOST.format(mode="dynamic", tds=2, memory="4MiB", share_2m=0), "picture"
     )
-    made = World(scenario, scenario.sides[0], machine_of(scenario))
+    made = CallByCall(scenario, scenario.sides[0], machine_of(scenario))
     made.boot()
     history: list[dict[int, int]] = []
     counts = made.module.pamt.count_2m
@@ -313,7 +317,7 @@ def main() -> None:
             "axes.spines.top": False,
         }
     )
-    memory_map()
+    pamt_pages()
     pamt_over_phases()
     region_life()
     demote()
