@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -46,6 +47,10 @@ API: Final = (
 
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE: Final = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_FETCHED: Final = re.compile(
+    r"<(?:script|img|iframe)\b[^>]*\ssrc=[\"']?(https?:[^\"'\s>]+)"
+    r"|<link\b(?=[^>]*stylesheet)[^>]*\shref=[\"']?(https?:[^\"'\s>]+)"
+)
 _SHOWN: Final = re.compile(r"^ *<!-- \$ .*? -->\n", re.MULTILINE)
 """What docs/shown.py reads; no reader needs it."""
 
@@ -79,6 +84,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The page without the roles of our docstrings, which are reStructuredText."""
     return re.sub(r":(?:func|mod|data|class|meth|attr):(?=<code>)", "", html)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """The page as it is; refused when it would fetch something from elsewhere."""
+    if fetched := _FETCHED.search(output):
+        raise PluginError(
+            f"{page.file.src_uri}: fetches {fetched[1] or fetched[2]}; expected files of the site"
+        )
+    return output
 
 
 def _led(match: re.Match[str], home: str, here: str, files: Files) -> str:
