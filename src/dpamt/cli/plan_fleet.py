@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dpamt.cli.extras import require
-from dpamt.cli.plan_options import AGEING, refuse_without, with_widths
+from dpamt.cli.plan_options import AGEING, STATIC, refuse_without, with_widths
 from dpamt.errors import InputError
 
 if TYPE_CHECKING:
     from dpamt.plan.fleet.hosts import HostType
     from dpamt.plan.fleet.results import Fleet
+    from dpamt.plan.fleet.series import HostSeries
 
-GENERATED: Final = "generated"
+GENERATED: Final = {"generated": "busy", "generated-azure": "azure"}
+"""What stands in a file's place, and the profile of the VMs that are made up."""
 OCCUPANCY: Final = 0.8
 """Share of all memory that made-up VMs take on average."""
 SHARE_2M: Final = 90.0
@@ -31,12 +33,14 @@ def plan_fleet(options: argparse.Namespace) -> int:
         if given:
             raise InputError(f"plan: {option} with --fleet; expected one of the two")
     refuse_without(options, "--age and --td", (*AGEING, "life"))
-    if options.fleet != GENERATED:
+    if options.fleet not in GENERATED:
         refuse_without(options, "--fleet generated", ("occupancy",))
         if options.age is not None:
             raise InputError("plan: --age with a file of VMs; expected it with --fleet generated")
     elif options.until is not None:
         raise InputError("plan: --until with made-up VMs; expected --age, or a file of VMs")
+    elif options.machine_gib is not None:
+        raise InputError("plan: --machine-gib with made-up VMs; expected it with a file of VMs")
     require("plan --fleet", "numpy", "pyarrow")
     if options.ray is not None:
         require("plan --ray", "ray")
@@ -49,16 +53,24 @@ def plan_fleet(options: argparse.Namespace) -> int:
 
     types = [_host_type(text, options) for text in options.host]
     seeds = 1 if options.seeds is None else options.seeds
-    with _trace(options.fleet) as trace:
-        fleets = [_play(options, types, trace, (options.seed or 0) + at) for at in range(seeds)]
-    share = SHARE_2M if options.share_2m is None else options.share_2m
-    both = BothFleets(
-        fleets[0][0], fleets[0][1], tuple(fleets), share / 100, options.share_2m is None,
-        options.price,
-    )  # fmt: skip
-    if options.out is not None:
-        about = {"command": options.command, "seed": str(options.seed or 0), "time": "today, 4K"}
-        write_parquet(both.today, options.out, about)
+    notes: list[str] = []
+    with _trace(options.fleet) as trace, _series(options.out is not None) as series:
+        fleets = [
+            _play(
+                options, types, trace, (options.seed or 0) + at,
+                [] if at else notes, None if at else series,
+            )
+            for at in range(seeds)
+        ]  # fmt: skip
+        share = SHARE_2M if options.share_2m is None else options.share_2m
+        both = BothFleets(
+            fleets[0][0], fleets[0][1], tuple(fleets), share / 100, options.share_2m is None,
+            options.price, _driven_by(options), tuple(notes),
+        )  # fmt: skip
+        if series is not None:
+            series.close()
+            about = {"command": options.command, "seed": str(options.seed or 0)}
+            write_parquet(both.today, series, options.out, {**about, "time": "today, 4K"})
     source = "standard input" if options.fleet == "-" else options.fleet
     if options.html is not None:
         write_file(options.html, fleet_page(both, source))
@@ -70,10 +82,15 @@ def plan_fleet(options: argparse.Namespace) -> int:
 
 
 def _play(
-    options: argparse.Namespace, types: "list[HostType]", trace: "Path | None", seed: int
+    options: argparse.Namespace,
+    types: "list[HostType]",
+    trace: "Path | None",
+    seed: int,
+    notes: list[str],
+    series: "HostSeries | None",
 ) -> "tuple[Fleet, Fleet]":
     """The fleet by one seed, today and tomorrow."""
-    from dpamt.plan.fleet.generate import Made, generate_vms
+    from dpamt.plan.fleet.generate import PROFILES, Made, generate_vms
     from dpamt.plan.fleet.read import read_vms
     from dpamt.plan.fleet.simulate import Settings, simulate_fleets
     from dpamt.report.progress import watching
@@ -85,9 +102,12 @@ def _play(
         weeks = 1.0 if options.age is None else options.age
         until = weeks * 168
         occupancy = OCCUPANCY if options.occupancy is None else options.occupancy / 100
-        vms = generate_vms(Made(occupancy * pages / (1 << 18), until, seed, share_2m=share))
+        profile = PROFILES[GENERATED[options.fleet]]
+        memory = occupancy * pages / (1 << 18)
+        vms = generate_vms(Made(memory, until, seed, share_2m=share, profile=profile))
     else:
-        vms = read_vms(trace, tuple(one.name for one in types), share)
+        names = tuple(one.name for one in types)
+        vms = read_vms(trace, names, share, options.machine_gib, notes)
     with watching() as watch:
 
         def progress(what: str, done: int, total: int) -> None:
@@ -96,14 +116,16 @@ def _play(
             elif watch is not None:
                 watch("fleet", "dynamic", f"{what}, {done:,}", 0, 1)
 
-        settings = Settings(seed=seed, until_hours=until)
+        td_share = None if options.td_share is None else options.td_share / 100
+        settings = Settings(seed=seed, until_hours=until, td_share=td_share)
         if options.fragmentation is not None:
             settings = replace(settings, fragmentation=options.fragmentation / 100)
         if options.grouping is not None:
             settings = replace(settings, grouping=options.grouping)
         today, tomorrow = simulate_fleets(
-            vms, types, settings, options.jobs, options.ray, progress if watch else None
-        )
+            vms, types, settings, options.jobs, options.ray, progress if watch else None,
+            series=series,
+        )  # fmt: skip
     return today, tomorrow
 
 
@@ -113,7 +135,7 @@ def _trace(fleet: str) -> Iterator["Path | None"]:
     from shutil import copyfileobj
     from tempfile import TemporaryDirectory
 
-    if fleet == GENERATED:
+    if fleet in GENERATED:
         yield None
         return
     if fleet != "-":
@@ -130,12 +152,61 @@ def _trace(fleet: str) -> Iterator["Path | None"]:
         yield path
 
 
+@contextmanager
+def _series(wanted: bool) -> "Iterator[HostSeries | None]":
+    """Where hosts over time are kept until they are written."""
+    from tempfile import TemporaryDirectory
+
+    from dpamt.plan.fleet.series import HostSeries
+
+    if not wanted:
+        yield None
+        return
+    with TemporaryDirectory(prefix="dpamt-fleet-") as folder:
+        yield HostSeries(Path(folder) / "series.arrow")
+
+
+def _driven_by(options: argparse.Namespace) -> str:
+    """What drives the outcome, each with its option."""
+    from dpamt.plan.fleet.generate import AZURE_2017, PROFILES
+    from dpamt.plan.fleet.simulate import Settings
+
+    said = Settings()
+    kernel = 100 * said.fragmentation if options.fragmentation is None else options.fragmentation
+    grouping = said.grouping if options.grouping is None else options.grouping
+    share = SHARE_2M if options.share_2m is None else options.share_2m
+    tds = 100.0 if options.td_share is None else options.td_share
+    assumed = ", assumed" if options.share_2m is None else ""
+    parts = [
+        f"tomorrow {share:g} % at 2M{assumed} (--share-2m)",
+        f"kernel pages after boot {kernel:g} % of the regions (--fragmentation), {grouping} "
+        "(--grouping)",
+        f"{tds:g} % of the VMs are TDs (--td-share, or the column td)",
+        f"at most {options.max_tds:,} TDs a host (--max-tds)"
+        if options.max_tds is not None
+        else "as many TDs a host as it has KeyIDs (--max-tds)",
+    ]
+    if options.fleet in GENERATED:
+        profile = PROFILES[GENERATED[options.fleet]]
+        occupancy = 100 * OCCUPANCY if options.occupancy is None else options.occupancy
+        parts.insert(0, f"VMs in {occupancy:g} % of memory (--occupancy)")
+        life = profile.within(AZURE_2017.hours)
+        parts.append(
+            f"made-up VMs have {profile.mean_vcpus:.2f} VCPUs and live {life:.1f} h of 30 days on "
+            f"average (the Azure trace of 2017: {AZURE_2017.mean_vcpus:.2f} and "
+            f"{AZURE_2017.mean_life_hours:.1f} h)"
+        )
+    return "; ".join(parts)
+
+
 def _host_type(text: str, options: argparse.Namespace) -> "HostType":
-    """``100*2TiB``, or one host."""
+    """``100*2TiB``, or one host; with ``:static`` behind it hosts that stay on static PAMT."""
     from dpamt.plan.fleet.hosts import HostType
     from dpamt.plan.plan import machine_named
 
     match = _COUNTED.fullmatch(text)
     number, name = (int(match[1]), match[2]) if match else (1, text)
-    machine = with_widths(machine_named(name), options.pa_bits, options.keyid_bits)
-    return HostType(name, machine, number, max_tds=options.max_tds)
+    static = name.endswith(STATIC)
+    named = machine_named(name.removesuffix(STATIC))
+    machine = with_widths(named, options.pa_bits, options.keyid_bits)
+    return HostType(name, machine, number, max_tds=options.max_tds, static=static)

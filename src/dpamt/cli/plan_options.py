@@ -15,8 +15,11 @@ AGEING: Sequence[str] = ("pair_pages", "control_pages", "conversions", "tornado"
 """Options that only ageing looks at."""
 BOTH: Sequence[str] = ("seed", "seeds", "max_tds", "fragmentation", "grouping", "occupancy", "life")
 """Options of ageing and of fleets."""
-FLEET: Sequence[str] = ("jobs", "ray", "out", "until", "price")
+FLEET: Sequence[str] = ("jobs", "ray", "out", "until", "price", "td_share", "machine_gib")
 """Options of fleets only."""
+
+STATIC = ":static"
+"""Behind a HOST of a fleet: it stays on static PAMT."""
 
 
 def plan_parser() -> Parser:
@@ -99,14 +102,13 @@ def plan_parser() -> Parser:
         "--fragmentation",
         type=percent,
         metavar="PERCENT",
-        help="pages that the kernel takes after boot, of the 2M regions (default: 10, in a fleet "
-        "2)",
+        help="pages that the kernel takes after boot, of the 2M regions (default 10)",
     )
     ageing.add_argument(
         "--grouping",
         choices=("page-block", "scattered"),
         help="where they lie: together, as Linux groups unmovable pages (default), or each in a "
-        "region of its own (default in a fleet)",
+        "region of its own",
     )
     ageing.add_argument(
         "--conversions",
@@ -135,12 +137,29 @@ def plan_parser() -> Parser:
     parser.add_input(
         "--fleet",
         group=fleet,
-        metavar="FILE|generated",
-        help="lives of VMs (CSV or Parquet; - is standard input) placed on hosts: HOST, or "
-        "COUNT*HOST for many of them",
+        metavar="FILE|generated|generated-azure",
+        help="lives of VMs (CSV or Parquet; - is standard input) placed on hosts: HOST, COUNT*HOST "
+        "for many of them, HOST:static for hosts that stay on static PAMT; made-up VMs are many "
+        "short ones, or have the totals of the Azure trace of 2017",
     )
     fleet.add_argument(
-        "--until", type=hours, metavar="HOURS", help="end of the fleet (default: last departure)"
+        "--until",
+        type=hours,
+        metavar="HOURS",
+        help="end, from the first arrival on (default: last departure)",
+    )
+    fleet.add_argument(
+        "--td-share",
+        type=percent,
+        metavar="PERCENT",
+        help="of the VMs that are TDs, where the column td does not say it (default 100); the "
+        "others take memory and VCPUs only",
+    )
+    fleet.add_argument(
+        "--machine-gib",
+        type=price,
+        metavar="GIB",
+        help="memory of a machine, for traces that give memory as a share of it (Alibaba's)",
     )
     fleet.add_argument("--price", type=price, metavar="PRICE", help="of a GiB for a month")
     fleet.add_argument(
@@ -156,9 +175,9 @@ def plan_parser() -> Parser:
 
 
 def _host_path(text: str) -> str:
-    """The file of ``100*HOST``."""
+    """The file of ``100*HOST`` and of ``HOST:static``."""
     number, star, name = text.partition("*")
-    return name if star and number.isdigit() else text
+    return (name if star and number.isdigit() else text).removesuffix(STATIC)
 
 
 def refuse_without(options: argparse.Namespace, needs: str, names: Sequence[str]) -> None:
@@ -223,6 +242,6 @@ def seeds(text: str) -> int:
 
 weeks.__name__ = "number of weeks above 0, up to 520"
 hours.__name__ = "number of hours above 0, up to 87600"
-price.__name__ = "price above 0"
+price.__name__ = "number above 0"
 seeds.__name__ = "whole number from 1 to 1000"
 percent.__name__ = "share from 0 to 100"

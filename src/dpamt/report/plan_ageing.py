@@ -141,5 +141,5 @@ def _drivers(both: BothAges) -> str:
         f"{100 * work.fragmentation:g} % of the regions (--fragmentation), "
         f"{_GROUPED[work.grouping]} (--grouping), "
         f"{100 * work.converted_per_hour:g} % of ranges converted an hour (--conversions), pairs "
-        f"{work.pairs} (--pairs), control pages {work.control} (--control)."
+        f"{work.pairs} (--pair-pages), control pages {work.control} (--control-pages)."
     )

@@ -29,6 +29,8 @@ def fleet_json(both: BothFleets) -> dict[str, Any]:
         "share_2m": both.share_2m,
         "share_assumed": both.share_assumed,
         "seeds": len(both.seeds),
+        "driven_by": both.driven_by,
+        "notes": list(both.notes),
         "today": asdict(both.today),
         "tomorrow": asdict(both.tomorrow),
     }
@@ -62,6 +64,8 @@ def fleet_page(both: BothFleets, source: str) -> str:
     page.html(f'<p class="choice {colour}">{escape(_sentence(both))}.</p>')
     page.html(f"<p><b>What to do:</b> {escape(_todo(both))}.</p>")
     page.table(("", *_columns(both)), _rows(both))
+    for line in (*_driven(both), *(f"Note: {note}." for note in both.notes)):
+        page.html(f"<p>{escape(line)}</p>")
     now = both.today
     page.html("<h3>PAMT of the whole fleet over time</h3>")
     page.figure(
@@ -131,6 +135,10 @@ def _lines(both: BothFleets, source: str) -> Iterator[str]:
     yield "=" * max(map(len, title))
     yield from paragraph(f"{_sentence(both)}.")
     yield from paragraph(f"What to do: {_todo(both)}.")
+    for line in _driven(both):
+        yield from paragraph(line)
+    for note in both.notes:
+        yield from paragraph(f"Note: {note}.")
     yield ""
     yield f"  {'':34}" + "".join(f"{name:>22}" for name in _columns(both))
     for label, *cells in _rows(both):
@@ -143,8 +151,8 @@ def _lines(both: BothFleets, source: str) -> Iterator[str]:
         )
     if len(both.seeds) == 1:
         yield from paragraph("One seed: how far the numbers spread is not known (--seeds).", "  ")
-    yield from heading("VMs by size: what the page pairs of one take")
-    yield f"  {'VCPUs':>7}{'memory':>11}{'VMs':>11}{'static':>14}{'today: 4K':>14}{'2M':>14}"
+    yield from heading("TDs by size: what the page pairs of one take")
+    yield f"  {'VCPUs':>7}{'memory':>11}{'TDs':>11}{'static':>14}{'today: 4K':>14}{'2M':>14}"
     for now, then in zip(both.today.kinds, both.tomorrow.kinds, strict=True):
         yield (
             f"  {now.vcpus:>7}{amount(now.memory_bytes):>11}{count(now.vms):>11}"
@@ -164,6 +172,12 @@ def _lines(both: BothFleets, source: str) -> Iterator[str]:
         yield (
             f"  {signed(first):>10} to {signed(last):>10}  {drawn:{_BAR_WIDTH}}{count(number):>8}"
         )
+
+
+def _driven(both: BothFleets) -> Iterator[str]:
+    """What drives the outcome."""
+    if both.driven_by:
+        yield f"Driven by (each an option): {both.driven_by}."
 
 
 def _columns(both: BothFleets) -> tuple[str, str]:
@@ -201,7 +215,9 @@ def _rows(both: BothFleets) -> Sequence[tuple[str, str, str]]:
         row("VMs without a host, Dynamic PAMT", lambda fleet: count(fleet.turned_away_dynamic)),
         ("static PAMT of all hosts", amount(static), ""),
         ("hosts", count(len(now.hosts)), ""),
+        *([("  of them on static PAMT", count(now.static_hosts), "")] if now.static_hosts else []),
         ("VMs", count(now.vms), ""),
+        *([("  of them TDs", count(now.tds), "")] if now.tds < now.vms else []),
         ("days", f"{(now.moments[-1].hours - now.moments[0].hours) / 24:.1f}", ""),
     ]
     if both.price is not None:

@@ -17,13 +17,15 @@ from dpamt.abi.pages import PAGES_PER_2M, SIZE_2M
 from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import boot_ageing
 from dpamt.plan.ageing.host import AgeingHost
+from dpamt.plan.fleet import TABLES
 from dpamt.plan.fleet.cluster import Cluster
 from dpamt.plan.fleet.generate import Made, generate_vms
 from dpamt.plan.fleet.hosts import HostType, sizes_of
 from dpamt.plan.fleet.read import read_vms
 from dpamt.plan.fleet.results import Fleet, HostSaving, Moment, vm_kinds, write_parquet
 from dpamt.plan.fleet.runner import run_jobs
-from dpamt.plan.fleet.simulate import Settings, simulate_fleet
+from dpamt.plan.fleet.series import HostSeries
+from dpamt.plan.fleet.simulate import AS_SAID, Settings, simulate_fleet, simulate_fleets
 from dpamt.plan.fleet.spill import Life, lives, spill
 from dpamt.plan.fleet.spread import build_td
 from dpamt.plan.fleet.vms import SCHEMA
@@ -35,7 +37,7 @@ SIZES = sizes_of(SMALL)
 
 def fleet(**options: object) -> Fleet:
     vms = generate_vms(Made(70 * 14, 6, seed=2))
-    return simulate_fleet(vms, [SMALL], Settings(sample_hours=3), **options)  # type: ignore[arg-type]
+    return simulate_fleets(vms, [SMALL], Settings(sample_hours=3), shares=AS_SAID, **options)[0]  # type: ignore[arg-type]
 
 
 def test_the_same_on_one_process_and_on_two() -> None:
@@ -82,7 +84,7 @@ def test_more_tds_fit_where_pamt_is_small() -> None:
     one = SIZES.takes(512, 1, 1.0)
     room = SIZES.room(True, 0.0)
     count = room // one.dynamic_bytes
-    life: Life = (0.0, 9e9, 512, 1, 1.0)
+    life: Life = (0.0, 9e9, 512, 1, 1.0, True)
     sizes = replace(SIZES, max_tds=count)
     result = Cluster(sizes, 1, 0.0).play([life] * (count + 1), 10.0, 1.0)
     assert result.placed[1] == count
@@ -107,7 +109,7 @@ vm_lives = st.lists(
 @given(vm_lives)
 def test_samples_against_a_naive_count(made: list[tuple[float, float, int, int, float]]) -> None:
     """With room for all, what is there at a moment is what has come and not gone."""
-    vms = sorted((start, start + stay, *rest) for start, stay, *rest in made)
+    vms = sorted((start, start + stay, *rest, True) for start, stay, *rest in made)
     sizes = replace(SIZES, memory_bytes=1 << 50, max_tds=1000)
     end = vms[-1][0]
     result = Cluster(sizes, 3, 0.0).play(vms, end, 3600.0)  # type: ignore[arg-type]
@@ -123,7 +125,7 @@ def test_samples_against_a_naive_count(made: list[tuple[float, float, int, int, 
 def batches(
     made: list[tuple[float, float, int, int, float]], size: int
 ) -> Iterator[pa.RecordBatch]:
-    rows = [(start, start + stay, *rest, -1) for start, stay, *rest in made]
+    rows = [(start, start + stay, *rest, -1, None) for start, stay, *rest in made]
     for at in range(0, len(rows), size):
         columns = zip(*rows[at : at + size], strict=True)
         yield pa.record_batch(
@@ -145,7 +147,7 @@ def test_spilled_vms_come_back_in_order(
     parts = [list(lives(path)) for path in spilled.paths]
     for part in parts:
         assert [vm[0] for vm in part] == sorted(vm[0] for vm in part)
-    expected = sorted((start, start + stay, *rest) for start, stay, *rest in made)
+    expected = sorted((start, start + stay, *rest, True) for start, stay, *rest in made)
     assert sorted(vm for part in parts for vm in part) == expected
     assert [list(lives(path.read_bytes())) for path in spilled.paths] == parts
     assert spilled.vms == len(made)
@@ -171,7 +173,9 @@ def test_memory_does_not_grow_with_the_batches_that_overlap(tmp_path: Path) -> N
 
 
 def test_a_fleet_sums_up_its_hosts(tmp_path: Path) -> None:
-    result = fleet(processes=1)
+    series = HostSeries(tmp_path / "series.arrow")
+    result = fleet(processes=1, series=series)
+    series.close()
     assert len(result.hosts) == 70
     assert result.mean_saved == pytest.approx(sum(host.mean_saved for host in result.hosts))
     assert result.mean_saved == pytest.approx(np.mean([one.saved for one in result.moments]))
@@ -184,9 +188,22 @@ def test_a_fleet_sums_up_its_hosts(tmp_path: Path) -> None:
     assert result.placed_dynamic + result.turned_away_dynamic == result.vms
     assert result.newly_fitting_tds == result.turned_away_static - result.turned_away_dynamic
     kinds: tuple[tuple[HostSaving | Moment, ...], ...] = (result.hosts, result.moments)
-    for path, rows in zip(write_parquet(result, tmp_path), kinds, strict=True):
+    folder = tmp_path / "out"
+    paths = write_parquet(result, series, folder, {"seed": "2"})
+    for path, rows in zip(paths[:2], kinds, strict=True):
         assert pa.parquet.read_table(path).to_pylist() == [asdict(row) for row in rows]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hosts.parquet", "moments.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(TABLES)
+    table = pa.parquet.read_table(paths[2])
+    assert table.num_rows == 70 * len(result.moments)
+    assert table.schema.metadata[b"seed"] == b"2"
+    assert table.schema.field("saved").metadata == {b"unit": b"bytes"}
+    saved = table.column("saved").to_numpy().reshape(70, -1)
+    for host in result.hosts:
+        assert saved[host.host].mean() == pytest.approx(host.mean_saved)
+        assert saved[host.host].min() == pytest.approx(host.least_saved)
+    for name in ("saved", "tds", "td_bytes", "dynamic_bytes"):
+        column = table.column(name).to_numpy().reshape(70, -1).sum(axis=0)
+        assert column == pytest.approx([getattr(one, name) for one in result.moments])
 
 
 def test_a_sparse_map_loses() -> None:
@@ -211,7 +228,7 @@ def test_nothing_is_written_where_nothing_can_be(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("")
     with pytest.raises(InputError, match="expected a folder to write to"):
-        write_parquet(fleet(processes=1), target)
+        write_parquet(fleet(processes=1), HostSeries(tmp_path / "series"), target)
 
 
 @pytest.mark.parametrize(
@@ -247,3 +264,49 @@ def test_kinds_of_vms_against_a_naive_count(
     assert sum(number for number, _ in spilled.kinds.values()) == len(made)
     first = vm_kinds(spilled.kinds, SIZES, 0.0)[0]
     assert first.pair_bytes >= first.memory_bytes // SIZE_2M * 8192
+
+
+def test_normal_vms_take_memory_and_vcpus_and_no_pamt() -> None:
+    """Two hosts, one with room for the normal VM only; KeyIDs are for TDs."""
+    sizes = replace(SIZES, max_tds=1, vcpus=4)
+    vms: list[Life] = [
+        (0.0, 9e9, 1024, 1, 0.0, False),
+        (1.0, 9e9, 1024, 1, 0.0, False),
+        (2.0, 9e9, 1024, 1, 0.0, True),
+        (3.0, 9e9, 1024, 1, 0.0, True),
+        (4.0, 9e9, 1024, 2, 0.0, False),
+    ]
+    result = Cluster(sizes, 1, 0.0).play(vms, 10.0, 1.0)
+    assert result.placed == (3, 3)
+    assert result.turned_away == (2, 2)
+    assert (result.memory[-1, 0], result.normal[-1, 0], result.tds[-1, 0]) == (2 << 30, 4 << 30, 1)
+    alone = Cluster(sizes, 1, 0.0).play([vms[2]], 10.0, 1.0)
+    assert result.singles[-1, 0] == alone.singles[-1, 0]
+    assert result.scattered[-1, 0] == alone.scattered[-1, 0]
+
+
+def test_a_share_of_the_vms_are_tds() -> None:
+    vms = list(generate_vms(Made(70 * 14, 6, seed=2)))
+    half = simulate_fleet(iter(vms), [SMALL], Settings(sample_hours=2, td_share=0.5), 1)
+    assert half.tds / half.vms == pytest.approx(0.5, abs=0.05)
+    whole = fleet(processes=1)
+    assert whole.tds == whole.vms
+    moment, before = half.moments[0], whole.moments[0]
+    assert moment.td_bytes + moment.normal_bytes == pytest.approx(before.td_bytes, rel=0.02)
+    assert half.mean_saved > whole.mean_saved
+    none = Settings(td_share=0.0)
+    with pytest.raises(InputError, match="is a TD; expected at least one"):
+        simulate_fleet(iter(vms), [SMALL], none, 1)
+
+
+def test_hosts_that_stay_on_static_pamt() -> None:
+    vms = list(generate_vms(Made(70 * 14, 6, seed=2)))
+    static = replace(SMALL, name="old", count=30, static=True)
+    mixed = simulate_fleet(iter(vms), [replace(SMALL, count=40), static], Settings(), 1)
+    assert mixed.static_hosts == 30
+    old = [host for host in mixed.hosts if host.host_type == "old"]
+    assert {host.mean_saved for host in old} == {0.0}
+    assert sum(host.mean_tds for host in old) > 0
+    assert mixed.static_bytes == 70 * SIZES.static_bytes
+    with pytest.raises(InputError, match="every host stays on static PAMT"):
+        simulate_fleet(iter(vms), [static], Settings(), 1)

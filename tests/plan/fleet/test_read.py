@@ -1,6 +1,7 @@
 """Reading VM lives: both sets of columns, and every way to be wrong."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from dpamt.errors import InputError
-from dpamt.plan.fleet.generate import LONG_MEDIAN_SECONDS, Made, generate_vms
-from dpamt.plan.fleet.read import AZURE_NAMES, BLOCK_BYTES, read_vms
+from dpamt.plan.fleet.forms import AZURE_NAMES
+from dpamt.plan.fleet.generate import AZURE_2017, PROFILES, Made, generate_vms
+from dpamt.plan.fleet.read import BLOCK_BYTES, read_vms
 from dpamt.plan.fleet.vms import SCHEMA
 
 HEAD = "arrival,departure,memory_gib,vcpus,host_type\n"
@@ -36,6 +38,7 @@ def test_own_columns(tmp_path: Path) -> None:
             "vcpus": 2,
             "share_2m": 0,
             "host_type": 1,
+            "td": None,
         },
         {
             "arrival": 3,
@@ -44,6 +47,7 @@ def test_own_columns(tmp_path: Path) -> None:
             "vcpus": 1,
             "share_2m": 0,
             "host_type": -1,
+            "td": None,
         },
     ]
 
@@ -74,6 +78,66 @@ def test_parquet(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table(table), path)
     with pytest.raises(InputError, match=r"vms.parquet, row 2, departure: 6; expected a time not"):
         list(read_vms(path))
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_parquet_with_timestamps_and_decimals(tmp_path: Path, unit: str) -> None:
+    """What pandas and Spark write: timestamps of any unit, with a zone or without, and decimals."""
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    path = tmp_path / "vms.parquet"
+    begin = 1_700_000_000
+    for zone in (None, "UTC"):
+        arrivals = [begin * per_second, (begin + 90) * per_second]
+        departures = [(begin + 7200) * per_second, None]
+        kind = pa.timestamp(unit, zone)
+        columns = {
+            "arrival": pa.array(arrivals, kind),
+            "departure": pa.array(departures, kind),
+            "memory_gib": pa.array([Decimal("4.50"), Decimal("0.25")], pa.decimal128(9, 2)),
+            "vcpus": pa.array([Decimal(2), Decimal(1)], pa.decimal128(4, 0)),
+        }
+        pa.parquet.write_table(pa.table(columns), path)
+        (batch,) = read_vms(path)
+        assert batch.column(0).to_pylist() == [begin, begin + 90]
+        assert batch.column(1).to_pylist() == [begin + 7200, np.inf]
+        assert batch.column(2).to_pylist() == [2304, 128]
+        assert batch.column(3).to_pylist() == [2, 1]
+
+
+def test_parquet_with_durations(tmp_path: Path) -> None:
+    path = tmp_path / "vms.parquet"
+    columns = {
+        "arrival": pa.array([0, 500], pa.duration("ms")),
+        "departure": pa.array([1000, 2500], pa.duration("ms")),
+        "memory_gib": [1, 1],
+        "vcpus": [1, 1],
+    }
+    pa.parquet.write_table(pa.table(columns), path)
+    (batch,) = read_vms(path)
+    assert batch.column(0).to_pylist() == [0, 0.5]
+    assert batch.column(1).to_pylist() == [1, 2.5]
+
+
+def test_which_vms_are_tds(tmp_path: Path) -> None:
+    head = "arrival,departure,memory_gib,vcpus,td\n"
+    rows = read(tmp_path, head + "0,1,1,1,1\n0,1,1,1,no\n0,1,1,1,\n0,1,1,1,True\n")
+    assert [row["td"] for row in rows] == [True, False, None, True]
+    with pytest.raises(InputError, match=r"vms.csv, line 3, td: 'maybe'; expected 1, 0 or nothing"):
+        read(tmp_path, head + "0,1,1,1,1\n0,1,1,1,maybe\n")
+
+
+def test_repeated_identifiers_are_told(tmp_path: Path) -> None:
+    notes: list[str] = []
+    text = "vmid,arrival,departure,memory_gib,vcpus\na,0,1,1,1\nb,0,1,1,1\n,0,1,1,1\n,0,1,1,1\n"
+    rows = read(tmp_path, text + "b,2,3,1,1\na,4,5,1,1\nb,6,7,1,1\n", notes=notes)
+    assert len(rows) == 7
+    assert notes == [
+        "3 rows repeat the identifier of an earlier row (first: line 6, as line 3); each is "
+        "counted as a VM of its own"
+    ]
+    notes.clear()
+    read(tmp_path, text, notes=notes)
+    assert notes == []
 
 
 GOOD = "0,1,4,2,\n"
@@ -150,7 +214,7 @@ def test_generated_vms_keep_the_fleet_as_full_as_asked() -> None:
         alive = (rows[:, 0] <= hour * 3600) & (rows[:, 1] > hour * 3600)
         assert rows[alive, 2].sum() / 512 == pytest.approx(200_000, rel=0.12)
     came = rows[rows[:, 0] > 0]
-    long = (came[:, 1] - came[:, 0] > LONG_MEDIAN_SECONDS).mean()
+    long = (came[:, 1] - came[:, 0] > 72 * 3600).mean()
     assert long == pytest.approx(0.05 / 2, rel=0.2)
     assert (np.diff(came[:, 0]) >= 0).all()
 
@@ -172,3 +236,18 @@ def test_the_same_seed_the_same_vms() -> None:
 def test_wishes_that_cannot_be(made: tuple[float, ...], said: str) -> None:
     with pytest.raises(InputError, match=said):
         Made(*made)  # type: ignore[arg-type]
+
+
+def test_the_profile_of_azure_has_the_published_totals() -> None:
+    """VMs made up for 30 days, counted as the trace counts them: what lies within."""
+    azure = PROFILES["azure"]
+    assert sum(azure.size_shares) == pytest.approx(1)
+    assert azure.within(720) == pytest.approx(51.8, abs=0.1)
+    assert azure.mean_vcpus == pytest.approx(2.28, abs=0.01)
+    rows = np.array(list(vms(Made(100_000, 720, seed=3, profile=azure))))
+    hours = (np.minimum(rows[:, 1], 720 * 3600) - rows[:, 0]) / 3600
+    assert hours.mean() == pytest.approx(AZURE_2017.mean_life_hours, rel=0.03)
+    cores = (hours * rows[:, 3]).sum() / hours.sum()
+    assert cores == pytest.approx(AZURE_2017.mean_vcpus, rel=0.03)
+    assert AZURE_2017.mean_life_hours == pytest.approx(51.8, abs=0.05)
+    assert AZURE_2017.mean_vcpus == pytest.approx(2.28, abs=0.005)

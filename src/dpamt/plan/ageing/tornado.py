@@ -20,8 +20,8 @@ DRIVERS: Final[tuple[tuple[str, str, Any, Any], ...]] = (
     ("--fragmentation", "fragmentation", 0.0, 0.3),
     ("--grouping", "grouping", "page-block", "scattered"),
     ("--conversions", "converted_per_hour", 0.0, 0.01),
-    ("--pairs", "pairs", "single", "pool"),
-    ("--control", "control", "single", "pool"),
+    ("--pair-pages", "pairs", "single", "pool"),
+    ("--control-pages", "control", "single", "pool"),
 )
 """Option, field of :class:`Workload`, and the two ends; the share at 2M is the last bar."""
 

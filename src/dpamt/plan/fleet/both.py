@@ -28,6 +28,10 @@ class BothFleets:
     share_assumed: bool
     price: float | None = None
     """Of a GiB for a month."""
+    driven_by: str = ""
+    """What drives the outcome, in words."""
+    notes: tuple[str, ...] = ()
+    """What is worth telling of the file of VMs."""
 
     @property
     def kind(self) -> Kind:

@@ -26,6 +26,8 @@ class ClusterResult:
 
     memory: NDArray[np.int64]
     """Bytes of the TDs."""
+    normal: NDArray[np.int64]
+    """Bytes of VMs that are no TDs."""
     tds: NDArray[np.int32]
     folios: NDArray[np.int64]
     singles: NDArray[np.int64]
@@ -41,8 +43,8 @@ class _Placement:
     """The hosts of a cluster in one mode."""
 
     def __init__(self, sizes: HostSizes, hosts: int, dynamic: bool, reserve: float) -> None:
-        self.dynamic = dynamic
-        self.free = np.full(hosts, sizes.room(dynamic, reserve), np.int64)
+        self.dynamic = dynamic and not sizes.static
+        self.free = np.full(hosts, sizes.room(self.dynamic, reserve), np.int64)
         self.vcpus = np.full(hosts, sizes.vcpus, np.int64)
         self.slots = np.full(hosts, sizes.max_tds, np.int64)
         self.leaving: list[tuple[float, int, int, int, Takes]] = []
@@ -51,7 +53,7 @@ class _Placement:
     def place(self, takes: Takes, vcpus: int) -> int:
         """The host for a VM, or -1; it is not there yet."""
         need = takes.dynamic_bytes if self.dynamic else takes.static_bytes
-        fits = (self.free >= need) & (self.vcpus >= vcpus) & (self.slots > 0)
+        fits = (self.free >= need) & (self.vcpus >= vcpus) & (self.slots >= takes.td)
         host = int(np.where(fits, self.free, np.iinfo(np.int64).max).argmin())
         if not fits[host]:
             self.turned_away += 1
@@ -64,7 +66,7 @@ class _Placement:
         need = takes.dynamic_bytes if self.dynamic else takes.static_bytes
         self.free[host] -= sign * need
         self.vcpus[host] -= sign * vcpus
-        self.slots[host] -= sign
+        self.slots[host] -= sign * takes.td
 
 
 class Cluster:
@@ -74,17 +76,18 @@ class Cluster:
         self.sizes = sizes
         self.watched = watched
         self.modes = [_Placement(sizes, hosts, dynamic, reserve) for dynamic in (False, True)]
-        self.totals = np.zeros((5, hosts), np.int64)
-        """Memory, TDs, folios, singles, scattered on each host under Dynamic PAMT."""
+        self.totals = np.zeros((6, hosts), np.int64)
+        """Memory of TDs, TDs, folios, singles, scattered, memory of normal VMs on each host, in the
+        second mode."""
         self.events: list[Event] = []
-        self._takes: dict[tuple[int, int, float], Takes] = {}
+        self._takes: dict[tuple[int, int, float, bool], Takes] = {}
 
     def play(
         self, vms: Iterable[Life], end: float, step: float, begin: float = 0.0
     ) -> ClusterResult:
         """All VMs up to ``end``, with a sample every ``step`` seconds from ``begin`` on."""
         moments = int((end - begin) // step) + 1
-        samples = np.zeros((moments, 5, self.totals.shape[1]), np.int64)
+        samples = np.zeros((moments, len(self.totals), self.totals.shape[1]), np.int64)
         at = 0
         for number, life in enumerate(vms):
             arrival = life[0]
@@ -103,6 +106,7 @@ class Cluster:
         static, dynamic = self.modes
         return ClusterResult(
             samples[:, 0].copy(),
+            samples[:, 5].copy(),
             samples[:, 1].astype(np.int32),
             samples[:, 2].copy(),
             samples[:, 3].copy(),
@@ -113,35 +117,40 @@ class Cluster:
         )
 
     def _arrive(self, number: int, life: Life) -> None:
-        arrival, departure, ranges, vcpus, share = life
-        key = (ranges, vcpus, share)
+        arrival, departure, ranges, vcpus, share, td = life
+        key = (ranges, vcpus, share, td)
         takes = self._takes.get(key)
         if takes is None:
-            takes = self._takes[key] = self.sizes.takes(*key)
-        for mode in self.modes:
+            sizes = self.sizes
+            takes = sizes.takes(ranges, vcpus, share) if td else sizes.takes_of_normal(ranges)
+            self._takes[key] = takes
+        for at, mode in enumerate(self.modes):
             host = mode.place(takes, vcpus)
             if host < 0:
                 continue
             mode.change(host, takes, vcpus, 1)
             heappush(mode.leaving, (departure, number, host, vcpus, takes))
-            if mode.dynamic:
+            if at == 1:
                 self._count(host, takes, 1)
                 if host == self.watched:
                     self.events.append((arrival, number, life))
 
     def _leave_until(self, now: float) -> None:
-        for mode in self.modes:
+        for at, mode in enumerate(self.modes):
             leaving = mode.leaving
             while leaving and leaving[0][0] <= now:
                 when, number, host, vcpus, takes = heappop(leaving)
                 mode.change(host, takes, vcpus, -1)
-                if mode.dynamic:
+                if at == 1:
                     self._count(host, takes, -1)
                     if host == self.watched:
                         self.events.append((when, number, None))
 
     def _count(self, host: int, takes: Takes, sign: int) -> None:
         totals = self.totals
+        if not takes.td:
+            totals[5, host] += sign * takes.memory
+            return
         totals[0, host] += sign * takes.memory
         totals[1, host] += sign
         totals[2, host] += sign * takes.folios

@@ -1,17 +1,21 @@
 """VM lives made up by a seed, for those who have no trace; the distributions are the code's words.
 
 - Arrivals: a Poisson process whose rate swings by ``daily_swing`` over the day (thinning).
-- Sizes: VCPUs 1, 2, 4, 8, 16, 32 with the shares of :data:`SIZE_SHARES`; memory 2, 4 or 8 GiB for
-  each VCPU with those of :data:`GIB_PER_VCPU`.
-- Lives: lognormal, of two kinds: short ones with a median of 20 minutes, and ``long_share`` of them
-  long, with a median of three days.  Most VMs are short, most memory is in long ones, as in the
-  public Azure traces (E. Cortez et al., "Resource Central", SOSP 2017).
+- Sizes: VCPUs 1, 2, 4, 8, 16, 32 with the shares of a :class:`Profile`; memory 2, 4 or 8 GiB for
+  each VCPU with the shares of :data:`GIB_PER_VCPU`.
+- Lives: lognormal, of two kinds, short ones and a share of long ones.  Most VMs are short, most
+  memory is in long ones, as in the public Azure traces (E. Cortez et al., "Resource Central", SOSP
+  2017).
 - At time 0 the fleet is as full as it will be: VMs that came before, with the rest of their lives.
+
+Of the two profiles ``busy`` has many short VMs, and large ones; ``azure`` has the totals of the
+Azure trace of 2017 (:data:`AZURE_2017`): the mean life within a window of 30 days and the mean
+number of cores.  How both are distributed is not published there, and made up here.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, exp
 from typing import Final
 
 import numpy as np
@@ -22,12 +26,72 @@ from dpamt.errors import InputError
 from dpamt.plan.fleet.vms import check_columns
 
 VCPUS: Final = np.array([1, 2, 4, 8, 16, 32])
-SIZE_SHARES: Final = np.array([0.30, 0.30, 0.22, 0.12, 0.04, 0.02])
 GIB_PER_VCPU: Final = (np.array([2, 4, 8]), np.array([0.3, 0.5, 0.2]))
 SHORT_MEDIAN_SECONDS: Final = 20 * 60
-LONG_MEDIAN_SECONDS: Final = 3 * 86400
 SIGMA: Final = 1.2
 """Of the logarithm of both kinds of lives."""
+_SPREAD: Final = exp(SIGMA**2 / 2)
+"""Mean of a lognormal in medians."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is published of a trace."""
+
+    vms: int
+    vm_hours: int
+    core_hours: int
+    hours: float
+    """Length of the trace."""
+
+    @property
+    def mean_life_hours(self) -> float:
+        """Of a VM, as far as it lies within the trace."""
+        return self.vm_hours / self.vms
+
+    @property
+    def mean_vcpus(self) -> float:
+        """Weighted by time."""
+        return self.core_hours / self.vm_hours
+
+
+AZURE_2017: Final = Totals(2_013_767, 104_371_713, 237_815_104, 720.0)
+"""Source: Azure/AzurePublicDataset, AzurePublicDatasetV1.md, "Main characteristics"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Shares of VMs by VCPUs, the share of long lives, and their median."""
+
+    name: str
+    size_shares: tuple[float, ...]
+    long_share: float
+    long_median_hours: float
+
+    def mean_life_hours(self, long_share: float | None = None) -> float:
+        """Of a VM, from its arrival to its departure."""
+        long = self.long_share if long_share is None else long_share
+        return _SPREAD * (long * self.long_median_hours + (1 - long) * SHORT_MEDIAN_SECONDS / 3600)
+
+    def within(self, hours: float) -> float:
+        """Mean life in hours of the VMs of a window, as far as it lies within the window.
+
+        The fleet is as full at the beginning as later.  VMs that are there at the beginning are
+        rate x life, those that come are rate x window; together they live rate x life x window.
+        """
+        life = self.mean_life_hours()
+        return life * hours / (life + hours)
+
+    @property
+    def mean_vcpus(self) -> float:
+        """Of a VM; sizes and lives are independent, so that time does not weigh."""
+        return float(VCPUS @ np.array(self.size_shares))
+
+
+PROFILES: Final = {
+    "busy": Profile("busy", (0.30, 0.30, 0.22, 0.12, 0.04, 0.02), 0.05, 72.0),
+    "azure": Profile("azure", (0.4927, 0.2933, 0.164, 0.04, 0.006, 0.004), 0.08, 335.97),
+}
 _BATCH_SECONDS: Final = 3600.0
 _DAY: Final = 86400.0
 
@@ -39,15 +103,17 @@ class Made:
     memory_gib: float
     hours: float
     seed: int = 0
-    long_share: float = 0.05
+    long_share: float | None = None
+    """None: the profile's."""
     daily_swing: float = 0.3
     share_2m: float = 0.9
+    profile: Profile = PROFILES["busy"]
 
     def __post_init__(self) -> None:
         checks = (
             ("memory_gib", self.memory_gib > 0, "GiB above 0"),
             ("hours", 0 < self.hours <= 24 * 3660, "hours above 0, up to ten years"),
-            ("long_share", 0 <= self.long_share <= 1, "a share from 0 to 1"),
+            ("long_share", 0 <= (self.long_share or 0) <= 1, "a share from 0 to 1"),
             ("daily_swing", 0 <= self.daily_swing < 1, "a share from 0, below 1"),
             ("share_2m", 0 <= self.share_2m <= 1, "a share from 0 to 1"),
         )
@@ -61,11 +127,8 @@ class Made:
 def generate_vms(made: Made) -> Iterator[pa.RecordBatch]:
     """Batches of an hour, arrivals ascending; the same seed, the same VMs."""
     random = np.random.Generator(np.random.PCG64(made.seed))
-    spread = float(np.exp(SIGMA**2 / 2))
-    mean_life = spread * (
-        made.long_share * LONG_MEDIAN_SECONDS + (1 - made.long_share) * SHORT_MEDIAN_SECONDS
-    )
-    mean_gib = float(VCPUS @ SIZE_SHARES) * float(GIB_PER_VCPU[0] @ GIB_PER_VCPU[1])
+    mean_life = 3600 * made.profile.mean_life_hours(made.long_share)
+    mean_gib = made.profile.mean_vcpus * float(GIB_PER_VCPU[0] @ GIB_PER_VCPU[1])
     rate = made.memory_gib / mean_gib / mean_life
     yield _standing(made, random, rate * mean_life)
     for hour in range(ceil(made.hours)):
@@ -93,11 +156,12 @@ def _lives(
     made: Made, random: np.random.Generator, count: int, shift: float
 ) -> NDArray[np.float64]:
     """Lengths of lives; with a shift, weighted by their length."""
-    long = made.long_share
+    long = made.profile.long_share if made.long_share is None else made.long_share
+    long_median = 3600 * made.profile.long_median_hours
     if shift:
-        weight = long * LONG_MEDIAN_SECONDS
+        weight = long * long_median
         long = weight / (weight + (1 - long) * SHORT_MEDIAN_SECONDS)
-    medians = np.where(random.random(count) < long, LONG_MEDIAN_SECONDS, SHORT_MEDIAN_SECONDS)
+    medians = np.where(random.random(count) < long, long_median, SHORT_MEDIAN_SECONDS)
     lives: NDArray[np.float64] = medians * np.exp(shift + SIGMA * random.standard_normal(count))
     return lives
 
@@ -109,7 +173,7 @@ def _batch(
     departures: NDArray[np.float64],
 ) -> pa.RecordBatch:
     count = len(arrivals)
-    vcpus = random.choice(VCPUS, count, p=SIZE_SHARES)
+    vcpus = random.choice(VCPUS, count, p=made.profile.size_shares)
     memory = vcpus * random.choice(GIB_PER_VCPU[0], count, p=GIB_PER_VCPU[1])
     columns = {
         "arrival": arrivals,

@@ -22,13 +22,17 @@ IMAGE_PAGES = 1024
 
 @dataclass(frozen=True, slots=True)
 class HostType:
-    """``count`` hosts alike.  ``vcpus`` and ``max_tds`` limit each; None: no limit, the KeyIDs."""
+    """``count`` hosts alike.  ``vcpus`` and ``max_tds`` limit each; None: no limit, the KeyIDs.
+
+    ``static`` hosts stay on static PAMT, for their kernel or their TDX module has no other.
+    """
 
     name: str
     machine: Machine
     count: int
     vcpus: int | None = None
     max_tds: int | None = None
+    static: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -56,6 +60,8 @@ class HostSizes:
     max_tds: int
     regions: int
     """2M regions with memory in them: more pairs there cannot be."""
+    static: bool = False
+    """Whether the host stays on static PAMT; ``idle_bytes`` is ``static_bytes`` then."""
 
     def room(self, dynamic: bool, reserve: float) -> int:
         """Bytes for TDs and what they take, a share ``reserve`` kept for the host."""
@@ -71,6 +77,11 @@ class HostSizes:
         # A mirror table for each S-EPT page and the root; pools of S-EPT pages and of pairs.
         mirror = sept + 1 + vcpus * SEPT_CACHE_PAGES
         return Takes(ranges * SIZE_2M, folios, singles, scattered, mirror, vcpus)
+
+    @staticmethod
+    def takes_of_normal(ranges: int) -> "Takes":
+        """What a VM takes that is no TD: its memory.  No page of it needs PAMT."""
+        return Takes(ranges * SIZE_2M, 0, 0, 0, td=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,7 @@ class Takes:
     mirror: int = 0
     """Pages of KVM's mirror tables and S-EPT pools, which need no pair."""
     vcpus: int = 0
+    td: bool = True
 
     @property
     def static_bytes(self) -> int:
@@ -108,11 +120,12 @@ def sizes_of(host_type: HostType, release: str = RELEASE) -> HostSizes:
     kernel = boot_ageing(machine, release=release)
     sysinfo = kernel.sysinfo
     assert sysinfo is not None
+    static = pamt_of_mode(kernel, False, 0).total
     return HostSizes(
         host_type.name,
         machine.total_pages << PAGE_SHIFT,
-        pamt_of_mode(kernel, False, 0).total,
-        pamt_of_mode(kernel, True, 0).total,
+        static,
+        static if host_type.static else pamt_of_mode(kernel, True, 0).total,
         1 + sysinfo.tdcs_pages,
         1 + sysinfo.tdcx_pages_per_vcpu,
         host_type.vcpus or np.iinfo(np.int32).max,
@@ -121,4 +134,5 @@ def sizes_of(host_type: HostType, release: str = RELEASE) -> HostSizes:
             -(-block.end_pfn // PAGES_PER_2M) - block.start_pfn // PAGES_PER_2M
             for block in machine.memory
         ),
+        host_type.static,
     )

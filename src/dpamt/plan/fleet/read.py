@@ -1,16 +1,12 @@
 """Reading VM lives from CSV or Parquet, batch by batch, whatever the size of the file.
 
-Two sets of columns are known (docs/plan-fleets.md): our own, by name; and those of the vmtable of
-the public Azure VM traces, with or without a line of names.  CSV may be packed (gz, xz, bz2), as
-those traces are distributed, and begin with the byte order mark of a spreadsheet.
-
-Source of the second: Azure/AzurePublicDataset, AzurePublicDatasetV1.md and V2.md.
+Which columns are known stands in forms.py and docs/plan-fleets.md.  CSV may be packed (gz, xz,
+bz2), as public traces are distributed, and begin with the byte order mark of a spreadsheet.
 """
 
 import bz2
 import gzip
 import lzma
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,88 +20,126 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from dpamt.errors import InputError
-from dpamt.plan.fleet.vms import check_columns
-
-OWN: Final = {
-    name: name for name in ("arrival", "departure", "memory_gib", "vcpus", "host_type", "share_2m")
-}
-REQUIRED: Final = ("arrival", "departure", "memory_gib", "vcpus")
-AZURE_NAMES: Final = (
-    *("vmid", "subscriptionid", "deploymentid", "vmcreated", "vmdeleted"),
-    *("maxcpu", "avgcpu", "p95maxcpu", "vmcategory", "vmcorecount", "vmmemory"),
+from dpamt.plan.fleet.events import EventRows, lives_of_events
+from dpamt.plan.fleet.forms import (
+    AZURE_NAMES,
+    AZURE_OPEN_BUCKETS,
+    OWN,
+    EventForm,
+    event_form,
+    event_names,
+    is_azure_row,
+    is_number,
+    names_of,
 )
-"""Columns of the vmtable, in their order."""
-AZURE: Final = {
-    "arrival": "vmcreated",
-    "departure": "vmdeleted",
-    "memory_gib": "vmmemory",
-    "vcpus": "vmcorecount",
-}
-AZURE_OPEN_BUCKETS: Final = {"vcpus": (">24", "32"), "memory_gib": (">64", "128")}
-"""The last bucket of the 2019 trace has no upper end: what such a VM is taken for."""
+from dpamt.plan.fleet.ids import Identifiers
+from dpamt.plan.fleet.vms import check_columns
 
 BLOCK_BYTES: Final = 8 << 20
 ROWS_OF_A_BATCH: Final = 1 << 17
-_NUMBER: Final = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+_YES_OR_NO: Final = {"1": 1.0, "yes": 1.0, "true": 1.0, "0": 0.0, "no": 0.0, "false": 0.0}
+
+Rows = Iterator[tuple[Callable[[int], str], int, pa.RecordBatch]]
+"""(row of the batch to its place in the file, number of its first row, the batch)."""
 
 
 def read_vms(
-    path: Path, host_types: Sequence[str] = (), share_2m: float = 0.0
+    path: Path,
+    host_types: Sequence[str] = (),
+    share_2m: float = 0.0,
+    machine_gib: float | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of :data:`dpamt.plan.fleet.vms.SCHEMA`, in the order of the file.
+    """Batches of :data:`dpamt.plan.fleet.vms.SCHEMA`, in the order of the file; those of a trace of
+    events by arrival.
 
-    ``share_2m`` is what a VM has that does not say.  Raises InputError, with the file, the line and
-    the field, for what is not as it has to be.
+    ``share_2m`` is what a VM has that does not say; ``machine_gib`` is a machine's memory, for
+    traces that give memory as a share of it.  What is worth telling of the file is added to
+    ``notes`` when it is read.  Raises InputError, with the file, the line and the field, for what
+    is not as it has to be.
     """
     if not path.is_file():
         raise InputError(f"{path}: expected a CSV or Parquet file of VM lives")
+    told = [] if notes is None else notes
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
-        rows = _parquet_rows(path) if magic == b"PAR1" else _csv_rows(path)
-        for first, names, table in rows:
-            yield _checked(path, first, names, table, host_types, share_2m)
+            parquet = file.read(4) == b"PAR1"
+        found, headless = (_parquet_names(path), False) if parquet else _csv_names(path)
+        form = event_form(found) if not parquet or not _is_own(found) else None
+        if form is not None:
+            event, names_given = form
+            _check_scale(path, event, machine_gib)
+            columns = list(found) if names_given else list(event.columns)
+            names = event_names(event, columns)
+            rows = _rows(path, parquet, columns, names, not names_given)
+            told.append(f"{path.name}: read as {event.name}, a row for each event")
+            if event.machine is not None:
+                told.append("its containers are taken for VMs")
+            yield from lives_of_events(event, _event_rows(rows, names), machine_gib, share_2m, told)
+            return
+        if machine_gib is not None:
+            raise InputError(
+                f"{path}: --machine-gib has no effect; this file gives memory in GiB, not as a "
+                "share of a machine's"
+            )
+        names = names_of(path, found)
+        identifiers = Identifiers()
+        for place, first, batch in _rows(path, parquet, found, names, headless):
+            if "vmid" in names:
+                column = batch.column(batch.schema.get_field_index(names["vmid"]))
+                identifiers.add(column, first)
+            yield _checked(place, names, batch, host_types, share_2m)
+        told += identifiers.notes("row" if parquet else "line")
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}; expected CSV or Parquet") from None
 
 
-Rows = Iterator[tuple[Callable[[int], str], Mapping[str, str], pa.RecordBatch]]
-"""(row of the batch to its place in the file, our name to the file's, the batch)."""
+def _is_own(found: Sequence[str]) -> bool:
+    return {"arrival", "departure"} <= {name.strip().lower() for name in found}
 
 
-def _names_of(path: Path, found: Sequence[str]) -> dict[str, str]:
-    """Which column of the file is which of ours."""
-    plain = {re.sub(r"[^a-z0-9]|bucket", "", name.lower()): name for name in found}
-    if "vmcreated" in plain:
-        chosen = {ours: plain.get(name, "") for ours, name in AZURE.items()}
-    else:
-        lower = {name.strip().lower(): name for name in found}
-        chosen = {ours: lower[name] for ours, name in OWN.items() if name in lower}
-    for ours in REQUIRED:
-        if not chosen.get(ours):
-            expected = AZURE[ours] if "vmcreated" in plain else ours
-            raise InputError(
-                f"{path}, line 1: no column {expected}; expected {', '.join(REQUIRED)} "
-                "(or the vmtable of an Azure VM trace), found " + ", ".join(found)[:200]
-            )
-    return chosen
+def _check_scale(path: Path, form: EventForm, machine_gib: float | None) -> None:
+    if form.machine is not None and machine_gib is None:
+        raise InputError(
+            f"{path}: {form.name} gives memory as a share of a machine's; expected --machine-gib, "
+            "the GiB of such a machine"
+        )
+    if form.machine is None and machine_gib is not None:
+        raise InputError(f"{path}: --machine-gib has no effect; {form.name} gives memory in GiB")
 
 
-def _csv_rows(path: Path) -> Rows:
+def _rows(
+    path: Path, parquet: bool, found: Sequence[str], names: Mapping[str, str], headless: bool
+) -> Rows:
+    if parquet:
+        return _parquet_rows(path, names)
+    return _csv_rows(path, names, found, headless)
+
+
+def _parquet_names(path: Path) -> list[str]:
+    with pa.parquet.ParquetFile(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def _csv_names(path: Path) -> tuple[list[str], bool]:
+    """Names of the columns, and whether the file has none."""
     with _opened(path) as file:
         line = file.readline(1 << 16).decode("utf-8-sig", "replace").strip()
     if not line:
         raise InputError(f"{path}, line 1: empty; expected names of columns, or VM lives")
     found = [name.strip().strip('"') for name in line.split(",")]
-    headless = len(found) == len(AZURE_NAMES) and all(
-        _NUMBER.fullmatch(found[at]) for at in (3, 4, 5, 6, 7)
-    )
-    if headless:
-        found = list(AZURE_NAMES)
-    names = _names_of(path, found)
+    if is_azure_row(found):
+        return list(AZURE_NAMES), True
+    form = event_form(found)
+    if form is not None and not form[1]:
+        return found, True
     if len(set(found)) < len(found):
+        names_of(path, found)
         raise InputError(f"{path}, line 1: a column twice; expected each name once")
+    return found, False
 
+
+def _csv_rows(path: Path, names: Mapping[str, str], found: Sequence[str], headless: bool) -> Rows:
     wrong: list[str] = []
 
     def invalid(row: pa.csv.InvalidRow) -> str:
@@ -116,22 +150,12 @@ def _csv_rows(path: Path) -> Rows:
         return "error"
 
     try:
-        yield from _csv_batches(path, names, found, headless, invalid)
+        with _opened(path) as file:
+            yield from _batches_of(file, path, names, found, headless, invalid)
     except pa.ArrowInvalid:
         if wrong:
             raise InputError(wrong[0]) from None
         raise
-
-
-def _csv_batches(
-    path: Path,
-    names: Mapping[str, str],
-    found: Sequence[str],
-    headless: bool,
-    invalid: Callable[[pa.csv.InvalidRow], str],
-) -> Rows:
-    with _opened(path) as file:
-        yield from _batches_of(file, path, names, found, headless, invalid)
 
 
 def _opened(path: Path) -> Any:
@@ -176,29 +200,41 @@ def _batches_of(
     )
     line_number = 1 if headless else 2
     for batch in reader:
-        yield _line_place(path, line_number), names, batch
+        yield _place(path, "line", line_number), line_number, batch
         line_number += batch.num_rows
 
 
-def _line_place(path: Path, first: int) -> Callable[[int], str]:
-    return lambda row: f"{path}, line {first + row}"
+def _place(path: Path, what: str, first: int) -> Callable[[int], str]:
+    return lambda row: f"{path}, {what} {first + row}"
 
 
-def _row_place(path: Path, first: int) -> Callable[[int], str]:
-    return lambda row: f"{path}, row {first + row}"
-
-
-def _parquet_rows(path: Path) -> Rows:
+def _parquet_rows(path: Path, names: Mapping[str, str]) -> Rows:
     with pa.parquet.ParquetFile(path) as file:
-        names = _names_of(path, file.schema_arrow.names)
         first = 1
         for batch in file.iter_batches(ROWS_OF_A_BATCH, columns=list(names.values())):
-            yield _row_place(path, first), names, batch
+            yield _place(path, "row", first), first, batch
             first += batch.num_rows
 
 
+def _event_rows(rows: Rows, names: Mapping[str, str]) -> EventRows:
+    """Batches of events, their numbers checked."""
+    for place, _first, batch in rows:
+        columns = {
+            ours: batch.column(batch.schema.get_field_index(name)) for ours, name in names.items()
+        }
+        vmids = columns.pop("vmid").cast(pa.string())
+        if vmids.null_count:
+            row = int(np.argmax(vmids.is_null().to_numpy(zero_copy_only=False)))
+            raise InputError(f"{place(row)}, {names['vmid']}: empty; expected an identifier")
+        kinds = columns.pop("kind").cast(pa.string())
+        sizes = {ours: _numbers(one, place, names[ours]) for ours, one in columns.items()}
+        if np.isnan(sizes["time"]).any():
+            row = int(np.argmax(np.isnan(sizes["time"])))
+            raise InputError(f"{place(row)}, {names['time']}: empty; expected seconds")
+        yield place, vmids, kinds, sizes
+
+
 def _checked(
-    path: Path,
     place: Callable[[int], str],
     names: Mapping[str, str],
     batch: pa.RecordBatch,
@@ -208,14 +244,30 @@ def _checked(
     columns: dict[str, NDArray[Any]] = {}
     for ours, theirs in names.items():
         column = batch.column(batch.schema.get_field_index(theirs))
+        if ours == "vmid":
+            continue
         if ours == "host_type":
             columns[ours] = _host_types(column, place, theirs, host_types)
+            continue
+        if ours == "td":
+            columns[ours] = _yes_or_no(column, place, theirs)
             continue
         if ours in AZURE_OPEN_BUCKETS and theirs != OWN[ours] and pa.types.is_string(column.type):
             text, value = AZURE_OPEN_BUCKETS[ours]
             column = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), text), value, column)
         columns[ours] = _numbers(column, place, theirs)
     return check_columns(columns, place, dict(OWN) | dict(names), share_2m)
+
+
+def _yes_or_no(column: pa.Array, place: Callable[[int], str], name: str) -> NDArray[np.float64]:
+    """1 or 0; an empty field is not a number."""
+    values = []
+    for row, one in enumerate(column.to_pylist()):
+        text = "" if one is None else str(one).strip().lower()
+        if text and text not in _YES_OR_NO:
+            raise InputError(f"{place(row)}, {name}: {one!r}; expected 1, 0 or nothing")
+        values.append(_YES_OR_NO.get(text, np.nan))
+    return np.array(values, np.float64)
 
 
 def _numbers(column: pa.Array, place: Callable[[int], str], name: str) -> NDArray[np.float64]:
@@ -225,13 +277,16 @@ def _numbers(column: pa.Array, place: Callable[[int], str], name: str) -> NDArra
             column = pc.utf8_trim_whitespace(column)
             column = pc.if_else(pc.equal(column, ""), None, column)
         elif pa.types.is_timestamp(column.type) or pa.types.is_duration(column.type):
-            # Seconds, whatever the unit; the first arrival is where time begins.
+            # Seconds, whatever the unit.  In two parts: nanoseconds since 1970 are no float.
             per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
-            column = pc.divide(column.cast(pa.int64()).cast(pa.float64()), float(per_second))
+            count = column.cast(pa.int64())
+            whole = pc.divide(count, per_second)
+            rest = pc.subtract(count, pc.multiply(whole, per_second)).cast(pa.float64())
+            column = pc.add(whole.cast(pa.float64()), pc.divide(rest, float(per_second)))
         floats = column.cast(pa.float64())
     except pa.ArrowInvalid:
         for row, text in enumerate(column.to_pylist()):
-            if text is not None and not _NUMBER.fullmatch(str(text)):
+            if text is not None and not is_number(str(text)):
                 raise InputError(f"{place(row)}, {name}: {text!r}; expected a number") from None
         raise
     return np.asarray(floats.to_numpy(zero_copy_only=False), np.float64)

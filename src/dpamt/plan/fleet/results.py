@@ -16,6 +16,7 @@ from dpamt.own_files import STAMP
 from dpamt.plan.fleet import TABLES
 from dpamt.plan.fleet.cluster import ClusterResult
 from dpamt.plan.fleet.hosts import HostSizes
+from dpamt.plan.fleet.series import HostSeries
 from dpamt.plan.fleet.spread import Spread
 
 PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
@@ -35,6 +36,8 @@ class HostSaving:
     idle_bytes: int
     mean_tds: float
     mean_td_bytes: float
+    mean_normal_bytes: float
+    """Of VMs that are no TDs."""
     mean_saved: float
     mean_saved_low: float
     mean_saved_high: float
@@ -51,6 +54,8 @@ class Moment:
     hours: float
     tds: int
     td_bytes: int
+    normal_bytes: int
+    """Of VMs that are no TDs."""
     dynamic_bytes: float
     saved: float
     saved_low: float
@@ -75,6 +80,8 @@ class Fleet:
     """A fleet's weeks.  All bytes; see :class:`HostSaving` for what saved means."""
 
     vms: int
+    tds: int
+    """VMs that are TDs."""
     hosts: tuple[HostSaving, ...]
     moments: tuple[Moment, ...]
     spreads: dict[str, Spread]
@@ -99,6 +106,11 @@ class Fleet:
     turned_away_dynamic: int
 
     @property
+    def static_hosts(self) -> int:
+        """Hosts that stay on static PAMT."""
+        return sum(host.static_bytes == host.idle_bytes for host in self.hosts)
+
+    @property
     def most_pairs(self) -> int:
         """Page pairs of all hosts at the moment that has most."""
         idle = sum(host.idle_bytes for host in self.hosts)
@@ -119,8 +131,12 @@ def sum_up(
     step: float,
     begin: float = 0.0,
     kinds: tuple[VmKind, ...] = (),
+    tds: int | None = None,
+    series: HostSeries | None = None,
 ) -> Fleet:
-    """``clusters`` are (host type, hosts), in the order of ``results``, each used once."""
+    """``clusters`` are (host type, hosts), in the order of ``results``, each used once; ``series``
+    is given every host at every moment.
+    """
     hosts: list[HostSaving] = []
     sums: Any = 0.0
     placed, turned_away = [0, 0], [0, 0]
@@ -128,7 +144,10 @@ def sum_up(
         size = sizes[kind]
         saved, low, high = savings(size, result, spreads[kind].regions_per_page)
         dynamic = size.static_bytes - saved
-        parts = (result.tds, result.memory, dynamic, saved, low, high)
+        parts = (result.tds, result.memory, result.normal, dynamic, saved, low, high)
+        if series is not None:
+            hours = (begin + np.arange(len(saved)) * step) / 3600
+            series.add(len(hosts), hours, *parts[:5])
         sums = sums + np.array([part.sum(axis=1, dtype=np.float64) for part in parts])
         for mode in (0, 1):
             placed[mode] += result.placed[mode]
@@ -142,6 +161,7 @@ def sum_up(
                     size.idle_bytes,
                     float(result.tds[:, at].mean()),
                     float(result.memory[:, at].mean()),
+                    float(result.normal[:, at].mean()),
                     float(saved[:, at].mean()),
                     float(low[:, at].mean()),
                     float(high[:, at].mean()),
@@ -152,12 +172,13 @@ def sum_up(
             )
     means = np.array([host.mean_saved for host in hosts])
     percentiles = np.percentile(means, PERCENTILES).tolist()
-    total = sums[3]
+    total = sums[4]
     return Fleet(
         vms=vms,
+        tds=vms if tds is None else tds,
         hosts=tuple(hosts),
         moments=tuple(
-            Moment((begin + at * step) / 3600, int(row[0]), int(row[1]), *map(float, row[2:]))
+            Moment((begin + at * step) / 3600, *map(int, row[:3]), *map(float, row[3:]))
             for at, row in enumerate(sums.T)
         ),
         spreads={size.name: spread for size, spread in zip(sizes, spreads, strict=True)},
@@ -199,6 +220,9 @@ def savings(
     sizes: HostSizes, result: ClusterResult, regions_per_page: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Bytes saved at each moment on each host: expected, at least, at most."""
+    if sizes.static:
+        nothing = np.zeros(result.memory.shape)
+        return nothing, nothing, nothing
     singles = result.singles + result.scattered
     regions = sizes.regions
     expected = (
@@ -216,9 +240,12 @@ def savings(
 
 
 def write_parquet(
-    fleet: Fleet, folder: Path | OutputFolder, about: Mapping[str, str] | None = None
-) -> tuple[Path, Path]:
-    """``hosts.parquet`` and ``moments.parquet``, both whole or neither there.
+    fleet: Fleet,
+    series: HostSeries,
+    folder: Path | OutputFolder,
+    about: Mapping[str, str] | None = None,
+) -> tuple[Path, ...]:
+    """The files of :data:`dpamt.plan.fleet.TABLES`, all whole or none there.
 
     Each column has its unit in its metadata, and the table has ``about`` (command, seed) beside the
     version of dpamt.  Raises InputError when the folder cannot be written to.
@@ -227,7 +254,8 @@ def write_parquet(
     with output.open() as opened:
         _write(opened[TABLES[0]], fleet.hosts, HostSaving, about or {})
         _write(opened[TABLES[1]], fleet.moments, Moment, about or {})
-    return Path(output.path, TABLES[0]), Path(output.path, TABLES[1])
+        series.write(opened[TABLES[2]], {**(about or {}), **STAMP})
+    return tuple(Path(output.path, name) for name in TABLES)
 
 
 def _unit(name: str) -> str:

@@ -16,8 +16,9 @@ from dpamt.plan.fleet.cluster import Cluster, ClusterResult
 from dpamt.plan.fleet.hosts import HOSTS_PER_CLUSTER, HostSizes, HostType, sizes_of
 from dpamt.plan.fleet.results import Fleet, sum_up, vm_kinds
 from dpamt.plan.fleet.runner import run_jobs
+from dpamt.plan.fleet.series import HostSeries
 from dpamt.plan.fleet.spill import Life, lives, spill
-from dpamt.plan.fleet.spread import Spread, find_spread
+from dpamt.plan.fleet.spread import NOT_LOOKED_AT, Spread, find_spread
 
 Progress = Callable[[str, int, int], None]
 """Told of long work: (what, done, total); the total is 0 where it is not known."""
@@ -40,10 +41,12 @@ class Settings:
     reserve: float = 0.05
     step_hours: float = 1.0
     sample_hours: int = 24
-    fragmentation: float = 0.02
-    grouping: Grouping = "scattered"
+    fragmentation: float = 0.1
+    grouping: Grouping = "page-block"
     until_hours: float | None = None
-    """End; None: the last departure."""
+    """End, from the first arrival on; None: the last departure."""
+    td_share: float | None = None
+    """Of the VMs that do not say whether they are TDs; None: all of them."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -51,6 +54,7 @@ class Settings:
             ("step_hours", 0 < self.step_hours <= 10000, "hours above 0, up to 10000"),
             ("sample_hours", 1 <= self.sample_hours <= 10000, "1 to 10000 hours"),
             ("fragmentation", 0 <= self.fragmentation <= 1, "a share from 0 to 1"),
+            ("td_share", 0 <= (self.td_share or 0) <= 1, "a share from 0 to 1"),
             ("until_hours", (self.until_hours or 1) > 0, "hours above 0"),
             ("seed", 0 <= self.seed < 1 << 32, "0 or more, below 2^32"),
         )
@@ -104,27 +108,33 @@ def simulate_fleets(
     ray_address: str | None = None,
     progress: Progress | None = None,
     shares: Sequence[float | None] = TODAY_AND_TOMORROW,
+    series: HostSeries | None = None,
 ) -> tuple[Fleet, ...]:
-    """The same, once for each of ``shares``: what all VMs have at 2M, or None for what they say."""
+    """The same, once for each of ``shares``: what all VMs have at 2M, or None for what they say.
+
+    ``series`` is given the hosts of the first of them at every moment.
+    """
     settings = settings if settings is not None else Settings()
     names = [one.name for one in host_types]
     if not names or len(set(names)) < len(names):
         raise InputError("fleet: expected at least one type of hosts, each name once")
+    if all(one.static for one in host_types):
+        raise InputError("fleet: every host stays on static PAMT; expected one that does not")
     sizes = [sizes_of(one) for one in host_types]
     clusters = [(index, hosts) for index, one in enumerate(host_types) for hosts in _cut(one.count)]
     with TemporaryDirectory(prefix="dpamt-fleet-") as folder:
         told = _telling(vms, progress)
-        spilled = spill(told, clusters, Path(folder), settings.seed)
+        share = 1.0 if settings.td_share is None else settings.td_share
+        spilled = spill(told, clusters, Path(folder), settings.seed, share)
         if not spilled.vms:
             raise InputError("fleet: no VM; expected at least one")
+        if settings.td_share is not None and spilled.said == spilled.vms:
+            raise InputError("fleet: --td-share has no effect; the column td says it of every VM")
+        if not spilled.tds:
+            raise InputError(f"fleet: none of {spilled.vms} VMs is a TD; expected at least one")
         begin, end = spilled.begin, spilled.end
         if settings.until_hours is not None:
-            end = settings.until_hours * 3600
-            if end < begin:
-                raise InputError(
-                    f"fleet: an end after {settings.until_hours:g} hours; expected one after the "
-                    f"first arrival, at {begin / 3600:g} hours"
-                )
+            end = begin + settings.until_hours * 3600
         # Where every VM says 4K, what VMs say and 4K for all are the same fleet.
         large = any(share for _number, share in spilled.kinds.values())
         asked = [share if large or share is not None else 0.0 for share in shares]
@@ -143,7 +153,8 @@ def simulate_fleets(
         for jobs in ways:
             for index, one in enumerate(host_types):
                 job = jobs[next(at for at, (kind, _) in enumerate(clusters) if kind == index)]
-                aged.append(replace(job, host_type=one))
+                if not one.static:
+                    aged.append(replace(job, host_type=one))
         dealt = iter([*aged, *(job for jobs in ways for job in jobs)])
         if ray_address is not None:
             dealt = map(_carried, dealt)
@@ -152,7 +163,9 @@ def simulate_fleets(
             len(aged) + len(ways) * len(clusters),
             progress,
         )
-        spreads = cast(list[Spread], [next(everything) for _ in aged])
+        found = iter(cast(list[Spread], [next(everything) for _ in aged]))
+        spreads = [NOT_LOOKED_AT if one.static else next(found) for _ in ways for one in host_types]
+        dynamic = next(one for one in sizes if not one.static)
         fleets = tuple(
             sum_up(
                 clusters,
@@ -162,7 +175,9 @@ def simulate_fleets(
                 spilled.vms,
                 step,
                 begin,
-                vm_kinds(spilled.kinds, sizes[0], shares[at]),
+                vm_kinds(spilled.kinds, dynamic, shares[at]),
+                spilled.tds,
+                None if at else series,
             )
             for at in range(len(ways))
         )
@@ -223,5 +238,5 @@ def _run(job: _Job) -> ClusterResult | Spread:
 
 
 def _with_share(vms: Iterable[Life], share: float) -> Iterator[Life]:
-    for arrival, departure, ranges, vcpus, _said in vms:
-        yield arrival, departure, ranges, vcpus, share
+    for arrival, departure, ranges, vcpus, _said, td in vms:
+        yield arrival, departure, ranges, vcpus, share, td

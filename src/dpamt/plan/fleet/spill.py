@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dpamt.plan.fleet.vms import SCHEMA
 
-Life = tuple[float, float, int, int, float]
-"""Arrival and departure in seconds, 2M ranges, VCPUs, share at 2M."""
+Life = tuple[float, float, int, int, float, bool]
+"""Arrival and departure in seconds, 2M ranges, VCPUs, share at 2M, whether it is a TD."""
 
 _ROWS_AT_ONCE: Final = 1 << 16
 """Of all batches that are merged; a file whose rows come in any order has them all overlap."""
@@ -38,7 +38,11 @@ class Spilled:
     begin: float
     end: float
     kinds: dict[tuple[int, int], tuple[int, float]]
-    """2M ranges and VCPUs of a VM to how many VMs are like that, and their mean share at 2M."""
+    """2M ranges and VCPUs of a TD to how many TDs are like that, and their mean share at 2M."""
+    tds: int
+    """VMs that are TDs."""
+    said: int
+    """VMs of which the file says whether they are TDs."""
 
 
 def spill(
@@ -46,14 +50,16 @@ def spill(
     clusters: Sequence[tuple[int, int]],
     folder: Path,
     seed: int,
+    td_share: float = 1.0,
 ) -> Spilled:
     """Give each VM a cluster, by its number and the seed, in proportion to the clusters' hosts.
 
+    Of the VMs that do not say whether they are TDs a share ``td_share`` are, by the same numbers.
     ``clusters`` are (host type, hosts), in order; a VM of a type goes to one of that type.
     """
     paths = tuple(folder / f"{index}.arrow" for index in range(len(clusters)))
     writers = [pa.ipc.new_file(str(path), _SPILLED) for path in paths]
-    total, begin, end = 0, np.inf, 0.0
+    total, begin, end, tds, said = 0, np.inf, 0.0, 0, 0
     kinds: dict[tuple[int, int], tuple[int, float]] = {}
     try:
         for batch in batches:
@@ -63,7 +69,11 @@ def spill(
                 departures = batch.column(1).to_numpy()
                 known = departures[np.isfinite(departures)]
                 end = max(end, float(arrivals.max()), float(known.max(initial=0.0)))
-            _count_kinds(batch, kinds)
+            is_td = _are_tds(batch.column(6), total, seed, td_share)
+            said += batch.num_rows - batch.column(6).null_count
+            tds += int(is_td.sum())
+            batch = batch.set_column(6, "td", pa.array(is_td))
+            _count_kinds(batch.filter(pa.array(is_td)), kinds)
             chosen = _choose(batch.column(5).to_numpy(), clusters, total, seed)
             total += batch.num_rows
             order = np.lexsort((arrivals, chosen))
@@ -75,7 +85,15 @@ def spill(
     finally:
         for writer in writers:
             writer.close()
-    return Spilled(paths, total, begin if total else 0.0, end, kinds)
+    return Spilled(paths, total, begin if total else 0.0, end, kinds, tds, said)
+
+
+def _are_tds(column: pa.Array, first: int, seed: int, td_share: float) -> NDArray[np.bool_]:
+    """Which VMs of a batch are TDs: those that say so, and a share of those that do not say."""
+    numbers = _mixed(np.arange(first, first + len(column), dtype=np.uint64), seed + 1)
+    drawn = (numbers >> np.uint64(11)).astype(np.float64) / 2.0**53 < td_share
+    said = column.is_valid().to_numpy(zero_copy_only=False)
+    return np.where(said, column.fill_null(False).to_numpy(zero_copy_only=False), drawn)
 
 
 def _count_kinds(batch: pa.RecordBatch, kinds: dict[tuple[int, int], tuple[int, float]]) -> None:

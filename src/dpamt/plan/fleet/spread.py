@@ -38,6 +38,10 @@ class Spread:
     tds: int
 
 
+NOT_LOOKED_AT: Final = Spread(PACKED, PACKED, PACKED, 0, 0)
+"""Of hosts on static PAMT: they have no pairs."""
+
+
 def find_spread(
     machine: Machine,
     sizes: HostSizes,
@@ -45,7 +49,7 @@ def find_spread(
     hours: int,
     seed: int,
     fragmentation: float,
-    grouping: Grouping = "scattered",
+    grouping: Grouping = "page-block",
 ) -> Spread:
     """Let the host live through its first ``hours`` of these events."""
     host = AgeingHost(boot_ageing(machine, seed, fragmentation, grouping=grouping))
@@ -53,6 +57,7 @@ def find_spread(
     tds: dict[int, Td] = {}
     sums = {"folios": 0, "singles": 0, "scattered": 0}
     by_number: dict[int, tuple[int, int, int]] = {}
+    normal: dict[int, list[tuple[int, int]]] = {}
     regions, pages, hourly = 0.0, 0.0, []
     position = 0
     for hour in range(1, hours + 1):
@@ -60,12 +65,17 @@ def find_spread(
             _when, number, life = events[position]
             position += 1
             if life is None:
+                for run in normal.pop(number, ()):
+                    host.allocator.free_folios(*run)
                 if number in tds:
                     host.destroy(tds.pop(number))
                     for name, value in zip(sums, by_number.pop(number), strict=True):
                         sums[name] -= value
                 continue
-            _arrival, _departure, ranges, vcpus, share = life
+            _arrival, _departure, ranges, vcpus, share, is_td = life
+            if not is_td:  # its memory is simply away
+                normal[number] = host.allocator.folios(ranges)
+                continue
             td = build_td(host, ranges, vcpus, share, random)
             if td is not None:
                 takes = sizes.takes(ranges, vcpus, share)

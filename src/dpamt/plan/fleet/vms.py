@@ -22,9 +22,11 @@ SCHEMA: Final = pa.schema(
         ("vcpus", pa.int32()),
         ("share_2m", pa.float32()),
         ("host_type", pa.int16()),
+        ("td", pa.bool_()),
     ]
 )
-"""Seconds; 2 MiB ranges of memory; share mapped at 2M; index of the host type, -1 for any."""
+"""Seconds; 2 MiB ranges of memory; share mapped at 2M; index of the host type, -1 for any; whether
+the VM is a TD, null where that is not said."""
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -35,7 +37,8 @@ def check_columns(
     """Numbers as read (not a number where a field is empty) to a batch of :data:`SCHEMA`.
 
     ``columns`` has ``arrival``, ``departure`` (empty: never), ``memory_gib``, ``vcpus``, perhaps
-    ``share_2m`` (empty: the given one) and ``host_type``; ``names`` is what the file calls them,
+    ``share_2m`` (empty: the given one), ``host_type`` and ``td`` (1 or 0, not a number where it is
+    not said); ``names`` is what the file calls them,
     ``place`` tells where row n of the batch is.  Raises InputError for a value that cannot be.
     """
     arrival, departure = columns["arrival"], columns["departure"]
@@ -66,11 +69,15 @@ def check_columns(
     demand((share >= 0) & (share <= 1), "share_2m", share, "a share from 0 to 1")
     ranges = np.ceil(memory * (1 << 30) / SIZE_2M)
     kinds = columns.get("host_type", np.full(len(arrival), -1))
+    td = columns.get("td", np.full(len(arrival), np.nan))
     arrays = (arrival, departure, ranges, vcpus, share, kinds)
     return pa.record_batch(
         [
-            pa.array(values).cast(field.type, safe=False)
-            for values, field in zip(arrays, SCHEMA, strict=True)
+            *(
+                pa.array(values).cast(field.type, safe=False)
+                for values, field in zip(arrays, list(SCHEMA)[:-1], strict=True)
+            ),
+            pa.array(td != 0, pa.bool_(), mask=np.isnan(td)),
         ],
         schema=SCHEMA,
     )
