@@ -249,6 +249,18 @@ class BuddyZone:
                 ranges.append((pfn, pfn + (1 << order)))
         return merged(ranges)
 
+    def chunks(self) -> list[list[int]]:
+        """Free chunks in lists, by order; what was freed last stands last and is taken first."""
+        return [list(chunks) for chunks in self._lists]
+
+    def whole_blocks(self) -> list[tuple[int, int]]:
+        """Free blocks of the maximal order, as ranges of block numbers."""
+        return list(self._whole)
+
+    def spoiled(self) -> tuple[list[int], list[int]]:
+        """The kernel pages, and the cursor of each order below 2 MiB."""
+        return list(self._kernel), list(self._cursors)
+
     def _add_extent(self, start: int, end: int) -> None:
         """Enter an extent: whole blocks as ranges, the rest as chunks, spoiled regions as holes."""
         kernel = self._kernel

@@ -32,7 +32,7 @@ Snapshot = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
 
 _HIGH_MEMORY_PFN: Final = 1 << 32 - PAGE_SHIFT
 _SLOT_MASK: Final = BLOCK_PAGES - 1
-_REFILL_PAGES: Final = 64
+REFILL_PAGES: Final = 64
 _REFILL_ORDER: Final = 6
 _FRONT_HIGH: Final = 1024
 _FRONT_DRAIN: Final = 512
@@ -309,7 +309,7 @@ class PageAllocator:
         """Bring about 64 pages into the empty front list, from the first zone that has any."""
         front = self._front
         for zone in self._zones:
-            while len(front) < _REFILL_PAGES:
+            while len(front) < REFILL_PAGES:
                 chunk = zone.take(0, _REFILL_ORDER)
                 if chunk is None:
                     break

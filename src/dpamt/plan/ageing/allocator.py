@@ -17,9 +17,9 @@ from dpamt.host.kvm.gmem import FOLIO_ORDER
 from dpamt.platform.buddy import BLOCK_PAGES, BuddyZone
 from dpamt.platform.page_allocator import PageAllocator
 
-_FRONT_HIGH: Final = 1024
-_FRONT_DRAIN: Final = 512
-_REFILL_ORDER: Final = 6
+FRONT_HIGH: Final = 1024
+FRONT_DRAIN: Final = 512
+REFILL_ORDER: Final = 6
 _FIRST_RANGE_PAGES: Final = 16
 """More than both pools of a VCPU hold."""
 _NEXT_RANGE_PAGES: Final = 5
@@ -32,6 +32,20 @@ class AgeingAllocator(PageAllocator):
     """Pages by frame number, 2M folios by region number (frame / 512); 0 is never either."""
 
     __slots__ = ()
+
+    @property
+    def zones(self) -> Sequence[BuddyZone]:
+        """In the order in which they are asked."""
+        return self._zones
+
+    @property
+    def front(self) -> Sequence[int]:
+        """Pages that wait in front of the zones, the next one last."""
+        return self._front
+
+    def extents(self) -> list[tuple[int, int, BuddyZone]]:
+        """Ranges of memory, and the zone of each."""
+        return [(start, end, self._zone_of[key]) for start, end, key in self._extents]
 
     def page(self) -> int:
         """One page; 0 when memory has run out."""
@@ -47,8 +61,8 @@ class AgeingAllocator(PageAllocator):
         """Give one page back."""
         front = self._front
         front.append(pfn)
-        if len(front) > _FRONT_HIGH:
-            self._drain(_FRONT_DRAIN)
+        if len(front) > FRONT_HIGH:
+            self._drain(FRONT_DRAIN)
 
     def alloc_page(self, site: str) -> int | None:
         """One page, as of the class above."""
@@ -87,7 +101,7 @@ class AgeingAllocator(PageAllocator):
     def free_many(self, pages: "list[int] | NDArray[np.uint32]") -> None:
         """Free so many pages, one after another."""
         front = self._front
-        if len(front) + len(pages) <= _FRONT_HIGH:
+        if len(front) + len(pages) <= FRONT_HIGH:
             front += pages if isinstance(pages, list) else pages.tolist()
             return
         if len(pages) < _MANY:
@@ -95,9 +109,9 @@ class AgeingAllocator(PageAllocator):
                 self.free(pfn)
             return
         waiting = np.concatenate((np.array(front, np.int64), np.asarray(pages, np.int64)))
-        drains = -(-(len(waiting) - _FRONT_HIGH) // _FRONT_DRAIN)
-        count = drains * _FRONT_DRAIN
-        leaving = waiting[:count].reshape(drains, _FRONT_DRAIN)
+        drains = -(-(len(waiting) - FRONT_HIGH) // FRONT_DRAIN)
+        count = drains * FRONT_DRAIN
+        leaving = waiting[:count].reshape(drains, FRONT_DRAIN)
         front[:] = waiting[count:].tolist()
         leaving.sort(axis=1)
         breaks = np.ones(leaving.shape, dtype=bool)
@@ -183,7 +197,7 @@ class AgeingAllocator(PageAllocator):
         faulted in at 4K from it: without a refill of the list, and without a drain.
         """
         front = self._front
-        if len(front) > _FRONT_HIGH - 4:
+        if len(front) > FRONT_HIGH - 4:
             return front, []
         count = min(ranges, (len(front) - _FIRST_RANGE_PAGES) // _NEXT_RANGE_PAGES)
         return front, self._folios_at_hand(count) if count > 0 else []
@@ -193,7 +207,7 @@ def _chunks_in_turn(zone: BuddyZone, most: int, counts: Sequence[int]) -> range:
     """Chunks that an empty front list would be refilled from next, as far as they follow one
     another in one region whose count is not 0: each is used up before another is touched.
     """
-    chunk = zone.next_chunk(_REFILL_ORDER)
+    chunk = zone.next_chunk(REFILL_ORDER)
     if chunk is None or not counts[chunk[0] // PAGES_PER_2M]:
         return range(0)
     first = end = chunk[0]
@@ -203,12 +217,12 @@ def _chunks_in_turn(zone: BuddyZone, most: int, counts: Sequence[int]) -> range:
         order = chunk[1]
         if end + (1 << order) > last:
             # A refill takes no more than its own order at once.
-            order = _REFILL_ORDER
+            order = REFILL_ORDER
             if end + (1 << order) > last:
                 break
         zone.take(order)
         end += 1 << order
-        chunk = zone.next_chunk(_REFILL_ORDER)
+        chunk = zone.next_chunk(REFILL_ORDER)
     return range(first, end)
 
 

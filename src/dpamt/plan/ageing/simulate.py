@@ -9,7 +9,7 @@ from typing import Final
 from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M
 from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import RELEASE, boot_ageing
-from dpamt.plan.ageing.host import AgeingHost
+from dpamt.plan.ageing.host_4k import ageing_host, prepare
 from dpamt.plan.ageing.weeks import Sample, Weeks
 from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.confidence import Interval, confidence
@@ -89,6 +89,8 @@ def simulate(
         for seed in seeds:
             results[seed] = _one_seed(machine, workload, hours, seed, release, progress)
     else:
+        if not any(td.share_2m for td in workload.tds):
+            prepare(machine.max_pfn, progress)
         with worker_pool(workers) as pool:
             jobs = {
                 pool.submit(_one_seed, machine, workload, hours, seed, release): seed
@@ -110,7 +112,8 @@ def _one_seed(
     progress: Progress | None = None,
 ) -> _OfSeed:
     kernel = boot_ageing(machine, seed, workload.fragmentation, release, workload.grouping)
-    host = AgeingHost(kernel, workload.pairs, workload.control)
+    huge = any(td.share_2m for td in workload.tds)
+    host = ageing_host(kernel, huge, workload.pairs, workload.control)
     weeks = Weeks(host, workload, seed)
     samples = [weeks.sample()]
     for hour in range(hours):

@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M, SIZE_2M
-from dpamt.plan.ageing.host import AgeingHost
+from dpamt.plan.ageing.host_4k import AnyHost
 from dpamt.plan.ageing.pages import OutOfMemory
-from dpamt.plan.ageing.tds import Td
 from dpamt.plan.ageing.workload import TdShape, Workload
 
 REGION_FREE: Final = 0
@@ -37,7 +36,8 @@ class Sample:
 class _Guest:
     """A TD of the simulation: what it wants, and how far it is."""
 
-    td: Td
+    td: Any
+    """Of the host's own kind."""
     shape: TdShape
     wants_2m: NDArray[np.bool_]
     taken: int
@@ -49,7 +49,7 @@ class _Guest:
 class Weeks:
     """A host under a workload, hour by hour; ``step`` raises nothing but faults of dpamt."""
 
-    def __init__(self, host: AgeingHost, workload: Workload, seed: int) -> None:
+    def __init__(self, host: AnyHost, workload: Workload, seed: int) -> None:
         self.host = host
         self.workload = workload
         self.hour = 0

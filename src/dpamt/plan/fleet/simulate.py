@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import Grouping
+from dpamt.plan.ageing.host_4k import prepare
 from dpamt.plan.fleet.cluster import Cluster, ClusterResult
 from dpamt.plan.fleet.hosts import HOSTS_PER_CLUSTER, HostSizes, HostType, sizes_of
 from dpamt.plan.fleet.results import Fleet, sum_up, vm_kinds
@@ -155,6 +156,8 @@ def simulate_fleets(
                 job = jobs[next(at for at, (kind, _) in enumerate(clusters) if kind == index)]
                 if not one.static:
                     aged.append(replace(job, host_type=one))
+        if ray_address is None and 0.0 in shares:
+            prepare(max(one.machine.max_pfn for one in host_types), progress)
         dealt = iter([*aged, *(job for jobs in ways for job in jobs)])
         if ray_address is not None:
             dealt = map(_carried, dealt)

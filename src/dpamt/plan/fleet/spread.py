@@ -7,15 +7,14 @@ rules of `dpamt run`, and the regions that it needs for such a page are used for
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from dpamt.abi.pages import PAGES_PER_2M, SIZE_2M
 from dpamt.plan.ageing.boot import Grouping, boot_ageing
-from dpamt.plan.ageing.host import AgeingHost
+from dpamt.plan.ageing.host_4k import AnyHost, ageing_host
 from dpamt.plan.ageing.pages import OutOfMemory
-from dpamt.plan.ageing.tds import Td
 from dpamt.plan.fleet.cluster import Event
 from dpamt.plan.fleet.hosts import IMAGE_PAGES, HostSizes
 from dpamt.platform.machine import Machine
@@ -52,9 +51,10 @@ def find_spread(
     grouping: Grouping = "page-block",
 ) -> Spread:
     """Let the host live through its first ``hours`` of these events."""
-    host = AgeingHost(boot_ageing(machine, seed, fragmentation, grouping=grouping))
+    huge = any(life is not None and life[5] and life[4] for _when, _number, life in events)
+    host = ageing_host(boot_ageing(machine, seed, fragmentation, grouping=grouping), huge)
     random = np.random.Generator(np.random.PCG64(seed))
-    tds: dict[int, Td] = {}
+    tds: dict[int, Any] = {}
     sums = {"folios": 0, "singles": 0, "scattered": 0}
     by_number: dict[int, tuple[int, int, int]] = {}
     normal: dict[int, list[tuple[int, int]]] = {}
@@ -96,8 +96,8 @@ def find_spread(
 
 
 def build_td(
-    host: AgeingHost, ranges: int, vcpus: int, share: float, random: np.random.Generator
-) -> Td | None:
+    host: AnyHost, ranges: int, vcpus: int, share: float, random: np.random.Generator
+) -> Any:
     """A TD with all its memory in use; None when the host has no room for it."""
     image = min(-(-IMAGE_PAGES // PAGES_PER_2M), ranges)
     wants = np.zeros(ranges, bool)

@@ -1,0 +1,527 @@
+"""Ageing where all guest memory is at 4K, page by page, in compiled code (Numba).
+
+What merged kernels do is the slow case: without folios a TD of 16 GiB is four million faults, and
+when it goes, as many pages to free.  Nothing of that can be added up as 2M pages can.  So the same
+steps are done one by one, on arrays, and Numba makes machine code of them.
+
+The rules are those of :mod:`dpamt.plan.ageing.faults`, ``pages`` and ``host``, and of the page
+allocator of `dpamt run`; tests/plan/ageing/test_host_4k.py plays random events on both and compares
+counts, pairs and free pages.  One shortcut is taken.  A fault fills both pools of the VCPU, takes a
+page, takes a pair out of the pool, and frees the pair where the region of the page has one.  The
+next fault takes just these two pages back into the pool, in the same order.  So in a run of faults
+in regions that have their pair, the pool and the two pages need not be touched before its end.
+
+The buddy lists of a zone are last in, first out, and a buddy is taken out of the middle when it
+merges: a doubly linked list for each zone and order, its links in arrays by page frame.  Arrays of
+all memory cost nothing until they are written to.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from dpamt.abi.pages import PAGES_PER_2M
+from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
+from dpamt.plan.ageing.allocator import FRONT_DRAIN, FRONT_HIGH, REFILL_ORDER
+from dpamt.plan.ageing.pages import PAMT_CACHE_PAGES
+from dpamt.platform.buddy import MAX_PAGE_ORDER, REGION_ORDER
+from dpamt.platform.page_allocator import REFILL_PAGES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHIFT: Final = REGION_ORDER
+_BLOCK: Final = 1 << MAX_PAGE_ORDER
+_LEVELS: Final = PT64_ROOT_MAX_LEVEL
+_POOL: Final = PAMT_CACHE_PAGES
+_MASK: Final = PAGES_PER_2M - 1
+_TAG: Final = 16
+"""A free chunk is marked by its zone times this, plus its order plus 1."""
+
+FRONT, PAIRS, OWN_ZONES = 0, 1, 2
+"""Places in :attr:`Memory.numbers`."""
+FRONT_ROOM: Final = 2 * FRONT_HIGH
+
+
+class Memory(NamedTuple):
+    """The page allocator, and the counts and pairs of 2M regions.  Zones are in the order in which
+    they are asked; page 0 stands for none."""
+
+    heads: NDArray[np.int64]
+    """By zone and order: the free chunk that was freed last."""
+    links: NDArray[np.uint32]
+    """By page frame: the chunks that were freed before and after it, of the list it is in."""
+    tags: NDArray[np.uint8]
+    blocks: NDArray[np.uint8]
+    """By block of the maximal order: its zone plus 1 where it is free as a whole."""
+    first_block: NDArray[np.int64]
+    """By zone: no free block is below it."""
+    whole: NDArray[np.int64]
+    """By zone: free blocks."""
+    kernel: NDArray[np.int64]
+    kernel_end: NDArray[np.int64]
+    cursors: NDArray[np.int64]
+    """Pages that spoil a region, one zone after another; where each zone's end; by zone and order
+    the next one whose chunk was not taken yet (dpamt.platform.buddy)."""
+    extents: NDArray[np.int64]
+    """Rows of start, end, zone."""
+    front: NDArray[np.uint32]
+    counts: NDArray[np.uint16]
+    pair_pages: NDArray[np.uint32]
+    numbers: NDArray[np.int64]
+    """Pages in front, pairs installed, zones of the first node."""
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    """Room for the runs of pages that leave the front."""
+
+
+class TdPages(NamedTuple):
+    """A TD: guest pages by number (0: not there), S-EPT pages, and the pools of its VCPUs."""
+
+    pages: NDArray[np.uint32]
+    table: NDArray[np.uint32]
+    upper_1g: NDArray[np.uint32]
+    upper_512g: NDArray[np.uint32]
+    sept: NDArray[np.int64]
+    pamt: NDArray[np.int64]
+    held: NDArray[np.int64]
+    """By VCPU: pages in its S-EPT pool, and in its pool of pairs."""
+    control: NDArray[np.int64]
+    vcpu_control: NDArray[np.int64]
+
+
+def compiled(function: F) -> F:
+    """Machine code, kept on disk from one run to the next where there is a place for it.
+
+    Without reference counts of arrays, which would cost more than the work: nothing here makes one.
+    """
+    njit: Any = numba.njit
+    options = {"boundscheck": False, "_nrt": False}
+    try:
+        made = njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder that may be written to
+        made = njit(**options)(function)
+    return cast(F, made)
+
+
+@compiled
+def _push(m: Memory, zone: int, pfn: int, order: int) -> None:
+    head = m.heads[zone, order]
+    m.links[pfn, 0] = head
+    m.links[pfn, 1] = 0
+    if head:
+        m.links[head, 1] = pfn
+    m.heads[zone, order] = pfn
+    m.tags[pfn] = zone * _TAG + order + 1
+
+
+@compiled
+def push_all(m: Memory, zone: int, chunks: NDArray[np.int64], order: int) -> None:
+    """Enter free chunks, the one that was freed last at the end."""
+    for pfn in chunks:
+        _push(m, zone, pfn, order)
+
+
+@compiled
+def _unlink(m: Memory, zone: int, pfn: int, order: int) -> None:
+    newer, older = m.links[pfn, 1], m.links[pfn, 0]
+    if newer:
+        m.links[newer, 0] = older
+    else:
+        m.heads[zone, order] = older
+    if older:
+        m.links[older, 1] = newer
+    m.tags[pfn] = 0
+
+
+@compiled
+def take(m: Memory, zone: int, order: int, limit: int) -> tuple[int, int]:
+    """BuddyZone.take(): (first page, order), or (0, 0) where nothing fits."""
+    pfn = 0
+    have = order
+    while have < MAX_PAGE_ORDER:
+        head = m.heads[zone, have]
+        if head:
+            pfn = head
+            _unlink(m, zone, pfn, have)
+            break
+        if have < REGION_ORDER and m.cursors[zone, have] < m.kernel_end[zone]:
+            spoiler = m.kernel[m.cursors[zone, have]]
+            pfn = ((spoiler >> have) ^ 1) << have
+            m.cursors[zone, have] += 1
+            break
+        have += 1
+    if not pfn:
+        if not m.whole[zone]:
+            return 0, 0
+        block = m.first_block[zone]
+        while m.blocks[block] != zone + 1:
+            block += 1
+        m.blocks[block] = 0
+        m.first_block[zone] = block + 1
+        m.whole[zone] -= 1
+        pfn, have = block << MAX_PAGE_ORDER, MAX_PAGE_ORDER
+    want = max(order, min(have, limit))
+    while have > want:
+        have -= 1
+        _push(m, zone, pfn + (1 << have), have)
+    return pfn, want
+
+
+@compiled
+def _merge(m: Memory, zone: int, start: int, end: int) -> None:
+    while start < end:
+        order = 0
+        while order < MAX_PAGE_ORDER and not start & ((2 << order) - 1):
+            if start + (2 << order) > end:
+                break
+            order += 1
+        pfn = start
+        start += 1 << order
+        while order < MAX_PAGE_ORDER:
+            buddy = pfn ^ (1 << order)
+            if m.tags[buddy] != zone * _TAG + order + 1:
+                break
+            _unlink(m, zone, buddy, order)
+            pfn &= ~(1 << order)
+            order += 1
+        if order == MAX_PAGE_ORDER:
+            _add_block(m, zone, pfn >> MAX_PAGE_ORDER)
+        else:
+            _push(m, zone, pfn, order)
+
+
+@compiled
+def _add_block(m: Memory, zone: int, block: int) -> None:
+    m.blocks[block] = zone + 1
+    m.whole[zone] += 1
+    m.first_block[zone] = min(m.first_block[zone], block)
+
+
+@compiled
+def release(m: Memory, start: int, end: int) -> None:
+    """Pages of one zone go back to it."""
+    zone = -1
+    for at in range(len(m.extents)):
+        if m.extents[at, 0] <= start < m.extents[at, 1]:
+            zone = m.extents[at, 2]
+            break
+    first, last = (start + _BLOCK - 1) >> MAX_PAGE_ORDER, end >> MAX_PAGE_ORDER
+    if first < last:
+        for block in range(first, last):
+            _add_block(m, zone, block)
+        _merge(m, zone, start, first << MAX_PAGE_ORDER)
+        _merge(m, zone, last << MAX_PAGE_ORDER, end)
+    else:
+        _merge(m, zone, start, end)
+
+
+@compiled
+def drain(m: Memory, count: int) -> None:
+    """The pages that have waited longest in front go to their zones, in rising order."""
+    front = m.front
+    starts, ends = m.starts, m.ends
+    runs = 0
+    at = 0
+    while at < count:  # pages mostly lie in rising runs: the runs are sorted, not the pages
+        start = front[at]
+        end = start + 1
+        at += 1
+        while at < count and front[at] == end:
+            end += 1
+            at += 1
+        place = runs
+        while place and starts[place - 1] > start:
+            starts[place], ends[place] = starts[place - 1], ends[place - 1]
+            place -= 1
+        starts[place], ends[place] = start, end
+        runs += 1
+    left = m.numbers[FRONT] - count
+    for at in range(left):
+        front[at] = front[at + count]
+    m.numbers[FRONT] = left
+    run = 0
+    while run < runs:
+        start, end = starts[run], ends[run]
+        run += 1
+        while run < runs and starts[run] == end:
+            end = ends[run]
+            run += 1
+        while start < end:
+            stop = min(end, ((start >> MAX_PAGE_ORDER) + 1) << MAX_PAGE_ORDER)
+            release(m, start, stop)
+            start = stop
+
+
+@compiled
+def _refill(m: Memory) -> None:
+    front = m.front
+    for zone in range(len(m.whole)):
+        filled = 0
+        while filled < REFILL_PAGES:
+            pfn, order = take(m, zone, 0, REFILL_ORDER)
+            if not pfn:
+                break
+            for page in range(pfn, pfn + (1 << order)):
+                front[filled] = page
+                filled += 1
+        if filled:
+            for at in range(filled // 2):
+                front[at], front[filled - 1 - at] = front[filled - 1 - at], front[at]
+            m.numbers[FRONT] = filled
+            return
+
+
+@compiled
+def take_page(m: Memory) -> int:
+    """One page; 0 when memory has run out."""
+    if not m.numbers[FRONT]:
+        _refill(m)
+        if not m.numbers[FRONT]:
+            return 0
+    m.numbers[FRONT] -= 1
+    return int(m.front[m.numbers[FRONT]])
+
+
+@compiled
+def free_page(m: Memory, pfn: int) -> None:
+    """Give one page back."""
+    at = m.numbers[FRONT]
+    m.front[at] = pfn
+    m.numbers[FRONT] = at + 1
+    if at >= FRONT_HIGH:
+        drain(m, FRONT_DRAIN)
+
+
+@compiled
+def take_folios(m: Memory, found: NDArray[np.int64]) -> int:
+    """Regions of 2M for each place in ``found``: how many there were."""
+    zones, own = len(m.whole), m.numbers[OWN_ZONES]
+    count = 0
+    for drained in range(2):
+        if drained:
+            drain(m, m.numbers[FRONT])
+        for zone in range(zones if drained else own):
+            while count < len(found):
+                pfn, _order = take(m, zone, REGION_ORDER, REGION_ORDER)
+                if not pfn:
+                    break
+                found[count] = pfn >> _SHIFT
+                count += 1
+        if count == len(found):
+            break
+    return count
+
+
+@compiled
+def _get(m: Memory, region: int, first: int, second: int) -> None:
+    """tdx_pamt_get(): the pair goes in, or back where the region has one."""
+    count = m.counts[region]
+    m.counts[region] = count + 1
+    if count:
+        free_page(m, first)
+        free_page(m, second)
+    else:
+        m.numbers[PAIRS] += 1
+        m.pair_pages[region, 0] = first
+        m.pair_pages[region, 1] = second
+
+
+@compiled
+def _put(m: Memory, region: int) -> None:
+    """tdx_pamt_put(): the last one takes the pair out."""
+    count = m.counts[region] - 1
+    m.counts[region] = count
+    if not count:
+        _free_pair(m, region)
+
+
+@compiled
+def _free_pair(m: Memory, region: int) -> None:
+    """PAMT.REMOVE."""
+    m.numbers[PAIRS] -= 1
+    free_page(m, m.pair_pages[region, 0])
+    free_page(m, m.pair_pages[region, 1])
+
+
+@compiled
+def take_control(m: Memory, found: NDArray[np.int64]) -> bool:
+    """Control pages for each place in ``found``, 0 for those that memory did not suffice for."""
+    for at in range(len(found)):
+        pfn = take_page(m)
+        if not pfn:
+            return False
+        first = take_page(m)
+        second = take_page(m) if first else 0
+        if not second:
+            if first:
+                free_page(m, first)
+            free_page(m, pfn)
+            return False
+        _get(m, pfn >> _SHIFT, first, second)
+        found[at] = pfn
+    return True
+
+
+@compiled
+def _top_up(m: Memory, t: TdPages, vcpu: int) -> bool:
+    while t.held[vcpu, 0] < _LEVELS:
+        pfn = take_page(m)
+        if not pfn:
+            return False
+        t.sept[vcpu, t.held[vcpu, 0]] = pfn
+        t.held[vcpu, 0] += 1
+    while t.held[vcpu, 1] < _POOL:
+        pfn = take_page(m)
+        if not pfn:
+            return False
+        t.pamt[vcpu, t.held[vcpu, 1]] = pfn
+        t.held[vcpu, 1] += 1
+    return True
+
+
+@compiled
+def _get_from_pool(m: Memory, t: TdPages, vcpu: int, region: int) -> None:
+    at = t.held[vcpu, 1]
+    t.held[vcpu, 1] = at - 2
+    _get(m, region, t.pamt[vcpu, at - 1], t.pamt[vcpu, at - 2])
+
+
+@compiled
+def _link(m: Memory, t: TdPages, vcpu: int) -> int:
+    """SEPT.ADD of a page of the pool."""
+    t.held[vcpu, 0] -= 1
+    pfn = t.sept[vcpu, t.held[vcpu, 0]]
+    _get_from_pool(m, t, vcpu, pfn >> _SHIFT)
+    return int(pfn)
+
+
+@compiled
+def fault(m: Memory, t: TdPages, vcpu: int, first: int, end: int) -> bool:
+    """The guest accepts [first, end): False where memory runs out, with the pages before mapped."""
+    page = first
+    while page < end:
+        if t.pages[page]:
+            page += 1
+            continue
+        if not _top_up(m, t, vcpu):
+            return False
+        if page & _MASK and t.table[page >> _SHIFT]:
+            mapped = _run(m, t, page, min(end, (page | _MASK) + 1))
+            if mapped:
+                page += mapped
+                at = t.held[vcpu, 1]
+                t.held[vcpu, 1] = at - 2
+                free_page(m, t.pamt[vcpu, at - 1])
+                free_page(m, t.pamt[vcpu, at - 2])
+                continue
+        pfn = take_page(m)
+        if not pfn:
+            return False
+        index = page >> _SHIFT
+        gigabyte = index >> _SHIFT
+        if not t.upper_1g[gigabyte]:
+            if not t.upper_512g[gigabyte >> _SHIFT]:
+                t.upper_512g[gigabyte >> _SHIFT] = _link(m, t, vcpu)
+            t.upper_1g[gigabyte] = _link(m, t, vcpu)
+        if not t.table[index]:
+            t.table[index] = _link(m, t, vcpu)
+        _get_from_pool(m, t, vcpu, pfn >> _SHIFT)
+        t.pages[page] = pfn
+        page += 1
+    return True
+
+
+@compiled
+def _run(m: Memory, t: TdPages, page: int, end: int) -> int:
+    """Faults from ``page`` on in regions that have their pair, the pools being full: how many."""
+    pages, front, counts = t.pages, m.front, m.counts
+    left = m.numbers[FRONT]
+    at = page
+    while at < end and not pages[at]:
+        if not left:
+            m.numbers[FRONT] = 0
+            _refill(m)
+            left = m.numbers[FRONT]
+            if not left:
+                break
+        region = front[left - 1] >> _SHIFT
+        if not counts[region]:
+            break
+        # As far as pages of this region follow.
+        stop = min(end, at + left)
+        begin = at
+        while at < stop and not pages[at]:
+            pfn = front[left - 1]
+            if pfn >> _SHIFT != region:
+                break
+            left -= 1
+            pages[at] = pfn
+            at += 1
+        counts[region] += at - begin
+    m.numbers[FRONT] = left
+    return at - page
+
+
+@compiled
+def remove(m: Memory, t: TdPages, first: int, end: int) -> None:
+    """Pages [first, end) are unmapped, all of them, and then given back."""
+    pages, counts, front = t.pages, m.counts, m.front
+    at = first
+    while at < end:
+        if not pages[at]:
+            at += 1
+            continue
+        region = pages[at] >> _SHIFT
+        begin = at
+        at += 1
+        while at < end and pages[at] >> _SHIFT == region and pages[at]:
+            at += 1
+        count = counts[region] - (at - begin)
+        counts[region] = count
+        if not count:
+            _free_pair(m, region)
+    waiting = m.numbers[FRONT]
+    for at in range(first, end):
+        pfn = pages[at]
+        if pfn:
+            pages[at] = 0
+            front[waiting] = pfn
+            waiting += 1
+            if waiting > FRONT_HIGH:
+                m.numbers[FRONT] = waiting
+                drain(m, FRONT_DRAIN)
+                waiting = m.numbers[FRONT]
+    m.numbers[FRONT] = waiting
+
+
+@compiled
+def _free_control(m: Memory, pfn: int) -> None:
+    if pfn:
+        _put(m, pfn >> _SHIFT)
+        free_page(m, pfn)
+
+
+@compiled
+def destroy(m: Memory, t: TdPages) -> None:
+    """Guest pages, S-EPT pages, VCPUs, control pages."""
+    remove(m, t, 0, len(t.pages))
+    for pfn in t.table:
+        _free_control(m, pfn)
+    for pfn in t.upper_1g:
+        _free_control(m, pfn)
+    for pfn in t.upper_512g:
+        _free_control(m, pfn)
+    for vcpu in range(len(t.held)):
+        for at in range(t.held[vcpu, 0] - 1, -1, -1):
+            free_page(m, t.sept[vcpu, at])
+        for at in range(t.held[vcpu, 1] - 1, -1, -1):
+            free_page(m, t.pamt[vcpu, at])
+        for at in range(1, t.vcpu_control.shape[1]):
+            _free_control(m, t.vcpu_control[vcpu, at])
+        _free_control(m, t.vcpu_control[vcpu, 0])
+    for at in range(1, len(t.control)):
+        _free_control(m, t.control[at])
+    _free_control(m, t.control[0])
