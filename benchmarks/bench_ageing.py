@@ -2,14 +2,17 @@
 
     python -m benchmarks.bench_ageing [--json] [--rounds N]
 
-The work: TDs with 2M folios on a host whose memory is fragmented come, take all their memory, give
-ranges back and take them again, and go; all three arrive at the same count in every region,
-which is checked.  Seconds are of processor time, medians over rounds that take turns.
+Then weeks without 2M pages, in compiled code, against the same weeks with 90 % at 2M.
+
+The work of the first: TDs with 2M folios on a host whose memory is fragmented come, take all their
+memory, give ranges back and take them again, and go; all three arrive at the same count in every
+region, which is checked.  Seconds are of processor time, medians over rounds that take turns.
 """
 
 import argparse
 import gc
 import json
+from os import times
 from random import Random
 from statistics import median
 from time import process_time
@@ -21,13 +24,20 @@ from dpamt.abi.pages import PAGES_PER_2M, SIZE_2M
 from dpamt.cli.main import COLLECT_AFTER
 from dpamt.plan.ageing.boot import boot_ageing
 from dpamt.plan.ageing.host import AgeingHost
+from dpamt.plan.ageing.host_4k import ageing_host, warm_up
 from dpamt.plan.ageing.tds import Td
+from dpamt.plan.ageing.weeks import Weeks
+from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.ageing.zap import region_runs
+from dpamt.plan.mix import at_2m, parse_mix
 from dpamt.platform.page_allocator import PageAllocator
 from dpamt.platform.size import machine_from_size
 
 LIMIT_EVENTS = 100
 LIMIT_BINCOUNT = 0.5
+LIMIT_4K = 3
+WEEKS_HOST = "128GiB"
+WEEKS_TDS = ("4x4GiB/4vcpu", "1x16GiB/8vcpu")
 HOST = "8GiB"
 RANGES = 1024
 """2 GiB a TD."""
@@ -57,11 +67,11 @@ def story(share_2m: float, seed: int = 1) -> list[Step]:
 
 def run_ageing(host: AgeingHost, steps: list[Step]) -> None:
     tds: dict[int, Td] = {}
-    for what, number, first, count, at_2m in steps:
+    for what, number, first, count, large in steps:
         if what == "create":
             tds[number] = host.create(count * SIZE_2M, VCPUS, True)
         elif what == "fault":
-            host.fault(tds[number], 0, first * PAGES_PER_2M, count * PAGES_PER_2M, at_2m)
+            host.fault(tds[number], 0, first * PAGES_PER_2M, count * PAGES_PER_2M, large)
         elif what == "punch":
             host.punch(tds[number], first * PAGES_PER_2M, PAGES_PER_2M)
         else:
@@ -132,6 +142,29 @@ def pages_to_regions(rounds: int) -> list[dict[str, float]]:
     return rows
 
 
+def weeks_at_4k(rounds: int) -> dict[str, float]:
+    """Seconds of user time of four weeks on one host, with 90 % at 2M and with none.
+
+    Booting the host and loading the compiled code are left out: they do not grow with the weeks.
+    """
+    warm_up()
+    mixes = [parse_mix(text) for text in WEEKS_TDS]
+    taken: dict[float, list[float]] = {0.0: [], 0.9: []}
+    for _ in range(rounds):
+        for share, seconds in taken.items():
+            work = Workload(at_2m(mixes, share))
+            kernel = boot_ageing(
+                machine_from_size(WEEKS_HOST), 1, work.fragmentation, grouping=work.grouping
+            )
+            start = times().user
+            weeks = Weeks(ageing_host(kernel, huge=share > 0), work, 1)
+            for _hour in range(4 * 168):
+                weeks.step()
+            seconds.append(times().user - start)
+    small, large = median(taken[0.0]), median(taken[0.9])
+    return {"seconds_4k": small, "seconds_2m": large, "times": small / large}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
@@ -140,8 +173,9 @@ def main() -> None:
     gc.set_threshold(*COLLECT_AFTER)  # as in every command
     ageing = [compare(share, arguments.rounds) for share in (0.0, 0.5, 0.9)]
     regions = pages_to_regions(arguments.rounds)
+    weeks = weeks_at_4k(arguments.rounds)
     if arguments.json:
-        print(json.dumps({"ageing": ageing, "regions": regions}))
+        print(json.dumps({"ageing": ageing, "regions": regions, "weeks": weeks}))
         return
     for row in ageing:
         loop, simpy = (row[name] / row["ageing"] for name in ("loop", "simpy"))
@@ -156,6 +190,10 @@ def main() -> None:
             f"{line['bincount_ns']:.2f} ns: {line['of_bincount']:.2f} of its speed; limit "
             f"{LIMIT_BINCOUNT}"
         )
+    print(
+        f"four weeks on {WEEKS_HOST}: {weeks['seconds_2m']:.2f} s with 90 % at 2M, "
+        f"{weeks['seconds_4k']:.2f} s at 4K: {weeks['times']:.1f} times; limit {LIMIT_4K}"
+    )
 
 
 if __name__ == "__main__":

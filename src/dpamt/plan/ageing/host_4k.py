@@ -1,5 +1,6 @@
 """A host that ages where no TD has 2M pages: :class:`AgeingHost` on arrays, in compiled code."""
 
+import mmap
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
@@ -30,7 +31,7 @@ LEAST_PAGES: Final = 1 << 20
 """4 GiB: smaller hosts age faster than the compiled code is loaded."""
 MOST_PAGES: Final = 1 << 32
 """Page frames are held in 32 bits."""
-MOST_ZONES: Final = 15
+MOST_ZONES: Final = 255
 
 
 class AnyHost(Protocol):
@@ -86,7 +87,7 @@ def prepare(pages: int, progress: Callable[[str, int, int], None] | None = None)
     if progress is not None:
         progress("making machine code (once)", 0, 1)
     with suppress(ImportError):
-        _warm_up()
+        warm_up()
 
 
 class Td4k:
@@ -207,8 +208,8 @@ class Allocator4k:
         pages = blocks << MAX_PAGE_ORDER
         self.memory = pages_4k.Memory(
             heads=np.zeros((len(zones), MAX_PAGE_ORDER), np.int64),
-            links=np.zeros((pages, 2), np.uint32),
-            tags=np.zeros(pages, np.uint8),
+            links=_untouched(4 * pages, np.uint32).reshape(-1, 2),
+            tags=_untouched(2 * pages, np.uint8),
             blocks=np.zeros(blocks, np.uint8),
             first_block=np.full(len(zones), blocks, np.int64),
             whole=np.zeros(len(zones), np.int64),
@@ -251,11 +252,12 @@ class Allocator4k:
         """Exactly the free pages, per node."""
         m = self.memory
         by_node: dict[int, list[tuple[int, int]]] = {nid: [] for nid in self._nids}
-        heads = np.flatnonzero(m.tags)
-        tags = m.tags[heads].astype(np.int64) - 1
-        for pfn, tag in zip(heads.tolist(), tags.tolist(), strict=True):
-            zone, order = divmod(tag, 16)
-            by_node[self._nids[zone]].append((pfn, pfn + (1 << order)))
+        for zone, nid in enumerate(self._nids):
+            for order in range(MAX_PAGE_ORDER):
+                chunks = np.zeros(self._code.list_all(m, zone, _NONE, order), np.int64)
+                self._code.list_all(m, zone, chunks, order)
+                size = 1 << order
+                by_node[nid] += [(pfn, pfn + size) for pfn in chunks.tolist()]
         for block in np.flatnonzero(m.blocks).tolist():
             nid = self._nids[int(m.blocks[block]) - 1]
             by_node[nid].append((block << MAX_PAGE_ORDER, (block + 1) << MAX_PAGE_ORDER))
@@ -274,7 +276,20 @@ class Allocator4k:
         return self._nids[int(extents[at, 2])]
 
 
-def _warm_up() -> None:
+_NONE: Final = np.zeros(0, np.int64)
+
+
+def _untouched(length: int, kind: type[np.generic]) -> NDArray[Any]:
+    """Zeros of which only what is written to takes memory, 4 KiB by 4 KiB."""
+    size = length * np.dtype(kind).itemsize
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    try:
+        return np.frombuffer(mmap.mmap(-1, size, flags=flags), kind)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes") from error
+
+
+def warm_up() -> None:
     """Run everything once on a machine of a few pages."""
     from dpamt.plan.ageing.boot import boot_ageing
     from dpamt.platform.size import machine_from_size
@@ -286,3 +301,4 @@ def _warm_up() -> None:
     host.destroy(td)
     for run in host.allocator.folios(2):
         host.allocator.free_folios(*run)
+    host.allocator.snapshot()

@@ -12,8 +12,9 @@ next fault takes just these two pages back into the pool, in the same order.  So
 in regions that have their pair, the pool and the two pages need not be touched before its end.
 
 The buddy lists of a zone are last in, first out, and a buddy is taken out of the middle when it
-merges: a doubly linked list for each zone and order, its links in arrays by page frame.  Arrays of
-all memory cost nothing until they are written to.
+merges: a doubly linked list for each zone and order.  Its links lie in arrays with a slot for each
+place where a chunk of that order may begin, one order after another, so that buddies are neighbours
+and orders that are not in use cost no memory: what is not written to is not there.
 """
 
 from collections.abc import Callable
@@ -37,9 +38,6 @@ _BLOCK: Final = 1 << MAX_PAGE_ORDER
 _LEVELS: Final = PT64_ROOT_MAX_LEVEL
 _POOL: Final = PAMT_CACHE_PAGES
 _MASK: Final = PAGES_PER_2M - 1
-_TAG: Final = 16
-"""A free chunk is marked by its zone times this, plus its order plus 1."""
-
 FRONT, PAIRS, OWN_ZONES = 0, 1, 2
 """Places in :attr:`Memory.numbers`."""
 FRONT_ROOM: Final = 2 * FRONT_HIGH
@@ -52,8 +50,9 @@ class Memory(NamedTuple):
     heads: NDArray[np.int64]
     """By zone and order: the free chunk that was freed last."""
     links: NDArray[np.uint32]
-    """By page frame: the chunks that were freed before and after it, of the list it is in."""
+    """By slot: the chunks that were freed before and after it, of the list it is in."""
     tags: NDArray[np.uint8]
+    """By slot: the zone plus 1 where that chunk is free."""
     blocks: NDArray[np.uint8]
     """By block of the maximal order: its zone plus 1 where it is free as a whole."""
     first_block: NDArray[np.int64]
@@ -107,14 +106,22 @@ def compiled(function: F) -> F:
 
 
 @compiled
+def _slot(m: Memory, pfn: int, order: int) -> int:
+    """The place of a chunk: those of order 0 first, then half as many of order 1, and so on."""
+    both = len(m.tags)
+    return both - (both >> order) + (pfn >> order)
+
+
+@compiled
 def _push(m: Memory, zone: int, pfn: int, order: int) -> None:
     head = m.heads[zone, order]
-    m.links[pfn, 0] = head
-    m.links[pfn, 1] = 0
+    slot = _slot(m, pfn, order)
+    m.links[slot, 0] = head
+    m.links[slot, 1] = 0
     if head:
-        m.links[head, 1] = pfn
+        m.links[_slot(m, head, order), 1] = pfn
     m.heads[zone, order] = pfn
-    m.tags[pfn] = zone * _TAG + order + 1
+    m.tags[slot] = zone + 1
 
 
 @compiled
@@ -125,15 +132,30 @@ def push_all(m: Memory, zone: int, chunks: NDArray[np.int64], order: int) -> Non
 
 
 @compiled
+def list_all(m: Memory, zone: int, chunks: NDArray[np.int64], order: int) -> int:
+    """The first page of each free chunk into ``chunks``, as far as there is room: how many there
+    are."""
+    count = 0
+    pfn = m.heads[zone, order]
+    while pfn:
+        if count < len(chunks):
+            chunks[count] = pfn
+        count += 1
+        pfn = m.links[_slot(m, pfn, order), 0]
+    return count
+
+
+@compiled
 def _unlink(m: Memory, zone: int, pfn: int, order: int) -> None:
-    newer, older = m.links[pfn, 1], m.links[pfn, 0]
+    slot = _slot(m, pfn, order)
+    older, newer = m.links[slot, 0], m.links[slot, 1]
     if newer:
-        m.links[newer, 0] = older
+        m.links[_slot(m, newer, order), 0] = older
     else:
         m.heads[zone, order] = older
     if older:
-        m.links[older, 1] = newer
-    m.tags[pfn] = 0
+        m.links[_slot(m, older, order), 1] = newer
+    m.tags[slot] = 0
 
 
 @compiled
@@ -182,7 +204,7 @@ def _merge(m: Memory, zone: int, start: int, end: int) -> None:
         start += 1 << order
         while order < MAX_PAGE_ORDER:
             buddy = pfn ^ (1 << order)
-            if m.tags[buddy] != zone * _TAG + order + 1:
+            if m.tags[_slot(m, buddy, order)] != zone + 1:
                 break
             _unlink(m, zone, buddy, order)
             pfn &= ~(1 << order)
@@ -219,25 +241,38 @@ def release(m: Memory, start: int, end: int) -> None:
 
 
 @compiled
+def _sort(starts: NDArray[np.int64], ends: NDArray[np.int64], count: int) -> None:
+    """Runs by their start: Shell's sort, with the gaps of M. Ciura (FCT 2001).
+
+    Runs mostly rise, and of pages of pairs they may fall: both are done in few steps.
+    """
+    for gap in (301, 132, 57, 23, 10, 4, 1):
+        for at in range(gap, count):
+            start, end = starts[at], ends[at]
+            place = at
+            while place >= gap and starts[place - gap] > start:
+                starts[place], ends[place] = starts[place - gap], ends[place - gap]
+                place -= gap
+            starts[place], ends[place] = start, end
+
+
+@compiled
 def drain(m: Memory, count: int) -> None:
     """The pages that have waited longest in front go to their zones, in rising order."""
     front = m.front
     starts, ends = m.starts, m.ends
     runs = 0
     at = 0
-    while at < count:  # pages mostly lie in rising runs: the runs are sorted, not the pages
+    while at < count:  # pages mostly rise one by one: such runs are sorted, not pages
         start = front[at]
         end = start + 1
         at += 1
         while at < count and front[at] == end:
             end += 1
             at += 1
-        place = runs
-        while place and starts[place - 1] > start:
-            starts[place], ends[place] = starts[place - 1], ends[place - 1]
-            place -= 1
-        starts[place], ends[place] = start, end
+        starts[runs], ends[runs] = start, end
         runs += 1
+    _sort(starts, ends, runs)
     left = m.numbers[FRONT] - count
     for at in range(left):
         front[at] = front[at + count]
