@@ -89,6 +89,17 @@ def test_a_host_that_ages_in_text_json_and_page(tmp_path: Path) -> None:
     assert ageing["idle_bytes"] == first["hosts"][0]["host"]["dynamic"]["total"]
     low, mean, high = (ageing["dynamic_bytes"][name] for name in ("low", "mean", "high"))
     assert all(a <= b <= c for a, b, c in zip(low, mean, high, strict=True))
+    answer = first["hosts"][0]["ageing"]["answer"]
+    screen = text.out.split("8GiB over 17 hours")[0]
+    assert answer["exit_code"] == text.code
+    assert answer["sentence"] in " ".join(screen.split())
+    assert answer["todo"] in " ".join(screen.split())
+    assert "over 17 hours of TDs that come and go" in answer["sentence"]
+    assert "Driven by (each an option): TDs in 80 % of memory (--occupancy)" in screen
+    assert first["hosts"][0]["answer"]["sentence"] not in " ".join(text.out.split())
+    saved = ageing["static_bytes"] - sum(mean) / len(mean)
+    assert answer["today"]["saved"] == pytest.approx(saved, abs=1)
+    assert answer["sentence"] in page.read_text(encoding="utf-8")
     assert f"{round(ageing['pairs']['mean'][-1]):,} pairs" in " ".join(text.out.split())
     assert max(map(len, text.out.splitlines())) <= 80
     assert "after 0.101 weeks" in page.read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ def test_the_page_names_exactly_the_keys_there_are() -> None:
     bars = Tornado(0.0, 1, (Bar("--life", "1 h", "2 h", 0.0, 0.0),))
     ageing = replace(ageing, tornado=bars)
     plans = [plan_host("1GiB", [mix], run=True), plan_host("reserved-areas")]
-    document = plan_json(plans, [ageing_json(ageing)])
+    document = plan_json(plans, [ageing_json(plan, ageing) for plan in plans])
     text = PAGE.read_text(encoding="utf-8").partition("## The JSON document")[2]
     named = {part for name in re.findall(r"`([a-z][a-z0-9_.]*)`", text) for part in name.split(".")}
     assert named - {"neither", "fleet"} == keys_of(document)

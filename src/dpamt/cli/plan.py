@@ -73,34 +73,33 @@ def _plan(options: argparse.Namespace) -> int:
         aged = [] if options.age is None else _age(options, machines, mixes, watch, share)
         if options.html is not None:
             _write_page(options, machines, whole, aged, watch)
-    if options.json:
-        old = []
-        if aged:  # what ages needs numpy, and nothing else here does
-            from dpamt.report.plan_ageing import ageing_json
+    code = int(len(whole) < len(plans) or any(plan.found for plan in whole))
+    pairs = list(zip(whole, aged, strict=bool(aged)))
+    if aged:  # what ages needs numpy, and nothing else here does
+        from dpamt.report.plan_ageing import aged_exit_code, aged_lines, ageing_json
 
-            old = list(map(ageing_json, aged))
+        found = [aged_exit_code(plan, both) for plan, both in pairs]
+        code = int(len(whole) < len(plans) or any(found))
+    code = int(code or (now is not None and bool(now.differences)))
+    if options.json:
+        old = [ageing_json(plan, both) for plan, both in pairs]
         document = plan_json(plans, old)
         if now is not None:
             from dpamt.report.plan_counted import counted_json
 
             document["hosts"][0]["in_use_now"] = counted_json(now, options.counts)
         write_document(json.dumps(document, indent=2) + "\n")
-    else:
-        for plan in plans:
-            if isinstance(plan, NoMemoryInLog):
-                write_text(log_text(plan.source, plan.log))
-        if now is not None:
-            from dpamt.report.plan_counted import counted_text
+        return code
+    for plan in plans:
+        if isinstance(plan, NoMemoryInLog):
+            write_text(log_text(plan.source, plan.log))
+    if now is not None:
+        from dpamt.report.plan_counted import counted_text
 
-            write_text(counted_text(now, options.counts) + "\n")
-        if whole:
-            write_text(plan_text(whole))
-        if aged:
-            from dpamt.report.plan_ageing import ageing_text
-
-            write_text("".join(map(ageing_text, aged)))
-    differs = now is not None and bool(now.differences)
-    return int(differs or len(whole) < len(plans) or any(plan.found for plan in whole))
+        write_text(counted_text(now, options.counts) + "\n")
+    if whole:
+        write_text(plan_text(whole, [aged_lines(plan, both) for plan, both in pairs]))
+    return code
 
 
 def _in_use_now(

@@ -1,13 +1,25 @@
 """A host that ages, today beside tomorrow, as text of at most 80 columns and as JSON."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from dpamt.plan.ageing.answer import AgedAnswer, AgedOutlook, aged_answer
 from dpamt.plan.ageing.both import BothAges
 from dpamt.plan.ageing.simulate import Ageing
-from dpamt.plan.ageing.tornado import Tornado, saved_by
-from dpamt.report.plan_answer import saving
+from dpamt.plan.ageing.tornado import Tornado
+from dpamt.plan.plan import HostPlan
+from dpamt.report.plan_answer import (
+    NOT_UP,
+    TODO,
+    Headline,
+    columns,
+    headline,
+    saving,
+    up_sentence,
+    use_it,
+)
+from dpamt.report.plan_text import log_failures
 from dpamt.report.run_text import heading, paragraph
 from dpamt.report.units import amount, bar, count, percent
 
@@ -16,18 +28,143 @@ _BAR_WIDTH: Final = 14
 _TORNADO_WIDTH: Final = 10
 
 
-def ageing_text(both: BothAges) -> str:
-    """The section, ending with a line break."""
-    return "\n".join(_lines(both)) + "\n"
+@dataclass(frozen=True, slots=True)
+class AgedLines:
+    """What is said of a host that ages: the first screen, and what stands below it."""
+
+    first: tuple[str, ...]
+    rest: tuple[str, ...]
 
 
-def ageing_json(both: BothAges) -> dict[str, Any]:
+def aged_lines(plan: HostPlan, both: BothAges) -> AgedLines:
+    """The answer over the weeks, and the weeks."""
+    return AgedLines(tuple(_answer(plan, both)), tuple(_lines(both)))
+
+
+def aged_headline(plan: HostPlan, both: BothAges) -> Headline:
+    """The answer over the weeks in words."""
+    told, now = _of(plan, both), both.today
+    static = now.static_bytes
+    fresh = headline(plan)
+    if told.kind in (*NOT_UP, "no-dynamic-pamt"):
+        return fresh
+    over = f"{up_sentence(plan.host)}; over {_duration(now)} of TDs that come and go"
+    if told.kind == "does-not-fit":
+        return Headline(f"{over} hardly one finds room", "Take smaller TDs, or add memory")
+    saved, later = told.today.saved, told.tomorrow.saved
+    size = f"{percent(abs(saved), static)} of static PAMT"
+    ram = f"{percent(abs(saved), plan.host.memory_bytes)} of RAM"
+    verb = "saves" if saved >= 0 else "costs"
+    if told.kind == "marginal":
+        verb += f" next to nothing today on average: {amount(abs(saved))}"
+    else:
+        verb += f" {amount(abs(saved))} today on average"
+    sentence = f"{over} Dynamic PAMT {verb}, {size}, {ram}"
+    then = (
+        f"with 2M guest memory (a series not merged) it {'saves' if later > 0 else 'costs'} "
+        f"{amount(abs(later))}"
+    )
+    if told.kind == "marginal":
+        todo = f"Marginal: memory is no reason to change a kernel today; {then}"
+    elif told.kind == "costs":
+        todo = f"{TODO['costs']}; {then}"
+    else:
+        todo = use_it(plan.answer)
+        if told.today.saved_worst < 0:
+            todo += f"; in its worst hour it costs {amount(-told.today.saved_worst)}"
+    return Headline(sentence, todo)
+
+
+def aged_rows(plan: HostPlan, both: BothAges) -> list[tuple[str, str, str, str]]:
+    """Label, static, today, tomorrow."""
+    told, static = _of(plan, both), both.today.static_bytes
+    ways = (told.today, told.tomorrow)
+
+    def row(label: str, of_static: str, cell: Callable[[AgedOutlook], str]) -> Row:
+        return (label, of_static, *(cell(one) for one in ways))  # type: ignore[return-value]
+
+    return [
+        row("PAMT on average", amount(static), lambda one: amount(one.dynamic)),
+        row("Dynamic PAMT saves", "", lambda one: saving(one.saved, static)),
+        row(
+            "  of RAM",
+            "",
+            lambda one: (
+                ("-" if one.saved < 0 else "") + percent(abs(one.saved), plan.host.memory_bytes)
+            ),
+        ),
+        row("  in its worst hour", "", lambda one: saving(one.saved_worst, static)),
+        row("TDs on average", "", lambda one: f"{one.tds:.1f}"),
+    ]
+
+
+def aged_limit(both: BothAges) -> str:
+    """What limits the host, or empty; without its full stop."""
+    return next(_limit(both.today), "")
+
+
+def aged_drivers(both: BothAges) -> str:
+    """What drives the outcome, as a sentence."""
+    return _drivers(both)
+
+
+Row = tuple[str, str, str, str]
+
+
+def _duration(ageing: Ageing) -> str:
+    """How long it was, in the unit that fits."""
+    hours = ageing.times_hours[-1]
+    for unit, size in (("week", 168.0), ("day", 24.0), ("hour", 1.0)):
+        if hours >= size or unit == "hour":
+            number = f"{hours / size:.3g}"
+            return f"{number} {unit}{'' if number == '1' else 's'}"
+    raise AssertionError
+
+
+def _of(plan: HostPlan, both: BothAges) -> AgedAnswer:
+    return aged_answer(plan.answer, both, plan.host.memory_bytes)
+
+
+def _answer(plan: HostPlan, both: BothAges) -> Iterator[str]:
+    told = aged_headline(plan, both)
+    yield from paragraph(f"{told.sentence}.")
+    log = plan.host.log
+    if plan.answer.kind == "failed-in-its-log" and log is not None:
+        yield from log_failures(log)
+    yield from paragraph(f"What to do: {told.todo}.")
+    if plan.answer.kind in NOT_UP:
+        yield "Sizes for when it comes up:"
+    yield f"  {'':19}" + "".join(f"{name:>19}" for name in columns(plan))
+    for label, *cells in aged_rows(plan, both):
+        yield (f"  {label:19}" + "".join(f"{cell:>19}" for cell in cells)).rstrip()
+    limit = aged_limit(both)
+    if limit:
+        yield from paragraph(f"{limit}.")
+    yield from paragraph(_drivers(both))
+
+
+def ageing_json(plan: HostPlan, both: BothAges) -> dict[str, Any]:
     """Its part of the document of docs/plan.md; regions are counted, not listed."""
+    told, said = _of(plan, both), aged_headline(plan, both)
     return {
+        "answer": {
+            "kind": told.kind,
+            "sentence": said.sentence,
+            "todo": said.todo,
+            "exit_code": told.exit_code,
+            "limit": told.limit,
+            "today": asdict(told.today),
+            "tomorrow": asdict(told.tomorrow),
+        },
         "today": _json(both.today),
         "tomorrow": _json(both.tomorrow),
         "tornado": None if both.tornado is None else asdict(both.tornado),
     }
+
+
+def aged_exit_code(plan: HostPlan, both: BothAges) -> int:
+    """That of the answer over the weeks."""
+    return _of(plan, both).exit_code
 
 
 def _json(ageing: Ageing) -> dict[str, Any]:
@@ -40,17 +177,8 @@ def _json(ageing: Ageing) -> dict[str, Any]:
 
 def _lines(both: BothAges) -> Iterator[str]:
     now, then = both.today, both.tomorrow
-    hours = now.times_hours[-1]
-    yield from heading(f"{now.source} over {hours / 168:.3g} weeks")
+    yield from heading(f"{now.source} over {_duration(now)}")
     static = now.static_bytes
-    for name, one in (("Today, 4K", now), ("With 2M (not merged)", then)):
-        saved = round(saved_by(one))
-        worst = static - round(max(one.dynamic_bytes.mean))
-        yield from paragraph(
-            f"{name}: Dynamic PAMT saves {saving(saved, static)} of static PAMT's "
-            f"{amount(static)} on average, {saving(worst, static)} at its peak."
-        )
-    yield from _limit(now)
     seeds = len(now.seeds)
     how = (
         f"Mean of {seeds} seeds; ± is the 95 % confidence interval (Student's t)."
@@ -58,7 +186,6 @@ def _lines(both: BothAges) -> Iterator[str]:
         else "One seed: no confidence interval."
     )
     yield from paragraph(how)
-    yield from paragraph(_drivers(both))
     yield ""
     head = f"{'today: 4K':>12}{'±':>11}{'2M':>12}{'±':>11}"
     yield f"  {'days':>6}{'TDs':>5}{head}  of static"
@@ -116,14 +243,14 @@ def _limit(ageing: Ageing) -> Iterator[str]:
         return
     most = f"{ageing.most_tds:,} TDs at once, one for each guest KeyID"
     if without >= refused / 2:
-        yield from paragraph(
-            f"KeyIDs limit this host: {most}; {round(without):,} of {round(refused):,} TDs that "
-            "found no place found no KeyID."
+        yield (
+            f"What limits: KeyIDs, {most}; {round(without):,} of {round(refused):,} TDs that found "
+            "no place found no KeyID"
         )
     else:
-        yield from paragraph(
-            f"Memory limits this host: {round(refused - without):,} of {round(refused):,} TDs that "
-            "found no place found no memory."
+        yield (
+            f"What limits: memory; {round(refused - without):,} of {round(refused):,} TDs that "
+            "found no place found no memory"
         )
 
 

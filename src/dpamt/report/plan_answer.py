@@ -57,7 +57,7 @@ def _sentence(plan: HostPlan) -> str:
             "TDX does not come up here on Linux 7.3.4 or the merged kernel: "
             f"{host.verdict(DYNAMIC_VINTAGES[0]).reason}"
         )
-    up = _up(host)
+    up = up_sentence(host)
     if told.kind == "does-not-fit":
         return f"{up}, but these TDs do not fit: {', and '.join(_lacks(plan))}"
     if told.kind == "no-dynamic-pamt":
@@ -83,7 +83,8 @@ def _sentence(plan: HostPlan) -> str:
     return f"{up}; today Dynamic PAMT saves {amount(now.saved)} {what}, {ram}"
 
 
-def _up(host: HostSize) -> str:
+def up_sentence(host: HostSize) -> str:
+    """Whether TDX comes up, as the beginning of a sentence."""
     if host.log is not None and host.log.came_up:
         return "TDX came up on this host, by its own log"
     unsure = host.log is not None and bool(host.log.failures)
@@ -132,10 +133,10 @@ def _todo(plan: HostPlan) -> str:
         return _marginal(told)
     if told.kind == "saves":
         return _use_it(told, plan.mix is None)
-    return _TODO[told.kind]
+    return TODO[told.kind]
 
 
-_TODO: Final[dict[Kind, str]] = {
+TODO: Final[dict[Kind, str]] = {
     "does-not-come-up": "Take the lines below to the maker of the firmware; no kernel known here "
     "copes with this memory map",
     "needs-a-patch": f"Take a kernel with {PATCH}",
@@ -168,12 +169,18 @@ def _marginal(told: Answer) -> str:
     return "Marginal: memory is no reason to choose a kernel here"
 
 
-def _use_it(told: Answer, without_tds: bool) -> str:
+def use_it(told: Answer) -> str:
+    """The advice to a host that wins."""
     text = "Use Dynamic PAMT"
-    if without_tds:
-        text = "Say what TDs it is to carry (--td), for they decide; for few TDs use Dynamic PAMT"
     if told.module_offers is None:
         text += f", with a TDX module that offers it ({MODULES})"
+    return text
+
+
+def _use_it(told: Answer, without_tds: bool) -> str:
+    text = use_it(told)
+    if without_tds:
+        text = "Say what TDs it is to carry (--td), for they decide; for few TDs use" + text[3:]
     if told.today.saved_worst < 0:
         text += (
             "; watch it on hosts with TDs that come and go: at worst it costs "

@@ -93,10 +93,15 @@ def plan_page(
     page = Page(page_title(plans))
     for number, (plan, cells) in enumerate(zip(plans, maps, strict=True)):
         page.html(f"<h2>{escape(plan.host.source)}</h2>")
-        _decision(page, plan)
-        _sizes(page, plan)
         if aged:
+            _aged_decision(page, plan, aged[number][0])
             _ageing(page, *aged[number])
+            page.html("<h3>The same host when it is fresh, with the TDs as they were given</h3>")
+            _outlook(page, plan)
+        else:
+            _decision(page, plan)
+        _reasons(page, plan)
+        _sizes(page, plan)
         _plots(page, plan, cells)
         _vintages(page, plan)
     return page.text()
@@ -111,16 +116,40 @@ def page_title(plans: Sequence[HostPlan]) -> str:
 
 
 def _decision(page: Page, plan: HostPlan) -> None:
-    told, why = headline(plan), advice(plan)
+    told = headline(plan)
     colour = "bad" if plan.found else "good"
     page.html(f'<p class="choice {colour}">{escape(told.sentence)}.</p>')
     page.html(f"<p><b>What to do:</b> {escape(told.todo)}.</p>")
     if plan.answer.kind in NOT_UP:
         page.html("<p>Sizes for when it comes up:</p>")
+    _outlook(page, plan)
+
+
+def _aged_decision(page: Page, plan: HostPlan, both: "BothAges") -> None:
+    """The answer over the weeks."""
+    from dpamt.report import plan_ageing as aged
+
+    told = aged.aged_headline(plan, both)
+    colour = "bad" if aged.aged_exit_code(plan, both) else "good"
+    page.html(f'<p class="choice {colour}">{escape(told.sentence)}.</p>')
+    page.html(f"<p><b>What to do:</b> {escape(told.todo)}.</p>")
+    page.table(("", *columns(plan)), aged.aged_rows(plan, both))
+    limit = aged.aged_limit(both)
+    if limit:
+        page.html(f"<p>{escape(limit)}.</p>")
+    page.html(f"<p>{escape(aged.aged_drivers(both))}</p>")
+
+
+def _outlook(page: Page, plan: HostPlan) -> None:
+    """Today beside tomorrow, and what limits first."""
     page.table(("", *columns(plan)), outlook_rows(plan))
     limit = limit_line(plan)
     if limit:
         page.html(f"<p>{escape(limit)}.</p>")
+
+
+def _reasons(page: Page, plan: HostPlan) -> None:
+    why = advice(plan)
     items = [f"<li>{_sentence(reason)}</li>" for reason in why.reasons]
     items += [f'<li class="warning">{_sentence(warning)}</li>' for warning in why.warnings]
     items += [f'<li class="warning">{_sentence(note)}</li>' for note in plan.host.notes]

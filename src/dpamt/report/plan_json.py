@@ -19,7 +19,8 @@ def plan_json(
 ) -> dict[str, Any]:
     """The document: one entry for each host, in their order; ``aged`` has what came of age."""
     hosts = [_log_only(plan) if isinstance(plan, NoMemoryInLog) else _host(plan) for plan in plans]
-    for host, ageing in zip(hosts, aged, strict=False):
+    whole = (host for host, plan in zip(hosts, plans, strict=True) if isinstance(plan, HostPlan))
+    for host, ageing in zip(whole, aged, strict=bool(aged)):
         host["ageing"] = ageing
     return {"format": JSON_FORMAT, "hosts": hosts}
 

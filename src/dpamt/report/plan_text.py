@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dpamt.plan.host_size import HostSize
 from dpamt.plan.mix_size import MixSize
@@ -26,28 +26,40 @@ from dpamt.report.run_text import heading, paragraph
 from dpamt.report.side_table import Row, side_table
 from dpamt.report.units import amount, bar, count, percent
 
+if TYPE_CHECKING:  # what ages needs NumPy, and nothing here does
+    from dpamt.report.plan_ageing import AgedLines
+
 _SHOWN_TDMRS: Final = 16
 _BAR_WIDTH: Final = 30
 
 
-def plan_text(plans: Sequence[HostPlan]) -> str:
-    """All hosts one after another; a summary behind them where there are several."""
+def plan_text(plans: Sequence[HostPlan], aged: "Sequence[AgedLines]" = ()) -> str:
+    """All hosts one after another; a summary behind them where there are several.
+
+    ``aged`` has what came of each host over weeks, where that was asked for: then it is the answer.
+    """
     lines: list[str] = []
-    for plan in plans:
+    for at, plan in enumerate(plans):
         if lines:
             lines += ["", ""]
-        lines += _plan(plan)
+        lines += _plan(plan, aged[at] if aged else None)
     if len(plans) > 1:
         lines += _summary(plans)
     return "\n".join(lines) + "\n"
 
 
-def _plan(plan: HostPlan) -> Iterator[str]:
+def _plan(plan: HostPlan, aged: "AgedLines | None") -> Iterator[str]:
     host = plan.host
     title = paragraph(f"Plan for {host.source}")
     yield from title
     yield "=" * max(len(line) for line in title)
-    yield from answer_lines(plan)
+    if aged is None:
+        yield from answer_lines(plan)
+    else:
+        yield from aged.first
+        yield from aged.rest
+        yield from heading("The same host when it is fresh, with the TDs as they were given")
+        yield from _outlook(plan)
     yield ""
     yield from paragraph(
         f"{amount(host.memory_bytes)} of RAM, {amount(host.tdx_bytes)} of it above 1 MiB where TDs "
@@ -89,6 +101,11 @@ def answer_lines(plan: HostPlan) -> Iterator[str]:
     yield from paragraph(f"What to do: {told.todo}.")
     if plan.answer.kind in NOT_UP:
         yield "Sizes for when it comes up:"
+    yield from _outlook(plan)
+
+
+def _outlook(plan: HostPlan) -> Iterator[str]:
+    """Today beside tomorrow, and what limits first."""
     yield f"  {'':18}" + "".join(f"{name:>20}" for name in columns(plan))
     for label, *cells in outlook_rows(plan):
         yield (f"  {label:18}" + "".join(f"{cell:>20}" for cell in cells)).rstrip()
@@ -285,7 +302,7 @@ def _item(mark: str, text: str) -> Iterator[str]:
 
 
 def _summary(plans: Sequence[HostPlan]) -> Iterator[str]:
-    yield from heading(f"All {len(plans)} hosts")
+    yield from heading(f"All {len(plans)} hosts, fresh")
     yield f"  {'':30}{'RAM':>11}{'static':>11}{'today: 4K':>11}{'2M':>11}"
     for plan in plans:
         name = plan.host.source
