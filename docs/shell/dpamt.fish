@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --regions --release --replay --resume --sarif --save --seed --seeds --share-2m --smp --td --timeout --tolerate --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --regions --release --replay --resume --sarif --save --seed --seeds --share-2m --smp --td --td-share --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -143,14 +143,16 @@ complete -c dpamt -n '_shtab_dpamt_using plan' -l seeds -x -d 'how often it is r
 complete -c dpamt -n '_shtab_dpamt_using plan' -l max-tds -x -d 'of a host (default: KeyIDs)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l occupancy -x -d 'of memory that TDs take on average (default 80; not with a file of VMs)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l life -x -d 'of a TD on average (default 48; ageing only)'
-complete -c dpamt -n '_shtab_dpamt_using plan' -l fragmentation -x -d 'pages that the kernel takes after boot, of the 2M regions (default: 10, in a fleet 2)'
-complete -c dpamt -n '_shtab_dpamt_using plan' -l grouping -xka "page-block scattered" -d 'where they lie: together, as Linux groups unmovable pages (default), or each in a region of its own (default in a fleet)'
+complete -c dpamt -n '_shtab_dpamt_using plan' -l fragmentation -x -d 'pages that the kernel takes after boot, of the 2M regions (default 10)'
+complete -c dpamt -n '_shtab_dpamt_using plan' -l grouping -xka "page-block scattered" -d 'where they lie: together, as Linux groups unmovable pages (default), or each in a region of its own'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l conversions -x -d 'of 2M ranges in use that are partly made shared and private again each hour (default 0.02)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l pair-pages -xka "single order-1 pool" -d 'how the pages of a pair are allocated (default single, as Linux does)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l control-pages -xka "single pool" -d 'how control pages are allocated (default single, as Linux does)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l tornado -d 'which of these moves the outcome most: each set low and high (16 runs more)'
-complete -c dpamt -n '_shtab_dpamt_using plan' -l fleet -xka "(__fish_complete_path (commandline -ct))" -d 'lives of VMs (CSV or Parquet; - is standard input) placed on hosts: HOST, or COUNT*HOST for many of them'
-complete -c dpamt -n '_shtab_dpamt_using plan' -l until -x -d 'end of the fleet (default: last departure)'
+complete -c dpamt -n '_shtab_dpamt_using plan' -l fleet -xka "(__fish_complete_path (commandline -ct))" -d 'lives of VMs (CSV or Parquet; - is standard input) placed on hosts: HOST, COUNT*HOST for many of them, HOST:static for hosts that stay on static PAMT; made-up VMs are many short ones, or have the totals of the Azure trace of 2017'
+complete -c dpamt -n '_shtab_dpamt_using plan' -l until -x -d 'end, from the first arrival on (default: last departure)'
+complete -c dpamt -n '_shtab_dpamt_using plan' -l td-share -x -d 'of the VMs that are TDs, where the column td does not say it (default 100); the others take memory and VCPUs only'
+complete -c dpamt -n '_shtab_dpamt_using plan' -l machine-gib -x -d 'memory of a machine, for traces that give memory as a share of it (Alibaba'"'"'s)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l price -x -d 'of a GiB for a month'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l jobs -l processes -x -d 'processes (one a core)'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l ray -x -d 'run on a Ray cluster (needs ray)'
