@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +10,9 @@ from threading import Thread
 from unittest import mock
 
 import pytest
+
+from dpamt.cli.plan_options import plan_parser
+from dpamt.plan.ageing.tornado import DRIVERS
 
 from .command import dpamt, refused
 
@@ -158,3 +162,17 @@ def test_maps_that_lie(tmp_path: Path) -> None:
     (tmp_path / "overlapping").write_text(OVERLAPPING)
     message = refused("plan", "64GiB", "overlapping", cwd=tmp_path)
     assert message.startswith("overlapping:2: ")
+
+
+def test_options_that_are_named_as_drivers_are_options() -> None:
+    """In the lines that say what drives ageing and a fleet, and in the tornado."""
+    known = set(plan_parser()._option_string_actions)
+    small = ("8GiB", "--td", "1x1GiB", "--age", "0.01", "--seeds", "1")
+    fleet = ("--fleet", "generated", "2*64GiB", "--age", "0.02", "--max-tds", "90")
+    for arguments in (small, fleet):
+        text = dpamt("plan", *arguments).out
+        told = text[text.index("Driven by") :].split("\n\n")[0]
+        named = set(re.findall(r"\((--[a-z0-9-]+)", told))
+        assert len(named) >= 5
+        assert named <= known
+    assert {driver for driver, *_ in DRIVERS} <= known

@@ -181,7 +181,7 @@ def test_a_tornado_sorts_drivers_by_what_they_move() -> None:
     assert widths[0] > 0
     by_name = {bar.driver: bar for bar in told.bars}
     assert len(by_name) == len(DRIVERS) + 1
-    assert by_name["--grouping"].saved_low == told.saved == by_name["--pairs"].saved_low
+    assert by_name["--grouping"].saved_low == told.saved == by_name["--pair-pages"].saved_low
     large = by_name["2M pages (not merged)"]
     assert (large.saved_low, large.high) == (told.saved, "90 %")
     assert large.saved_high > told.saved
