@@ -13,8 +13,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 run: $(VENV)/.ready-run
 	$(BIN)/dpamt run
 
+# On all CPUs, the tests of one file on one of them.
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The tests that boot a real kernel: built from Debian's source package, kept in the user's cache.
 # A boot depends on the machine's load: one that fails is tried once more, and that is told.
