@@ -162,8 +162,12 @@ def mirror() -> str:
 def alone(place: Path) -> Iterator[None]:
     """Two runs at once build one kernel: the second waits and finds it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with place.with_name(f"{place.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run that builds {place}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
