@@ -120,7 +120,7 @@ complete -c dpamt -n '_shtab_dpamt_using boot' -l property -x -d 'the first fail
 complete -c dpamt -n '_shtab_dpamt_using boot' -l record -xka "(__fish_complete_path (commandline -ct))" -d 'every SEAMCALL, as JSON lines'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l force -d 'replace a file that dpamt did not write (docs/outputs.md)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l perfetto -xka "(__fish_complete_path (commandline -ct))" -d 'SEAMCALLs for ui.perfetto.dev'
-complete -c dpamt -n '_shtab_dpamt_using boot' -l core -xka "(__fish_complete_path (commandline -ct))" -d 'the guest'"'"'s memory at its end as a vmcore, for drgn and crash (docs/boot.md)'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l core -xka "(__fish_complete_path (commandline -ct))" -d 'the guest'"'"'s memory at its end as a vmcore, for drgn (docs/trace.md)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l core-at -x -d 'of --core: as it is before SEAMCALL N, with all CPUs stopped, instead of at the end'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l timeout -x -d 'seconds (120)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l console -d 'print all the kernel said'

@@ -55,6 +55,20 @@ def test_the_kernels_own_vmcoreinfo_or_one_made_of_its_symbols() -> None:
             assert f"NUMBER(phys_base)={0x200000}" in lines
 
 
+def test_a_pipe_gets_the_same_bytes() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_where: int) -> int:
+            raise OSError("a pipe")
+
+    pipe, file = Pipe(), io.BytesIO()
+    for one in (pipe, file):
+        write_core(one, *guest())
+    assert pipe.getvalue() == file.getvalue()
+
+
 def test_a_kernel_without_a_version_is_refused() -> None:
     memory, kernel, image = guest(own=False, banner=b"something else")
     with pytest.raises(InputError, match="no version in linux_banner"):

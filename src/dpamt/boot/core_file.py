@@ -1,4 +1,4 @@
-"""The memory of a guest as a vmcore: what `drgn -c` and `crash` open beside the guest's vmlinux.
+"""The memory of a guest as a vmcore, for `drgn -c`.
 
 An ELF core file as kdump writes it: the guest's physical memory in PT_LOAD segments, and a note
 VMCOREINFO, by which a reader finds the kernel's page table.  Linux makes that note itself where it
@@ -8,6 +8,7 @@ the guest never touched is left out.
 Source: Linux Documentation/admin-guide/kdump/vmcoreinfo.rst, kernel/vmcore_info.c.
 """
 
+import os
 import re
 import struct
 from typing import IO, Final
@@ -46,8 +47,8 @@ NOTE_NAME: Final = b"dpamt"
 def write_core(
     file: IO[bytes], memory: GuestMemory, kernel: KernelMemory, image: KernelImage
 ) -> int:
-    """Write the guest's memory as it is; returns its bytes.  ``file`` can seek: what is zero is
-    left out of it.
+    """Write the guest's memory as it is; returns its bytes.  A ``file`` that can seek gets holes
+    where it is zero.
 
     Raises InputError for a kernel whose version is not among its symbols.
     """
@@ -67,17 +68,21 @@ def write_core(
             *(_PROGRAM_HEADER.size, len(headers), 0, 0, 0),
         )
     )
-    file.write(b"".join(headers) + notes)
-    at = first
+    file.write(b"".join(headers) + notes + bytes(first - position - len(notes)))
+    seeks, skipped = file.seekable(), 0
     for start, size in stored:
         for piece in range(start, start + size, _PIECE):
             data = memory.read(piece, min(_PIECE, start + size - piece))
-            if data.count(0) != len(data):
-                file.seek(at + piece - start)
-                file.write(data)
-        at += size
-    file.truncate(at)
-    return at - first
+            if seeks and data.count(0) == len(data):
+                skipped += len(data)
+                continue
+            if skipped:
+                file.seek(skipped, os.SEEK_CUR)
+                skipped = 0
+            file.write(data)
+    if skipped:
+        file.truncate(file.tell() + skipped)
+    return sum(size for _start, size in stored)
 
 
 def _note(name: bytes, kind: int, text: bytes) -> bytes:

@@ -378,9 +378,13 @@ class _Session:
         if not answering.is_loaded:
             answering.load(machine_of(self._console, self._options.cpus))
         if answering.total + 1 == self._options.core_at:
-            self._qemu.monitor.run("stop")
+            # Through gdb all CPUs stand still at every SEAMCALL.
+            runs = self._options.transport == MAILBOX and self._core is not None
+            if runs:
+                self._qemu.monitor.run("stop")
             self._write_core()
-            self._qemu.monitor.run("cont")
+            if runs:
+                self._qemu.monitor.run("cont")
         try:
             answer, wrong = answering.answer(request, self._asked[request.cpu])
         except ModuleFatal as fatal:

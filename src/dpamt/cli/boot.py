@@ -215,7 +215,7 @@ def _parser() -> Parser:
     parser.add_output(
         "--core",
         kind="core",
-        help="the guest's memory at its end as a vmcore, for drgn and crash (docs/boot.md)",
+        help="the guest's memory at its end as a vmcore, for drgn (docs/trace.md)",
     )
     parser.add_argument(
         "--core-at",
