@@ -42,6 +42,8 @@ NEEDED = {
     "qemu-system-x86_64": "qemu-system-x86",
 }
 LIBRARIES = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/opensslv.h": "libssl-dev"}
+RECORDERS = {"/bin/busybox": "busybox-static", "/usr/bin/trace-cmd": "trace-cmd"}
+"""For recorders inside the guest (inside.py): their tests are skipped without."""
 GUEST = Path(dpamt.boot.__file__).parent / "guest"
 SANITIZERS: dict[str, tuple[str, ...]] = {"kasan": ("KASAN_SANITIZE_string.o=n",), "kcsan": ()}
 """Each with what make is told beside its fragment (docs/boot.md says why)."""
@@ -100,6 +102,8 @@ def run(*words: str | Path, folder: Path | None = None) -> str:
 def install_tools() -> None:
     missing = [package for tool, package in NEEDED.items() if shutil.which(tool) is None]
     missing += [package for file, package in LIBRARIES.items() if not Path(file).exists()]
+    if os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        missing += [package for file, package in RECORDERS.items() if not Path(file).exists()]
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
