@@ -100,7 +100,8 @@ def make_files(folder: Path) -> None:
     recording = gzip.decompress((ROOT / "tests/data/boot-false-add.jsonl.gz").read_bytes())
     for name in ("recording.txt", "trace.txt", "boot.jsonl"):
         (folder / name).write_bytes(recording)
-    (folder / "counts.json").write_text('{"dpamt_counts": 1, "regions": []}', encoding="utf-8")
+    for name in ("counts.json", "launched.json", "closed.json"):
+        (folder / name).write_text('{"dpamt_counts": 1, "regions": []}', encoding="utf-8")
     shutil.copy(ROOT / "docs" / "api.md", folder)
     shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "mine.py").write_text(wrong_design(), encoding="utf-8")
