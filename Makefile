@@ -51,6 +51,7 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.bench_default_run
 	$(BIN)/python -m benchmarks.bench_ageing
 	$(BIN)/python -m benchmarks.bench_fleet
+	$(BIN)/python -m benchmarks.bench_trace
 
 # Random hosts against the module until something is found: make fuzz, make fuzz N=1000000 SEED=17.
 fuzz: $(VENV)/.ready-test

@@ -94,11 +94,12 @@ def test_registers_in_another_order_and_missing_ones() -> None:
     [
         ("(tdh_mng_create+0x88/0xa7 <- __seamcall)", b"tdh_mng_create+0x88/0xa7"),
         ("(ffffffff8105d3f0 <- ffffffff8105eba4)", b"ffffffff8105eba4"),
+        ("(tdx_set+0x5/0x9 [kvm_intel] <- __seamcall)", b"tdx_set+0x5/0x9"),
         ("(ffffffff8105d3f0)", b""),
         ("", b""),
     ],
 )
-@pytest.mark.parametrize("tail", ["status=0x0", "status=0"])
+@pytest.mark.parametrize("tail", ["status=0x0", "status=0"], ids=["quick", "general"])
 def test_the_caller_is_where_the_tracer_writes_it(where: str, caller: bytes, tail: str) -> None:
     lines = [
         "qemu-7 [001] 100.000001: seamcall_begin: fn=0x6",

@@ -26,7 +26,8 @@ from dpamt.trace.recording.pairing import Pairing
 from dpamt.trace.recording.registers import HEX, OUT, run
 
 _ADDRESS: Final = (
-    rb"(?:\((?:[0-9a-f]{8,16} <- ([0-9a-f]{8,16})|(?:(\S{1,200}) <- )?[^()]{0,300})\) {0,8})?"
+    rb"(?:\((?:[0-9a-f]{8,16} <- ([0-9a-f]{8,16})"
+    rb"|(?:(\S{1,200})(?: \[[\w-]{1,64}\])? <- )?[^()]{0,300})\) {0,8})?"
 )
 """Where the probe is; at a function's end: where it returns to, its caller.  The kernel writes the
 caller first, by name; perf and trace-cmd write it last, as an address."""
