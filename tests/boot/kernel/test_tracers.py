@@ -157,7 +157,7 @@ def test_drgn_reads_the_guests_counters_from_its_memory(
     from dpamt.trace import drgn_counts
 
     record, core, counts = (tmp_path / name for name in ("record", "core", "counts"))
-    at = 1225  # among the removes of a TD: no page is between its get and its use
+    at = 1225  # among the removes of the first TD
     words = f"boot --vmlinux {dynamic / 'vmlinux'} --build {dynamic} --exercise"
     words += f" life:threads=1:rounds=2 --record {record} --core {core} --core-at {at}"
     assert main(words.split()) == 0, capsys.readouterr().out
@@ -172,12 +172,15 @@ def test_drgn_reads_the_guests_counters_from_its_memory(
     counts.write_text(text)
     lines = record.read_bytes().splitlines(keepends=True)
     record.write_bytes(b"".join(lines[:at]))
-    assert main(["trace", str(record), "--counts", str(counts), "--json"]) == 0
+    # A page that was removed is counted until its cache lines are written back.
+    waits = json.loads(lines[at])["leaf"] == "TDH.PHYMEM.PAGE.WBINVD"
+    assert main(["trace", str(record), "--counts", str(counts), "--json"]) == waits
     judgement = json.loads(capsys.readouterr().out)
+    assert judgement["findings"]["counts"] == ({"count-differs": 1} if waits else {})
     assert judgement["pairs"]["at_end"] == document["pairs"] > 0
-    assert judgement["series"][-1][2] == document["pages"] > 0
+    assert judgement["series"][-1][2] + waits == document["pages"] > 0
     # One counter more, and it is named.
-    document["regions"][0][1] += 1
+    document["regions"][0][1] += 2
     counts.write_text(json.dumps(document))
     assert main(["trace", str(record), "--counts", str(counts), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["findings"]["counts"] == {"count-differs": 1}
+    assert json.loads(capsys.readouterr().out)["findings"]["counts"].keys() == {"count-differs"}
