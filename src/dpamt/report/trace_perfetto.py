@@ -12,7 +12,7 @@ from dpamt.abi.status import status_name
 from dpamt.own_files import STAMP
 from dpamt.trace.judge.judge import Judge
 from dpamt.trace.judge.result import Judgement
-from dpamt.trace.recording.model import Call, Item, PamtOp, shown
+from dpamt.trace.recording.model import MOST_CALLER, Call, Item, PamtOp, shown
 
 MOST: Final = 1_000_000
 """Slices in a file; more no viewer takes."""
@@ -69,7 +69,7 @@ class PerfettoOut:
                 }
             )
         if item.caller:
-            args["caller"] = shown(item.caller)
+            args["caller"] = shown(item.caller, MOST_CALLER)
         if item.comm:
             args["task"] = f"{shown(item.comm)}-{item.pid}"
         self._write(

@@ -14,7 +14,7 @@ from dpamt.errors import Finding
 from dpamt.run.td import StepFailed, Td
 from dpamt.trace.judge.judge import Judge
 from dpamt.trace.judge.result import Judgement
-from dpamt.trace.recording.model import Item
+from dpamt.trace.recording.model import Call, Item
 from dpamt.trace.recording.read import Recording
 from tests.trace.recorded import WRITERS, Recorder, SmallWorld, as_bytes, td_of, world_of
 
@@ -254,3 +254,20 @@ def test_without_registers_after_a_call_pages_are_not_followed_and_nothing_is_wr
     assert judgement.findings.counts == {}
     assert judgement.blind
     assert judgement.pairs_now == len(world.view.pairs()) == 0
+
+
+def test_a_leak_is_told_with_its_whole_stack() -> None:
+    recorder = Recorder()
+    td_of(world_of(recorder, memory="256MiB"), 4)
+    stack = b" <- ".join(b"function_number_%d+0x10" % number for number in range(9))
+    # An ADD whose pair nobody uses, and a call to end with.
+    now, pair = recorder.now, (90 << 21, (90 << 21) + 4096)
+    before = (100 << 21 | 1, *pair, *[0] * 5)
+    add = leaf.TDH_PHYMEM_PAMT_ADD
+    lonely = Call(now, now + 9, 0, 7, b"q", add, before, 0, None, stack)
+    end = Call(now + 10**9, now + 2 * 10**9, 0, 7, b"q", leaf.TDH_SYS_RD, (0,) * 8, 0, None, b"")
+    judge = Judge(Recording(io.BytesIO(b"# tracer: nop\n"), "x").health)
+    judge.take_all([*recorder.items, lonely, end])
+    found = judge.judgement("ftrace", "x").findings.first
+    (leak,) = [one for one in found if one.kind == "leak"]
+    assert stack.decode() in leak.caller

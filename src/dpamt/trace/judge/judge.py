@@ -41,7 +41,7 @@ from dpamt.trace.judge.result import Judgement, leaks
 from dpamt.trace.judge.series import Series
 from dpamt.trace.judge.state import Origin, State, begin_of, origin_text
 from dpamt.trace.judge.times import Histogram, Slow
-from dpamt.trace.recording.model import Call, Health, Item, Lost, PamtOp, shown
+from dpamt.trace.recording.model import MOST_CALLER, Call, Health, Item, Lost, PamtOp, shown
 
 _HELD_BACK: Final = 1_000_000_000
 """Nanoseconds that a finding waits for items that were under way at the same time."""
@@ -209,7 +209,7 @@ class Judge:
 
     def _finding(self, kind: str, call: Call, because: str) -> TraceFinding:
         assert call.status is not None
-        caller = shown(call.caller)
+        caller = shown(call.caller, MOST_CALLER)
         if call.comm:
             caller = f"{caller} ({shown(call.comm)}-{call.pid})".strip()
         what = f"{call.name} answered {status_name(call.status)}"
@@ -362,7 +362,7 @@ class Judge:
 
     @staticmethod
     def _who(op: PamtOp) -> str:
-        caller = shown(op.caller)
+        caller = shown(op.caller, MOST_CALLER)
         return f"{caller} ({shown(op.comm)}-{op.pid})".strip() if op.comm else caller
 
     # The end.

@@ -7,7 +7,7 @@ from typing import Final
 from dpamt.trace.judge.findings import COUNT_LEAK, LEAK, Findings, TraceFinding
 from dpamt.trace.judge.state import PAIR, Region, State
 from dpamt.trace.judge.times import Histogram
-from dpamt.trace.recording.model import Health, seconds, shown
+from dpamt.trace.recording.model import MOST_CALLER, Health, seconds, shown
 
 _JUST_NOW: Final = 1_000_000
 """Nanoseconds before the end of a recording: a put may be under way, unless one was done since."""
@@ -77,7 +77,7 @@ def leaks(state: State, now: int, counted: bool) -> list[tuple[TraceFinding, int
     for (comm, caller), regions in sorted(pairs.items(), key=lambda item: -len(item[1])):
         index, region = regions[0]
         at = 0 if region.added is None else region.added[0]
-        who = shown(caller) + (f" ({shown(comm)})" if comm else "")
+        who = shown(caller, MOST_CALLER) + (f" ({shown(comm)})" if comm else "")
         what = "1 page pair" if len(regions) == 1 else f"{len(regions):,} page pairs"
         because = f"the first is of region {index << 21:#x}"
         if region.added is not None:

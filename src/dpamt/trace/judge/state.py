@@ -11,7 +11,7 @@ from typing import Final
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.errors import InputError
-from dpamt.trace.recording.model import Call, seconds, shown
+from dpamt.trace.recording.model import MOST_CALLER, Call, seconds, shown
 
 _MOST_REGIONS: Final = 1 << 23
 """Of which something is known: a text of random addresses takes no more memory than that."""
@@ -42,7 +42,7 @@ def origin_text(origin: Origin | None) -> str:
     end, cpu, leaf, pid, comm, caller = origin
     name = LEAF_NAMES.get(leaf, f"leaf {leaf}")
     task = f" {shown(comm)}-{pid}" if comm else ""
-    place = f" from {shown(caller)}" if caller else ""
+    place = f" from {shown(caller, MOST_CALLER)}" if caller else ""
     return f"{name} at {seconds(end)} on CPU {cpu}{task}{place}"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from dpamt.abi.leaves import RAX_LEAF_MASK, RAX_VERSION_MASK, RAX_VERSION_SHIFT
 from dpamt.abi.registers import REGISTER_NAMES, U64_MASK
 from dpamt.trace.recording.lines import TooLong
-from dpamt.trace.recording.model import Call, Health, Item, shown
+from dpamt.trace.recording.model import MOST_CALLER, Call, Health, Item, shown
 from dpamt.trace.recording.registers import HEX
 from dpamt.trace.recording.text import TextReader
 
@@ -154,7 +154,7 @@ class BootRecord:
             before=values,
             status=_hex(found.get("status"), "status"),
             after=after,
-            caller=(caller or site).encode("utf-8", "replace")[:300],
+            caller=(caller or site).encode("utf-8", "replace")[:MOST_CALLER],
         )
 
 
@@ -217,7 +217,7 @@ def _quick_call(match: re.Match[bytes]) -> Call | None:
         after = _filled(groups[_AFTER_AT:], before)
     return Call(
         *(start, end, number, 0, b"", int(rax, 16) & _RAX_KNOWN, before),
-        *(int(groups[_STATUS_AT], 16), after, (caller or site)[:300]),
+        *(int(groups[_STATUS_AT], 16), after, (caller or site)[:MOST_CALLER]),
     )
 
 

@@ -11,6 +11,8 @@ from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
 from dpamt.trace.recording.registers import Registers, registers_in
 
 KEPT_EXAMPLES: Final = 5
+MOST_CALLER: Final = 300
+"""Bytes of a caller, or of a stack."""
 
 
 class Call:

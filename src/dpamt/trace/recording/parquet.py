@@ -7,7 +7,7 @@ from dpamt.abi.leaves import RAX_VERSION_MASK, RAX_VERSION_SHIFT
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.status import status_name
 from dpamt.own_files import STAMP
-from dpamt.trace.recording.model import Call, Item, PamtOp, shown
+from dpamt.trace.recording.model import MOST_CALLER, Call, Item, PamtOp, shown
 
 _ROWS: Final = 1 << 15
 """Rows of a row group."""
@@ -111,5 +111,5 @@ def _row(item: Item) -> dict[str, Any]:
         "cpu": item.cpu,
         "pid": item.pid,
         "comm": shown(item.comm),
-        "caller": shown(item.caller),
+        "caller": shown(item.caller, MOST_CALLER),
     }

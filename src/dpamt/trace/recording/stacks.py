@@ -13,9 +13,10 @@ import re
 from itertools import dropwhile
 from typing import Final
 
+from dpamt.trace.recording.model import MOST_CALLER
+
 SEPARATOR: Final = b" <- "
 _MOST_FRAMES: Final = 12
-_MOST_BYTES: Final = 300
 _FRAME: Final = re.compile(
     rb"\s{1,64}[0-9a-f]{8,16}:? {1,8}(\S{1,300})(?: .{0,300})?$"
     rb"|\s{0,64}=> (\S{1,300})(?: .{0,300})?$"
@@ -50,4 +51,4 @@ def caller_of(frames: list[bytes]) -> bytes:
             break
     else:
         frames = list(dropwhile(_TRACERS.match, frames))
-    return SEPARATOR.join(frames[:_MOST_FRAMES])[:_MOST_BYTES]
+    return SEPARATOR.join(frames[:_MOST_FRAMES])[:MOST_CALLER]
