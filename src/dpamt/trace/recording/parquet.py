@@ -7,7 +7,7 @@ from dpamt.abi.leaves import RAX_VERSION_MASK, RAX_VERSION_SHIFT
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.status import status_name
 from dpamt.own_files import STAMP
-from dpamt.trace.recording.model import MOST_CALLER, Call, Item, PamtOp, shown
+from dpamt.trace.recording.model import MOST_CALLER, Item, Lost, PamtOp, shown
 
 _ROWS: Final = 1 << 15
 """Rows of a row group."""
@@ -24,6 +24,9 @@ _NUMBERS: Final = (
     "lost",
 )
 _WORDS: Final = ("status", *REGISTER_NAMES, *(f"out_{name}" for name in REGISTER_NAMES))
+_NONE: Final = (None,) * len(_WORDS)
+_MOST_KEPT: Final = 1 << 14
+Row = tuple[Any, ...]
 COLUMNS: Final = (*_TEXTS, *_NUMBERS, *_WORDS)
 
 
@@ -42,7 +45,9 @@ class ParquetOut:
             metadata=STAMP,
         )
         self._writer = pq.ParquetWriter(file, self._schema)
-        self._columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        self._fresh: list[Row] = []
+        self._texts: dict[bytes, str] = {}
+        self._names: dict[int, str] = {}
         self.rows = 0
 
     def __enter__(self) -> "ParquetOut":
@@ -60,56 +65,55 @@ class ParquetOut:
 
     def add(self, item: Item) -> None:
         """One more row."""
-        row = _row(item)
-        for name, column in self._columns.items():
-            column.append(row.get(name))
+        self._fresh.append(self._row(item))
         self.rows += 1
-        if not self.rows % _ROWS:
+        if len(self._fresh) >= _ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._columns["kind"]:
+        if not self._fresh:
             return
+        columns = zip(COLUMNS, zip(*self._fresh, strict=True), strict=True)
         table = self._pa.table(
             {
                 name: self._pa.array(column, type=self._schema.field(name).type)
-                for name, column in self._columns.items()
+                for name, column in columns
             },
             schema=self._schema,
         )
         self._writer.write_table(table)
-        for column in self._columns.values():
-            column.clear()
+        self._fresh.clear()
 
+    def _row(self, item: Item) -> Row:
+        """In the order of :data:`COLUMNS`."""
+        if isinstance(item, Lost):
+            return ("lost", *_NONE[:5], item.at, item.cpu, *_NONE[:5], item.count, *_NONE)
+        comm, caller = self._text(item.comm), self._text(item.caller)
+        when = item.start, item.end, item.cpu, item.pid
+        if isinstance(item, PamtOp):
+            kind = "put" if item.put else "get"
+            about = item.pfn, item.result, item.waited, None
+            return (kind, comm, None, None, caller, *when, None, *about, *_NONE)
+        status, after = item.status, item.after
+        name = None if status is None else self._status(status)
+        version = item.rax >> RAX_VERSION_SHIFT & RAX_VERSION_MASK
+        return (
+            *("seamcall", comm, item.name, name, caller, *when, version, *_NONE[:4], status),
+            *(*item.before, *(_NONE[: len(REGISTER_NAMES)] if after is None else after)),
+        )
 
-def _row(item: Item) -> dict[str, Any]:
-    if isinstance(item, Call):
-        row: dict[str, Any] = {
-            "kind": "seamcall",
-            "leaf": item.name,
-            "version": item.rax >> RAX_VERSION_SHIFT & RAX_VERSION_MASK,
-            "status": item.status,
-            "status_name": None if item.status is None else status_name(item.status),
-            **dict(zip(REGISTER_NAMES, item.before, strict=True)),
-        }
-        if item.after is not None:
-            row |= {
-                f"out_{name}": value for name, value in zip(REGISTER_NAMES, item.after, strict=True)
-            }
-    elif isinstance(item, PamtOp):
-        row = {
-            "kind": "put" if item.put else "get",
-            "pfn": item.pfn,
-            "result": item.result,
-            "waited_ns": item.waited,
-        }
-    else:
-        return {"kind": "lost", "end_ns": item.at, "cpu": item.cpu, "lost": item.count}
-    return row | {
-        "start_ns": item.start,
-        "end_ns": item.end,
-        "cpu": item.cpu,
-        "pid": item.pid,
-        "comm": shown(item.comm),
-        "caller": shown(item.caller, MOST_CALLER),
-    }
+    def _text(self, data: bytes) -> str:
+        text = self._texts.get(data)
+        if text is None:
+            if len(self._texts) >= _MOST_KEPT:
+                self._texts.clear()
+            text = self._texts[data] = shown(data, MOST_CALLER)
+        return text
+
+    def _status(self, status: int) -> str:
+        name = self._names.get(status)
+        if name is None:
+            if len(self._names) >= _MOST_KEPT:
+                self._names.clear()
+            name = self._names[status] = status_name(status)
+        return name
