@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dpamt.verify.costs import Costs
 from tests.trace.recorded import WRITERS, Recorder, as_bytes, td_of, world_of
 
 from .command import dpamt, environment, refused
@@ -59,6 +60,7 @@ def test_the_document_has_the_calls_of_the_recording(good: Path) -> None:
     adds = sum(call.name == "TDH.PHYMEM.PAMT.ADD" for call in calls)
     assert document["pairs"]["added"] == adds == document["pairs"]["removed"]
     assert document["verify_costs_us"] == {"add": 5.0, "remove": 5.0}
+    assert Costs(**document["verify_costs_us"]).remove == 5.0
     assert document["series"][-1][1:] == [0, 0]
 
 

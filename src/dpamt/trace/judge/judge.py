@@ -48,7 +48,9 @@ _HELD_BACK: Final = 1_000_000_000
 _MOST_HELD_BACK: Final = 1024
 _RECENT: Final = 512
 _MOST_TASKS: Final = 1 << 16
-_EVERY: Final = 256
+_EACH: Final = 2048
+_EVERY: Final = 64
+"""Calls between two points of the series, after so many that each has its own."""
 _PAIR_LEAVES: Final = frozenset({leaf.TDH_PHYMEM_PAMT_ADD, leaf.TDH_PHYMEM_PAMT_REMOVE})
 _INTERRUPTED: Final = (TDX_INTERRUPTED_RESUMABLE, TDX_INTERRUPTED_BUSY)
 _VP_ENTER: Final = leaf.TDH_VP_ENTER
@@ -151,7 +153,7 @@ class Judge:
         if pairs > self.most_pairs:
             self.most_pairs = pairs
         self._count += 1
-        if is_pair or not self._count % _EVERY:
+        if is_pair or self._count < _EACH or not self._count % _EVERY:
             self.series.add(call.end, pairs, self.state.used)
 
     def _unanswered(self, call: Call) -> None:
