@@ -76,6 +76,55 @@ def test_what_a_store_buffer_adds(name: str) -> None:
     assert sc < tso
 
 
+UNLOCKS = """
+typedef unsigned long u64;
+extern int TRY(void *);
+extern void TAKE(void *), LET_GO(void *), LET_GO_AGAIN(void *);
+int word;
+u64 lock;
+int first(void)
+{
+	TAKE(&lock);
+	LET_GO(&lock);
+	return *(volatile int *)&word;
+}
+int second(void)
+{
+	int taken;
+
+	*(volatile int *)&word = 1;
+	asm volatile("mfence" : : : "memory");
+	taken = TRY(&lock) & 1;
+	if (taken)
+		LET_GO_AGAIN(&lock);
+	return taken;
+}
+"""
+
+
+@pytest.mark.parametrize("model", [SC, TSO])
+@pytest.mark.parametrize(
+    ("take", "let_go", "of"),
+    [
+        ("_raw_spin_lock", "_raw_spin_unlock", "spin"),
+        ("_raw_write_lock", "_raw_write_unlock", "write"),
+        ("_raw_read_lock", "_raw_read_unlock", "write"),
+    ],
+)
+def test_an_unlock_may_be_seen_late(take: str, let_go: str, of: str, model: str) -> None:
+    """It is a plain store, but for a reader's: then a later load of its CPU may go first."""
+    names = {
+        "TAKE": take,
+        "LET_GO": let_go,
+        "TRY": f"_raw_{of}_trylock",
+        "LET_GO_AGAIN": f"_raw_{of}_unlock",
+    }
+    text = "".join(f"#define {name} {real}\n" for name, real in names.items())
+    met = outcomes(built(text + UNLOCKS), ("first", "second"), (), model)
+    assert ((0, 0) in met) == (model == TSO and not let_go.startswith("_raw_read"))
+    assert {(1, 1), (0, 1)} <= met
+
+
 LOCK = """
 #include "kernel.h"
 int flags[2], turn, inside;

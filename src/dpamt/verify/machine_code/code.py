@@ -70,8 +70,18 @@ def _hash(parts: Iterable[tuple[str, bytes]]) -> str:
 
 
 def _is_unlock_call(operation: Operation) -> bool:
-    step = answered.LOCKS.get(operation.method, "") if operation.kind == CALL else ""
-    return step.startswith("unlock")
+    """Whether it is a plain store: queued_spin_unlock(), queued_write_unlock() (Linux 7.3.4
+    include/asm-generic/qspinlock.h, qrwlock.h); a reader's is a locked subtraction."""
+    name = operation.method if operation.kind == CALL else ""
+    step = answered.LOCKS.get(name) or answered.RWLOCKS.get(name, "")
+    return step.startswith(("unlock", "write_unlock"))
+
+
+def _empties(operation: Operation) -> bool:
+    """Whether a CPU's store buffer is empty before an operation."""
+    if operation.kind == CALL and operation.method in answered.LISTS:
+        return False
+    return operation.kind in EMPTIES and not _is_unlock_call(operation)
 
 
 def choose(kernel: Kernel, what: str) -> int:
@@ -136,7 +146,7 @@ class MachineCode(Fixed):
                     result = places.operation(waiting).arguments[0]
                     place = places.after(place, result)
                     continue
-            elif buffer and kind in EMPTIES and not self._waits(place):
+            elif buffer and _empties(places.operation(place)):
                 while buffer:
                     self.drain(kernel, buffer[0])
                     buffer = buffer[1:]
