@@ -162,6 +162,26 @@ def test_interrupts_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
     assert "warn: interrupts are off at the end of tdx_pamt_put" in said
 
 
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (
+            "_raw_spin_unlock(NULL)",
+            "page fault at 0x0 in _raw_spin_unlock() called at tdx_pamt_put",
+        ),
+        ("tdx_quirk_reset_paddr(1ul << 40, 4096)", "page fault at 0xffff898000000000 in"),
+        ("__free_pages(phys_to_page(1ul << 40), 0)", "the allocator never gave it out"),
+    ],
+)
+def test_what_a_kernel_would_fault_on_is_a_finding(
+    call: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (C / "merged.c").read_text().rstrip()
+    path = built(text.removesuffix("}") + f"{call}; }}")
+    assert main(["verify", "--vmlinux", str(path), "--cpus", "2"]) == 1
+    assert line in " ".join(capsys.readouterr().out.split())
+
+
 def test_might_sleep_under_a_lock(capsys: pytest.CaptureFixture[str]) -> None:
     text = (C / "merged.c").read_text()
     text = text.replace('"kernel.h"', '"kernel.h"\nextern void __might_sleep(void);')

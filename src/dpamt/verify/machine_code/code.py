@@ -22,7 +22,13 @@ from dpamt.sync.observed import Address, ObservedShared
 from dpamt.verify.learn.automaton import CHOICE
 from dpamt.verify.learn.control_point import CallSite, Fixed, tell_sites
 from dpamt.verify.machine_code import answered
-from dpamt.verify.machine_code.memory import STRUCT_PAGE, VMEMMAP
+from dpamt.verify.machine_code.memory import (
+    MEMORY_PAGES,
+    PAGE_OFFSET,
+    STRUCT_PAGE,
+    VMEMMAP,
+    is_nowhere,
+)
 from dpamt.verify.machine_code.operations import (
     ATOMIC_STEP,
     BUG,
@@ -325,6 +331,9 @@ class MachineCode(Fixed):
 
     def _lock_method(self, kernel: Kernel, operation: Operation) -> Callable[[], Any]:
         side, name, address = self._side(kernel), operation.method, operation.arguments[0]
+        if is_nowhere(address):
+            where = self.places.image.name_of(operation.site)
+            raise KernelOops(f"page fault at {address:#x} in {name}() called at {where}")
         if name in answered.LOCKS:
             lock: Any = side.spinlock(address)
             step = answered.LOCKS[name]
@@ -363,6 +372,10 @@ class MachineCode(Fixed):
         base, size = self.places.operation(place).arguments[:2]
         fine = base % 4096 == 0 and size == 4096
         self._only(fine, place, f"{size:,} bytes from {base:#x}", "one whole 4K page")
+        if base >> PAGE_SHIFT >= MEMORY_PAGES:
+            raise KernelOops(
+                f"page fault at {PAGE_OFFSET + base & _MASK:#x} in {self._where(place)}"
+            )
         tdx_quirk_reset_page(kernel, base >> PAGE_SHIFT)
 
     def print(self, kernel: Kernel, place: int) -> None:

@@ -34,7 +34,8 @@ _ARGUMENT_BYTES: Final = 0x1000
 _COUNTS: Final = 0xFFFF_C900_0100_0000
 """Where the counters lie when the image has a pointer to them."""
 REGIONS: Final = 1024
-_PAGES: Final = REGIONS << 9
+MEMORY_PAGES: Final = REGIONS << 9
+"""4K pages of the verifier's machine."""
 COUNT_BYTES: Final = 4
 """An atomic_t."""
 _TASK: Final = ("current_task", "const_current_task")
@@ -85,7 +86,7 @@ class ImageMemory:
         self._private: list[tuple[int, int]] = [
             (STACK_BASE, STACK_BASE + STACK_BYTES),
             (ARGUMENTS, ARGUMENTS + _ARGUMENT_BYTES),
-            (VMEMMAP, VMEMMAP + STRUCT_PAGE * _PAGES),
+            (VMEMMAP, VMEMMAP + STRUCT_PAGE * MEMORY_PAGES),
         ]
         self._current = {image.address_of(name) for name in _TASK}
         self._private += [(s.address, s.end) for s in image.sections if "percpu" in s.name]
@@ -100,7 +101,7 @@ class ImageMemory:
             self._preset(counts, 0, _COUNTS)
         self._preset("vmemmap_base", 0, VMEMMAP)
         self._preset("page_offset_base", 0, PAGE_OFFSET)
-        self._preset("max_pfn", 0, _PAGES)
+        self._preset("max_pfn", 0, MEMORY_PAGES)
         self._preset("tdx_sysinfo", _FEATURES0, TDX_FEATURES0_DYNAMIC_PAMT)
         if "debug_locks" in image.externs:  # of an object: lockdep's own checks are off
             self._preset("debug_locks", 0, 0)
@@ -127,7 +128,7 @@ class ImageMemory:
 
         Raises InputError, naming ``where``, for other memory that nobody has here.
         """
-        if address < _NULL_PAGE or _CANONICAL <= address < (1 << 64) - _CANONICAL:
+        if is_nowhere(address):
             return NOWHERE
         for begin, end in self._private:
             if begin <= address and address + size <= end:
@@ -205,6 +206,11 @@ class ImageMemory:
         return signed(
             int.from_bytes(self.first_bytes(cell.address, cell.size), "little"), cell.size
         )
+
+
+def is_nowhere(address: int) -> bool:
+    """Whether no memory can be at an address: a page fault."""
+    return address < _NULL_PAGE or _CANONICAL <= address < (1 << 64) - _CANONICAL
 
 
 def _is_constant(name: str, writable: bool) -> bool:
