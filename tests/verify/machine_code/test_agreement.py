@@ -32,10 +32,8 @@ WORD_LOCKS = "-DLOCKS_ARE_WORDS"
 RULES = frozenset({"context", "lock-order", "deadlock"})
 SOME = (
     ("gcc", "-O2", "", TSO),
-    ("gcc", "-O0", "", SC),
-    ("gcc", "-Os", WORD_LOCKS, TSO),
+    ("gcc", "-O0", WORD_LOCKS, SC),
     ("clang", "-O2", WORD_LOCKS, TSO),
-    ("clang", "-O1", "", SC),
 )
 
 
