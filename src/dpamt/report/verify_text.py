@@ -183,7 +183,7 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
         yield ""
         yield from side_by_side(len(found.cpus), found.steps, whole)
     else:
-        yield "It is so before anybody has done a step."
+        yield "It fails in the initial state, before any step."
     yield from _words(found.shared)
     fine = one.fine.get(found.broken)
     if fine == FOUND:
@@ -208,7 +208,7 @@ def _words(changed: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     kept = sorted((item for item in changed if _is_shown(item[0])), key=_rank)
     yield ""
     if kept:
-        yield "Shared words that end otherwise than they began:"
+        yield "Shared words that have changed at the end:"
         longest = max(len(_short(word)) for word, _, _ in kept)
         for word, before, after in kept:
             yield f"  {_short(word):{longest}}  {before} -> {after}"[: width()]
