@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi.leaf_table import LEAF_OPERANDS
 from dpamt.abi.leaves import (
     TDH_SYS_CONFIG,
     TDH_SYS_INIT,

@@ -12,9 +12,8 @@ from dpamt.abi.contention import (
     CONFIGURES_KEYS,
     DRAWS_ENTROPY,
     INTERRUPTIBLE,
-    SYS,
 )
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi.leaf_table import LEAF_OPERANDS, SYS
 from dpamt.abi.operands import OPERAND_NAMES
 from dpamt.abi.pages import NULL_PA, PAGE_SIZE, SIZE_2M
 from dpamt.abi.registers import TdxModuleArgs

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpamt.abi.contention import BUSY_OPERANDS, DRAWS_ENTROPY
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi.leaf_table import LEAF_OPERANDS
 from dpamt.abi.leaves import LEAF_NAMES, TDH_MNG_CREATE
 from dpamt.errors import InputError
 from dpamt.module.injection_rules import parse_rule

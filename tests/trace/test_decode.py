@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpamt.abi import leaf_operands as formats
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi import leaf_table as formats
+from dpamt.abi.leaf_table import LEAF_OPERANDS
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.pages import PAGE_SIZE
 from dpamt.abi.registers import REGISTER_NAMES, U64_MASK

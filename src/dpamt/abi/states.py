@@ -7,6 +7,7 @@ look-up tables of which leaf is allowed in which state.
 from typing import Final
 
 from dpamt.abi import leaves as leaf
+from dpamt.abi.leaf_table import LEAF_ROWS
 
 # System state.
 SYSINIT_PENDING: Final = 0
@@ -59,27 +60,8 @@ SEPT_PENDING_BLOCKEDW: Final = 0x10
 SEPT_NL_BLOCKED: Final = 0x81
 SEPT_NL_MAPPED: Final = 0x84
 
-OP_STATE_ALLOWED: Final[dict[int, frozenset[int]]] = {
-    leaf.TDH_VP_ENTER: frozenset({2, 3, 9}),
-    leaf.TDH_MNG_ADDCX: frozenset({0}),
-    leaf.TDH_MNG_INIT: frozenset({0}),
-    leaf.TDH_MEM_PAGE_ADD: frozenset({1}),
-    leaf.TDH_MR_EXTEND: frozenset({1}),
-    leaf.TDH_MR_FINALIZE: frozenset({1}),
-    leaf.TDH_VP_INIT: frozenset({1}),
-    leaf.TDH_VP_CREATE: frozenset({1, 7}),
-    leaf.TDH_VP_ADDCX: frozenset({1, 7}),
-    leaf.TDH_MEM_SEPT_ADD: frozenset({1, 2, 3, 6, 7, 8, 9}),
-    leaf.TDH_MEM_PAGE_AUG: frozenset({1, 2, 3, 9}),
-    leaf.TDH_MEM_RANGE_BLOCK: frozenset({1, 2, 3, 4, 5, 8, 9}),
-    leaf.TDH_MEM_RANGE_UNBLOCK: frozenset({1, 2, 3, 4, 5, 8, 9}),
-    leaf.TDH_MEM_PAGE_DEMOTE: frozenset({1, 2, 3, 4, 5, 8, 9}),
-    leaf.TDH_MEM_PAGE_PROMOTE: frozenset({1, 2, 3, 4, 5, 8, 9}),
-    leaf.TDH_MEM_PAGE_RELOCATE: frozenset({1, 2, 3, 4, 5, 8, 9}),
-    leaf.TDH_MEM_PAGE_REMOVE: frozenset({1, 2, 3, 4, 5, 8, 9, 10}),
-    leaf.TDH_MEM_SEPT_REMOVE: frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}),
-    leaf.TDH_MEM_SEPT_RD: frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}),
-    leaf.TDH_MEM_TRACK: frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9}),
+OP_STATE_ALLOWED: Final = {
+    number: row.op_states for number, row in LEAF_ROWS.items() if row.op_states is not None
 }
 """Leaf to the OP_STATEs it is allowed in; a leaf not listed is not tested."""
 

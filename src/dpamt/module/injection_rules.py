@@ -30,7 +30,7 @@ from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 from dpamt.abi.contention import BUSY_OPERANDS, CONFIGURES_KEYS, DRAWS_ENTROPY, INTERRUPTIBLE
-from dpamt.abi.leaf_operands import (
+from dpamt.abi.leaf_table import (
     GPA,
     GPA_LEVEL,
     HPA_LEVEL,

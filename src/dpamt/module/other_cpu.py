@@ -6,9 +6,8 @@ Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (d.2
 from collections.abc import Callable
 from typing import Final
 
-from dpamt.abi import leaf_operands as formats
-from dpamt.abi.contention import SYS
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi import leaf_table as formats
+from dpamt.abi.leaf_table import LEAF_OPERANDS, SYS
 from dpamt.abi.leaves import TDH_MEM_PAGE_AUG, TDH_SYS_TDMR_INIT
 from dpamt.abi.pages import (
     INFO_LEVEL_MASK,

@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Final
 
 import dpamt
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi.leaf_table import LEAF_OPERANDS
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.states import (

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from dpamt.abi.leaf_operands import LEAF_OPERANDS, PAGE
+from dpamt.abi.leaf_table import LEAF_OPERANDS, PAGE
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_PHYMEM_CACHE_WB
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.abi.status import STATUS_MASK, status_name

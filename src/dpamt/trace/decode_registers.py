@@ -7,8 +7,8 @@ statuses; a call that the dispatcher refuses leaves the operands as they were.
 from dataclasses import dataclass
 from typing import Final
 
-from dpamt.abi import leaf_operands as formats
-from dpamt.abi.leaf_operands import LEAF_OPERANDS, LEAF_OUTPUTS
+from dpamt.abi import leaf_table as formats
+from dpamt.abi.leaf_table import LEAF_OPERANDS, LEAF_OUTPUTS
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_INIT, TDH_SYS_LP_INIT
 from dpamt.abi.operands import OPERAND_RCX
 from dpamt.abi.pages import HANDLE_FLAG, INFO_ADDRESS_MASK, LEVEL_NAMES, NULL_PA, PAGE_TYPE_NAMES

@@ -10,9 +10,9 @@ Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdx_locks.h an
 
 from typing import Final
 
-from dpamt.abi import leaf_operands as form
+from dpamt.abi import leaf_table as form
 from dpamt.abi import leaves as leaf
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi.leaf_table import LEAF_OPERANDS
 from dpamt.trace.judge.pages_of import REGISTER, Touched, page_of
 from dpamt.trace.recording.model import Call
 

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from dpamt.abi import leaf_operands as form
+from dpamt.abi import leaf_table as form
 from dpamt.abi import leaves as leaf
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi.leaf_table import LEAF_OPERANDS
 from dpamt.abi.pages import (
     INFO_ADDRESS_MASK,
     INFO_LEVEL_MASK,

@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 from dpamt.abi import leaves as leaf
 from dpamt.abi import status as s
-from dpamt.abi.contention import BUSY_OPERANDS, DRAWS_ENTROPY, INTERRUPTIBLE, SYS
+from dpamt.abi.contention import BUSY_OPERANDS, DRAWS_ENTROPY, INTERRUPTIBLE
+from dpamt.abi.leaf_table import SYS
 from dpamt.abi.operands import OPERAND_NAMES
 from dpamt.abi.status import DETAILS_MASK, STATUS_MASK, STATUS_NAMES
 from dpamt.trace.judge.findings import (
