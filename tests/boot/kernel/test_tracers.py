@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpamt.abi.leaf_operands import LEAF_OPERANDS
+from dpamt.abi.leaf_table import LEAF_OPERANDS
 from dpamt.boot.answering import Answering
 from dpamt.boot.forced import parse_forced
 from dpamt.cli.main import main
