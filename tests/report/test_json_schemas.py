@@ -12,6 +12,7 @@ from dpamt.report.json_schemas import DRAFT, schema_of, schemas
 from tests.cli.command import dpamt
 
 ROOT = Path(__file__).parents[2]
+LOG = ROOT / "src" / "dpamt" / "platform" / "data" / "module-too-old.dmesg"
 RULE = "TDH.MEM.PAGE.AUG:busy=SEPT_TREE:nth=1"
 
 
@@ -22,7 +23,17 @@ def documents() -> dict[str, Any]:
     run = dpamt("run", scenario, "--inject", RULE, "--json")
     verify = dpamt("verify", "v2", "v6", "--cpus", "2", "--json")
     assert (run.code, verify.code) == (0, 1), (run.err, verify.err)
-    return {"run.schema.json": json.loads(run.out), "verify.schema.json": json.loads(verify.out)}
+    checks = ("--check", "launched=8256", "--check", "vm1-closed=4128", "--run", "--host", "2GiB")
+    checks += ("--in-use", "100%")
+    expect = dpamt("expect", "--case", "5", "--unit", "2MiB", *checks, "--json")
+    decode = dpamt("decode", str(LOG), "--json")
+    assert (expect.code, decode.code) == (1, 0), (expect.err, decode.err)
+    return {
+        "run.schema.json": json.loads(run.out),
+        "verify.schema.json": json.loads(verify.out),
+        "expect.schema.json": json.loads(expect.out),
+        "decode.schema.json": json.loads(decode.out),
+    }
 
 
 def checker(name: str) -> Any:
@@ -35,10 +46,16 @@ def test_what_a_command_writes_is_taken(name: str, documents: dict[str, Any]) ->
     checker(name).validate(documents[name])
 
 
+def test_both_forms_of_a_decoded_answer_are_taken() -> None:
+    values = dpamt("decode", "0xc000050500000000", "34", "--json")
+    checker("decode.schema.json").validate(json.loads(values.out))
+
+
 @pytest.mark.parametrize("name", schemas())
 def test_every_key_counts(name: str, documents: dict[str, Any]) -> None:
     """Each object of a document, without each of its keys in turn, and with one more."""
     taken = checker(name)
+    assert taken.is_valid(documents[name])
     places = list(objects(documents[name]))
     assert len(places) > 20
     for way in first_of_each_kind(places):
@@ -67,7 +84,7 @@ def objects(value: Any, way: tuple[Any, ...] = ()) -> Any:
             yield from objects(inner, (*way, number))
 
 
-FREE = {"properties", "code", "bounds", "fine"}
+FREE = {"properties", "code", "bounds", "fine", "facts"}
 """Objects whose keys are names: any key may be there."""
 
 

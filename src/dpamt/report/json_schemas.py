@@ -1,7 +1,8 @@
 """JSON schemas of documents, made from the types that the documents are made from.
 
-``python -m dpamt.report.json_schemas docs/schemas`` writes them: of `dpamt run --json`, and of
-`dpamt verify --json` and ``--save``.  Meanings are the docstrings of the fields.
+``python -m dpamt.report.json_schemas docs/schemas`` writes them: of `dpamt run --json`, of
+`dpamt verify --json` and ``--save``, of `dpamt expect --json` and of `dpamt decode --json`.
+Meanings are the docstrings of the fields.
 Source of the keywords: JSON Schema, draft 2020-12.
 """
 
@@ -15,6 +16,8 @@ import types
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
+from dpamt.plan.expect.ran import RanPoint
+from dpamt.report import decode_text, expect_data
 from dpamt.run.facts import JSON_FORMAT, PamtFacts, RunFacts, TdFacts
 from dpamt.verify.asked import Asked
 from dpamt.verify.evidence import certificate, counterexample
@@ -48,7 +51,12 @@ _LESS: Final[dict[type, frozenset[str]]] = {Verdict: frozenset({"lock_order"})}
 
 def schemas() -> dict[str, Schema]:
     """File name to schema."""
-    return {"run.schema.json": run_schema(), "verify.schema.json": verify_schema()}
+    return {
+        "run.schema.json": run_schema(),
+        "verify.schema.json": verify_schema(),
+        "expect.schema.json": expect_schema(),
+        "decode.schema.json": decode_schema(),
+    }
 
 
 def run_schema() -> Schema:
@@ -85,6 +93,70 @@ def verify_schema() -> Schema:
         "designs": {"type": "array", "items": _object(design), "minItems": 1},
     }
     return _document("dpamt verify --json, --save", head)
+
+
+def expect_schema() -> Schema:
+    """Of `dpamt expect --json`."""
+    number, text, some = schema_of(int), schema_of(str), schema_of(int | None)
+    td = {"memory": number, "vcpus": number, "share_2m": {"type": "number"}}
+    bounds = _object({"least": number, "fresh": some, "most": number})
+    pages = _object({"sept_pages": number, "guest_4k": number, "guest_2m": number})
+    point = {
+        "name": text,
+        "alive": schema_of(tuple[int, ...]),
+        "pairs": bounds,
+        "kb": bounds,
+        "control_pages": number,
+        "least": pages,
+        "most": pages,
+    }
+    checked = {
+        "repetition": number,
+        "checkpoint": text,
+        "kb": some,
+        "ok": schema_of(bool | None),
+        "problem": text,
+    }
+    ran = schema_of(RanPoint)
+    tds = ran["properties"]["tds"]["properties"]
+    ran["properties"]["tds"] = _object({key: tds[key] for key in tds if key != "guest_bytes"})
+    properties: dict[str, Schema] = {
+        "format": {"const": expect_data.FORMAT},
+        "dpamt": text,
+        "case": text,
+        "title": text,
+        "repeat": number,
+        "tds": _list({"anyOf": [_object(td), {"type": "null"}]}),
+        "design": text,
+        "module": text,
+        "layout": text,
+        "in_use": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+        "host": schema_of(str | None),
+        "regions": some,
+        "checkpoints": _list(_object(point)),
+        "ran": {"anyOf": [_list(ran), {"type": "null"}]},
+        "checked": _list(_object(checked)),
+        "ok": {"type": "boolean"},
+    }
+    return _document("dpamt expect --json", properties)
+
+
+def decode_schema() -> Schema:
+    """Of `dpamt decode --json`: of values, or of a log."""
+    text, number = schema_of(str), schema_of(int)
+    meaning = _object({"as": text, "text": text, "facts": {"type": "object"}})
+    found = {"value": {"type": "string", "pattern": "^0x[0-9a-f]+$"}, "meanings": _list(meaning)}
+    line = {"line": number, "text": text, "numbers": _list(_object({"name": text, **found}))}
+    shown = _list(_object({"line": number, "text": text}))
+    why = dict.fromkeys(("key", "cause", "next_step", "source"), text) | {"shown_by": shown}
+    form: dict[str, Schema] = {"format": {"const": decode_text.JSON_FORMAT}}
+    values = _object(form | {"values": _list(_object({"asked": text, **found}))})
+    log = _object(
+        form
+        | {"why": {"anyOf": [_object(why), {"type": "null"}]}, "guest": {"type": "boolean"}}
+        | {"lines": _list(_object(line))}
+    )
+    return {"$schema": DRAFT, "title": "dpamt decode --json", "oneOf": [values, log]}
 
 
 def schema_of(kind: Any) -> Schema:
@@ -126,6 +198,10 @@ def _object(properties: dict[str, Schema]) -> Schema:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
 
 
 def _document(title: str, properties: dict[str, Schema]) -> Schema:
