@@ -24,8 +24,8 @@ def documents() -> dict[str, Any]:
     verify = dpamt("verify", "v2", "v6", "--cpus", "2", "--json")
     assert (run.code, verify.code) == (0, 1), (run.err, verify.err)
     checks = ("--check", "launched=8256", "--check", "vm1-closed=4128", "--run", "--host", "2GiB")
-    checks += ("--in-use", "100%")
-    expect = dpamt("expect", "--case", "5", "--unit", "2MiB", *checks, "--json")
+    full = ("--in-use", "100%", "--json")
+    expect = dpamt("expect", "--case", "5", "--unit", "2MiB", *checks, *full)
     decode = dpamt("decode", str(LOG), "--json")
     assert (expect.code, decode.code) == (1, 0), (expect.err, decode.err)
     return {
