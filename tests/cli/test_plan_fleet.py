@@ -107,3 +107,50 @@ def test_seeds_give_a_spread() -> None:
 )
 def test_an_option_without_effect_is_refused(arguments: tuple[str, ...], said: str) -> None:
     assert said in refused("plan", *arguments)
+
+
+HUAWEI = "vmid,cpu,memory,time,type\n1,2,4,100,0\n1,2,4,7300,1\n1,2,4,7400,1\n"
+ALIBABA = "c_1,m_1,0,app_1,started,400,400,1.5\nc_1,m_1,7000,app_1,stopped,400,400,1.5\n"
+MIXED = "vmid,arrival,departure,memory_gib,vcpus,td\na,0,7200,4,2,1\na,0,7200,4,2,0\n"
+
+
+def test_what_a_trace_is_and_what_was_settled_is_told(tmp_path: Path) -> None:
+    (tmp_path / "huawei.csv").write_text(HUAWEI)
+    ended = dpamt("plan", "--fleet", "huawei.csv", "16GiB", cwd=tmp_path)
+    first = " ".join(ended.out.split("TDs by size")[0].split())
+    assert "Note: huawei.csv: read as Huawei's trace, a row for each event." in first
+    assert "deletions of a VM that was deleted before, left out: 1" in first
+    assert "kernel pages after boot 10 % of the regions (--fragmentation), page-block" in first
+    assert "all VMs are TDs (--td-share, or the column td)" in first
+    document = json.loads(
+        dpamt("plan", "--fleet", "huawei.csv", "16GiB", "--json", cwd=tmp_path).out
+    )
+    assert len(document["fleet"]["notes"]) == 2
+    assert document["fleet"]["driven_by"] in first
+
+
+def test_normal_vms_and_static_hosts(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text(MIXED)
+    ended = dpamt("plan", "--fleet", "own.csv", "2*16GiB", "3*16GiB:static", "--json", cwd=tmp_path)
+    fleet = json.loads(ended.out)["fleet"]
+    assert (fleet["today"]["vms"], fleet["today"]["tds"]) == (2, 1)
+    assert [host["host_type"] for host in fleet["today"]["hosts"]].count("16GiB:static") == 3
+    assert "1 of 2 VMs are TDs" in fleet["driven_by"]
+    assert "rows that repeat the identifier of an earlier row: 1" in fleet["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("trace", "arguments", "said"),
+    [
+        (ALIBABA, ("16GiB",), "as a share of a machine's; expected --machine-gib"),
+        (HUAWEI, ("16GiB", "--machine-gib", "9"), "--machine-gib has no effect"),
+        (MIXED, ("16GiB", "--td-share", "50"), "--td-share has no effect"),
+        (MIXED, ("2*16GiB:static",), "every host stays on static PAMT"),
+        (TRACE, ("16GiB", "--td-share", "0"), "none of 3 VMs is a TD"),
+    ],
+)
+def test_fleets_that_are_refused(
+    tmp_path: Path, trace: str, arguments: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "trace.csv").write_text(trace)
+    assert said in refused("plan", "--fleet", "trace.csv", *arguments, cwd=tmp_path)

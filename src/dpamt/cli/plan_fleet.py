@@ -65,7 +65,7 @@ def plan_fleet(options: argparse.Namespace) -> int:
         share = SHARE_2M if options.share_2m is None else options.share_2m
         both = BothFleets(
             fleets[0][0], fleets[0][1], tuple(fleets), share / 100, options.share_2m is None,
-            options.price, _driven_by(options), tuple(notes),
+            options.price, _driven_by(options, fleets[0][0]), tuple(notes),
         )  # fmt: skip
         if series is not None:
             series.close()
@@ -166,7 +166,7 @@ def _series(wanted: bool) -> "Iterator[HostSeries | None]":
         yield HostSeries(Path(folder) / "series.arrow")
 
 
-def _driven_by(options: argparse.Namespace) -> str:
+def _driven_by(options: argparse.Namespace, fleet: "Fleet") -> str:
     """What drives the outcome, each with its option."""
     from dpamt.plan.fleet.generate import AZURE_2017, PROFILES
     from dpamt.plan.fleet.simulate import Settings
@@ -175,17 +175,19 @@ def _driven_by(options: argparse.Namespace) -> str:
     kernel = 100 * said.fragmentation if options.fragmentation is None else options.fragmentation
     grouping = said.grouping if options.grouping is None else options.grouping
     share = SHARE_2M if options.share_2m is None else options.share_2m
-    tds = 100.0 if options.td_share is None else options.td_share
+    some = "all" if fleet.tds == fleet.vms else f"{fleet.tds:,} of {fleet.vms:,}"
     assumed = ", assumed" if options.share_2m is None else ""
     parts = [
         f"tomorrow {share:g} % at 2M{assumed} (--share-2m)",
         f"kernel pages after boot {kernel:g} % of the regions (--fragmentation), {grouping} "
         "(--grouping)",
-        f"{tds:g} % of the VMs are TDs (--td-share, or the column td)",
+        f"{some} VMs are TDs (--td-share, or the column td)",
         f"at most {options.max_tds:,} TDs a host (--max-tds)"
         if options.max_tds is not None
         else "as many TDs a host as it has KeyIDs (--max-tds)",
     ]
+    if options.machine_gib is not None:
+        parts.append(f"a machine of the trace has {options.machine_gib:g} GiB (--machine-gib)")
     if options.fleet in GENERATED:
         profile = PROFILES[GENERATED[options.fleet]]
         occupancy = 100 * OCCUPANCY if options.occupancy is None else options.occupancy

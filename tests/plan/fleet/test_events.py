@@ -61,11 +61,11 @@ def test_huawei(tmp_path: Path, named: bool) -> None:
     line = {named: 0, (not named): -1}[True]
     assert notes == [
         "trace.csv: read as Huawei's trace, a row for each event",
-        "1 rows: a VM deleted without having been created: taken to be there from the beginning "
+        "VMs deleted without having been created, taken to be there from the beginning: 1 "
         f"(first: {tmp_path}/trace.csv, line {6 + line})",
-        "1 rows: a VM created again while it is there: left out "
+        "creations of a VM that is there, left out: 1 "
         f"(first: {tmp_path}/trace.csv, line {7 + line})",
-        "1 rows: a VM deleted again: left out "
+        "deletions of a VM that was deleted before, left out: 1 "
         f"(first: {tmp_path}/trace.csv, line {9 + line})",
     ]  # fmt: skip
 
@@ -110,7 +110,9 @@ def test_alibaba_2018(tmp_path: Path) -> None:
         (0, 2000, int(np.ceil(3.13 * GIB)), 5),
     ]
     assert len(notes) == 3
-    assert notes[2].startswith("1 rows: a VM whose status is neither a creation nor a deletion")
+    assert notes[2].startswith(
+        "rows whose status is neither a creation nor a deletion, left out: 1"
+    )
 
 
 def test_events_in_parquet(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_repeated_identifiers_are_told(tmp_path: Path) -> None:
     rows = read(tmp_path, text + "b,2,3,1,1\na,4,5,1,1\nb,6,7,1,1\n", notes=notes)
     assert len(rows) == 7
     assert notes == [
-        "3 rows repeat the identifier of an earlier row (first: line 6, as line 3); each is "
+        "rows that repeat the identifier of an earlier row: 3 (first: line 6, as line 3); each is "
         "counted as a VM of its own"
     ]
     notes.clear()

@@ -83,14 +83,14 @@ def simulate(
     hours = round(weeks * HOURS_PER_WEEK)
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError("ageing: expected at least one seed, each once")
+    if not any(td.share_2m for td in workload.tds):
+        prepare(machine.max_pfn, progress)
     workers = min(processes or cpu_count() or 1, len(seeds))
     results: dict[int, _OfSeed] = {}
     if workers == 1:
         for seed in seeds:
             results[seed] = _one_seed(machine, workload, hours, seed, release, progress)
     else:
-        if not any(td.share_2m for td in workload.tds):
-            prepare(machine.max_pfn, progress)
         with worker_pool(workers) as pool:
             jobs = {
                 pool.submit(_one_seed, machine, workload, hours, seed, release): seed

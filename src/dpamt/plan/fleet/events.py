@@ -142,10 +142,10 @@ def _paired(
     place: Callable[[int], str],
 ) -> list[tuple[float, float, int]]:
     """(arrival, departure or never, row with the sizes) of each VM."""
-    before = _Told("deleted without having been created: taken to be there from the beginning")
-    twice = _Told("created again while it is there: left out")
-    gone = _Told("deleted again: left out")
-    other = _Told(f"whose {form.kind} is neither a creation nor a deletion: left out")
+    before = _Told("VMs deleted without having been created, taken to be there from the beginning")
+    twice = _Told("creations of a VM that is there, left out")
+    gone = _Told("deletions of a VM that was deleted before, left out")
+    other = _Told(f"rows whose {form.kind} is neither a creation nor a deletion, left out")
     found: list[tuple[float, float, int]] = []
     begin = float(times.min())
     code: int | None = None
@@ -181,5 +181,5 @@ def _paired(
         found.append((arrival, _NEVER, row_of))
     for told in (before, twice, gone, other):
         if told.number:
-            notes.append(f"{told.number:,} rows: a VM {told.what} (first: {place(told.first)})")
+            notes.append(f"{told.what}: {told.number:,} (first: {place(told.first)})")
     return found

@@ -47,7 +47,7 @@ class Identifiers:
             first = again[np.argmin(rows[order][again + 1])]
             earlier, later = rows[order][first], rows[order][first + 1]
             told.append(
-                f"{len(again):,} rows repeat the identifier of an earlier row (first: {what} "
+                f"rows that repeat the identifier of an earlier row: {len(again):,} (first: {what} "
                 f"{later}, as {what} {earlier}); each is counted as a VM of its own"
             )
         if self._left_out:
