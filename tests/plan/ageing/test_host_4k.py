@@ -21,6 +21,7 @@ from tests.host.rig import small_machine
 
 pytest.importorskip("numba")
 
+from dpamt.plan.ageing import pages_4k
 from dpamt.plan.ageing.host_4k import (
     LEAST_PAGES,
     Host4k,
@@ -38,7 +39,7 @@ class Pair:
     """The same events on both hosts; TDs are pairs, None where memory did not suffice."""
 
     def __init__(self, machine: Machine, share: float, grouping: Grouping, seed: int) -> None:
-        self.hosts = [
+        self.hosts: list[Any] = [
             kind(boot_ageing(machine, seed, share, grouping=grouping))
             for kind in (AgeingHost, Host4k)
         ]
@@ -159,3 +160,30 @@ def test_when_the_compiled_host_is_taken() -> None:
     assert isinstance(ageing_host(boot_ageing(large), huge=True), AgeingHost)
     assert isinstance(ageing_host(boot_ageing(large), False, "pool"), AgeingHost)
     assert isinstance(ageing_host(boot_ageing(small_machine()), huge=False), AgeingHost)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_buddies_that_merge_again_and_again(seed: int) -> None:
+    """More chunks come and go than a stack has room for: the zones stay alike."""
+    python, compiled = Pair(MACHINES["small"], 0.1, "scattered", seed).hosts
+    memory, zones = compiled.allocator.memory, python.allocator.zones
+    random = Random(seed)
+    held: list[tuple[int, int, int]] = []
+    pushed = 0
+    for _ in range(60_000):
+        if len(held) < random.randrange(40):
+            zone, order = random.randrange(len(zones)), random.randrange(10)
+            taken = zones[zone].take(order)
+            found = pages_4k.take(memory, zone, order, order)
+            assert (taken or (0, 0)) == tuple(found)
+            if taken is not None:
+                held.append((zone, taken[0], 1 << order))
+        elif held:
+            zone, start, pages = held.pop(random.randrange(len(held)))
+            zones[zone].release(start, start + pages)
+            pages_4k.release(memory, start, start + pages)
+            pushed += 1
+    room = memory.stack_limit - memory.stack_begin
+    assert pushed > 10 * room[:, 9].max()
+    assert (memory.stack_end <= memory.stack_limit).all()
+    assert python.allocator.snapshot() == compiled.allocator.snapshot()

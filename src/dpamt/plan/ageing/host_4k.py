@@ -206,9 +206,12 @@ class Allocator4k:
         number = {id(zone): at for at, zone in enumerate(zones)}
         extents = [(start, end, number[id(zone)]) for start, end, zone in allocator.extents()]
         pages = blocks << MAX_PAGE_ORDER
+        begins, limits = _stacks(extents, len(zones))
         self.memory = pages_4k.Memory(
-            heads=np.zeros((len(zones), MAX_PAGE_ORDER), np.int64),
-            links=_untouched(4 * pages, np.uint32).reshape(-1, 2),
+            stacks=_untouched(int(limits[-1, -1]), np.uint32),
+            stack_begin=begins,
+            stack_end=begins.copy(),
+            stack_limit=limits,
             tags=_untouched(2 * pages, np.uint8),
             blocks=np.zeros(blocks, np.uint8),
             first_block=np.full(len(zones), blocks, np.int64),
@@ -254,10 +257,9 @@ class Allocator4k:
         by_node: dict[int, list[tuple[int, int]]] = {nid: [] for nid in self._nids}
         for zone, nid in enumerate(self._nids):
             for order in range(MAX_PAGE_ORDER):
-                chunks = np.zeros(self._code.list_all(m, zone, _NONE, order), np.int64)
-                self._code.list_all(m, zone, chunks, order)
-                size = 1 << order
-                by_node[nid] += [(pfn, pfn + size) for pfn in chunks.tolist()]
+                self._code.tidy(m, zone, order)
+                chunks = m.stacks[m.stack_begin[zone, order] : m.stack_end[zone, order]]
+                by_node[nid] += [(pfn, pfn + (1 << order)) for pfn in chunks.tolist()]
         for block in np.flatnonzero(m.blocks).tolist():
             nid = self._nids[int(m.blocks[block]) - 1]
             by_node[nid].append((block << MAX_PAGE_ORDER, (block + 1) << MAX_PAGE_ORDER))
@@ -276,7 +278,18 @@ class Allocator4k:
         return self._nids[int(extents[at, 2])]
 
 
-_NONE: Final = np.zeros(0, np.int64)
+def _stacks(
+    extents: list[tuple[int, int, int]], zones: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the stack of each zone and order begins and has to end: room for twice the chunks that
+    can be free.
+    """
+    sizes = np.zeros((zones, MAX_PAGE_ORDER), np.int64)
+    for start, end, zone in extents:
+        for order in range(MAX_PAGE_ORDER):
+            sizes[zone, order] += 2 * (((end - start) >> order) + 2)
+    limits = np.cumsum(sizes.ravel()).reshape(sizes.shape)
+    return limits - sizes, limits
 
 
 def _untouched(length: int, kind: type[np.generic]) -> NDArray[Any]:

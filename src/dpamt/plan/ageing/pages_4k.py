@@ -12,9 +12,12 @@ next fault takes just these two pages back into the pool, in the same order.  So
 in regions that have their pair, the pool and the two pages need not be touched before its end.
 
 The buddy lists of a zone are last in, first out, and a buddy is taken out of the middle when it
-merges: a doubly linked list for each zone and order.  Its links lie in arrays with a slot for each
-place where a chunk of that order may begin, one order after another, so that buddies are neighbours
-and orders that are not in use cost no memory: what is not written to is not there.
+merges.  So each list is a stack of first pages, and beside it stands a tag for each place where a
+chunk of that order may begin, which says whether that chunk is free.  A chunk that merges loses its
+tag and stays in the stack, where it is passed over.  If it is freed again, it comes to the stack a
+second time, above; it is taken from there, and loses its tag, before the first one is met.  A stack
+that is full, with room for twice what can be free, is rid of what is passed over.  Tags lie one
+order after another, so that buddies are neighbours.  What is not written to takes no memory.
 """
 
 from collections.abc import Callable
@@ -40,17 +43,20 @@ _POOL: Final = PAMT_CACHE_PAGES
 _MASK: Final = PAGES_PER_2M - 1
 FRONT, PAIRS, OWN_ZONES = 0, 1, 2
 """Places in :attr:`Memory.numbers`."""
-FRONT_ROOM: Final = 2 * FRONT_HIGH
+FRONT_ROOM: Final = FRONT_HIGH + 1 + 16 * FRONT_DRAIN
+"""One more than waits there, and as many as leave it before those behind move up."""
 
 
 class Memory(NamedTuple):
     """The page allocator, and the counts and pairs of 2M regions.  Zones are in the order in which
     they are asked; page 0 stands for none."""
 
-    heads: NDArray[np.int64]
-    """By zone and order: the free chunk that was freed last."""
-    links: NDArray[np.uint32]
-    """By slot: the chunks that were freed before and after it, of the list it is in."""
+    stacks: NDArray[np.uint32]
+    """First pages of chunks, one stack after another."""
+    stack_begin: NDArray[np.int64]
+    stack_end: NDArray[np.int64]
+    stack_limit: NDArray[np.int64]
+    """By zone and order: where its stack begins, ends now, and has to end."""
     tags: NDArray[np.uint8]
     """By slot: the zone plus 1 where that chunk is free."""
     blocks: NDArray[np.uint8]
@@ -114,14 +120,32 @@ def _slot(m: Memory, pfn: int, order: int) -> int:
 
 @compiled
 def _push(m: Memory, zone: int, pfn: int, order: int) -> None:
-    head = m.heads[zone, order]
-    slot = _slot(m, pfn, order)
-    m.links[slot, 0] = head
-    m.links[slot, 1] = 0
-    if head:
-        m.links[_slot(m, head, order), 1] = pfn
-    m.heads[zone, order] = pfn
-    m.tags[slot] = zone + 1
+    end = m.stack_end[zone, order]
+    if end == m.stack_limit[zone, order]:
+        tidy(m, zone, order)
+        end = m.stack_end[zone, order]
+    m.stacks[end] = pfn
+    m.stack_end[zone, order] = end + 1
+    m.tags[_slot(m, pfn, order)] = zone + 1
+
+
+@compiled
+def tidy(m: Memory, zone: int, order: int) -> None:
+    """Leave in a stack what is free, each chunk where it was freed last."""
+    begin, end = m.stack_begin[zone, order], m.stack_end[zone, order]
+    for at in range(end - 1, begin - 1, -1):
+        slot = _slot(m, m.stacks[at], order)
+        if m.tags[slot] == zone + 1:
+            m.tags[slot] = 0
+        else:
+            m.stacks[at] = 0
+    left = begin
+    for at in range(begin, end):
+        if m.stacks[at]:
+            m.tags[_slot(m, m.stacks[at], order)] = zone + 1
+            m.stacks[left] = m.stacks[at]
+            left += 1
+    m.stack_end[zone, order] = left
 
 
 @compiled
@@ -132,42 +156,20 @@ def push_all(m: Memory, zone: int, chunks: NDArray[np.int64], order: int) -> Non
 
 
 @compiled
-def list_all(m: Memory, zone: int, chunks: NDArray[np.int64], order: int) -> int:
-    """The first page of each free chunk into ``chunks``, as far as there is room: how many there
-    are."""
-    count = 0
-    pfn = m.heads[zone, order]
-    while pfn:
-        if count < len(chunks):
-            chunks[count] = pfn
-        count += 1
-        pfn = m.links[_slot(m, pfn, order), 0]
-    return count
-
-
-@compiled
-def _unlink(m: Memory, zone: int, pfn: int, order: int) -> None:
-    slot = _slot(m, pfn, order)
-    older, newer = m.links[slot, 0], m.links[slot, 1]
-    if newer:
-        m.links[_slot(m, newer, order), 0] = older
-    else:
-        m.heads[zone, order] = older
-    if older:
-        m.links[_slot(m, older, order), 1] = newer
-    m.tags[slot] = 0
-
-
-@compiled
 def take(m: Memory, zone: int, order: int, limit: int) -> tuple[int, int]:
     """BuddyZone.take(): (first page, order), or (0, 0) where nothing fits."""
     pfn = 0
     have = order
     while have < MAX_PAGE_ORDER:
-        head = m.heads[zone, have]
-        if head:
-            pfn = head
-            _unlink(m, zone, pfn, have)
+        begin, at = m.stack_begin[zone, have], m.stack_end[zone, have]
+        while at > begin and not pfn:
+            at -= 1
+            slot = _slot(m, m.stacks[at], have)
+            if m.tags[slot] == zone + 1:
+                m.tags[slot] = 0
+                pfn = int(m.stacks[at])
+        m.stack_end[zone, have] = at
+        if pfn:
             break
         if have < REGION_ORDER and m.cursors[zone, have] < m.kernel_end[zone]:
             spoiler = m.kernel[m.cursors[zone, have]]
@@ -204,9 +206,10 @@ def _merge(m: Memory, zone: int, start: int, end: int) -> None:
         start += 1 << order
         while order < MAX_PAGE_ORDER:
             buddy = pfn ^ (1 << order)
-            if m.tags[_slot(m, buddy, order)] != zone + 1:
+            slot = _slot(m, buddy, order)
+            if m.tags[slot] != zone + 1:
                 break
-            _unlink(m, zone, buddy, order)
+            m.tags[slot] = 0
             pfn &= ~(1 << order)
             order += 1
         if order == MAX_PAGE_ORDER:
@@ -259,24 +262,37 @@ def _sort(starts: NDArray[np.int64], ends: NDArray[np.int64], count: int) -> Non
 @compiled
 def drain(m: Memory, count: int) -> None:
     """The pages that have waited longest in front go to their zones, in rising order."""
+    _drain_at(m, 0, count)
+    _close_gap(m, count)
+
+
+@compiled
+def _close_gap(m: Memory, count: int) -> None:
+    """So many pages have left the begin of the front."""
+    left = m.numbers[FRONT] - count
+    for at in range(left):
+        m.front[at] = m.front[at + count]
+    m.numbers[FRONT] = left
+
+
+@compiled
+def _drain_at(m: Memory, first: int, count: int) -> None:
+    """So many pages in front, from the one in this place on, go to their zones."""
     front = m.front
     starts, ends = m.starts, m.ends
     runs = 0
-    at = 0
-    while at < count:  # pages mostly rise one by one: such runs are sorted, not pages
+    at = first
+    last = first + count
+    while at < last:  # pages mostly rise one by one: such runs are sorted, not pages
         start = front[at]
         end = start + 1
         at += 1
-        while at < count and front[at] == end:
+        while at < last and front[at] == end:
             end += 1
             at += 1
         starts[runs], ends[runs] = start, end
         runs += 1
     _sort(starts, ends, runs)
-    left = m.numbers[FRONT] - count
-    for at in range(left):
-        front[at] = front[at + count]
-    m.numbers[FRONT] = left
     run = 0
     while run < runs:
         start, end = starts[run], ends[run]
@@ -295,13 +311,19 @@ def _refill(m: Memory) -> None:
     front = m.front
     for zone in range(len(m.whole)):
         filled = 0
-        while filled < REFILL_PAGES:
-            pfn, order = take(m, zone, 0, REFILL_ORDER)
-            if not pfn:
-                break
+        pfn, order = take(m, zone, 0, REFILL_ORDER)
+        if pfn and order == REFILL_ORDER:
+            for at in range(REFILL_PAGES):
+                front[REFILL_PAGES - 1 - at] = pfn + at
+            m.numbers[FRONT] = REFILL_PAGES
+            return
+        while pfn:
             for page in range(pfn, pfn + (1 << order)):
                 front[filled] = page
                 filled += 1
+            if filled >= REFILL_PAGES:
+                break
+            pfn, order = take(m, zone, 0, REFILL_ORDER)
         if filled:
             for at in range(filled // 2):
                 front[at], front[filled - 1 - at] = front[filled - 1 - at], front[at]
@@ -518,18 +540,22 @@ def remove(m: Memory, t: TdPages, first: int, end: int) -> None:
         counts[region] = count
         if not count:
             _free_pair(m, region)
-    waiting = m.numbers[FRONT]
+    waiting, gone = m.numbers[FRONT], 0
     for at in range(first, end):
         pfn = pages[at]
         if pfn:
             pages[at] = 0
             front[waiting] = pfn
             waiting += 1
-            if waiting > FRONT_HIGH:
-                m.numbers[FRONT] = waiting
-                drain(m, FRONT_DRAIN)
-                waiting = m.numbers[FRONT]
+            if waiting - gone > FRONT_HIGH:
+                _drain_at(m, gone, FRONT_DRAIN)
+                gone += FRONT_DRAIN
+                if waiting == FRONT_ROOM:
+                    m.numbers[FRONT] = waiting
+                    _close_gap(m, gone)
+                    waiting, gone = m.numbers[FRONT], 0
     m.numbers[FRONT] = waiting
+    _close_gap(m, gone)
 
 
 @compiled
