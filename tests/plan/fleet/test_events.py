@@ -4,6 +4,7 @@ import gzip
 import random
 import re
 import sqlite3
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,49 @@ def test_alibaba_2018(tmp_path: Path) -> None:
     assert notes[2].startswith(
         "rows whose status is neither a creation nor a deletion, left out: 1"
     )
+
+
+def test_alibaba_as_it_is_distributed(tmp_path: Path) -> None:
+    """A tar of one table (2018), or of all tables (2017)."""
+    written(tmp_path, ALIBABA_2018, "container_meta.csv")
+    written(tmp_path, ALIBABA_2017, "container_event.csv")
+    written(tmp_path, "0,1\n", "server_usage.csv")
+    for name, members in (
+        ("container_meta.tar.gz", ["container_meta.csv"]),
+        ("trace_201708.tgz", ["server_usage.csv", "container_event.csv"]),
+        ("plain.tar.xz", ["container_meta.csv"]),
+    ):
+        mode: Any = "w:xz" if name.endswith("xz") else "w:gz"
+        with tarfile.open(tmp_path / name, mode) as archive:
+            for member in members:
+                archive.add(tmp_path / member, f"folder/{member}")
+        packed = read(tmp_path / name, machine_gib=64.0)
+        assert packed == read(tmp_path / members[-1], machine_gib=64.0)
+
+
+def test_files_of_another_kind(tmp_path: Path) -> None:
+    for name, data, said in (
+        (
+            "p.sqlite",
+            b"SQLite format 3\0" + bytes(500),
+            "an SQLite database; expected CSV or Parquet",
+        ),
+        ("z.xlsx", b"PK\x03\x04" + bytes(500), "a zip file or a spreadsheet"),
+        ("j.json", b'[{"memory": 4}]', "JSON; expected CSV or Parquet"),
+        ("g.csv.gz", gzip.compress(b"{}"), "JSON"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=f"{name}: {said}"):
+            read(tmp_path / name)
+    with tarfile.open(tmp_path / "two.tar", "w") as archive:
+        archive.add(tmp_path / "j.json", "a.csv")
+        archive.add(tmp_path / "j.json", "b.csv")
+    with pytest.raises(InputError, match=r"two.tar: 2 files in it \(a.csv, b.csv\); expected one"):
+        read(tmp_path / "two.tar")
+    whole = (tmp_path / "two.tar").read_bytes()
+    (tmp_path / "half.tar").write_bytes(whole[:700])
+    with pytest.raises(InputError, match=r"half.tar: "):
+        read(tmp_path / "half.tar")
 
 
 def test_events_in_parquet(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 """Reading VM lives from CSV or Parquet, batch by batch, whatever the size of the file.
 
-Which columns are known stands in forms.py and docs/plan-fleets.md.  CSV may be packed (gz, xz,
-bz2), as public traces are distributed, and begin with the byte order mark of a spreadsheet.
+Which columns are known stands in forms.py and docs/plan-fleets.md.  CSV may be packed
+(packed.py), as public traces are distributed, and begin with the byte order mark of a spreadsheet.
 """
 
-import bz2
-import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +31,7 @@ from dpamt.plan.fleet.forms import (
     names_of,
 )
 from dpamt.plan.fleet.ids import Identifiers
+from dpamt.plan.fleet.packed import opened
 from dpamt.plan.fleet.vms import check_columns
 
 BLOCK_BYTES: Final = 8 << 20
@@ -77,12 +76,12 @@ def read_vms(
                 told.append("its containers are taken for VMs")
             yield from lives_of_events(event, _event_rows(rows, names), machine_gib, share_2m, told)
             return
+        names = names_of(path, found)
         if machine_gib is not None:
             raise InputError(
                 f"{path}: --machine-gib has no effect; this file gives memory in GiB, not as a "
                 "share of a machine's"
             )
-        names = names_of(path, found)
         identifiers = Identifiers()
         for place, first, batch in _rows(path, parquet, found, names, headless):
             if "vmid" in names:
@@ -123,7 +122,7 @@ def _parquet_names(path: Path) -> list[str]:
 
 def _csv_names(path: Path) -> tuple[list[str], bool]:
     """Names of the columns, and whether the file has none."""
-    with _opened(path) as file:
+    with opened(path) as file:
         line = file.readline(1 << 16).decode("utf-8-sig", "replace").strip()
     if not line:
         raise InputError(f"{path}, line 1: empty; expected names of columns, or VM lives")
@@ -150,28 +149,12 @@ def _csv_rows(path: Path, names: Mapping[str, str], found: Sequence[str], headle
         return "error"
 
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             yield from _batches_of(file, path, names, found, headless, invalid)
     except pa.ArrowInvalid:
         if wrong:
             raise InputError(wrong[0]) from None
         raise
-
-
-def _opened(path: Path) -> Any:
-    """The bytes of a CSV file, unpacked where it is gzip, xz or bzip2, by its first bytes."""
-    with path.open("rb") as file:
-        magic = file.read(6)
-    try:
-        if magic.startswith(b"\x1f\x8b"):
-            return gzip.open(path)
-        if magic.startswith(b"\xfd7zXZ"):
-            return lzma.open(path)
-        if magic.startswith(b"BZh"):
-            return bz2.open(path)
-    except (OSError, lzma.LZMAError) as error:
-        raise InputError(f"{path}: {error}; expected a compressed file that is whole") from None
-    return path.open("rb")
 
 
 def _batches_of(
