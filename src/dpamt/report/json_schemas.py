@@ -16,6 +16,7 @@ import types
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
+from dpamt.files import replaced
 from dpamt.plan.expect.ran import RanPoint
 from dpamt.report import decode_text, expect_data
 from dpamt.run.facts import JSON_FORMAT, PamtFacts, RunFacts, TdFacts
@@ -225,7 +226,8 @@ def main(arguments: list[str]) -> None:
     """Write them all."""
     for name, schema in schemas().items():
         text = json.dumps(schema, indent=2) + "\n"
-        (Path(arguments[0]) / name).write_text(text, encoding="utf-8")
+        with replaced(str(Path(arguments[0]) / name)) as file:
+            file.write(text)
 
 
 if __name__ == "__main__":
