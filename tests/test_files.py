@@ -279,6 +279,7 @@ def test_nobody_else_writes_files() -> None:
         "files.py": "here it is done",
         "boot/session.py": "in a folder of its own that goes away",
         "boot/exerciser.py": "in a folder of its own that goes away",
+        "boot/core_file.py": "the file that files.py opened is cut to its length",
         "report/leaf_pages.py": "`make docs`: checks that the folder is its own",
         "cli/plan_fleet.py": "standard input, in a folder of its own that goes away",
         "cli/output.py": "defines write_text, to standard output",
