@@ -32,8 +32,7 @@ _ADDRESS: Final = (
 """Where the probe is; at a function's end: where it returns to, its caller.  The kernel writes the
 caller first, by name; perf and trace-cmd write it last, as an address."""
 _WHERE: Final = re.compile(_ADDRESS)
-_PAIR: Final = re.compile(rb"([a-z][\w]{0,31})=(\S{1,300})")
-_HEX: Final = re.compile(HEX)
+_PAIRS: Final = re.compile(rb"([a-z][\w]{0,31})=(?:(" + HEX + rb")(?!\S)|(\S{1,300}))").findall
 _DECIMAL: Final = re.compile(rb"-?\d{1,20}")
 _LOCK: Final = re.compile(rb"(?:lock_addr=)?(?:0x)?([0-9a-f]{4,16})\b")
 _KEYS_OUT: Final = tuple(OUT + name for name in REGISTER_NAMES)
@@ -276,12 +275,11 @@ class Events:
 def _values(line: bytes, start: int) -> Values:
     """Arguments by name: numbers where the line has them in hexadecimal, else the text."""
     found: Values = {}
-    for pair in _PAIR.finditer(line, start):
-        key, value = pair[1].decode(), pair[2]
+    for name, number, text in _PAIRS(line, start):
+        key = name.decode()
         if key in found:
             raise Damaged(f"{key} twice")
-        is_number = key != "caller" and _HEX.fullmatch(value) is not None
-        found[key] = int(value, 16) if is_number else value
+        found[key] = (text or number) if text or key == "caller" else int(number, 16)
     if not found:
         raise Damaged("an event without arguments")
     where = _WHERE.match(line, start)
@@ -304,7 +302,10 @@ def _number(values: Values, key: str) -> int:
 
 def _registers(values: Values) -> tuple[int, ...]:
     """Operands; one that was not recorded counts as 0."""
-    return tuple(_number(values, name) if name in values else 0 for name in REGISTER_NAMES)
+    found = tuple(map(values.get, REGISTER_NAMES, _ZEROS))
+    if any(type(value) is not int for value in found):
+        return tuple(_number(values, name) if name in values else 0 for name in REGISTER_NAMES)
+    return found  # type: ignore[return-value]
 
 
 def _outputs(values: Values, names: tuple[str, ...]) -> tuple[int | None, ...]:
