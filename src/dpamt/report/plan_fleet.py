@@ -119,7 +119,9 @@ def _todo(both: BothFleets) -> str:
     then = f"{percent(abs(round(both.tomorrow.mean_saved)), both.tomorrow.static_bytes)}"
     later = f"with 2M guest memory (a series not merged) it saves {then}"
     if both.kind == "does-not-fit":
-        return "Add hosts, or raise the KeyIDs of each (--max-tds says what they are)"
+        return (
+            "Add hosts or larger ones, or raise the KeyIDs of each (--max-tds says what they are)"
+        )
     if both.kind == "costs":
         return f"Stay on a kernel or module without Dynamic PAMT; {later}"
     if both.kind == "marginal":

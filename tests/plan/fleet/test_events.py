@@ -159,6 +159,13 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
         read(tmp_path / "half.tar")
 
 
+def test_events_before_the_trace(tmp_path: Path) -> None:
+    notes: list[str] = []
+    text = HUAWEI.split("\n")[0] + "\n1,2,4,-5,0\n1,2,4,20,1\n"
+    assert read(written(tmp_path, text), notes=notes) == [(0, 20, 4 * GIB, 2)]
+    assert "events before time 0, taken to be at 0: 1 (first: " in notes[1]
+
+
 def test_events_in_parquet(tmp_path: Path) -> None:
     path = tmp_path / "huawei.parquet"
     columns = {"vmid": [1, 1], "cpu": [2, 2], "memory": [4, 4], "time": [5, 9], "type": [0, 1]}
@@ -173,6 +180,8 @@ def test_events_in_parquet(tmp_path: Path) -> None:
         (HUAWEI.replace("100,0", ",0"), "line 2, time: empty; expected seconds"),
         (HUAWEI.replace("1,2,4,100", ",2,4,100"), "line 2, vmid: empty; expected an identifier"),
         (HUAWEI.replace("2,1,2,130", "2,1,-2,130"), "line 3, memory: -2; expected GiB above 0"),
+        (HUAWEI.replace("2,1,2,800,0", "2,1,2,1e99,0"), "line 7, time: 1e.99; expected"),
+        ("vmid,cpu,memory,time,type\n1,2,4,5,7\n", "line 2, type: no row of the file creates"),
         (HUAWEI.replace("2,1,2,130", "2,0,2,130"), "line 3, cpu: 0; expected a whole number"),
     ],
 )

@@ -153,6 +153,7 @@ GOOD = "0,1,4,2,\n"
         (HEAD + ",8,4,2,\n", "line 2, arrival: empty; expected seconds from 0"),
         (HEAD + "nan,8,4,2,\n", "line 2, arrival: "),
         (HEAD + "inf,,4,2,\n", "line 2, arrival: inf; expected"),
+        (HEAD + "0,1e12,4,1,\n", "line 2, departure: 1e.12; expected seconds up to 1e.10"),
         (HEAD + "0,8,4,1.5,\n", "line 2, vcpus: 1.5; expected a whole number"),
         (HEAD + "0,8,4,0,\n", "line 2, vcpus: 0; expected a whole number"),
         (HEAD + "0,8,4e9,2,\n", "line 2, memory_gib: 4e.09; expected GiB"),

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dpamt.errors import InputError
 from dpamt.plan.fleet.forms import EventForm
 from dpamt.plan.fleet.vms import check_columns
 
@@ -102,10 +103,19 @@ def lives_of_events(
     columns = {name: np.concatenate(parts) for name, parts in events.columns.items()}
     # A time before the trace is its beginning.
     times = np.maximum(columns["time"], 0.0)
+    early = np.flatnonzero(columns["time"] < 0)
+    if len(early):
+        notes.append(
+            f"events before time 0, taken to be at 0: {len(early):,} "
+            f"(first: {events.place(int(early[0]))})"
+        )
     order = np.lexsort((np.arange(len(codes)), times, codes))
     found = _paired(form, codes, starts, times, order, notes, events.place)
     if not found:
-        return
+        raise InputError(
+            f"{events.place(0)}, {form.kind}: no row of the file creates or deletes a VM; expected "
+            f"{', '.join(sorted(form.begins | form.ends))}"
+        )
     arrivals, departures, rows_of = (np.array(column) for column in zip(*found, strict=True))
     by_arrival = np.lexsort((rows_of, arrivals))
     vcpus = np.maximum(

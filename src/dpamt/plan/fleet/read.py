@@ -32,7 +32,7 @@ from dpamt.plan.fleet.forms import (
 )
 from dpamt.plan.fleet.ids import Identifiers
 from dpamt.plan.fleet.packed import opened
-from dpamt.plan.fleet.vms import check_columns
+from dpamt.plan.fleet.vms import MAX_SECONDS, check_columns
 
 BLOCK_BYTES: Final = 8 << 20
 ROWS_OF_A_BATCH: Final = 1 << 17
@@ -211,9 +211,14 @@ def _event_rows(rows: Rows, names: Mapping[str, str]) -> EventRows:
             raise InputError(f"{place(row)}, {names['vmid']}: empty; expected an identifier")
         kinds = columns.pop("kind").cast(pa.string())
         sizes = {ours: _numbers(one, place, names[ours]) for ours, one in columns.items()}
-        if np.isnan(sizes["time"]).any():
-            row = int(np.argmax(np.isnan(sizes["time"])))
-            raise InputError(f"{place(row)}, {names['time']}: empty; expected seconds")
+        bad = ~(sizes["time"] <= MAX_SECONDS)
+        if bad.any():
+            row = int(np.argmax(bad))
+            time = sizes["time"][row]
+            shown = "empty" if np.isnan(time) else f"{time:g}"
+            raise InputError(
+                f"{place(row)}, {names['time']}: {shown}; expected seconds up to {MAX_SECONDS:g}"
+            )
         yield place, vmids, kinds, sizes
 
 

@@ -62,6 +62,8 @@ def check_columns(
         departure,
         "a time not before the arrival, or nothing",
     )
+    fine = (departure <= MAX_SECONDS) | np.isinf(departure)
+    demand(fine, "departure", departure, f"seconds up to {MAX_SECONDS:g}, or nothing")
     fine = (memory > 0) & (memory <= MAX_MEMORY_GIB)
     demand(fine, "memory_gib", memory, f"GiB above 0 and up to {MAX_MEMORY_GIB}")
     fine = (vcpus >= 1) & (vcpus <= MAX_VCPUS) & (vcpus == np.floor(vcpus))
