@@ -134,6 +134,19 @@ def test_a_design_that_one_cpu_alone_breaks_is_a_finding(
     assert err.count("\n") == 1
 
 
+def test_a_lock_that_one_cpu_alone_misuses_is_told_with_its_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    text = MERGED.replace(STORE, STORE + "    lock.unlock()\n")
+    file.write_text(text, encoding="utf-8")
+    code, out, err = verify(capsys, str(file), "--cpus", "2")
+    assert (code, out) == (1, "")
+    line = text[: text.index(STORE)].count("\n") + 3  # the unlock behind that one
+    told = "tdx_pamt_get: dpamt_lock released while not held"
+    assert err == f"dpamt: {file}:{line}: {told}\n"
+
+
 def test_what_goes_wrong_in_a_design_that_runs_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

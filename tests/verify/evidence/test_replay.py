@@ -141,6 +141,22 @@ def test_merged_stands_any_schedule(turns: list[tuple[int, int]]) -> None:
     assert (said.departure != "") == bool(turns)
 
 
+def test_a_lock_that_is_released_twice_is_told_at_its_step(tmp_path: Path) -> None:
+    """By the search and by the threads alike; one CPU alone does not come there."""
+    once = "    if count > 1:\n        refcount.add(-1)\n        lock.unlock()\n"
+    assert once in MERGED
+    twice = once + "        if count == 2:\n            lock.unlock()\n"
+    path = tmp_path / "twice.py"
+    path.write_text(MERGED.replace(once, twice), encoding="utf-8")
+    design = load_design(str(path))
+    said = verify(regions(design, (2,)), properties(), "seamcall")
+    (found,) = (one for one in kept(said) if one["broken"] == "kernel")
+    assert found["steps"][-1]["events"][0] == "misuse: dpamt_lock released while not held"
+    shown = again(regions(design, (2,)), design, found)
+    assert not shown.departure
+    assert "kernel" in shown.broken
+
+
 @pytest.mark.parametrize(
     ("spoilt", "told"),
     [

@@ -15,6 +15,7 @@ from dpamt.abi.status import TDX_MISSING_PAMT_PAGE_PAIR
 from dpamt.errors import DpamtError, InputError
 from dpamt.host.core import demote, refcounts
 from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
+from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.primitives import missing
 
 SHIPPED: Final = (
@@ -190,6 +191,11 @@ def _guarded(function: Callable[..., Any], source: str) -> Callable[..., Any]:
     def guarded(*arguments: Any) -> Any:
         try:
             return function(*arguments)
+        except Deadlock as error:  # of one CPU alone: nobody else can let the lock go
+            if str(error).startswith(f"{source}:"):
+                raise
+            line = _line_in(Path(source), error)
+            raise Deadlock(f"{source}:{line}: {function.__name__}: {error}") from None
         except DpamtError:
             raise
         except Exception as error:

@@ -19,7 +19,7 @@ from dpamt.verify.explore.search import Fault, Search
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL
 from dpamt.verify.learn.automaton import CHOICE, MARK, MAY_SLEEP, Event, Step
 from dpamt.verify.learn.control_point import short_path
-from dpamt.verify.learn.values import payload_shift, value_text
+from dpamt.verify.learn.values import MISUSED, payload_shift, value_text
 from dpamt.verify.programs.problem import ThreadClass
 
 FORMAT: Final = 3
@@ -230,7 +230,7 @@ def _tell_block(
     kind = search.engine.locals[local].kind
     automaton = search.automata[kind]
     own = _own(search, kind, cpu)
-    values = _Values(search, state)
+    values = _Values(search, state, local)
     told: list[StepTold] = []
     for number, (node_number, result) in enumerate(block.steps):
         node = automaton.nodes[node_number]
@@ -238,6 +238,8 @@ def _tell_block(
         assert step is not None
         value = values.after(step)
         _, events = automaton.after(node_number, result)
+        if values.misuse:
+            events = (Event("misuse", values.misuse), *events)
         shown = tuple(own.words(text) for text in map(event_text, events) if text)
         if not (shown or _is_told(search, step)):
             continue
@@ -307,12 +309,15 @@ class _Own:
 
 
 class _Values:
-    """The values of the words that several CPUs touch, step by step through one block."""
+    """The values of the words that a CPU touches, step by step through one block."""
 
-    def __init__(self, search: Search, state: tuple[int, ...]) -> None:
+    def __init__(self, search: Search, state: tuple[int, ...], local: int) -> None:
         self._search = search
         self._state = state
-        self._now: dict[int, Any] = {}
+        self._own = search.engine.locals[local].own
+        self._now: dict[tuple[int, int], Any] = {}
+        self.misuse = ""
+        """What the last step did that no lock allows; empty: nothing."""
         self._rewritten: set[str] = set()
 
     def after(self, step: Step) -> str:
@@ -320,12 +325,24 @@ class _Values:
         words, address = self._search.engine.words, step.address
         if step.method in PAGE_WRITES:
             self._rewritten.add(address.array)
-        owner, slot = words._places.get(address, (0, 0))
-        if owner != SHARED_BY_ALL or address.array in self._rewritten:
+        self.misuse = ""
+        place = words._places.get(address)
+        if place is None or address.array in self._rewritten or step.method in PAGE_READS:
             return ""
-        value = self._now.get(slot, words.shared[slot].values[self._state[slot]])
-        self._now[slot] = words.operations(address.array).outcome(step, value).value
-        return _shown(self._search, address, self._now[slot])
+        outcome = words.operations(address.array).outcome(step, self._value(*place))
+        if outcome.how == MISUSED:
+            self.misuse = str(outcome.result)
+        self._now[place] = outcome.value
+        return _shown(self._search, address, outcome.value) if place[0] == SHARED_BY_ALL else ""
+
+    def _value(self, owner: int, slot: int) -> Any:
+        if (owner, slot) in self._now:
+            return self._now[owner, slot]
+        words = self._search.engine.words
+        if owner == SHARED_BY_ALL:
+            return words.shared[slot].values[self._state[slot]]
+        number = self._own[slot] if slot < len(self._own) else 0
+        return words.own[owner][slot].values[number]
 
 
 def _is_told(search: Search, step: Any) -> bool:
