@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from dpamt.abi.pages import PAGES_PER_2M, SIZE_2M
 from dpamt.host.core.kernel import Kernel
-from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
 from dpamt.plan.ageing.allocator import AgeingAllocator
 from dpamt.plan.ageing.host import AgeingHost
 from dpamt.plan.ageing.pages import (
@@ -25,7 +24,7 @@ from dpamt.platform.buddy import MAX_PAGE_ORDER, REGION_ORDER, merged
 from dpamt.platform.page_allocator import Snapshot
 
 if TYPE_CHECKING:
-    from dpamt.plan.ageing import pages_4k
+    from dpamt.plan.ageing.layout_4k import TdPages
 
 LEAST_PAGES: Final = 1 << 20
 """4 GiB: smaller hosts age faster than the compiled code is loaded."""
@@ -95,7 +94,7 @@ class Td4k:
 
     __slots__ = ("data", "ranges", "vcpus")
 
-    def __init__(self, data: "pages_4k.TdPages") -> None:
+    def __init__(self, data: "TdPages") -> None:
         self.data = data
         self.ranges = len(data.table)
         self.vcpus = range(len(data.held))
@@ -105,11 +104,11 @@ class Host4k:
     """A booted host without TDs, and then with them; see :class:`AgeingHost`."""
 
     def __init__(self, kernel: Kernel) -> None:
-        from dpamt.plan.ageing import pages_4k
+        from dpamt.plan.ageing import layout_4k, pages_4k
 
         if not isinstance(kernel.allocator, AgeingAllocator) or kernel.sysinfo is None:
             raise TypeError("expected the kernel of dpamt.plan.ageing.boot")
-        self._code = pages_4k
+        self._code, self._layout = pages_4k, layout_4k
         self.kernel = kernel
         self.sysinfo = kernel.sysinfo
         self.allocator = Allocator4k(kernel.allocator, kernel.machine.max_pfn)
@@ -122,7 +121,7 @@ class Host4k:
     @property
     def pairs(self) -> int:
         """Pairs installed."""
-        return int(self.memory.numbers[self._code.PAIRS])
+        return int(self.memory.numbers[self._layout.PAIRS])
 
     def create(self, memory: int, vcpus: int, huge: bool, image: int = 0) -> Td4k:
         """As :meth:`AgeingHost.create`; ``huge`` has to be False."""
@@ -147,17 +146,16 @@ class Host4k:
             raise OutOfMemory("no page for a TD")
         return td
 
-    def _no_pages(self, memory: int, vcpus: int) -> "pages_4k.TdPages":
+    def _no_pages(self, memory: int, vcpus: int) -> "TdPages":
         ranges = memory // SIZE_2M
         spare = self._spare.get(ranges * PAGES_PER_2M)
         gigabytes = -(-ranges // RANGES_PER_1G)
-        return self._code.TdPages(
+        return self._layout.TdPages(
             spare.pop() if spare else np.zeros(ranges * PAGES_PER_2M, np.uint32),
             np.zeros(ranges, np.uint32),
             np.zeros(gigabytes, np.uint32),
             np.zeros(-(-gigabytes // RANGES_PER_1G), np.uint32),
-            np.zeros((vcpus, PT64_ROOT_MAX_LEVEL), np.int64),
-            np.zeros((vcpus, PAMT_CACHE_PAGES), np.int64),
+            np.zeros((vcpus, 2, PAMT_CACHE_PAGES), np.int64),
             np.zeros((vcpus, 2), np.int64),
             np.zeros(1 + self.sysinfo.tdcs_pages, np.int64),
             np.zeros((vcpus, 1 + self.sysinfo.tdcx_pages_per_vcpu), np.int64),
@@ -182,9 +180,9 @@ class Allocator4k:
     """The page allocator of such a host: what :class:`AgeingAllocator` held when it was made."""
 
     def __init__(self, allocator: AgeingAllocator, max_pfn: int) -> None:
-        from dpamt.plan.ageing import pages_4k
+        from dpamt.plan.ageing import layout_4k, pages_4k
 
-        self._code = pages_4k
+        self._code, self._layout = pages_4k, layout_4k
         zones = allocator.zones
         if len(zones) > MOST_ZONES:
             raise MemoryError(f"{len(zones)} zones")
@@ -200,14 +198,14 @@ class Allocator4k:
             cursors.append([len(kernel) + one for one in reached])
             kernel += spoilers
             ends.append(len(kernel))
-        front = np.zeros(pages_4k.FRONT_ROOM, np.uint32)
+        front = np.zeros(layout_4k.FRONT_ROOM, np.uint32)
         waiting = allocator.front
         front[: len(waiting)] = waiting
         number = {id(zone): at for at, zone in enumerate(zones)}
         extents = [(start, end, number[id(zone)]) for start, end, zone in allocator.extents()]
         pages = blocks << MAX_PAGE_ORDER
         begins, limits = _stacks(extents, len(zones))
-        self.memory = pages_4k.Memory(
+        self.memory = layout_4k.Memory(
             stacks=_untouched(int(limits[-1, -1]), np.uint32),
             stack_begin=begins,
             stack_end=begins.copy(),
@@ -226,8 +224,8 @@ class Allocator4k:
             numbers=np.array(
                 [len(waiting), 0, sum(nid == self._nids[0] for nid in self._nids)], np.int64
             ),
-            starts=np.zeros(pages_4k.FRONT_ROOM, np.int64),
-            ends=np.zeros(pages_4k.FRONT_ROOM, np.int64),
+            starts=np.zeros(layout_4k.FRONT_ROOM, np.int64),
+            ends=np.zeros(layout_4k.FRONT_ROOM, np.int64),
         )
         for at, zone in enumerate(zones):
             for order, chunks in enumerate(zone.chunks()):
@@ -268,7 +266,7 @@ class Allocator4k:
                 left = m.kernel[m.cursors[zone, order] : m.kernel_end[zone]]
                 for start in (((left >> order) ^ 1) << order).tolist():
                     by_node[nid].append((start, start + (1 << order)))
-        for pfn in m.front[: m.numbers[self._code.FRONT]].tolist():
+        for pfn in m.front[: m.numbers[self._layout.FRONT]].tolist():
             by_node[self._nid_at(pfn)].append((pfn, pfn + 1))
         return tuple((nid, tuple(merged(ranges))) for nid, ranges in by_node.items())
 

@@ -11,104 +11,35 @@ page, takes a pair out of the pool, and frees the pair where the region of the p
 next fault takes just these two pages back into the pool, in the same order.  So in a run of faults
 in regions that have their pair, the pool and the two pages need not be touched before its end.
 
-The buddy lists of a zone are last in, first out, and a buddy is taken out of the middle when it
-merges.  So each list is a stack of first pages, and beside it stands a tag for each place where a
-chunk of that order may begin, which says whether that chunk is free.  A chunk that merges loses its
-tag and stays in the stack, where it is passed over.  If it is freed again, it comes to the stack a
-second time, above; it is taken from there, and loses its tag, before the first one is met.  A stack
-that is full, with room for twice what can be free, is rid of what is passed over.  Tags lie one
-order after another, so that buddies are neighbours.  What is not written to takes no memory.
+All compiled functions stand in this file: when it changes, Numba makes them again, and it looks at
+no other file.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.host.core.page_cache import PT64_ROOT_MAX_LEVEL
 from dpamt.plan.ageing.allocator import FRONT_DRAIN, FRONT_HIGH, REFILL_ORDER
+from dpamt.plan.ageing.layout_4k import (
+    FRONT,
+    FRONT_ROOM,
+    OWN,
+    PAIRS,
+    PAMT,
+    SEPT,
+    Memory,
+    TdPages,
+    compiled,
+)
 from dpamt.plan.ageing.pages import PAMT_CACHE_PAGES
 from dpamt.platform.buddy import MAX_PAGE_ORDER, REGION_ORDER
 from dpamt.platform.page_allocator import REFILL_PAGES
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _SHIFT: Final = REGION_ORDER
-_BLOCK: Final = 1 << MAX_PAGE_ORDER
-_LEVELS: Final = PT64_ROOT_MAX_LEVEL
-_POOL: Final = PAMT_CACHE_PAGES
 _MASK: Final = PAGES_PER_2M - 1
-FRONT, PAIRS, OWN_ZONES = 0, 1, 2
-"""Places in :attr:`Memory.numbers`."""
-FRONT_ROOM: Final = FRONT_HIGH + 1 + 16 * FRONT_DRAIN
-"""One more than waits there, and as many as leave it before those behind move up."""
-
-
-class Memory(NamedTuple):
-    """The page allocator, and the counts and pairs of 2M regions.  Zones are in the order in which
-    they are asked; page 0 stands for none."""
-
-    stacks: NDArray[np.uint32]
-    """First pages of chunks, one stack after another."""
-    stack_begin: NDArray[np.int64]
-    stack_end: NDArray[np.int64]
-    stack_limit: NDArray[np.int64]
-    """By zone and order: where its stack begins, ends now, and has to end."""
-    tags: NDArray[np.uint8]
-    """By slot: the zone plus 1 where that chunk is free."""
-    blocks: NDArray[np.uint8]
-    """By block of the maximal order: its zone plus 1 where it is free as a whole."""
-    first_block: NDArray[np.int64]
-    """By zone: no free block is below it."""
-    whole: NDArray[np.int64]
-    """By zone: free blocks."""
-    kernel: NDArray[np.int64]
-    kernel_end: NDArray[np.int64]
-    cursors: NDArray[np.int64]
-    """Pages that spoil a region, one zone after another; where each zone's end; by zone and order
-    the next one whose chunk was not taken yet (dpamt.platform.buddy)."""
-    extents: NDArray[np.int64]
-    """Rows of start, end, zone."""
-    front: NDArray[np.uint32]
-    counts: NDArray[np.uint16]
-    pair_pages: NDArray[np.uint32]
-    numbers: NDArray[np.int64]
-    """Pages in front, pairs installed, zones of the first node."""
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    """Room for the runs of pages that leave the front."""
-
-
-class TdPages(NamedTuple):
-    """A TD: guest pages by number (0: not there), S-EPT pages, and the pools of its VCPUs."""
-
-    pages: NDArray[np.uint32]
-    table: NDArray[np.uint32]
-    upper_1g: NDArray[np.uint32]
-    upper_512g: NDArray[np.uint32]
-    sept: NDArray[np.int64]
-    pamt: NDArray[np.int64]
-    held: NDArray[np.int64]
-    """By VCPU: pages in its S-EPT pool, and in its pool of pairs."""
-    control: NDArray[np.int64]
-    vcpu_control: NDArray[np.int64]
-
-
-def compiled(function: F) -> F:
-    """Machine code, kept on disk from one run to the next where there is a place for it.
-
-    Without reference counts of arrays, which would cost more than the work: nothing here makes one.
-    """
-    njit: Any = numba.njit
-    options = {"boundscheck": False, "_nrt": False}
-    try:
-        made = njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that may be written to
-        made = njit(**options)(function)
-    return cast(F, made)
 
 
 @compiled
@@ -198,9 +129,11 @@ def take(m: Memory, zone: int, order: int, limit: int) -> tuple[int, int]:
 def _merge(m: Memory, zone: int, start: int, end: int) -> None:
     while start < end:
         order = 0
-        while order < MAX_PAGE_ORDER and not start & ((2 << order) - 1):
-            if start + (2 << order) > end:
-                break
+        while (
+            order < MAX_PAGE_ORDER
+            and not start & ((2 << order) - 1)
+            and start + (2 << order) <= end
+        ):
             order += 1
         pfn = start
         start += 1 << order
@@ -233,7 +166,7 @@ def release(m: Memory, start: int, end: int) -> None:
         if m.extents[at, 0] <= start < m.extents[at, 1]:
             zone = m.extents[at, 2]
             break
-    first, last = (start + _BLOCK - 1) >> MAX_PAGE_ORDER, end >> MAX_PAGE_ORDER
+    first, last = -(-start >> MAX_PAGE_ORDER), end >> MAX_PAGE_ORDER
     if first < last:
         for block in range(first, last):
             _add_block(m, zone, block)
@@ -245,10 +178,7 @@ def release(m: Memory, start: int, end: int) -> None:
 
 @compiled
 def _sort(starts: NDArray[np.int64], ends: NDArray[np.int64], count: int) -> None:
-    """Runs by their start: Shell's sort, with the gaps of M. Ciura (FCT 2001).
-
-    Runs mostly rise, and of pages of pairs they may fall: both are done in few steps.
-    """
+    """Runs by their start, which mostly rise or fall: Shell's sort, gaps of M. Ciura (FCT 2001)."""
     for gap in (301, 132, 57, 23, 10, 4, 1):
         for at in range(gap, count):
             start, end = starts[at], ends[at]
@@ -280,9 +210,7 @@ def _drain_at(m: Memory, first: int, count: int) -> None:
     """So many pages in front, from the one in this place on, go to their zones."""
     front = m.front
     starts, ends = m.starts, m.ends
-    runs = 0
-    at = first
-    last = first + count
+    runs, at, last = 0, first, first + count
     while at < last:  # pages mostly rise one by one: such runs are sorted, not pages
         start = front[at]
         end = start + 1
@@ -355,12 +283,9 @@ def free_page(m: Memory, pfn: int) -> None:
 @compiled
 def take_folios(m: Memory, found: NDArray[np.int64]) -> int:
     """Regions of 2M for each place in ``found``: how many there were."""
-    zones, own = len(m.whole), m.numbers[OWN_ZONES]
     count = 0
-    for drained in range(2):
-        if drained:
-            drain(m, m.numbers[FRONT])
-        for zone in range(zones if drained else own):
+    for zones in (m.numbers[OWN], len(m.whole)):
+        for zone in range(zones):
             while count < len(found):
                 pfn, _order = take(m, zone, REGION_ORDER, REGION_ORDER)
                 if not pfn:
@@ -369,6 +294,7 @@ def take_folios(m: Memory, found: NDArray[np.int64]) -> int:
                 count += 1
         if count == len(found):
             break
+        drain(m, m.numbers[FRONT])
     return count
 
 
@@ -387,15 +313,6 @@ def _get(m: Memory, region: int, first: int, second: int) -> None:
 
 
 @compiled
-def _put(m: Memory, region: int) -> None:
-    """tdx_pamt_put(): the last one takes the pair out."""
-    count = m.counts[region] - 1
-    m.counts[region] = count
-    if not count:
-        _free_pair(m, region)
-
-
-@compiled
 def _free_pair(m: Memory, region: int) -> None:
     """PAMT.REMOVE."""
     m.numbers[PAIRS] -= 1
@@ -407,15 +324,11 @@ def _free_pair(m: Memory, region: int) -> None:
 def take_control(m: Memory, found: NDArray[np.int64]) -> bool:
     """Control pages for each place in ``found``, 0 for those that memory did not suffice for."""
     for at in range(len(found)):
-        pfn = take_page(m)
-        if not pfn:
-            return False
-        first = take_page(m)
-        second = take_page(m) if first else 0
+        pfn, first, second = take_page(m), take_page(m), take_page(m)
         if not second:
-            if first:
-                free_page(m, first)
-            free_page(m, pfn)
+            for page in (first, pfn):
+                if page:
+                    free_page(m, page)
             return False
         _get(m, pfn >> _SHIFT, first, second)
         found[at] = pfn
@@ -424,35 +337,34 @@ def take_control(m: Memory, found: NDArray[np.int64]) -> bool:
 
 @compiled
 def _top_up(m: Memory, t: TdPages, vcpu: int) -> bool:
-    while t.held[vcpu, 0] < _LEVELS:
-        pfn = take_page(m)
-        if not pfn:
-            return False
-        t.sept[vcpu, t.held[vcpu, 0]] = pfn
-        t.held[vcpu, 0] += 1
-    while t.held[vcpu, 1] < _POOL:
-        pfn = take_page(m)
-        if not pfn:
-            return False
-        t.pamt[vcpu, t.held[vcpu, 1]] = pfn
-        t.held[vcpu, 1] += 1
+    for kind in range(2):
+        while t.held[vcpu, kind] < (PT64_ROOT_MAX_LEVEL if kind == SEPT else PAMT_CACHE_PAGES):
+            pfn = take_page(m)
+            if not pfn:
+                return False
+            t.pools[vcpu, kind, t.held[vcpu, kind]] = pfn
+            t.held[vcpu, kind] += 1
     return True
 
 
 @compiled
+def _pop(t: TdPages, vcpu: int, kind: int) -> int:
+    t.held[vcpu, kind] -= 1
+    return int(t.pools[vcpu, kind, t.held[vcpu, kind]])
+
+
+@compiled
 def _get_from_pool(m: Memory, t: TdPages, vcpu: int, region: int) -> None:
-    at = t.held[vcpu, 1]
-    t.held[vcpu, 1] = at - 2
-    _get(m, region, t.pamt[vcpu, at - 1], t.pamt[vcpu, at - 2])
+    first = _pop(t, vcpu, PAMT)
+    _get(m, region, first, _pop(t, vcpu, PAMT))
 
 
 @compiled
 def _link(m: Memory, t: TdPages, vcpu: int) -> int:
     """SEPT.ADD of a page of the pool."""
-    t.held[vcpu, 0] -= 1
-    pfn = t.sept[vcpu, t.held[vcpu, 0]]
+    pfn = _pop(t, vcpu, SEPT)
     _get_from_pool(m, t, vcpu, pfn >> _SHIFT)
-    return int(pfn)
+    return pfn
 
 
 @compiled
@@ -469,10 +381,8 @@ def fault(m: Memory, t: TdPages, vcpu: int, first: int, end: int) -> bool:
             mapped = _run(m, t, page, min(end, (page | _MASK) + 1))
             if mapped:
                 page += mapped
-                at = t.held[vcpu, 1]
-                t.held[vcpu, 1] = at - 2
-                free_page(m, t.pamt[vcpu, at - 1])
-                free_page(m, t.pamt[vcpu, at - 2])
+                free_page(m, _pop(t, vcpu, PAMT))
+                free_page(m, _pop(t, vcpu, PAMT))
                 continue
         pfn = take_page(m)
         if not pfn:
@@ -560,8 +470,13 @@ def remove(m: Memory, t: TdPages, first: int, end: int) -> None:
 
 @compiled
 def _free_control(m: Memory, pfn: int) -> None:
+    """tdx_pamt_put(), the last one of a region takes the pair out; and the page goes."""
     if pfn:
-        _put(m, pfn >> _SHIFT)
+        region = pfn >> _SHIFT
+        count = m.counts[region] - 1
+        m.counts[region] = count
+        if not count:
+            _free_pair(m, region)
         free_page(m, pfn)
 
 
@@ -569,17 +484,13 @@ def _free_control(m: Memory, pfn: int) -> None:
 def destroy(m: Memory, t: TdPages) -> None:
     """Guest pages, S-EPT pages, VCPUs, control pages."""
     remove(m, t, 0, len(t.pages))
-    for pfn in t.table:
-        _free_control(m, pfn)
-    for pfn in t.upper_1g:
-        _free_control(m, pfn)
-    for pfn in t.upper_512g:
-        _free_control(m, pfn)
+    for table in (t.table, t.upper_1g, t.upper_512g):
+        for pfn in table:
+            _free_control(m, pfn)
     for vcpu in range(len(t.held)):
-        for at in range(t.held[vcpu, 0] - 1, -1, -1):
-            free_page(m, t.sept[vcpu, at])
-        for at in range(t.held[vcpu, 1] - 1, -1, -1):
-            free_page(m, t.pamt[vcpu, at])
+        for kind in range(2):
+            while t.held[vcpu, kind]:
+                free_page(m, _pop(t, vcpu, kind))
         for at in range(1, t.vcpu_control.shape[1]):
             _free_control(m, t.vcpu_control[vcpu, at])
         _free_control(m, t.vcpu_control[vcpu, 0])
