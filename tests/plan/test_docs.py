@@ -7,10 +7,13 @@ from typing import Any
 
 from dpamt.plan.ageing.both import age_both
 from dpamt.plan.ageing.tornado import Bar, Tornado
+from dpamt.plan.counted import in_use_now
 from dpamt.plan.mix import parse_mix
 from dpamt.plan.plan import machine_named, plan_host
 from dpamt.report.plan_ageing import ageing_json
+from dpamt.report.plan_counted import counted_json
 from dpamt.report.plan_json import plan_json
+from dpamt.trace.judge.counts import Counters
 
 PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
 
@@ -30,6 +33,8 @@ def test_the_page_names_exactly_the_keys_there_are() -> None:
     ageing = replace(ageing, tornado=bars)
     plans = [plan_host("1GiB", [mix], run=True), plan_host("reserved-areas")]
     document = plan_json(plans, [ageing_json(plan, ageing) for plan in plans])
+    counters = Counters({2049: 5}, ())
+    document["hosts"][0]["in_use_now"] = counted_json(in_use_now(counters, plans[0].host), "counts")
     text = PAGE.read_text(encoding="utf-8").partition("## The JSON document")[2]
     named = {part for name in re.findall(r"`([a-z][a-z0-9_.]*)`", text) for part in name.split(".")}
     assert named - {"neither", "fleet"} == keys_of(document)
