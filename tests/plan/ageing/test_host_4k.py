@@ -1,5 +1,7 @@
 """The compiled host without 2M pages against the one in Python, page for page."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -187,3 +189,17 @@ def test_buddies_that_merge_again_and_again(seed: int) -> None:
     assert pushed > 10 * room[:, 9].max()
     assert (memory.stack_end <= memory.stack_limit).all()
     assert python.allocator.snapshot() == compiled.allocator.snapshot()
+
+
+def test_without_numba_python_does_it() -> None:
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "from dpamt.plan.ageing.boot import boot_ageing\n"
+        "from dpamt.plan.ageing.host_4k import ageing_host, prepare\n"
+        "from dpamt.platform.size import machine_from_size\n"
+        "machine = machine_from_size('5GiB')\n"
+        "prepare(machine.max_pfn)\n"
+        "print(type(ageing_host(boot_ageing(machine), huge=False)).__name__)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "AgeingHost\n"
