@@ -4,6 +4,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,19 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
+from dpamt.abi.leaves import (
+    TDH_MEM_PAGE_ADD,
+    TDH_MEM_PAGE_AUG,
+    TDH_MEM_RANGE_BLOCK,
+    TDH_MEM_SEPT_ADD,
+    TDH_MNG_ADDCX,
+    TDH_MNG_CREATE,
+    TDH_PHYMEM_PAMT_ADD,
+    TDH_PHYMEM_PAMT_REMOVE,
+    TDH_VP_ADDCX,
+    TDH_VP_CREATE,
+)
+from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.boot.exerciser import Exercise, exports, parse_exercise
 from dpamt.boot.forced import parse_forced
 from dpamt.boot.hold import parse_hold
@@ -24,6 +37,10 @@ from dpamt.errors import InputError
 from dpamt.host.core.init import tdx_enable
 from dpamt.host.designs import merged
 from dpamt.module.view import ModuleView
+from dpamt.plan.expect.cases import LAUNCHED, case_of_tds
+from dpamt.plan.expect.expected import expect
+from dpamt.plan.expect.td_range import InUse
+from dpamt.plan.mix import parse_mix
 from dpamt.report.boot_text import boot_text
 from tests.host.rig import Host
 
@@ -130,6 +147,32 @@ def test_its_own_get_and_put(text: str, dynamic: Path) -> None:
     points = f"refcounts audited at {found.audit.points:,} quiet points: clean (dpamt_refcounts)"
     assert points in report
     assert "failed: 0x" not in report
+
+
+def test_pages_and_pairs_of_a_td_are_what_dpamt_expect_says(dynamic: Path) -> None:
+    """Page for page, when as much of the TD's 2 MiB is in use as ever, and when it is gone."""
+    found = run(dynamic, "life:threads=1")
+    assert found.clean, (found.findings, found.complaints)
+    done = [call.leaf for call in found.calls if not call.status]
+    mapped, gone = Counter(done[: done.index(TDH_MEM_RANGE_BLOCK)]), Counter(done)
+    memory = mapped[TDH_MEM_PAGE_ADD] + mapped[TDH_MEM_PAGE_AUG]
+    control = sum(
+        mapped[leaf] for leaf in (TDH_MNG_CREATE, TDH_MNG_ADDCX, TDH_VP_CREATE, TDH_VP_ADDCX)
+    )
+    share = memory / PAGES_PER_2M
+    case = case_of_tds([parse_mix("2MiB/1vcpu")])
+    expectation = expect(case, in_use=InUse(share, share))
+    (launched,) = (one for one in expectation.checkpoints if one.checkpoint.name == LAUNCHED)
+    closed = expectation.checkpoints[-1]
+    assert launched.pages_least == launched.pages_most
+    pages = launched.pages_most
+    assert pages.control == control
+    assert pages.sept == mapped[TDH_MEM_SEPT_ADD]
+    assert (pages.guest_4k, pages.guest_2m) == (memory, 0)
+    pairs = mapped[TDH_PHYMEM_PAMT_ADD] - mapped[TDH_PHYMEM_PAMT_REMOVE]
+    assert launched.pairs_least <= pairs <= launched.pairs_most
+    assert closed.pairs_least == closed.pairs_most == 0
+    assert gone[TDH_PHYMEM_PAMT_ADD] == gone[TDH_PHYMEM_PAMT_REMOVE]
 
 
 @pytest.mark.parametrize(
