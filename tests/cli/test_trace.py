@@ -59,7 +59,7 @@ def test_the_document_has_the_calls_of_the_recording(good: Path) -> None:
     assert sum(row["count"] for row in document["seamcalls"]) == len(calls)
     adds = sum(call.name == "TDH.PHYMEM.PAMT.ADD" for call in calls)
     assert document["pairs"]["added"] == adds == document["pairs"]["removed"]
-    assert document["verify_costs_us"] == {"add": 5.0, "remove": 5.0}
+    assert document["verify_costs_us"] == {"add": 5.0, "remove": 5.0, "zap": 20.0}
     assert Costs(**document["verify_costs_us"]).remove == 5.0
     assert document["series"][-1][1:] == [0, 0]
 
