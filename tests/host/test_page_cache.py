@@ -20,7 +20,10 @@ from tests.host.rig import small_machine
 
 def kernel_with_allocator() -> Any:
     """All that the pool needs of a kernel is its allocator, and that it has Dynamic PAMT."""
-    return SimpleNamespace(allocator=PageAllocator(small_machine()), dynamic_pamt=True)
+    design = SimpleNamespace(helpers=None)
+    return SimpleNamespace(
+        allocator=PageAllocator(small_machine()), dynamic_pamt=True, design=design
+    )
 
 
 @given(st.integers(0, 6), st.integers(0, 12), st.integers(0, 12))

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from dpamt.host.designs.load import load_design
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.learn.reached_lines import ReachedLines
@@ -65,3 +67,17 @@ def test_a_tracer_of_the_users_is_put_back() -> None:
         sys.settrace(before)
     assert isinstance(search.problem.recorder.lines, ReachedLines)
     assert search.problem.recorder.lines.lines
+
+
+def test_the_text_is_that_of_the_file_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path names another file in another folder of the same process."""
+    texts = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        lines = "\n" * (name == "b") + ONE_LOCK.read_text(encoding="utf-8")
+        Path("mine.py").write_text(lines, encoding="utf-8")
+        texts.append(set(not_reached(Path("mine.py"))))
+    assert texts[0] == texts[1]
+    assert "return -ENOMEM" in texts[0]

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import types
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -179,6 +180,23 @@ def given_a_sum_or_nothing(word: Word) -> object:
     which = 0
     word.load(which + 1 if which else 0)
     return None
+
+
+def in_a_module(_: Word) -> object:
+    """A global's attribute that is called: a NULL goes on the stack with the global in 3.11."""
+    return HERE.step(1)
+
+
+HERE = types.SimpleNamespace()
+
+
+def test_a_function_of_a_module_is_named_by_itself() -> None:
+    HERE.step = lambda *_: Word().load()
+    frame = frame_of(in_a_module)
+    assert frame.f_back is not None
+    call = call_under_way(frame.f_back)
+    assert call is not None
+    assert (call.named, call.waits) == ("attribute step", False)
 
 
 @pytest.mark.parametrize("function", [given_one_of_two, given_a_sum_or_nothing])

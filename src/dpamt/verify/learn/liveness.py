@@ -15,6 +15,8 @@ from functools import cache
 from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from dpamt.verify.learn.source_text import source_lines
+
 if TYPE_CHECKING:
     import ast
 
@@ -172,7 +174,8 @@ def _range_loops(code: CodeType) -> list[tuple[int, int, frozenset[str]]]:
     """
     if not _FOR_ITER & set(code.co_code[::2]):
         return []
-    function = _functions(code.co_filename).get((code.co_name, code.co_firstlineno))
+    functions = _functions("".join(source_lines(code.co_filename)))
+    function = functions.get((code.co_name, code.co_firstlineno))
     if function is None:
         return []
     import ast
@@ -189,12 +192,10 @@ def _range_loops(code: CodeType) -> list[tuple[int, int, frozenset[str]]]:
 
 
 @cache
-def _functions(filename: str) -> "dict[tuple[str, int], ast.FunctionDef]":
-    """The functions of a source file, by name and first line."""
+def _functions(source: str) -> "dict[tuple[str, int], ast.FunctionDef]":
+    """The functions of a file with that text, by name and first line."""
     import ast
-    import linecache
 
-    source = "".join(linecache.getlines(filename))
     found = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):

@@ -12,12 +12,12 @@ their files.  What runs at boot only is not asked for.
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from inspect import unwrap
-from linecache import getline
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final
 
 from dpamt.host.designs.base import Design
 from dpamt.verify.learn.control_point import short_path
+from dpamt.verify.learn.source_text import source_lines
 
 HOOKS: Final = (
     "tdx_pamt_get",
@@ -89,9 +89,11 @@ def reached_lines_of(design: Design) -> ReachedLines:
 def not_reached(design: Design, reached: ReachedLines) -> tuple[str, ...]:
     """``file:line text`` of each line of the design that a thread may come to and none did."""
     lines = {line for function in _own_functions(design) for line in _lines(function.__code__)}
+    missing = sorted(lines - reached.lines)
+    texts = {file: source_lines(file) for file in {file for file, _ in missing}}
     return tuple(
-        f"{short_path(file)}:{line} {getline(file, line).strip()}"
-        for file, line in sorted(lines - reached.lines)
+        f"{short_path(file)}:{line} {texts[file][line - 1].strip() if texts[file] else ''}".rstrip()
+        for file, line in missing
     )
 
 

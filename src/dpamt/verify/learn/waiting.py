@@ -22,6 +22,7 @@ Source: CPython's ``dis`` documentation, ``dis.stack_effect``, Objects/exception
 
 import builtins
 import dis
+import sys
 from functools import cache
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Final, NamedTuple
@@ -54,6 +55,7 @@ _LOADED: Final = {
     "LOAD_DEREF": "local",
 }
 
+_NULL_ABOVE: Final = sys.version_info >= (3, 13)
 _POPS: Final = frozenset({"POP_TOP", "STORE_FAST", "STORE_DEREF", "STORE_GLOBAL", "STORE_NAME"})
 """Instructions besides jumps that leave what is below the top as it was."""
 
@@ -157,6 +159,8 @@ class _Calls:
         if how == "attribute":  # in the place of the object, perhaps with self
             objects = 3 if name == "LOAD_SUPER_ATTR" else 1
             return (*tags[:-objects], *[pushed] * (effect + objects))
+        if name == "LOAD_GLOBAL" and effect == 2:  # with a NULL: below it, from 3.13 on above
+            return (*tags, *((pushed, _VALUE) if _NULL_ABOVE else (_VALUE, pushed)))
         if effect > 0:
             return (*tags, *[pushed] * effect)
         left = tags[: len(tags) + effect]
