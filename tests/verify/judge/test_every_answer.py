@@ -21,9 +21,11 @@ from dpamt.verify.programs.own_pages import demote_and_get
 from dpamt.verify.programs.problem import GRANULARITIES, LOCKS, SEAMCALL, WORDS, Problem
 from dpamt.verify.programs.whole_tds import split
 from dpamt.verify.properties.named import MISSING, properties
+from tests.verify.judge.compare import compared
 from tests.verify.judge.problems import one_by_one, plain
 from tests.verify.judge.search import Judge, Said, answer
 
+DESIGNS = Path(__file__).parents[2] / "data" / "designs"
 DYNAMIC = [name for name in SHIPPED if load_design(name).dynamic_pamt]
 
 
@@ -168,7 +170,7 @@ def test_a_split_beside_a_fault() -> None:
 
 def racing() -> Design:
     """As v6, but a count that is not 0 is looked at and raised in two steps."""
-    return load_design(str(Path(__file__).parents[2] / "data" / "designs" / "a_race.py"))
+    return load_design(str(DESIGNS / "a_race.py"))
 
 
 def test_a_race_between_two_steps_of_the_host() -> None:
@@ -202,3 +204,17 @@ def everything() -> None:
 
 if __name__ == "__main__":
     everything()
+
+
+def test_nothing_counts_that_comes_after_a_misuse(tmp_path: Path) -> None:
+    """A lock that is let go twice, then an allocation under it: only the first is wrong."""
+    text = (DESIGNS / "one_lock.py").read_text(encoding="utf-8")
+    once = "        refcount.store(count - 1)\n        lock.unlock()\n        return\n"
+    assert once in text
+    more = "            lock.unlock()\n            lock.lock()\n"
+    more += "            alloc_pamt_pages(kernel, None)\n            lock.unlock()\n"
+    twice = once.replace("        return\n", f"        if count == 2:\n{more}        return\n")
+    path = tmp_path / "twice.py"
+    path.write_text(text.replace(once, twice), encoding="utf-8")
+    found = compared("twice", load_design(str(path)))
+    assert [(one.engine.broken, one.judge.broken) for one in found] == [(("kernel",),) * 2] * 3

@@ -86,6 +86,8 @@ class _Run:
     """Nodes that a long block came to."""
     noticed: int = 0
     """Steps done that are no right movers: none, or only left movers may follow."""
+    misused: bool = False
+    """Whether a lock was misused: nothing that comes after it means anything."""
 
     def has_been_here(self) -> bool:
         """Whether the block comes to where it was twice before; then the last round is taken back.
@@ -116,6 +118,7 @@ class _Run:
             dict(self.places),
             set(self.nodes),
             self.noticed,
+            self.misused,
         )
 
 
@@ -227,6 +230,9 @@ class Engine(LearnedBlocks):
                     break
                 now.noticed += self._commits(node.step, noticed)
                 self._go(automaton, now, result)
+                if now.misused:
+                    ends.append(now)
+                    break
         return ends
 
     def _go(self, automaton: Automaton, run: _Run, result: Any) -> None:
@@ -236,9 +242,9 @@ class Engine(LearnedBlocks):
         assert node.step is not None
         where = where_taken(automaton, reversed(run.steps))
         kind = self._kinds[automaton]
-        run.events.extend(
-            self.context.after(kind, node.step, node.sites, result, run.held, events, where)
-        )
+        told = self.context.after(kind, node.step, node.sites, result, run.held, events, where)
+        run.misused |= any(event.kind == "misuse" for event in told)
+        run.events.extend(told)
 
     def _may_switch(self, kind: int, node: Node, run: _Run) -> bool:
         """Whether others can notice the node's step, so that another CPU may come in before it."""
@@ -334,6 +340,7 @@ class Engine(LearnedBlocks):
             return False, None
         if how == MISUSED:
             run.events.append(Event("misuse", result))
+            run.misused = True
             result = None
         if after != value:
             self._write(kind, run, step.address, after)
