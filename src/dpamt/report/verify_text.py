@@ -180,6 +180,10 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
         if left_out:
             more = "" if whole else "; --whole shows them"
             yield from wrapped(f"Left out below: {left_out} steps inside the module{more}.", "")
+        if len(set(found.cpus)) > 1:
+            yield ""
+            for number, name in enumerate(found.cpus):
+                yield from wrapped(f"CPU{number}: {name}", "")
         yield ""
         yield from side_by_side(len(found.cpus), found.steps, whole)
     else:
