@@ -51,6 +51,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     assert err == "dpamt: interrupted; dpamt verify --resume kept goes on from there\n"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     more = dpamt("verify", "--resume", "kept", "--max-states", "1", "--json", cwd=tmp_path)
+    assert more.code == 1, more.err
     states = json.loads(more.out)["designs"][0]["trials"][0]["states"]
     assert states > 10  # as many as a busy machine comes to
 
