@@ -35,7 +35,6 @@ that is a bound of the verdict, not a reduction.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dpamt.errors import Finding
@@ -56,6 +55,7 @@ from dpamt.sync.observed import (
 )
 from dpamt.verify.explore.context import context_of, where_taken
 from dpamt.verify.explore.learned_blocks import Block, Blocks, LearnedBlocks, MicroStep
+from dpamt.verify.explore.run import Run
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
 from dpamt.verify.explore.symmetry import NotAlikeError
 from dpamt.verify.learn.automaton import CHOICE, MARK, Automaton, Event, Node, Step
@@ -65,61 +65,6 @@ from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 _LONGEST_BLOCK: Final = 100_000
 _MAY_GO_ROUND: Final = 64
 """A block of more steps is looked at for going round: a thread that waits for a word to change."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """A block being worked out."""
-
-    node: int
-    own: dict[int, int]
-    held: dict[Address, bool]
-    reads: dict[int, int] = field(default_factory=dict)
-    writes: dict[int, int] = field(default_factory=dict)
-    others: set[tuple[str, int]] = field(default_factory=set)
-    events: list[Event] = field(default_factory=list)
-    fills: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
-    steps: list[MicroStep] = field(default_factory=list)
-    places: dict[Hashable, int] = field(default_factory=dict)
-    """Places of a long block that it came to more than once, with how many steps lead there."""
-    nodes: set[int] = field(default_factory=set)
-    """Nodes that a long block came to."""
-    noticed: int = 0
-    """Steps done that are no right movers: none, or only left movers may follow."""
-    misused: bool = False
-    """Whether a lock was misused: nothing that comes after it means anything."""
-
-    def has_been_here(self) -> bool:
-        """Whether the block comes to where it was twice before; then the last round is taken back.
-
-        What own words and writes are is looked at only where the node is not a new one.
-        """
-        if self.node not in self.nodes:
-            self.nodes.add(self.node)
-            return False
-        here = self.node, frozenset(self.own.items()), frozenset(self.writes.items())
-        before = self.places.setdefault(here, len(self.steps))
-        if before == len(self.steps):
-            return False
-        del self.steps[before:]
-        return True
-
-    def copy(self) -> "_Run":
-        return _Run(
-            self.node,
-            dict(self.own),
-            dict(self.held),
-            self.reads,
-            dict(self.writes),
-            self.others,
-            list(self.events),
-            list(self.fills),
-            list(self.steps),
-            dict(self.places),
-            set(self.nodes),
-            self.noticed,
-            self.misused,
-        )
 
 
 class Engine(LearnedBlocks):
@@ -158,7 +103,7 @@ class Engine(LearnedBlocks):
 
     def _work_out(self, local: int, state: tuple[int, ...], others: tuple[int, ...]) -> Blocks:
         start = self.locals[local]
-        run = _Run(
+        run = Run(
             start.node,
             {n: value for n, value in enumerate(start.own) if value},
             dict(start.held),
@@ -188,11 +133,11 @@ class Engine(LearnedBlocks):
         return done
 
     def _ends(
-        self, kind: int, run: _Run, state: tuple[int, ...], others: tuple[int, ...]
-    ) -> list[_Run]:
+        self, kind: int, run: Run, state: tuple[int, ...], others: tuple[int, ...]
+    ) -> list[Run]:
         """Every way the block goes; empty when its first step must wait."""
         automaton = self.automata[kind]
-        ends: list[_Run] = []
+        ends: list[Run] = []
         pending = [run]
         while pending:
             now = pending.pop()
@@ -235,7 +180,7 @@ class Engine(LearnedBlocks):
                     break
         return ends
 
-    def _go(self, automaton: Automaton, run: _Run, result: Any) -> None:
+    def _go(self, automaton: Automaton, run: Run, result: Any) -> None:
         node = automaton.nodes[run.node]
         run.steps.append(MicroStep(run.node, result))
         run.node, events = automaton.after(run.node, result)
@@ -246,7 +191,7 @@ class Engine(LearnedBlocks):
         run.misused |= any(event.kind == "misuse" for event in told)
         run.events.extend(told)
 
-    def _may_switch(self, kind: int, node: Node, run: _Run) -> bool:
+    def _may_switch(self, kind: int, node: Node, run: Run) -> bool:
         """Whether others can notice the node's step, so that another CPU may come in before it."""
         step = node.step
         assert step is not None
@@ -276,7 +221,7 @@ class Engine(LearnedBlocks):
             return noticed and not self.words.is_mover(step.address)
         return noticed or (step.method in UNLOCKS and self.words.is_varying(step.address))
 
-    def _is_noticed(self, kind: int, node: Node, run: _Run) -> bool:
+    def _is_noticed(self, kind: int, node: Node, run: Run) -> bool:
         """Whether the step is on a word that others touch and somebody changes."""
         words, step = self.words, node.step
         assert step is not None
@@ -313,7 +258,7 @@ class Engine(LearnedBlocks):
     # Steps.
 
     def _perform(
-        self, kind: int, run: _Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
+        self, kind: int, run: Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
     ) -> tuple[bool, Any]:
         """Do one step: (whether it could be done, its result)."""
         method = step.method
@@ -355,7 +300,7 @@ class Engine(LearnedBlocks):
             run.held.pop(step.address, None)
         return True, result
 
-    def _value(self, kind: int, run: _Run, address: Address, state: tuple[int, ...]) -> Any:
+    def _value(self, kind: int, run: Run, address: Address, state: tuple[int, ...]) -> Any:
         owner, slot = self.words.place(address, kind)
         if owner != SHARED_BY_ALL:
             return self.words.own[owner][slot].values[run.own.get(slot, 0)]
@@ -364,7 +309,7 @@ class Engine(LearnedBlocks):
             number = run.reads[slot] = state[slot]
         return self.words.shared[slot].values[number]
 
-    def _write(self, kind: int, run: _Run, address: Address, value: Hashable) -> None:
+    def _write(self, kind: int, run: Run, address: Address, value: Hashable) -> None:
         owner, slot = self.words.place(address, kind)
         if owner != SHARED_BY_ALL:
             run.own[slot] = self.words.own[owner][slot].number(value)
@@ -372,7 +317,7 @@ class Engine(LearnedBlocks):
             run.writes[slot] = self.words.shared[slot].number(value)
 
     def _read_page(
-        self, kind: int, run: _Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
+        self, kind: int, run: Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
     ) -> Any:
         page = step.address.array, step.address.number
         *entries, rest = self.words.use_page(page, kind)
@@ -424,7 +369,7 @@ class Engine(LearnedBlocks):
             return [rest[1]] * 512
         return [rest[1] + index * rest[2] for index in range(512)]
 
-    def _write_page(self, kind: int, run: _Run, step: Step, state: tuple[int, ...]) -> None:
+    def _write_page(self, kind: int, run: Run, step: Step, state: tuple[int, ...]) -> None:
         page = step.address.array, step.address.number
         *entries, rest = self.words.use_page(page, kind)
         self.words.use_whole(page, run.held, True)
