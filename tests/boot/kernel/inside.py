@@ -27,24 +27,24 @@ from dpamt.trace.how import Wanted, how
 
 _FIRST = """#!/busybox sh
 /busybox mount -t devtmpfs dev /dev
-/busybox mkdir -p /bin /work /tmp
+/busybox mkdir -p /bin /own /tmp
 /busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t debugfs debugfs /sys/kernel/debug
-export PATH=/bin:/usr/bin HOME=/work BPFTRACE_KERNEL_SOURCE=/headers
+export PATH=/bin:/usr/bin HOME=/own BPFTRACE_KERNEL_SOURCE=/headers
 dmesg -n 1
 ulimit -l unlimited
-cd /work
+cd /own
 mkfifo /go
 exec 9<> /go
 """
 _LAST = """
 echo dpamt-said
-cat /work/said
+cat /own/said
 echo dpamt-begin
-gzip -c /work/trace.txt | base64
+gzip -c /own/trace.txt | base64
 echo dpamt-end
 reboot -f
 """
@@ -57,13 +57,13 @@ _EXERCISE = "insmod /exerciser.ko $(cat /parameters) 2> /dev/null\nsleep 1\n"
 _STARTED = {
     "ftrace": "grep -q 1 events/dpamt/enable",
     "trace-cmd": "grep -q 1 events/dpamt/enable && sleep 1",
-    "perf": "test -s /work/perf.data && sleep 3",
+    "perf": "test -s /own/perf.data && sleep 3",
     "bpftrace": "test $(wc -l < /sys/kernel/debug/kprobes/list) -ge 8 && sleep 1",
 }
 _SCRIPTS = {
-    "bpftrace": "bpftrace -o /work/trace.txt /record {more} > /work/said 2>&1 < /dev/null &",
+    "bpftrace": "bpftrace -o /own/trace.txt /record {more} > /own/said 2>&1 < /dev/null &",
 }
-_SHELL = "sh /record < /go > /work/said 2>&1 &"
+_SHELL = "sh /record < /go > /own/said 2>&1 &"
 _STOP = {
     "ftrace": "echo >&9\n",
     "trace-cmd": "kill -INT $(pidof trace-cmd | tr ' ' '\\n' | sort -n | head -1)\n",
