@@ -142,8 +142,10 @@ def _judge(options: argparse.Namespace) -> "Judgement":
 
 @contextmanager
 def _seldom_collected() -> Iterator[None]:
-    """Python looks for cycles after so many new objects; items of a recording are in none, and
-    looking for them took a tenth of the time."""
+    """Have Python look for cycles of objects less often.
+
+    Items of a recording are in no cycle, and the looking took a tenth of the time.
+    """
     import gc
 
     before = gc.get_threshold()

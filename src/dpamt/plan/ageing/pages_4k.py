@@ -198,7 +198,7 @@ def drain(m: Memory, count: int) -> None:
 
 @compiled
 def _close_gap(m: Memory, count: int) -> None:
-    """So many pages have left the begin of the front."""
+    """``count`` pages have left the begin of the front."""
     left = m.numbers[FRONT] - count
     for at in range(left):
         m.front[at] = m.front[at + count]
@@ -207,7 +207,7 @@ def _close_gap(m: Memory, count: int) -> None:
 
 @compiled
 def _drain_at(m: Memory, first: int, count: int) -> None:
-    """So many pages in front, from the one in this place on, go to their zones."""
+    """``count`` pages in front, from the one in this place on, go to their zones."""
     front = m.front
     starts, ends = m.starts, m.ends
     runs, at, last = 0, first, first + count

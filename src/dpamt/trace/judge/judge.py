@@ -50,7 +50,7 @@ _RECENT: Final = 512
 _MOST_TASKS: Final = 1 << 16
 _EACH: Final = 2048
 _EVERY: Final = 64
-"""Calls between two points of the series, after so many that each has its own."""
+"""Calls between two points of the series, once each call no longer has a point of its own."""
 _PAIR_LEAVES: Final = frozenset({leaf.TDH_PHYMEM_PAMT_ADD, leaf.TDH_PHYMEM_PAMT_REMOVE})
 _INTERRUPTED: Final = (TDX_INTERRUPTED_RESUMABLE, TDX_INTERRUPTED_BUSY)
 _VP_ENTER: Final = leaf.TDH_VP_ENTER
