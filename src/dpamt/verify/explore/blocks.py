@@ -416,20 +416,25 @@ class Engine(LearnedBlocks):
         found: list[Any] = []
         for page in pages:
             slots = [own for own in self._own_entries(page) if seen is None or own in seen]
-            values: list[Any] = []
-            for number in others:
-                local = self.locals[number]
-                mine = tuple(
-                    self.words.own[local.kind][slot].values[
-                        local.own[slot] if slot < len(local.own) else 0
-                    ]
-                    for kind, slot in slots
-                    if kind == local.kind
-                )
-                if any(mine):
-                    values.append(mine)
-            found.append(tuple(sorted(values)))
+            values = [self._share(slots, number) for number in others]
+            found.append(tuple(sorted(filter(any, values))))
         return tuple(found)
+
+    def _share(self, slots: list[tuple[int, int]], number: int) -> tuple[Any, ...]:
+        """What a local has in those of the (class, own slot) that are of its class."""
+        local = self.locals[number]
+        return tuple(
+            self.words.own[kind][slot].values[local.own[slot] if slot < len(local.own) else 0]
+            for kind, slot in slots
+            if kind == local.kind
+        )
+
+    def contributions(
+        self, pages: tuple[tuple[str, int], ...], number: int
+    ) -> tuple[tuple[Any, ...], ...]:
+        """By page, the values that a local's own words in it have; () where all are 0."""
+        shares = (self._share(self._own_entries(page), number) for page in pages)
+        return tuple(share if any(share) else () for share in shares)
 
     def felt(self, local: int, fills: tuple[tuple[str, int, str, tuple[Any, ...]], ...]) -> int:
         """The local of a thread after another one has written pages that it has words in."""

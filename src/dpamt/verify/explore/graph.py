@@ -30,6 +30,9 @@ class Graph:
         self.ends = array("I")
         """States from which nothing follows, or something after which nothing can."""
 
+    def __len__(self) -> int:
+        return len(self.numbers)
+
     @property
     def expanded(self) -> int:
         """How many states have been expanded: the first so many."""

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from dpamt.host.core.leftovers import declared
 from dpamt.verify.explore.blocks import Engine
+from dpamt.verify.explore.compiled.library import library
 from dpamt.verify.explore.context import keeps_softirqs_off
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import BOUND, FAILS, HOLDS, Fault, Found, Judge
@@ -28,6 +29,8 @@ from dpamt.verify.properties.named import Property
 
 MOST_STATES: Final = 5_000_000
 """A search of more states than this stops unfinished, unless it is told otherwise."""
+COMPILED_FROM: Final = 4_000
+"""States from which on compiled code pays, where there is a C compiler."""
 LONGEST_WALK: Final = 10_000
 """Moves after which one of these schedules is given up."""
 WARM_UP_WALKS: Final = 12
@@ -67,6 +70,8 @@ class Search:
         """Bytes that the process may hold; 0: as many as there are."""
         self.keep: Callable[[Search, Found], None] | None = None
         """Keeps the search as it stands; called now and then between two states."""
+        self.compiled_from = COMPILED_FROM
+        self.jobs = 1
         self.interrupted = False
         self.restarts = 0
         self.apart: list[int] = []
@@ -304,6 +309,9 @@ class Search:
         frontier, coming = keys[graph.expanded : graph.level_end], keys[graph.level_end :]
         del keys
         while frontier or coming:
+            if len(graph.numbers) >= self.compiled_from and library() is not None:
+                self._search_compiled(found)
+                return
             self._level(frontier, coming, found)
             if found.stopped:
                 break
@@ -311,6 +319,26 @@ class Search:
             frontier, coming = coming, []
             found.depth += bool(frontier)
         found.states = len(graph.numbers)
+        self._conclude(found)
+
+    def _search_compiled(self, found: Found) -> None:
+        """Go on in compiled code, from the end of a level."""
+        from dpamt.verify.explore.compiled.engine import CompiledGraph
+
+        graph = CompiledGraph(self, self.jobs)
+        graph.take_over(self.graph, found)
+        self.graph = graph
+        while graph.expanded < graph.level_end:
+            graph.expand(found, self.most_states, lambda waiting: self._pause(found, waiting))
+            if found.stopped:
+                break
+            graph.level_end = len(graph)
+            found.depth += graph.expanded < graph.level_end
+        found.states = len(graph)
+        self._conclude(found)
+
+    def _conclude(self, found: Found) -> None:
+        graph = self.graph
         found.ends = len(set(graph.ends))
         if found.stopped:
             found.verdict = BOUND
@@ -377,7 +405,7 @@ class Search:
             found.seconds = now - self._began
             self.keep(self, found)
         if self.progress is not None:
-            states = len(self.graph.numbers)
+            states = len(self.graph)
             self.progress(Progress(states, found.transitions, found.depth, waiting))
 
     def way_to(self, state: int) -> list[int]:

@@ -1,0 +1,233 @@
+"""A search that goes on in compiled code: same states, same numbers, same verdict.
+
+The search in Python (explore/search.py) defines the answer.  It hands over what it has reached once
+there is enough to gain.  From then on compiled code expands states in the order of their numbers.
+It stops before the first that needs something new; Python works out the moves of that state as it
+always does, which is what learns, and the tables are added to.  Nothing is learned earlier, later
+or in another order, so locals, values and states have the numbers that they have without it.
+"""
+
+import ctypes
+from array import array
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from dpamt.verify.explore.compiled.library import Tables, library
+from dpamt.verify.explore.compiled.tables import Layout, LearnedTables, Searched, integers
+from dpamt.verify.explore.graph import Graph
+from dpamt.verify.explore.judging import Found
+
+MOST_STATES: Final = (1 << 31) - 2
+"""States have numbers of 31 bits."""
+_LONGEST_CHUNK: Final = 1 << 14
+"""States that a thread expands before what it found is looked up."""
+_WORTH_SHARING: Final = 256
+"""States that a thread has to have for itself, so that it pays to begin several."""
+_UNKNOWN: Final = 1
+"""Why the expansion stopped: a state needs something that was not learned."""
+_UNKNOWN_STUCK: Final = -16
+
+
+class CompiledGraph:
+    """States, edges and the expansion of one search, in compiled memory."""
+
+    def __init__(self, search: Searched, threads: int) -> None:
+        loaded = library()
+        assert loaded is not None
+        self._call: Any = loaded
+        self._search = search
+        self._learned = LearnedTables(search)
+        self._threads = threads
+        self._layout = Layout(())
+        self._pool = ThreadPoolExecutor(threads, "dpamt") if threads > 1 else None
+        self._at = self._call.dpamt_begin(threads)
+        if not self._at:
+            raise MemoryError
+        self._tables = self._call.dpamt_tables(self._at).contents
+        self._numbers = (ctypes.c_int64 * 4)()
+        self._done = ctypes.c_int64()
+        self._fields = integers([])
+        self._alone = True
+        """A part of the states are expanded by one thread: the next may have to be learned."""
+        self.level_end = 0
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._at:
+            self._call.dpamt_end(self._at)
+            self._at = 0
+
+    __del__ = close
+
+    def take_over(self, graph: Graph, found: Found) -> None:
+        """Begin with what the search in Python has reached, at the end of a level."""
+        search = self._search
+        keys = list(graph.numbers)
+        self._learn(search.packing.unpack(keys[0]), found)
+        begins = [*graph.first_edges, len(graph.targets)]
+        slots, capacity = len(search.engine.words.shared), search.capacity
+        for number, key in enumerate(keys):
+            state = search.packing.unpack(key)
+            onward = number
+            if number < graph.expanded:
+                leads = graph.targets[begins[number] : begins[number + 1]]
+                onward = max(leads, default=number)
+            _check(
+                self._call.dpamt_append(
+                    self._at,
+                    integers((*state[:slots], *state[capacity:])),
+                    graph.parents[number],
+                    graph.moves[number],
+                    onward,
+                )
+            )
+        ends = array("I", (state << 1 for state in graph.ends))
+        _check(
+            self._call.dpamt_go_on(
+                self._at, graph.expanded, found.transitions, ends.buffer_info()[0], len(ends)
+            )
+        )
+        _check(self._call.dpamt_settle(self._at, None, 0))
+        self.level_end = graph.level_end
+
+    # Numbers.
+
+    def _ask(self) -> tuple[int, int, int, int]:
+        self._call.dpamt_numbers(self._at, self._numbers)
+        states, expanded, transitions, ends = self._numbers
+        return states, expanded, transitions, ends
+
+    def __len__(self) -> int:
+        """How many states were reached."""
+        return self._ask()[0]
+
+    @property
+    def expanded(self) -> int:
+        """How many states have been expanded: states with lower numbers."""
+        return self._ask()[1]
+
+    @property
+    def ends(self) -> list[int]:
+        """States from which nothing follows, or something after which nothing can."""
+        return [self._call.dpamt_end_at(self._at, n) >> 1 for n in range(self._ask()[3])]
+
+    def state(self, number: int) -> tuple[int, ...]:
+        """A state, as the search in Python has it."""
+        self._call.dpamt_state(self._at, number, self._fields)
+        slots = self._tables.slots
+        padding = (0,) * (self._search.capacity - slots)
+        return (*self._fields[:slots], *padding, *self._fields[slots:])
+
+    def way_to(self, state: int) -> list[int]:
+        """The moves from the first state to this one."""
+        moves = []
+        while state:
+            moves.append(self._call.dpamt_move(self._at, state))
+            state = self._call.dpamt_parent(self._at, state)
+        moves.reverse()
+        return moves
+
+    def stuck(self) -> int:
+        """The first state from which no way leads to an end; -1: there is none."""
+        while True:
+            stuck: int = self._call.dpamt_stuck(self._at)
+            if stuck >= -1:
+                return stuck
+            if stuck > _UNKNOWN_STUCK:
+                raise MemoryError
+            self._learn(self.state(_UNKNOWN_STUCK - stuck), None)
+
+    # Expansion.
+
+    def expand(self, found: Found, most_states: int, pause: Callable[[int], None]) -> None:
+        """Expand the states of one depth.
+
+        ``pause`` is called now and then with how many states wait; it may set ``found.stopped``.
+        """
+        judge, watched = self._search.judge, bool(self._search.problem.always_arrays)
+        most = min(most_states, MOST_STATES)
+        states, here, _, ends = self._ask()
+        while here < self.level_end and not found.stopped:
+            unknown = self._chunk(here, most)
+            before, ends_before = states, ends
+            states, here, found.transitions, ends = self._ask()
+            for n in range(ends_before, ends):
+                end = self._call.dpamt_end_at(self._at, n)
+                if end & 1:
+                    judge.end(self.state(end >> 1), end >> 1, found)
+            if watched:
+                for number in range(before, states):
+                    judge.state(self.state(number), number, found.depth + 1, found)
+            if states > most:
+                found.stopped = f"more than {most:,} states (--max-states)"
+            elif unknown:
+                self._learn(self.state(here), found, here)
+            pause(states - self.level_end)
+
+    def _chunk(self, here: int, most: int) -> bool:
+        """Expand some states from ``here`` on; whether the next one has to be learned."""
+        left = self.level_end - here
+        threads = 1 if self._alone else min(self._threads, left // _WORTH_SHARING) or 1
+        each = min(_LONGEST_CHUNK, -(-left // threads))
+        parts = [(n, here + n * each, here + (n + 1) * each) for n in range(threads)]
+        self._each(
+            lambda part: self._call.dpamt_expand(
+                self._at, part[0], part[1], min(part[2], self.level_end)
+            ),
+            parts,
+        )
+        why = segments = 0
+        while segments < threads and not why:
+            why = self._call.dpamt_stopped(self._at, segments, self._done)
+            segments += 1
+        looked = self._each(
+            lambda part: self._call.dpamt_look_up(self._at, part, segments), range(self._threads)
+        )
+        for failed in looked:
+            _check(failed)
+        _check(min(0, self._call.dpamt_commit(self._at, segments, most)))
+        if why > _UNKNOWN:
+            raise MemoryError
+        self._alone = bool(why)
+        return bool(why)
+
+    def _each(self, do: "Callable[[Any], Any]", items: Any) -> list[Any]:
+        """Do it for each item, on a thread each where there are several."""
+        if self._pool is None or len(items) == 1:
+            return [do(item) for item in items]
+        return list(self._pool.map(do, items))
+
+    def _learn(self, state: tuple[int, ...], found: Found | None, here: int = -1) -> None:
+        """Work out what may happen in a state, and add it to the tables.
+
+        What fails in it is noted where the state's number ``here`` is given.
+        """
+        search, judge = self._search, self._search.judge
+        for position, way, _, block in search.moves(state):
+            if block.events and found is not None and here >= 0:
+                said = judge.judged.get(id(block)) or judge.events(block)
+                if said.wrong:
+                    judge.note(said, here, position, way, found)
+        old = Tables.from_buffer_copy(self._tables)
+        added = self._learned.learn(state, self._tables)
+        layout = self._learned.layout()
+        if layout.bits != self._layout.bits:
+            before, self._layout = self._layout, layout
+            layout.put(self._tables)
+            self._fields = integers([0] * len(layout.bits))
+            _check(self._call.dpamt_settle(self._at, ctypes.byref(old), before.words))
+        if found is not None:
+            self._learned.settle_wrong(found)
+        slots, capacity = self._tables.slots, search.capacity
+        values = integers((*state[:slots], *state[capacity:]))
+        for position, first, count in added:
+            if self._call.dpamt_add(self._at, values, position, first, count) < 0:
+                raise MemoryError
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError
