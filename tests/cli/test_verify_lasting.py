@@ -14,7 +14,7 @@ import pytest
 from dpamt.host.designs import v6
 from tests.cli.command import dpamt, dpamt_process, environment, refused
 
-LONG = ("verify", "merged", "--cpus", "12", "--granularity", "words")
+LONG = (*"verify merged --cpus 12 --granularity words --max-states 4000000000".split(),)
 ONE = ("verify", "v6", "--cpus", "3", "--granularity", "seamcall")
 
 
@@ -110,85 +110,48 @@ def test_what_a_design_prints_is_apart_from_the_answer(
     assert ended.err.count("loaded") == 1
 
 
-@pytest.mark.parametrize("after", [0.3, 1.0, 2.5])
-def test_interrupted_with_jobs_it_says_one_line(after: float, tmp_path: Path) -> None:
-    """As at a terminal: every process of the group is interrupted.  No shard is left over."""
+@pytest.mark.parametrize("after", [0.3, 1.0, 2.5, 4.0])
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_interrupted_it_says_one_line(after: float, jobs: str, tmp_path: Path) -> None:
     started = subprocess.Popen(
-        [sys.executable, "-m", "dpamt", *LONG, "--jobs", "2"],
+        [sys.executable, "-m", "dpamt", *LONG, "--jobs", jobs],
         cwd=tmp_path,
-        env=environment() | {"A_MARK": str(tmp_path)},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    assert started.stderr is not None
-    while not shards_of(tmp_path) and started.poll() is None:
-        time.sleep(0.05)
     time.sleep(after)
     os.killpg(started.pid, signal.SIGINT)
     out, err = started.communicate(timeout=60)
     assert (started.returncode, out, err) == (130, "", "dpamt: interrupted\n")
-    assert shards_of(tmp_path) == []
 
 
-def test_shards_end_with_the_one_who_asks(tmp_path: Path) -> None:
-    started = subprocess.Popen(
-        [sys.executable, "-m", "dpamt", *LONG, "--jobs", "2"],
-        env=environment() | {"A_MARK": str(tmp_path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def test_what_compiled_code_kept_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    asked = ("verify", "v6", "--cpus", "2+2", "--granularity", "locks", "--engine", "compiled")
+    whole = dpamt(*asked, "--json", cwd=tmp_path)
+    first = dpamt(*asked, "--max-states", "2500", "--checkpoint", "kept", cwd=tmp_path)
+    assert first.code == 1
+    again = dpamt("verify", "--resume", "kept", "--json", "--jobs", "2", cwd=tmp_path)
+    trials = [json.loads(ended.out)["designs"][0]["trials"][0] for ended in (again, whole)]
+    for trial in trials:
+        del trial["seconds"], trial["taken_up"]
+    assert trials[0] == trials[1]
+
+
+def test_above_the_memory_it_goes_on_in_files(tmp_path: Path) -> None:
+    """The same answer, with most states in files that are gone when it ends."""
+    asked = ("verify", "v6", "--cpus", "12", "--granularity", "seamcall", "--json")
+    whole = dpamt(*asked, cwd=tmp_path)
+    stopped = dpamt(*asked, "--max-memory", "36MiB", cwd=tmp_path)
+    spilled = dpamt(*asked, "--max-memory", "36MiB", "--spill", ".", cwd=tmp_path)
+    trials = [json.loads(ended.out)["designs"][0]["trials"][0] for ended in (whole, spilled)]
+    assert (
+        "more than 36 MiB of memory"
+        in json.loads(stopped.out)["designs"][0]["trials"][0]["stopped"]
     )
-    while len(shards_of(tmp_path)) < 2 and started.poll() is None:
-        time.sleep(0.05)
-    started.kill()
-    started.wait()
-    until = time.monotonic() + 60
-    while shards_of(tmp_path) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert shards_of(tmp_path) == []
-
-
-def shards_of(mark: Path) -> list[str]:
-    """Processes of shards that have the mark in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes()
-            if b"dpamt.verify.cluster" in command:
-                environ = (process / "environ").read_bytes()
-                if f"A_MARK={mark}".encode() in environ:
-                    found.append(process.name)
-    return found
-
-
-PLAIN = Path(v6.__file__).read_text(encoding="utf-8")
-MARKS = (
-    PLAIN
-    + """
-
-from pathlib import Path
-Path("executed").touch()
-"""
-)
-
-
-@pytest.mark.parametrize("how", ["--check", "--replay", "--resume"])
-def test_no_file_that_a_document_names_is_executed(how: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(PLAIN, encoding="utf-8")
-    asked = ("verify", "mine.py", "--cpus", "2", "--granularity", "seamcall")
-    if how == "--resume":
-        dpamt(*asked, "--max-states", "9", "--checkpoint", "kept", cwd=tmp_path)
-    else:
-        dpamt(*asked, "--property", "no.py", "--save", "kept", cwd=tmp_path)
-        (tmp_path / "no.py").write_text("def no(view):\n    return False\n", encoding="utf-8")
-        dpamt(*asked, "--property", "no.py", "--save", "kept", cwd=tmp_path)
-    (tmp_path / "mine.py").write_text(MARKS, encoding="utf-8")
-    told = refused("verify", how, "kept", cwd=tmp_path)
-    assert "is about the design mine.py, which is not executed" in told
-    assert not (tmp_path / "executed").exists()
-    (tmp_path / "mine.py").write_text(PLAIN, encoding="utf-8")
-    given = ("mine.py",) if how == "--resume" else ("mine.py", "--property", "no.py")
-    ended = dpamt("verify", how, "kept", *given, cwd=tmp_path)
-    assert ended.err.startswith("dpamt: Executes mine.py as the design mine.py")
-    assert ended.code == (1 if how == "--replay" else 0)
+    for trial in trials:
+        del trial["seconds"]
+    assert trials[0] == trials[1]
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`dpamt verify` for long searches: kept in a file, stopped, bounded, in many processes."""
+"""`dpamt verify` for long searches: kept in a file, stopped, bounded, on many CPUs."""
 
 import argparse
 import signal
@@ -29,6 +29,7 @@ def lasting(
 
     def ready(search: "Search") -> "Found | None":
         search.most_memory = options.max_memory
+        _choose_engine(options, search)
         if options.checkpoint:
             _keep(options.checkpoint, search, asked)
         if kept is None:
@@ -45,25 +46,38 @@ def lasting(
 
 @contextmanager
 def team_of(options: argparse.Namespace, asked: "Asked") -> "Iterator[Team | None]":
-    """The shards of --jobs and --ray; None where neither is given."""
-    if options.jobs <= 1 and not options.ray:
+    """The shards of --ray; None where it is not given."""
+    if not options.ray:
         yield None
         return
     from dataclasses import asdict
 
+    from dpamt.cli.extras import require
+
+    require("verify --ray", "ray")
+    from dpamt.verify.cluster.ray_team import RayTeam
+
+    with RayTeam(options.ray, options.jobs, asdict(asked)) as cluster:
+        yield cluster
+
+
+def _choose_engine(options: argparse.Namespace, search: "Search") -> None:
+    """Which code searches; raises InputError where it cannot."""
+    from dpamt.errors import InputError
+    from dpamt.verify.explore.compiled.library import why_not
+
+    search.spill_to = options.spill or ""
     if options.ray:
-        from dpamt.cli.extras import require
-
-        require("verify --ray", "ray")
-        from dpamt.verify.cluster.ray_team import RayTeam
-
-        with RayTeam(options.ray, options.jobs, asdict(asked)) as cluster:
-            yield cluster
-    else:
-        from dpamt.verify.cluster.processes import Processes
-
-        with Processes(options.jobs, asdict(asked)) as processes:
-            yield processes
+        return
+    search.jobs = max(1, options.jobs)
+    if options.engine == "python":
+        search.compiled_from = sys.maxsize
+        return
+    asks = next((name for name in ("engine", "jobs", "spill") if getattr(options, name)), None)
+    if asks and why_not():
+        raise InputError(f"--{asks}: {why_not()}; expected a C compiler (docs/verify.md)")
+    if options.engine == "compiled":
+        search.compiled_from = 1
 
 
 def _keep(path: str, search: "Search", asked: "Asked") -> None:

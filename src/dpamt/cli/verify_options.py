@@ -1,6 +1,7 @@
 """The options of `dpamt verify`: what may be asked, and what does not go together."""
 
 import argparse
+from pathlib import Path
 from typing import Final
 
 from dpamt.cli.parser import Parser
@@ -12,6 +13,8 @@ _DEFAULTS: Final = {
     "max_states": 5_000_000,
     "max_memory": 0,
     "jobs": 0,
+    "engine": "",
+    "spill": "",
     "memory_model": "tso",
     "functions": {},
     "tolerate": [],
@@ -19,7 +22,7 @@ _DEFAULTS: Final = {
 """What an option that is not given stands for."""
 _WITH_FILE: Final = {
     "replay": frozenset({"force", "designs", "property", "whole", "html", "perfetto"}),
-    "check": frozenset({"designs", "property", "max_memory", "jobs", "ray"}),
+    "check": frozenset({"designs", "property", "max_memory", "jobs", "engine", "spill", "ray"}),
     "resume": frozenset(
         {
             "force",
@@ -27,6 +30,8 @@ _WITH_FILE: Final = {
             "property",
             "max_states",
             "max_memory",
+            "jobs",
+            "spill",
             "checkpoint",
             "whole",
             "json",
@@ -96,8 +101,21 @@ def _check_search(options: argparse.Namespace, given: set[str]) -> None:
         raise InputError("--pairs crossed: expected several regions, such as --cpus 1+1")
     if options.whole and (options.all or len(options.designs) > 1):
         raise InputError("--whole: expected with one design; several are shown as a table")
-    if options.checkpoint and (options.jobs or options.ray):
-        raise InputError("--checkpoint: expected without --jobs and --ray")
+    for name in ("checkpoint", "engine", "spill"):
+        if name in given and options.ray:
+            raise InputError(f"--{name}: expected without --ray")
+    for name in ("jobs", "spill"):
+        if name in given and options.engine == "python":
+            raise InputError(f"--{name}: expected without --engine python, which has one CPU")
+    if options.jobs and not options.ray:
+        from dpamt.verify.explore.compiled.library import MOST_THREADS
+
+        if options.jobs > MOST_THREADS:
+            raise InputError(
+                f"--jobs {options.jobs}: expected at most {MOST_THREADS} without --ray"
+            )
+    if options.spill and not options.max_memory:
+        raise InputError("--spill: expected with --max-memory SIZE, above which it is used")
     if options.checkpoint and not _is_one_search(options):
         raise InputError(
             "--checkpoint: expected with one search: one design, and --trial, or --cpus and "
@@ -191,12 +209,25 @@ def _parser() -> Parser:
         "--jobs",
         type=_jobs,
         metavar="N",
-        help="search in N processes: same verdict, same states",
+        help="search on N CPUs, in compiled code: same states, same verdict; with --ray, N processes",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("compiled", "python"),
+        help="search in compiled code from the start, or in Python alone; else compiled code takes "
+        "over from 4000 states on where there is a C compiler (same answer)",
+    )
+    parser.add_argument(
+        "--spill",
+        type=_folder,
+        metavar="DIR",
+        help="with --max-memory: above it, go on with the states in files in DIR instead of "
+        "stopping; they go when the search ends",
     )
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="with the extra ray: the processes are on the machines of a Ray cluster (auto, "
+        help="with the extra ray: search in processes on the machines of a Ray cluster (auto, "
         "HOST:PORT, or local)",
     )
     parser.add_output(
@@ -276,7 +307,7 @@ def _regions(text: str) -> tuple[int, ...]:
     return cpus
 
 
-_regions.__name__ = "CPUs (1 to 16 in all, in at most 4 regions)"
+_regions.__name__ = "CPUs (1 to 24 in all, in at most 4 regions)"
 
 
 def _count(text: str) -> int:
@@ -312,7 +343,16 @@ def _jobs(text: str) -> int:
     return number
 
 
-_jobs.__name__ = "number of processes (1 to 1024)"
+_jobs.__name__ = "number of CPUs (1 to 31; with --ray to 1024)"
+
+
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise ValueError(text)
+    return text
+
+
+_folder.__name__ = "folder that exists"
 
 
 def _states(text: str) -> int:

@@ -15,7 +15,7 @@ from dpamt.verify.programs.suite import SUITE, Trial
 from dpamt.verify.properties.from_file import load_properties, properties_of, with_custom
 from dpamt.verify.properties.named import Property, properties
 
-MOST_CPUS: Final = 16
+MOST_CPUS: Final = 24
 MOST_REGIONS: Final = 4
 MOST_FAILURES: Final = 4
 MOST_STATES: Final = 1 << 32

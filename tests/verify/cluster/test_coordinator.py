@@ -1,9 +1,10 @@
-"""A search dealt out to processes is the search in one: states, edges, verdicts, lengths."""
+"""A search dealt out to shards is the search in one: states, edges, verdicts, lengths."""
 
+import pickle
 import sys
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -11,7 +12,7 @@ from dpamt.errors import InputError
 from dpamt.host.designs.load import load_design
 from dpamt.verify.asked import Asked, prepare
 from dpamt.verify.cluster.coordinator import sharded_search
-from dpamt.verify.cluster.processes import Processes
+from dpamt.verify.cluster.worker import Shard
 from dpamt.verify.cluster.ray_team import RayTeam
 from dpamt.verify.evidence.certificate import confirm
 from dpamt.verify.explore.search import search_of
@@ -36,14 +37,27 @@ class Came(NamedTuple):
     depths: dict[str, int]
 
 
+class Here:
+    """Shards in this process; what they are told goes through pickle, as on other machines."""
+
+    def __init__(self, count: int, asked: Asked) -> None:
+        self.count = count
+        self.shards = [Shard(index, count, asdict(asked)) for index in range(count)]
+
+    def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [
+            pickle.loads(pickle.dumps(getattr(shard, method)(*pickle.loads(pickle.dumps(each)))))
+            for shard, each in zip(self.shards, arguments, strict=True)
+        ]
+
+
 def searched(asked: Asked, jobs: int) -> Came:
     design = load_design(asked.design)
     trial, judges = prepare(asked, design)
-    with Processes(jobs, asdict(asked)) if jobs else nullcontext() as team:
-        given = trial.make(design), judges, asked.granularity, asked.most_states
-        search = search_of(*given) if team is None else sharded_search(team, *given)
-        found = search.explore()
-        said = verdict_of(search, found)
+    given = trial.make(design), judges, asked.granularity, asked.most_states
+    search = sharded_search(Here(jobs, asked), *given) if jobs else search_of(*given)
+    found = search.explore()
+    said = verdict_of(search, found)
     assert set(confirm(design, trial, said, judges)) <= {"the same"}
     plain = replace(said, seconds=0.0, counterexamples=())
     return Came(plain, {fault.property: fault.depth for fault in found.faults.values()})

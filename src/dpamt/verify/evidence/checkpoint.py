@@ -27,6 +27,8 @@ from dpamt.sync.observed import Address
 from dpamt.verify.evidence.code_hash import dpamt_hash, hashes_of
 from dpamt.verify.evidence.reading import parse_json
 from dpamt.verify.explore.blocks import Engine
+from dpamt.verify.explore.compiled.engine import CompiledGraph
+from dpamt.verify.explore.compiled.library import library, why_not
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import HOLDS, Fault, Found
 from dpamt.verify.explore.lock_order import taken_up
@@ -34,8 +36,10 @@ from dpamt.verify.explore.search import Search
 from dpamt.verify.explore.state import SHARED_BY_ALL, SPARE_SLOTS, Knowledge, Local, Use
 from dpamt.verify.learn.automaton import Automaton
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _ARRAYS: Final = ("parents", "moves", "first_edges", "targets", "ends")
+_COMPILED: Final = ("rows", "parents", "moves", "onward", "ends")
+"""Members that hold states and edges, of a search in Python and of one in compiled code."""
 _HEAD: Final = {
     "asked": dict,
     "python": str,
@@ -47,6 +51,8 @@ _HEAD: Final = {
     "capacity": int,
     "lock_order": list,
     "level_end": int,
+    "bits": list,
+    "expanded": int,
     "transitions": int,
     "depth": int,
     "seconds": float,
@@ -56,7 +62,7 @@ _HEAD: Final = {
 """What the head has besides the format, and of which kind."""
 _MEMBER: Final = re.compile(
     r"search\.json|knowledge\.txt|locals\.txt|(nodes|slots)\d*\.txt|states\.bin|"
-    rf"({'|'.join(_ARRAYS)})\.bin"
+    rf"({'|'.join(dict.fromkeys((*_ARRAYS, *_COMPILED)))})\.bin"
 )
 _SMALL: Final = 64 << 20
 _MOST_RATIO: Final = 200
@@ -115,6 +121,8 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
         "lines": lines.kept() if (lines := search.problem.recorder.lines) is not None else [],
         "lock_order": search.engine.context.order.kept(),
         "level_end": graph.level_end,
+        "bits": list(graph.bits) if isinstance(graph, CompiledGraph) else [],
+        "expanded": graph.expanded,
         "transitions": found.transitions,
         "depth": found.depth,
         "seconds": found.seconds,
@@ -134,9 +142,14 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
                 f"slots{name}.txt", _text((slot.address, slot.values) for slot in slots)
             )
         archive.writestr("locals.txt", _text(search.engine.locals))
-        archive.writestr("states.bin", b"".join(graph.numbers))
-        for name in _ARRAYS:
-            archive.writestr(f"{name}.bin", getattr(graph, name).tobytes())
+        if isinstance(graph, CompiledGraph):
+            members = {**graph.columns(), "ends": array("I", graph.ends)}
+        else:
+            members = {name: getattr(graph, name) for name in _ARRAYS}
+            members["states"] = b"".join(graph.numbers)
+        for name, content in members.items():
+            with archive.open(f"{name}.bin", "w", force_zip64=True) as member:
+                member.write(content)
 
 
 def _text(items: Iterable[Any]) -> str:
@@ -285,7 +298,21 @@ def _fill(kept: Kept, search: Search) -> Found:
     for page in knowledge.pages:
         words.start_pages[page] = search.problem.shared.array(page[0]).at(page[1]).capture()
     _locals(kept, search.engine)
-    size = search.packing.size
+    if head["bits"]:
+        search.graph = _compiled_graph(kept, search)
+    else:
+        search.graph = _graph(kept, search)
+    count = len(search.graph)
+    found = Found(HOLDS, transitions=head["transitions"], depth=head["depth"])
+    found.seconds = head["seconds"]
+    found.faults = {fault[0]: Fault(*fault) for fault in head["faults"]}
+    if not all(0 <= fault.state < count for fault in found.faults.values()):
+        raise ValueError("faults")
+    return found
+
+
+def _graph(kept: Kept, search: Search) -> Graph:
+    head, size = kept.head, search.packing.size
     states = kept.members["states.bin"]
     graph = Graph(states[:size])
     graph.numbers = {states[n : n + size]: n // size for n in range(0, len(states), size)}
@@ -298,13 +325,28 @@ def _fill(kept: Kept, search: Search) -> Found:
     if not (len(graph.parents) == len(graph.moves) == count == len(graph.numbers)):
         raise ValueError("states")
     _check_graph(graph, count)
-    search.graph = graph
-    found = Found(HOLDS, transitions=head["transitions"], depth=head["depth"])
-    found.seconds = head["seconds"]
-    found.faults = {fault[0]: Fault(*fault) for fault in head["faults"]}
-    if not all(0 <= fault.state < count for fault in found.faults.values()):
-        raise ValueError("faults")
-    return found
+    return graph
+
+
+def _compiled_graph(kept: Kept, search: Search) -> CompiledGraph:
+    if library() is None:
+        raise InputError(
+            f"{kept.path}: it was begun in compiled code, and here {why_not()}; expected a C "
+            "compiler"
+        )
+    head = kept.head
+    ends = array("I")
+    ends.frombytes(kept.members["ends.bin"])
+    columns = {name: kept.members[f"{name}.bin"] for name in _COMPILED if name != "ends"}
+    graph = CompiledGraph(search, search.jobs)
+    graph.take_up(head["bits"], columns, head["expanded"], ends, head["transitions"])
+    graph.level_end = head["level_end"]
+    whole = 0 <= graph.expanded <= graph.level_end <= len(graph) and all(
+        0 <= end < graph.expanded for end in ends
+    )
+    if not whole:
+        raise ValueError("states")
+    return graph
 
 
 def _check_graph(graph: Graph, count: int) -> None:

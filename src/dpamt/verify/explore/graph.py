@@ -9,6 +9,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from dpamt.verify.explore.memory import resident_bytes
+
 _PASSES_DOWN: Final = 8
 """Passes over all states before the rest is done by edges turned round."""
 
@@ -31,11 +33,16 @@ class Graph:
         """States from which nothing follows, or something after which nothing can."""
 
     def __len__(self) -> int:
+        """How many states were reached."""
         return len(self.numbers)
+
+    def held(self) -> int:
+        """Memory that the process holds, in bytes."""
+        return resident_bytes()
 
     @property
     def expanded(self) -> int:
-        """How many states have been expanded: the first so many."""
+        """How many states have been expanded: those with lower numbers."""
         return len(self.first_edges)
 
     def way_to(self, state: int) -> list[int]:

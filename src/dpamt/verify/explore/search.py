@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 
 from dpamt.host.core.leftovers import declared
 from dpamt.verify.explore.blocks import Engine
+from dpamt.verify.explore.compiled.engine import CompiledGraph, taken_over
 from dpamt.verify.explore.compiled.library import library
 from dpamt.verify.explore.context import keeps_softirqs_off
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import BOUND, FAILS, HOLDS, Fault, Found, Judge
 from dpamt.verify.explore.learned_blocks import Block
-from dpamt.verify.explore.memory import resident_bytes
 from dpamt.verify.explore.restore import restore
 from dpamt.verify.explore.state import Knowledge, Restart
 from dpamt.verify.explore.symmetry import NotAlikeError, images_of, told_apart
@@ -71,7 +71,11 @@ class Search:
         self.keep: Callable[[Search, Found], None] | None = None
         """Keeps the search as it stands; called now and then between two states."""
         self.compiled_from = COMPILED_FROM
+        """States from which on the search goes on in compiled code."""
         self.jobs = 1
+        """Threads of compiled code."""
+        self.spill_to = ""
+        """Folder for states beyond ``most_memory``; empty: the search stops there."""
         self.interrupted = False
         self.restarts = 0
         self.apart: list[int] = []
@@ -84,6 +88,7 @@ class Search:
         """Forget every state; only what is known of the words stays."""
         self.knowledge = knowledge
         self.engine = Engine(self.problem, self.automata, self.knowledge, self.granularity)
+        self.graph: Graph | CompiledGraph
         self.threads = sum(kind.count for kind in self.problem.classes)
         self._bounds = []
         first = 0
@@ -305,54 +310,42 @@ class Search:
 
     def _search(self, found: Found) -> None:
         graph = self.graph
-        keys = list(graph.numbers)
-        frontier, coming = keys[graph.expanded : graph.level_end], keys[graph.level_end :]
-        del keys
-        while frontier or coming:
-            if len(graph.numbers) >= self.compiled_from and library() is not None:
-                self._search_compiled(found)
-                return
-            self._level(frontier, coming, found)
-            if found.stopped:
-                break
-            graph.level_end = len(graph.numbers)
-            frontier, coming = coming, []
-            found.depth += bool(frontier)
-        found.states = len(graph.numbers)
-        self._conclude(found)
-
-    def _search_compiled(self, found: Found) -> None:
-        """Go on in compiled code, from the end of a level."""
-        from dpamt.verify.explore.compiled.engine import CompiledGraph
-
-        graph = CompiledGraph(self, self.jobs)
-        graph.take_over(self.graph, found)
-        self.graph = graph
-        while graph.expanded < graph.level_end:
-            graph.expand(found, self.most_states, lambda waiting: self._pause(found, waiting))
-            if found.stopped:
-                break
-            graph.level_end = len(graph)
-            found.depth += graph.expanded < graph.level_end
-        found.states = len(graph)
-        self._conclude(found)
-
-    def _conclude(self, found: Found) -> None:
-        graph = self.graph
-        found.ends = len(set(graph.ends))
+        if isinstance(graph, Graph):
+            keys = list(graph.numbers)
+            frontier, coming = keys[graph.expanded : graph.level_end], keys[graph.level_end :]
+            del keys
+            while (frontier or coming) and not self._is_for_compiled_code():
+                self._level(graph, frontier, coming, found)
+                if found.stopped:
+                    break
+                graph.level_end = len(graph)
+                frontier, coming = coming, []
+                found.depth += bool(frontier)
+            else:
+                if frontier:
+                    self.graph = taken_over(self, graph, found, self.jobs)
+        if isinstance(self.graph, CompiledGraph):
+            self.graph.go_on(found, self.most_states, lambda waiting: self._pause(found, waiting))
+        found.states = len(self.graph)
+        found.ends = len(set(self.graph.ends))
         if found.stopped:
             found.verdict = BOUND
             found.seconds = monotonic() - self._began
             if self.keep is not None:
                 self.keep(self, found)
         else:
-            self.judge.endless(graph, found)
+            self.judge.endless(self.graph, found)
         if found.faults:
             found.verdict = FAILS
 
-    def _level(self, frontier: list[bytes], coming: list[bytes], found: Found) -> None:
-        """Expand the states of one depth; those found anew are ``coming``."""
-        graph, unpack, moves = self.graph, self.packing.unpack, self.moves
+    def _is_for_compiled_code(self) -> bool:
+        return len(self.graph) >= self.compiled_from and library() is not None
+
+    def _level(
+        self, graph: Graph, frontier: list[bytes], coming: list[bytes], found: Found
+    ) -> None:
+        """Expand the states of one depth; new ones are ``coming``."""
+        unpack, moves = self.packing.unpack, self.moves
         judged = self.judge.judged
         numbers, parents, targets = graph.numbers, graph.parents, graph.targets
         number_of, come_from, move_by = numbers.get, parents.append, graph.moves.append
@@ -399,14 +392,26 @@ class Search:
         if now < self._next_report:
             return
         self._next_report = now + 0.2
-        if self.most_memory and resident_bytes() > self.most_memory:
-            found.stopped = f"more than {self.most_memory >> 20:,} MiB of memory (--max-memory)"
+        if self.most_memory and self.graph.held() > self.most_memory:
+            self._bound_memory(found)
         if self.keep is not None and not found.stopped:
             found.seconds = now - self._began
             self.keep(self, found)
         if self.progress is not None:
             states = len(self.graph)
             self.progress(Progress(states, found.transitions, found.depth, waiting))
+
+    def _bound_memory(self, found: Found) -> None:
+        """Stop, or go on with the states in files where that was asked for and is not done yet."""
+        graph = self.graph
+        most = f"more than {self.most_memory >> 20:,} MiB of memory (--max-memory)"
+        if not self.spill_to or not isinstance(graph, CompiledGraph) or graph.is_spilled:
+            found.stopped = most
+            return
+        try:
+            graph.spill(self.spill_to)
+        except OSError as error:
+            found.stopped = f"{most}, and --spill {self.spill_to}: {error.strerror or error}"
 
     def way_to(self, state: int) -> list[int]:
         """The moves from the first state to this one."""

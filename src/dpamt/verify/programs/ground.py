@@ -28,7 +28,10 @@ so that with two regions each pair lies in the other's; in the region itself; st
 regions, the second page of the first one's pair and the first page of the third one's lie in the
 second, all other pages in regions of their own, so that no lock of one page's region will do."""
 
-_SPREAD: Final = (0, 255, 128, 127, 1, 254, 64, 192, 2, 32, 96, 160, 224, 33, 100, 200)
+_SPREAD: Final = (
+    *(0, 255, 128, 127, 1, 254, 64, 192, 2, 32, 96, 160, 224, 33, 100, 200),
+    *(16, 48, 80, 112, 144, 176, 208, 240),
+)
 """Index in a region of the page of each of several equal threads: the first page, and others spread
 over the half whose PAMT entries one page of the pair holds, since PAMT.REMOVE looks at each half by
 itself."""
@@ -118,7 +121,7 @@ class Ground:
         return self.world.free_region(number)
 
     def page(self, number: int, instance: int, apart: bool = False) -> int:
-        """The page of the ``instance``-th thread in that region, 0 to 15, or ``apart`` 0 to 3."""
+        """The page of the ``instance``-th thread in that region, 0 to 23, or ``apart`` 0 to 3."""
         return self.region(number) + (_ENDS if apart else _SPREAD)[instance]
 
     def donors(self, number: int, regions: int, placement: str, user: int = 0) -> tuple[int, int]:

@@ -9,14 +9,16 @@ or in another order, so locals, values and states have the numbers that they hav
 
 import ctypes
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import IO, Any, Final
 
 from dpamt.verify.explore.compiled.library import Tables, library
 from dpamt.verify.explore.compiled.tables import Layout, LearnedTables, Searched, integers
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import Found
+from dpamt.verify.explore.memory import private_bytes, resident_bytes
 
 MOST_STATES: Final = (1 << 31) - 2
 """States have numbers of 31 bits."""
@@ -27,6 +29,8 @@ _WORTH_SHARING: Final = 256
 _UNKNOWN: Final = 1
 """Why the expansion stopped: a state needs something that was not learned."""
 _UNKNOWN_STUCK: Final = -16
+_NO_STATES: Final = -2
+_COLUMNS: Final = ("rows", "parents", "moves", "onward")
 
 
 class CompiledGraph:
@@ -50,6 +54,7 @@ class CompiledGraph:
         self._fields = integers([])
         self._alone = True
         """A part of the states are expanded by one thread: the next may have to be learned."""
+        self._files: list[IO[bytes]] = []
         self.level_end = 0
 
     def close(self) -> None:
@@ -59,6 +64,8 @@ class CompiledGraph:
         if self._at:
             self._call.dpamt_end(self._at)
             self._at = 0
+        for file in self._files:
+            file.close()
 
     __del__ = close
 
@@ -84,14 +91,81 @@ class CompiledGraph:
                     onward,
                 )
             )
-        ends = array("I", (state << 1 for state in graph.ends))
-        _check(
-            self._call.dpamt_go_on(
-                self._at, graph.expanded, found.transitions, ends.buffer_info()[0], len(ends)
-            )
-        )
-        _check(self._call.dpamt_settle(self._at, None, 0))
+        self._go_on(graph.expanded, found.transitions, graph.ends)
         self.level_end = graph.level_end
+
+    # Disk, and files.
+
+    def spill(self, folder: str) -> None:
+        """Keep the states in files of that folder, which go when the search ends.
+
+        Only the table by which they are found stays in memory.  Raises OSError.
+        """
+        for _ in _COLUMNS:
+            self._files.append(TemporaryFile(dir=folder, prefix="dpamt-"))  # noqa: SIM115
+        files = integers(file.fileno() for file in self._files)
+        if self._call.dpamt_spill(self._at, files):
+            raise OSError(f"{folder}: the states do not fit there")
+        self.relax()
+
+    @property
+    def is_spilled(self) -> bool:
+        """Whether the states are in files."""
+        return bool(self._files)
+
+    def relax(self) -> None:
+        """Give back the memory of what lies in files."""
+        self._call.dpamt_relax(self._at)
+
+    def columns(self) -> "dict[str, Any]":
+        """The bytes of each column, to be written as they are, before the search goes on."""
+        found = {}
+        size = ctypes.c_int64()
+        for which, name in enumerate(_COLUMNS):
+            at = self._call.dpamt_column(self._at, which, size)
+            found[name] = memoryview((ctypes.c_char * size.value).from_address(at))
+        return found
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """By field of a row, its bits; a row's words follow from them."""
+        return self._layout.bits
+
+    def take_up(
+        self,
+        bits: list[int],
+        columns: "dict[str, bytes]",
+        expanded: int,
+        ends: "array[int]",
+        transitions: int,
+    ) -> None:
+        """Begin with the columns of a search that was kept.  Raises ValueError for others."""
+        search = self._search
+        slots = search.engine.words.shared
+        if len(bits) != len(slots) + search.threads or not all(0 <= n <= 31 for n in bits):
+            raise ValueError("bits")
+        self._learned.point(self._tables)
+        self._layout = Layout(bits)
+        self._layout.put(self._tables)
+        count = len(columns["parents"]) // 4
+        sizes = (self._layout.words * 8, 4, 2, 4)
+        if [len(columns[name]) for name in _COLUMNS] != [count * size for size in sizes]:
+            raise ValueError("columns")
+        most = [len(slot.values) - 1 for slot in slots]
+        most += [len(search.engine.locals) - 1] * search.threads
+        pointers = (ctypes.c_char_p * len(_COLUMNS))(*(columns[name] for name in _COLUMNS))
+        loaded = self._call.dpamt_load(self._at, count, pointers, integers(most))
+        if loaded == _NO_STATES:
+            raise ValueError("states")
+        _check(loaded)
+        self._go_on(expanded, transitions, ends)
+        self._fields = integers([0] * len(bits))
+
+    def _go_on(self, expanded: int, transitions: int, ends: "Iterable[int]") -> None:
+        marked = array("I", (state << 1 for state in ends))
+        at, count = marked.buffer_info()
+        _check(self._call.dpamt_go_on(self._at, expanded, transitions, at, count))
+        _check(self._call.dpamt_settle(self._at, None, 0))
 
     # Numbers.
 
@@ -121,12 +195,19 @@ class CompiledGraph:
         padding = (0,) * (self._search.capacity - slots)
         return (*self._fields[:slots], *padding, *self._fields[slots:])
 
+    def found_from(self, state: int) -> tuple[int, int]:
+        """The state from which it was found, and the move: thread << 8 | way."""
+        return (
+            self._call.dpamt_parent(self._at, state),
+            self._call.dpamt_move(self._at, state),
+        )
+
     def way_to(self, state: int) -> list[int]:
         """The moves from the first state to this one."""
         moves = []
         while state:
-            moves.append(self._call.dpamt_move(self._at, state))
-            state = self._call.dpamt_parent(self._at, state)
+            state, move = self.found_from(state)
+            moves.append(move)
         moves.reverse()
         return moves
 
@@ -140,9 +221,27 @@ class CompiledGraph:
                 raise MemoryError
             self._learn(self.state(_UNKNOWN_STUCK - stuck), None)
 
+    def held(self) -> int:
+        """Memory that the process holds, in bytes; what lies in files is not counted."""
+        if not self._files:
+            return resident_bytes()
+        self.relax()
+        return private_bytes()
+
     # Expansion.
 
-    def expand(self, found: Found, most_states: int, pause: Callable[[int], None]) -> None:
+    def go_on(self, found: Found, most_states: int, pause: Callable[[int], None]) -> None:
+        """Expand every state that is left, depth by depth; see ``_expand``."""
+        while self.expanded < self.level_end and not found.stopped:
+            try:
+                self._expand(found, most_states, pause)
+            except MemoryError:
+                found.stopped = "the system gives no more memory"
+            if not found.stopped:
+                self.level_end = len(self)
+                found.depth += self.expanded < self.level_end
+
+    def _expand(self, found: Found, most_states: int, pause: Callable[[int], None]) -> None:
         """Expand the states of one depth.
 
         ``pause`` is called now and then with how many states wait; it may set ``found.stopped``.
@@ -226,6 +325,13 @@ class CompiledGraph:
         for position, first, count in added:
             if self._call.dpamt_add(self._at, values, position, first, count) < 0:
                 raise MemoryError
+
+
+def taken_over(search: Searched, graph: Graph, found: Found, threads: int) -> CompiledGraph:
+    """What the search in Python has reached, to go on from in compiled code."""
+    compiled = CompiledGraph(search, threads)
+    compiled.take_over(graph, found)
+    return compiled
 
 
 def _check(failed: int) -> None:

@@ -14,13 +14,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_int32, c_int64, c_uint16, c_uint32, c_void_p
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 _FLAGS: Final = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-w")
+MOST_THREADS: Final = 31
+"""A row that waits for its number is named by its thread in five bits (search.c)."""
 _SECONDS: Final = 120.0
 """After this time a compiler is given up."""
 
@@ -78,13 +80,11 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dpamt_stopped": (c_int64, (c_void_p, c_int32, POINTER(c_int64))),
     "dpamt_parent": (c_uint32, (c_void_p, c_int64)),
     "dpamt_move": (c_uint16, (c_void_p, c_int64)),
-    "dpamt_onward": (c_uint32, (c_void_p, c_int64)),
     "dpamt_end_at": (c_uint32, (c_void_p, c_int64)),
+    "dpamt_column": (c_void_p, (c_void_p, c_int32, POINTER(c_int64))),
+    "dpamt_load": (c_int32, (c_void_p, c_int64, c_void_p, c_void_p)),
     "dpamt_go_on": (c_int32, (c_void_p, c_int64, c_int64, c_void_p, c_int64)),
 }
-
-BYTE: Final = c_uint8
-WORD: Final = c_uint64
 
 
 @cache

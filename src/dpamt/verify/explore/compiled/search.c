@@ -22,6 +22,7 @@
  * whether a state leads to an end.  Where it does not, the state is expanded once more.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,7 @@ enum { DEAD = 1, WRONG = 2 };                                /* flags of a block
 enum { DONE = 0, UNKNOWN = 1, NO_MEMORY = 2 };               /* why expand stopped */
 enum { MOST_FIELDS = 4096, MOST_KEY = 8192 };
 
+#define AHEAD 16 /* rows: their places in the table are fetched before they are needed */
 #define PENDING 0x80000000u
 #define SEGMENT_SHIFT 26
 #define INDEX_MASK ((1u << SEGMENT_SHIFT) - 1)
@@ -73,6 +75,8 @@ struct out {                        /* what one thread found while it expanded i
     uint64_t *rows, *hashes;
     uint32_t *parents, *targets, *places; /* places: of a new row, in its part of the table */
     uint16_t *moves;
+    uint32_t **picked;              /* by part of the table: its rows, in order */
+    int64_t *picked_used;
     int64_t used, room;
     int64_t first, done, stopped;   /* states: first of the part, expanded, why it stopped */
     uint32_t *state_rows, *state_moves; /* by state of the part: rows, moves */
@@ -126,6 +130,17 @@ static int part_of(const struct search *s, uint64_t hash)
 
 /* Memory. */
 
+/* A file of that size whose blocks are there: a write into a hole of a full disk is fatal. */
+static int reserve(int file, int64_t before, int64_t bytes)
+{
+#ifdef __linux__
+    return posix_fallocate(file, before, bytes - before);
+#else
+    (void)before;
+    return ftruncate(file, bytes);
+#endif
+}
+
 static int grow(struct column *c, int64_t bytes)
 {
     if (bytes <= c->bytes)
@@ -136,7 +151,7 @@ static int grow(struct column *c, int64_t bytes)
             return -1;
         c->at = at;
     } else {
-        if (ftruncate(c->file, bytes))
+        if (reserve(c->file, c->bytes, bytes))
             return -1;
         if (c->at && munmap(c->at, (size_t)c->bytes))
             return -1;
@@ -176,30 +191,43 @@ static void drop(struct column *c)
 static int to_file(struct column *c, int file)
 {
     struct column moved = {0, 0, file, 0};
-    if (c->bytes) {
-        if (grow(&moved, c->bytes))
-            return -1;
-        memcpy(moved.at, c->at, (size_t)c->bytes);
-    }
+    if (grow(&moved, c->bytes ? c->bytes : 4096))
+        return -1;
+    memcpy(moved.at, c->at, (size_t)c->bytes);
     drop(c);
     *c = moved;
     return 0;
 }
 
+static struct column *column_of(struct search *s, int which)
+{
+    struct column *all[] = {&s->rows, &s->parents, &s->moves, &s->onward};
+    return all[which];
+}
+
+static int64_t item_bytes(const struct search *s, int which)
+{
+    const int64_t sizes[] = {(int64_t)s->words * 8, 4, 2, 4};
+    return sizes[which];
+}
+
 /* Keep the states in four files from now on; the caller opened them and closes them at the end. */
 int dpamt_spill(struct search *s, const int32_t *files)
 {
-    return to_file(&s->rows, files[0]) || to_file(&s->parents, files[1]) ||
-           to_file(&s->moves, files[2]) || to_file(&s->onward, files[3]);
+    for (int n = 0; n < 4; n++)
+        if (to_file(column_of(s, n), files[n]))
+            return -1;
+    return 0;
 }
 
 /* Let the system take back the memory of what lies in files. */
 void dpamt_relax(struct search *s)
 {
-    struct column *all[] = {&s->rows, &s->parents, &s->moves, &s->onward};
-    for (int n = 0; n < 4; n++)
-        if (all[n]->file >= 0 && all[n]->at)
-            madvise(all[n]->at, (size_t)all[n]->bytes, MADV_DONTNEED);
+    for (int n = 0; n < 4; n++) {
+        struct column *c = column_of(s, n);
+        if (c->file >= 0 && c->at)
+            madvise(c->at, (size_t)c->bytes, MADV_DONTNEED);
+    }
 }
 
 struct search *dpamt_begin(int32_t parts)
@@ -211,6 +239,12 @@ struct search *dpamt_begin(int32_t parts)
     s->parts = parts;
     s->part = calloc((size_t)parts, sizeof *s->part);
     s->out = calloc((size_t)parts, sizeof *s->out);
+    for (int32_t n = 0; s->out && n < parts; n++) {
+        s->out[n].picked = calloc((size_t)parts, sizeof *s->out[n].picked);
+        s->out[n].picked_used = calloc((size_t)parts, sizeof *s->out[n].picked_used);
+        if (!s->out[n].picked || !s->out[n].picked_used)
+            return 0;
+    }
     s->entry_room = 1024;
     s->entries = calloc((size_t)s->entry_room, sizeof *s->entries);
     for (int32_t n = 0; s->part && n < parts; n++) {
@@ -238,6 +272,10 @@ void dpamt_end(struct search *s)
         free(o->parents);
         free(o->targets);
         free(o->places);
+        for (int32_t k = 0; k < s->parts; k++)
+            free(o->picked[k]);
+        free(o->picked);
+        free(o->picked_used);
         free(o->moves);
         free(o->state_rows);
         free(o->state_moves);
@@ -375,7 +413,7 @@ int dpamt_add(struct search *s, const int32_t *values, int32_t position, int32_t
 
 /* Expand. */
 
-static int room_for_row(struct out *o, int32_t words)
+static int room_for_row(struct out *o, int32_t words, int32_t parts)
 {
     if (o->used < o->room)
         return 0;
@@ -390,6 +428,11 @@ static int room_for_row(struct out *o, int32_t words)
     o->moves = realloc(o->moves, (size_t)room * 2);
     if (!o->rows || !o->hashes || !o->parents || !o->targets || !o->places || !o->moves)
         return -1;
+    for (int32_t n = 0; n < parts; n++) {
+        o->picked[n] = realloc(o->picked[n], (size_t)room * 4);
+        if (!o->picked[n])
+            return -1;
+    }
     o->room = room;
     return 0;
 }
@@ -505,7 +548,7 @@ static int expand_one(struct search *s, uint32_t state, struct out *o, int64_t i
                     ends |= 2;
                     continue;
                 }
-                if (room_for_row(o, words)) {
+                if (room_for_row(o, words, s->parts)) {
                     o->used = first;
                     return NO_MEMORY;
                 }
@@ -537,6 +580,17 @@ unknown:
     return UNKNOWN;
 }
 
+/* Deal the rows out to the parts of the table. */
+static void deal(const struct search *s, struct out *o)
+{
+    for (int32_t n = 0; n < s->parts; n++)
+        o->picked_used[n] = 0;
+    for (int64_t i = 0; i < o->used; i++) {
+        int part = part_of(s, o->hashes[i]);
+        o->picked[part][o->picked_used[part]++] = (uint32_t)i;
+    }
+}
+
 /* Pass 1 of a chunk, for one thread: expand states from ``first`` to before ``end``. */
 void dpamt_expand(struct search *s, int32_t part, int64_t first, int64_t end)
 {
@@ -549,6 +603,7 @@ void dpamt_expand(struct search *s, int32_t part, int64_t first, int64_t end)
         o->stopped = expand_one(s, (uint32_t)(first + o->done), o, o->done);
         o->done += !o->stopped;
     }
+    deal(s, o);
 }
 
 /* Pass 2: find the states of a chunk in one part of the table. */
@@ -594,17 +649,23 @@ int dpamt_look_up(struct search *s, int32_t part, int32_t segments)
     int64_t more = 0;
     int32_t words = s->words;
     for (int32_t n = 0; n < segments; n++)
-        more += s->out[n].used;
+        more += s->out[n].picked_used[part];
     if (rebuilt(s, part, p->used + more)) /* all of them may be new and fall on this part */
         return -1;
     for (int32_t n = 0; n < segments; n++) {
         struct out *o = s->out + n;
-        for (int64_t i = 0; i < o->used; i++) {
-            if (i + 8 < o->used)
-                __builtin_prefetch(p->table + (o->hashes[i + 8] & p->mask));
+        const uint32_t *mine = o->picked[part];
+        int64_t count = o->picked_used[part];
+        for (int64_t k = 0; k < count; k++) {
+            if (k + AHEAD < count)
+                __builtin_prefetch(p->table + (o->hashes[mine[k + AHEAD]] & p->mask));
+            if (k + AHEAD / 2 < count) {
+                uint32_t near = p->table[o->hashes[mine[k + AHEAD / 2]] & p->mask];
+                if (near && !(near & PENDING))
+                    __builtin_prefetch(row_of(s, near - 1));
+            }
+            int64_t i = mine[k];
             uint64_t hash = o->hashes[i];
-            if (s->parts > 1 && part_of(s, hash) != part)
-                continue;
             const uint64_t *row = o->rows + i * words;
             uint64_t at = hash & p->mask;
             for (;; at = (at + 1) & p->mask) {
@@ -820,7 +881,6 @@ int64_t dpamt_stopped(const struct search *s, int32_t part, int64_t *done)
 
 uint32_t dpamt_parent(const struct search *s, int64_t n) { return ((uint32_t *)s->parents.at)[n]; }
 uint16_t dpamt_move(const struct search *s, int64_t n) { return ((uint16_t *)s->moves.at)[n]; }
-uint32_t dpamt_onward(const struct search *s, int64_t n) { return ((uint32_t *)s->onward.at)[n]; }
 
 /* state << 1 | whether nothing follows it at all. */
 uint32_t dpamt_end_at(const struct search *s, int64_t n) { return s->ends[n]; }
@@ -837,5 +897,33 @@ int dpamt_go_on(struct search *s, int64_t expanded, int64_t transitions, const u
     s->end_used = s->end_room = count;
     s->expanded = expanded;
     s->transitions = transitions;
+    return 0;
+}
+
+/* The bytes of a column: 0 rows, 1 parents, 2 moves, 3 onward; how many in ``bytes``. */
+const void *dpamt_column(struct search *s, int32_t which, int64_t *bytes)
+{
+    *bytes = s->count * item_bytes(s, which);
+    return column_of(s, which)->at;
+}
+
+/* Begin with ``count`` states, their columns as dpamt_column gave them.  ``most``: by field, the
+ * highest value.  0; -1: no memory; -2: they are no states of a search. */
+int dpamt_load(struct search *s, int64_t count, const void *const *columns, const int32_t *most)
+{
+    s->words = s->t.words;
+    if (make_room(s, count))
+        return -1;
+    for (int n = 0; n < 4; n++)
+        memcpy(column_of(s, n)->at, columns[n], (size_t)(count * item_bytes(s, n)));
+    s->count = count;
+    const uint32_t *parents = (uint32_t *)s->parents.at, *onward = (uint32_t *)s->onward.at;
+    for (int64_t state = 0; state < count; state++) {
+        if (onward[state] >= count || parents[state] >= (state ? state : 1))
+            return -2;
+        for (int32_t n = 0; n < s->t.slots + s->t.threads; n++)
+            if (field(&s->t, row_of(s, state), n) > most[n])
+                return -2;
+    }
     return 0;
 }

@@ -132,11 +132,8 @@ class LearnedTables:
         Returns (position, first block, count) of each thread that may go on; the caller adds them.
         """
         engine, capacity = self._engine, self._search.capacity
+        self.point(tables)
         locals_ = state[capacity:]
-        for number in range(len(self._flags), len(engine.locals)):
-            self._local(number)
-        self._void()
-        self._square()
         found = []
         for kind in range(len(self._class_first) - 1):
             last = -1
@@ -156,6 +153,14 @@ class LearnedTables:
         self._square()
         self._put(tables)
         return found
+
+    def point(self, tables: Tables) -> None:
+        """Let the tables point at the arrays, with every local that is known."""
+        for number in range(len(self._flags), len(self._engine.locals)):
+            self._local(number)
+        self._void()
+        self._square()
+        self._put(tables)
 
     def settle_wrong(self, found: Found) -> None:
         """A property that has failed is not asked about again."""
@@ -281,7 +286,8 @@ class LearnedTables:
         tables.locals = self._stride
         tables.interrupts = len(self._interrupt) // 2
         tables.ordered = bool(self._interrupt) or len(set(self._phase)) > 1
-        assert self._contribution is not None and self._felt is not None
+        assert self._contribution is not None
+        assert self._felt is not None
         for name, values in (
             ("class_first", self._class_first),
             ("phase", self._phase),
