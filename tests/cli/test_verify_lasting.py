@@ -1,6 +1,5 @@
 """`dpamt verify` in several sittings: --checkpoint, --resume, Ctrl-C, --max-memory."""
 
-import contextlib
 import json
 import os
 import signal
@@ -14,7 +13,9 @@ import pytest
 from dpamt.host.designs import v6
 from tests.cli.command import dpamt, dpamt_process, environment, refused
 
-LONG = (*"verify merged --cpus 12 --granularity words --max-states 4000000000".split(),)
+LONG = (
+    *["verify", "merged", "--cpus", "12", "--granularity", "words", "--max-states", "4000000000"],
+)
 ONE = ("verify", "v6", "--cpus", "3", "--granularity", "seamcall")
 
 

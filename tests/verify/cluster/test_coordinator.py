@@ -12,8 +12,8 @@ from dpamt.errors import InputError
 from dpamt.host.designs.load import load_design
 from dpamt.verify.asked import Asked, prepare
 from dpamt.verify.cluster.coordinator import sharded_search
-from dpamt.verify.cluster.worker import Shard
 from dpamt.verify.cluster.ray_team import RayTeam
+from dpamt.verify.cluster.worker import Shard
 from dpamt.verify.evidence.certificate import confirm
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS
