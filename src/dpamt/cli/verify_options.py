@@ -209,7 +209,8 @@ def _parser() -> Parser:
         "--jobs",
         type=_jobs,
         metavar="N",
-        help="search on N CPUs, in compiled code: same states, same verdict; with --ray, N processes",
+        help="search on N CPUs, in compiled code (same states, same verdict); with --ray, in N "
+        "processes",
     )
     parser.add_argument(
         "--engine",
