@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpamt.cli.verify_options import options_of
+from dpamt.cli.verify_trials import image_of, prints_apart, search, trials_of_all
 
 if TYPE_CHECKING:
     from dpamt.host.designs.base import Design
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dpamt.report.verify_text import SuiteText
     from dpamt.verify.asked import Asked
     from dpamt.verify.evidence.certificate import Tried
-    from dpamt.verify.evidence.checkpoint import Kept
     from dpamt.verify.evidence.counterexample import Counterexample
     from dpamt.verify.evidence.given_files import GivenFiles
 
@@ -28,13 +27,6 @@ def main(arguments: list[str]) -> int:
     if options.check:
         return _check(options)
     return _verify(options)
-
-
-@contextmanager
-def prints_apart() -> "Iterator[None]":
-    """What code of the user's prints goes to standard error: standard output is for the answer."""
-    with redirect_stdout(sys.stderr):
-        yield
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -55,12 +47,13 @@ def _verify(options: argparse.Namespace) -> int:
         designs[design.name] = design
         text = SuiteText(design.name, options.whole, design.code)
         results[design.name] = _told(design, iter([one]), None if options.json else text)
-    for name, design in loaded.items():
-        title = name if design.name in results else design.name
-        text = SuiteText(title, options.whole, design.code)
-        told = None if options.json or len(loaded) > 1 else text
-        results[title] = _told(design, _tried(name, design, options), told)
-        designs[title] = design
+    with trials_of_all(loaded, options) as trials:
+        for name, design in loaded.items():
+            title = name if design.name in results else design.name
+            text = SuiteText(title, options.whole, design.code)
+            told = None if options.json or len(loaded) > 1 else text
+            results[title] = _told(design, trials(name), told)
+            designs[title] = design
     if len(results) == 1:
         ((title, tried),) = results.items()
         with prints_apart():
@@ -101,7 +94,7 @@ def _designs(options: argparse.Namespace) -> "dict[str, Design]":
         from dpamt.cli.extras import require
 
         require("verify --vmlinux", "unicorn", "capstone", "elftools")
-        return {options.vmlinux: _loaded(options.vmlinux, _image(options))}
+        return {options.vmlinux: _loaded(options.vmlinux, image_of(options))}
     names = options.designs or (SHIPPED if options.all else ("merged",))
     designs = {name: _loaded(name) for name in names}
     for design in designs.values():
@@ -129,47 +122,6 @@ def _told(design: "Design", tried: "Iterator[Tried]", text: "SuiteText | None") 
     return every
 
 
-def _tried(name: str, design: "Design", options: argparse.Namespace) -> "Iterator[Tried]":
-    """The trials of one design, as they end."""
-    from dpamt.report.progress import watching
-    from dpamt.verify.asked import Asked
-    from dpamt.verify.programs.ground import CROSSED
-    from dpamt.verify.programs.problem import SEAMCALL, WORDS
-    from dpamt.verify.programs.suite import trials_of
-
-    def asked(trial: str, cpus: tuple[int, ...], granularity: str) -> Asked:
-        return Asked(
-            name,
-            trial,
-            cpus,
-            options.pairs,
-            options.failures,
-            granularity,
-            options.max_states,
-            options.property or "",
-            _image(options),
-        )
-
-    def search(question: Asked) -> "Tried":
-        with watching() as watch:
-            return _search(question, design, watch, options)
-
-    if options.regions:
-        first = search(asked("", options.regions, options.granularity or SEAMCALL))
-        yield first
-        if options.granularity is None and first.verdict.verdict == "holds":
-            two = (1, 1) if options.pairs == CROSSED else (2,)
-            yield search(asked("", two, WORDS))
-        return
-    trials = trials_of(design, options.trial is not None)
-    if options.trial is not None:
-        trials = [trial for trial in trials if trial.name == options.trial]
-        if not trials:
-            raise _unknown_trial(options.trial, design)
-    for trial in trials:
-        yield search(asked(trial.name, (), options.granularity or trial.granularity))
-
-
 def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Design, Tried]":
     """The search that a file keeps, taken up again; its design."""
     from dataclasses import replace
@@ -190,7 +142,7 @@ def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Desig
     asked = given.of(asked)
     design = _loaded(asked.design, asked.image)
     options.checkpoint = options.checkpoint or options.resume
-    one = _search(asked, design, watch, options, kept)
+    one = search(asked, design, watch, options, kept)
     verdict = replace(one.verdict, taken_up=Path(options.resume).name)
     return design, replace(one, verdict=verdict)
 
@@ -202,16 +154,6 @@ def _given(options: argparse.Namespace, where: str, asked: "Iterable[Asked]") ->
     given = GivenFiles(where, asked, options.designs, options.property)
     sys.stderr.write(f"dpamt: {given.told()}\n")
     return given
-
-
-def _image(options: argparse.Namespace) -> str:
-    """How the image is read; empty: there is none."""
-    if not options.vmlinux:
-        return ""
-
-    from dpamt.verify.machine_code.design import how
-
-    return how(options.memory_model, options.functions, frozenset(options.tolerate))
 
 
 def _loaded(name: str, image: str = "") -> "Design":
@@ -227,44 +169,6 @@ def _loaded(name: str, image: str = "") -> "Design":
         design = load_design(name)
     _check_discipline(design)
     return design
-
-
-def _unknown_trial(name: str, design: "Design") -> Exception:
-    from dpamt.errors import InputError
-    from dpamt.verify.programs.suite import trials_of
-
-    known = ", ".join(f'"{trial.name}"' for trial in trials_of(design, True))
-    return InputError(f"--trial {name!r}: expected one of {known}")
-
-
-def _search(
-    asked: "Asked",
-    design: "Design",
-    watch: "Watch | None",
-    options: argparse.Namespace,
-    kept: "Kept | None" = None,
-) -> "Tried":
-    from dpamt.cli.lasting import lasting, team_of
-    from dpamt.verify.asked import prepare
-    from dpamt.verify.evidence.certificate import Tried, confirm
-    from dpamt.verify.explore.search import Progress
-    from dpamt.verify.verdict import verify
-
-    with prints_apart():
-        trial, judges = prepare(asked, design)
-
-    def told(now: Progress) -> None:
-        if watch is not None:
-            what = f"{now.states:,} states, depth {now.depth}"
-            watch(design.name, trial.name, what, now.states, asked.most_states)
-
-    most = asked.most_states
-    with prints_apart():
-        problem = trial.make(design)
-    with prints_apart(), lasting(options, asked, kept) as ready, team_of(options, asked) as team:
-        verdict = verify(problem, judges, asked.granularity, most, told, ready, team)
-    with prints_apart():
-        return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -285,7 +189,7 @@ def _check(options: argparse.Namespace) -> int:
         every = [given.of(asked) for asked, _ in trials({"designs": [of_design]})]
         with watching() as watch, prints_apart():
             design = _loaded(every[0].design, every[0].image)
-            tried = [_search(asked, design, watch, options) for asked in every]
+            tried = [search(asked, design, watch, options) for asked in every]
             results[str(number)] = tried
             said = [
                 checking.differences(was, now, design, options.check, same_python)

@@ -13,9 +13,9 @@ from dpamt.plan.ageing.host_4k import ageing_host, prepare
 from dpamt.plan.ageing.weeks import Sample, Weeks
 from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.confidence import Interval, confidence
-from dpamt.plan.workers import worker_pool
 from dpamt.platform.machine import Machine
 from dpamt.run.world import pamt_of_mode
+from dpamt.worker_pool import worker_pool
 
 Progress = Callable[[str, int, int], None]
 """Told of long work: (what, done, total)."""

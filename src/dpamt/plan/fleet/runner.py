@@ -8,7 +8,7 @@ from os import cpu_count
 from typing import Any, Final, TypeVar
 
 from dpamt.errors import InputError
-from dpamt.plan.workers import worker_pool
+from dpamt.worker_pool import worker_pool
 
 J = TypeVar("J")
 R = TypeVar("R")
