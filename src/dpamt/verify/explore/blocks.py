@@ -35,6 +35,7 @@ that is a bound of the verdict, not a reduction.
 """
 
 from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from dpamt.errors import Finding
@@ -108,6 +109,8 @@ class Engine(LearnedBlocks):
             {n: value for n, value in enumerate(start.own) if value},
             dict(start.held),
         )
+        with self._looked_at_once():
+            ends = self._ends(start.kind, run, state, others)
         done = tuple(
             Block(
                 self.number(
@@ -118,7 +121,7 @@ class Engine(LearnedBlocks):
                 tuple(end.fills),
                 tuple(end.steps),
             )
-            for end in self._ends(start.kind, run, state, others)
+            for end in ends
         )
         slots = tuple(sorted({*self.read_slots[local], *run.reads}))
         pages = tuple(sorted({*self.read_pages[local], *run.others}))
@@ -131,6 +134,11 @@ class Engine(LearnedBlocks):
         if self.worked_out is not None:
             self.worked_out.append((local, values))
         return done
+
+    def _looked_at_once(self) -> AbstractContextManager[None]:
+        """Nothing is made of what a block learns before its end: one look will do."""
+        plain = self.problem.recorder.plain
+        return plain.together() if plain is not None else nullcontext()
 
     def _ends(
         self, kind: int, run: Run, state: tuple[int, ...], others: tuple[int, ...]

@@ -321,7 +321,7 @@ class Automaton:
         known = self._once(history, steps)
         plain = self._recorder.plain
         if plain is not None:
-            plain.check(lambda: self._untraced(history))
+            plain.ran(lambda: self._untraced(history))
         return known
 
     def _untraced(self, history: tuple[Any, ...]) -> None:

@@ -160,7 +160,7 @@ class ControlPoints:
         Raises InputError or ModelError where a frame holds something that is not shown.
         """
         self._seen.clear()
-        show = self.show
+        show, plain = self.show, _PLAIN
         keys: list[Hashable] = []
         sites: list[CallSite] = []
         current: FrameType | None = frame
@@ -173,7 +173,9 @@ class ControlPoints:
             names = liveness_of(code).after(current.f_lasti)
             here = current.f_locals if names else {}
             try:
-                shown = tuple([show(here[name]) if name in here else None for name in names])
+                # Most values are plain: a call for each of them would take most of the time.
+                held = [here.get(name) for name in names]
+                shown = tuple([item if type(item) in plain else show(item) for item in held])
             except ModelError as error:
                 raise _of_whom(current, error) from None
             keys.append((code, current.f_lasti, shown))
@@ -248,7 +250,11 @@ class ControlPoints:
         return (type(value), *sorted(map(repr, value)))
 
     def _items(self, value: Any, depth: int) -> Hashable:
-        return (type(value), *[self.show(item, depth + 1) for item in value])
+        show, plain = self.show, _PLAIN
+        return (
+            type(value),
+            *[item if type(item) in plain else show(item, depth + 1) for item in value],
+        )
 
     def _mapping(self, value: Any, depth: int) -> Hashable:
         show = self.show
@@ -282,33 +288,43 @@ class ControlPoints:
 
     def _content(self, value: Any, depth: int) -> Hashable:
         kind = type(value)
-        fields: list[tuple[str, Hashable]] = []
-        if isinstance(value, BaseException) and _is_args_alone(kind):
-            for name in ("args", "__cause__", "__context__"):
-                fields.append((name, self.show(getattr(value, name), depth + 1)))
-        elif issubclass(kind, _BUILT_IN) or (kind.__module__ == "builtins" and kind is not object):
-            raise ModelError(
-                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
-            )
-        elif getattr(kind, "__reduce__", None) is not _NO_STATE_OF_ITS_OWN:
-            raise ModelError(  # it has a state of its own that its attributes do not show
-                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
-            )
         names = self._slots.get(kind)
         if names is None:
-            names = self._slots[kind] = slots_of(kind)
+            names = self._slots[kind] = self._attributes(kind)
+        show, plain = self.show, _PLAIN
+        fields: list[tuple[str, Hashable]] = []
         for name in names:
             item = getattr(value, name, _UNSET)
             if item is not _UNSET:
-                fields.append((name, self.show(item, depth + 1)))
+                fields.append((name, item if type(item) in plain else show(item, depth + 1)))
         held = getattr(value, "__dict__", None)
         if held is not None:
-            fields += [(name, self.show(item, depth + 1)) for name, item in sorted(held.items())]
+            fields += [
+                (name, item if type(item) in plain else show(item, depth + 1))
+                for name, item in sorted(held.items())
+            ]
         elif not fields and not _is_simple(kind):
-            raise ModelError(
-                f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
-            )
+            raise _cannot_be_shown(kind)
         return (kind, *fields)
+
+    def _attributes(self, kind: type) -> list[str]:
+        """What there is to see of instances beside their __dict__.
+
+        Raises ModelError where that is not all that they hold.
+        """
+        if issubclass(kind, BaseException) and _is_args_alone(kind):
+            return ["args", "__cause__", "__context__", *slots_of(kind)]
+        if issubclass(kind, _BUILT_IN) or (kind.__module__ == "builtins" and kind is not object):
+            raise _cannot_be_shown(kind)
+        if getattr(kind, "__reduce__", None) is not _NO_STATE_OF_ITS_OWN:
+            raise _cannot_be_shown(kind)  # a state of its own that its attributes do not show
+        return slots_of(kind)
+
+
+def _cannot_be_shown(kind: type) -> ModelError:
+    return ModelError(
+        f"a thread holds a {kind.__name__} across a step, and what it holds cannot be shown"
+    )
 
 
 def _has_more(kind: type) -> bool:

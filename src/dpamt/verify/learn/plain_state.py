@@ -18,7 +18,8 @@ here.
 import sys
 import sysconfig
 from collections import deque, namedtuple
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
@@ -47,6 +48,8 @@ _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _DEPTH: Final = 20
+_MOST_RUNS: Final = 64
+"""Runs after which is looked in any case."""
 _PLAIN: Final = (int, str, bool, bytes, float, complex, range)
 _CONTAINERS: Final = frozenset({list, tuple, deque, set, frozenset, dict, bytearray, memoryview})
 _WITHOUT_STATE: Final = frozenset(
@@ -103,27 +106,55 @@ class PlainState:
         self._before: list[Item] = []
         self._contents: list[tuple[Any, Any]] = []
         """Containers with a copy of what was in them, to be put back."""
+        self._runs: list[Callable[[], object]] = []
+        """Runs made since the last look."""
+        self._together = False
 
     def begin(self) -> None:
         """From now on nothing may change."""
-        self._contents = []
+        self._contents, self._runs = [], []
         self._before = self._look(self._contents)
 
-    def check(self, again: Callable[[], object]) -> None:
-        """Raise InputError when something has changed; ``again`` makes the run once more."""
+    def ran(self, again: Callable[[], object]) -> None:
+        """A run was made, which ``again`` makes once more.
+
+        Raises InputError when something has changed; inside ``together`` that may come later.
+        """
+        self._runs.append(again)
+        if not self._together or len(self._runs) >= _MOST_RUNS:
+            self.check()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Look once after all runs that are made inside; a look costs as much as a run.
+
+        What one of them has changed may mislead the next, so nothing may be made of them before
+        the end, and what is raised here comes before whatever they raise.
+        """
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+            if self._runs:
+                self.check()
+
+    def check(self) -> None:
+        """Raise InputError when something has changed since the last time."""
+        runs, self._runs = self._runs, []
         now = self._look(None)
         if now == self._before:
             return
         name = _changed(self._before, now)
         for container, content in self._contents:
             _put_back(container, content)
-        where = self._line_of(again) if self._look(None) == self._before else ""
+        where = self._line_of(runs) if self._look(None) == self._before else ""
         raise InputError(
             f"{where}{name} is changed by a thread; expected what threads share in words and locks "
             "of kernel.shared (docs/verify.md)"
         )
 
-    def _line_of(self, again: Callable[[], object]) -> str:
+    def _line_of(self, runs: list[Callable[[], object]]) -> str:
         """``file:line: `` of the first line after which something has changed."""
         found: list[str] = []
         last: dict[FrameType, int] = {}
@@ -139,7 +170,8 @@ class PlainState:
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            again()
+            for again in runs:
+                again()
         finally:
             sys.settrace(before)
         return found[0] if found else ""
