@@ -25,10 +25,16 @@ def lasting(
     options: argparse.Namespace, asked: "Asked", kept: "Kept | None"
 ) -> "Iterator[Callable[[Search], Found | None]]":
     """What is done with a search before it begins; see :func:`dpamt.verify.verdict.verify`."""
+    from dpamt.verify.asked import NONE
+    from dpamt.verify.explore.state import Knowledge
+
     before = signal.getsignal(signal.SIGINT)
 
     def ready(search: "Search") -> "Found | None":
         search.most_memory = options.max_memory
+        if asked.reductions == NONE:
+            search.problem.bounds["reductions"] = "none: each step on a shared word is its own"
+            search.begin(Knowledge(reduced=False))
         _choose_engine(options, search)
         if options.checkpoint:
             _keep(options.checkpoint, search, asked)

@@ -14,6 +14,7 @@ _DEFAULTS: Final = {
     "max_memory": 0,
     "jobs": 0,
     "engine": "",
+    "reductions": "all",
     "spill": "",
     "memory_model": "tso",
     "functions": {},
@@ -217,6 +218,12 @@ def _parser() -> Parser:
         choices=("compiled", "python"),
         help="search in compiled code from the start, or in Python alone; else compiled code takes "
         "over from 4000 states on where there is a C compiler (same answer)",
+    )
+    parser.add_argument(
+        "--reductions",
+        choices=("all", "none"),
+        help="none: each step on a word that somebody changes has states of its own, as a check "
+        "of the reductions; equal threads stay sorted (all)",
     )
     parser.add_argument(
         "--spill",

@@ -107,6 +107,7 @@ def _asked(
         options.max_states,
         options.property or "",
         image_of(options),
+        options.reductions,
     )
 
 

@@ -6,6 +6,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from dpamt.report.width import width
+from dpamt.verify.asked import NONE
 from dpamt.verify.evidence.certificate import SAME, Tried, lock_order_of
 from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
 from dpamt.verify.evidence.refine import FOUND
@@ -41,7 +42,7 @@ class SuiteText:
 
     def _trial(self, one: Tried) -> Iterator[str]:
         if not self._begun:
-            yield from _head(self._design, self._code)
+            yield from _head(self._design, self._code, one.asked.reductions)
         self._begun = True
         yield from _row(one)
         if one.verdict.counterexamples and not self._shown:
@@ -97,8 +98,10 @@ def nearest(tried: Sequence[Tried]) -> list[tuple[Tried, Counterexample, str]]:
     return list(first.values())
 
 
-def _head(design: str, code: "OtherCode | None") -> Iterator[str]:
+def _head(design: str, code: "OtherCode | None", reductions: str) -> Iterator[str]:
     yield f"{design}: every interleaving of the code that runs"
+    if reductions == NONE:
+        yield "reductions: none, each step on a word that somebody changes is a step of its own"
     for name, bound in code.bounds().items() if code is not None else ():
         yield from wrapped(f"{name}: {bound}", "")
     yield ""

@@ -20,6 +20,8 @@ MOST_REGIONS: Final = 4
 MOST_FAILURES: Final = 4
 MOST_STATES: Final = 1 << 32
 """What may be asked at most."""
+ALL: Final = "all"
+NONE: Final = "none"
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "design": (str,),
     "trial": (str,),
@@ -30,6 +32,7 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "most_states": (int,),
     "property_file": (str,),
     "image": (str,),
+    "reductions": (str,),
 }
 """By field of :class:`Asked`: the types of its plain value."""
 
@@ -52,6 +55,8 @@ class Asked:
     image: str = ""
     """Of a kernel image: memory model and functions (:func:`dpamt.verify.machine_code.design.how`).
     Empty: the design is Python."""
+    reductions: str = ALL
+    """Whether steps that no other CPU can notice are taken together (see explore/blocks.py)."""
 
     def trial_of(self) -> Trial:
         """The trial that is meant.  Raises InputError when there is no such trial."""
@@ -109,7 +114,7 @@ def _of_code(make: Callable[[Design], Problem]) -> Callable[[Design], Problem]:
 
 def asked_of(kept: Mapping[str, Any]) -> Asked:
     """What was asked, from its plain values.  Raises TypeError, KeyError or ValueError."""
-    kept = {"image": "", **kept}  # documents of before images have none
+    kept = {"image": "", "reductions": ALL, **kept}  # older documents have none
     kinds = {field.name: _KINDS[field.name] for field in fields(Asked)}
     for name, kind in kinds.items():
         if type(kept[name]) not in kind:
@@ -117,6 +122,8 @@ def asked_of(kept: Mapping[str, Any]) -> Asked:
     asked = Asked(**{**{name: kept[name] for name in kinds}, "cpus": tuple(kept["cpus"])})
     if asked.granularity not in GRANULARITIES or asked.pairs not in PLACEMENTS:
         raise ValueError("granularity or pairs")
+    if asked.reductions not in (ALL, NONE):
+        raise ValueError("reductions")
     if not all(type(n) is int and 1 <= n <= MOST_CPUS for n in asked.cpus):
         raise ValueError("cpus")
     if sum(asked.cpus) > MOST_CPUS or len(asked.cpus) > MOST_REGIONS:

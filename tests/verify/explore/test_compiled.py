@@ -1,17 +1,20 @@
 """The search in compiled code is the search in Python: every state, every number, every verdict."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import pytest
 
 from dpamt.host.designs.load import SHIPPED, load_design
-from dpamt.verify.asked import Asked, prepare
+from dpamt.verify.asked import ALL, NONE, Asked, prepare
 from dpamt.verify.explore.compiled.engine import CompiledGraph
 from dpamt.verify.explore.compiled.library import library, why_not
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.search import Search, search_of
-from dpamt.verify.programs.problem import LOCKS, SEAMCALL, WORDS
+from dpamt.verify.explore.state import Knowledge
+from dpamt.verify.programs.ground import APART, PLACEMENTS
+from dpamt.verify.programs.problem import GRANULARITIES, LOCKS, SEAMCALL, WORDS
 from dpamt.verify.programs.suite import trials_of
 
 NEVER = 1 << 60
@@ -36,9 +39,14 @@ def searched(asked: Asked, compiled_from: int, jobs: int = 1) -> Came:
     design = load_design(asked.design)
     trial, judges = prepare(asked, design)
     search = search_of(trial.make(design), judges, asked.granularity, asked.most_states)
+    search.begin(Knowledge(reduced=asked.reductions == ALL))
     search.compiled_from, search.jobs = compiled_from, jobs
+    return came_to(search)
+
+
+def came_to(search: Search) -> Came:
     found = search.explore()
-    assert isinstance(search.graph, CompiledGraph) == (compiled_from < NEVER)
+    assert isinstance(search.graph, CompiledGraph) == (search.compiled_from < NEVER)
     numbers = (found.verdict, found.stopped, found.states, found.transitions, found.depth)
     return Came(
         (*numbers, found.ends, found.restarts),
@@ -87,7 +95,66 @@ def test_it_is_the_same_search(asked: Asked) -> None:
             assert searched(asked, compiled_from, jobs) == whole
 
 
+def test_a_hundred_random_programs() -> None:
+    """Designs, sizes, placements, failures and granularities at random; of each the first states.
+
+    The threads are learned once: a search in Python settles what is known of the words, and both
+    searches that are compared begin with it.
+    """
+    pick = Random(20261201)
+    for _ in range(100):
+        asked = _random_program(pick)
+        design = load_design(asked.design)
+        trial, judges = prepare(asked, design)
+        search = search_of(trial.make(design), judges, asked.granularity, asked.most_states)
+        search.begin(Knowledge(reduced=asked.reductions == ALL))
+        came = []
+        for compiled_from in (NEVER, NEVER, 1):
+            search.compiled_from = compiled_from
+            search.jobs = pick.choice((1, 2, 5))
+            search.restarts = 0
+            search.begin(search.knowledge)
+            came.append(came_to(search))
+        assert came[1] == came[2], asked
+
+
+def _random_program(pick: Random) -> Asked:
+    cpus = pick.choice(((2,), (3,), (4,), (1, 1), (2, 1), (2, 2), (1, 1, 1)))
+    pairs = pick.choice(PLACEMENTS if len(cpus) > 1 else (APART, "own", "straddling"))
+    granularity = pick.choice(GRANULARITIES)
+    reductions = pick.choice((ALL, NONE))
+    failures = pick.choice((0, 0, 1))
+    name = pick.choice(DYNAMIC)
+    return Asked(name, "", cpus, pairs, failures, granularity, 1500, reductions=reductions)
+
+
 @pytest.mark.parametrize("name", DYNAMIC)
-def test_every_trial_of_the_suite(name: str) -> None:
+def test_whole_tds_and_faults(name: str) -> None:
+    """Threads on one CPU, phases, whole pages written: one trial that has them, of each design."""
     for asked in asked_of_suite(name):
-        assert searched(asked, 1) == searched(asked, NEVER), asked.trial
+        if asked.trial in ("faults", "softirq", "split a hole", "teardown"):
+            assert searched(asked, 1) == searched(asked, NEVER), asked.trial
+
+
+def test_properties_of_ones_own_are_asked_of_every_state(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    file = tmp_path_factory.mktemp("own") / "mine.py"
+    file.write_text(
+        "def few(view):\n    return sum(view.counts.values()) < 15\n\n\nfew.always = True\n",
+        encoding="utf-8",
+    )
+    asked = Asked("v6", "", (3,), APART, 0, SEAMCALL, 1_000_000, str(file))
+    whole = searched(asked, NEVER)
+    assert "few" in whole.faults
+    assert searched(asked, 1, 2) == whole
+
+
+def test_without_reductions_there_are_more_states_and_the_same_verdict() -> None:
+    for name in ("v6", "v2", "merged"):
+        asked = Asked(name, "", (3,), APART, 0, SEAMCALL, 1_000_000)
+        plain = replace(asked, reductions=NONE)
+        less, more = searched(asked, 1), searched(plain, 1)
+        assert less.numbers[0] == more.numbers[0]
+        assert less.faults.keys() == more.faults.keys()
+        assert less.numbers[2] * 3 < more.numbers[2]

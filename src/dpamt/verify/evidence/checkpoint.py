@@ -397,5 +397,6 @@ def _knowledge(kept: dict[str, Any]) -> Knowledge:
         looked_at=addresses(kept["looked_at"]),
         taken_as_movers=addresses(kept["taken_as_movers"]),
         slots=kept["slots"],
+        reduced=kept["reduced"],
         wide=kept["wide"],
     )

@@ -282,7 +282,7 @@ class Search:
         self.problem = told_apart(self.problem, number)
         self.automata = automata_of(self.problem)
         self._images = images_of(self.problem, self.automata)
-        self.begin(Knowledge())
+        self.begin(Knowledge(reduced=self.knowledge.reduced))
 
     def _warm_up(self) -> None:
         walks = 0

@@ -97,6 +97,8 @@ class Knowledge:
     """Words that somebody does more to than add, paying no heed to the sum."""
     taken_as_counters: set[Address] = field(default_factory=set)
     slots: int = 0
+    reduced: bool = True
+    """Whether steps that others cannot notice are taken together with their neighbours."""
     wide: bool = False
     """Whether a state has numbers above 65,535."""
 
@@ -263,6 +265,8 @@ class Words:
         """
         if address not in self.known.uses or address in self.known.unguarded:
             return False
+        if not self.known.reduced:
+            return False
         self.known.taken_as_guarded.add(address)
         return True
 
@@ -275,14 +279,14 @@ class Words:
 
     def is_mover(self, address: Address) -> bool:
         """Whether all that is done to the lock is to wait for it, take it and release it."""
-        if address in self.known.looked_at:
+        if address in self.known.looked_at or not self.known.reduced:
             return False
         self.known.taken_as_movers.add(address)
         return True
 
     def is_counter(self, address: Address) -> bool:
         """Whether all that is done to the word is adding, and nobody looks at the sum."""
-        if address in self.known.no_counters:
+        if address in self.known.no_counters or not self.known.reduced:
             return False
         self.known.taken_as_counters.add(address)
         return True
