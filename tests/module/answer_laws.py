@@ -49,13 +49,20 @@ OUTPUTS: dict[int, frozenset[str]] = {
     leaf.TDH_SYS_LP_INIT: frozenset({"rcx", "rdx", "r8"}),
     leaf.TDH_SYS_TDMR_INIT: frozenset({"rdx"}),
     leaf.TDH_SYS_RD: frozenset({"rdx", "r8"}),
+    leaf.TDH_MNG_RD: frozenset({"r8"}),
+    leaf.TDH_VP_RD: frozenset({"r8"}),
+    leaf.TDH_VP_WR: frozenset({"r8"}),
 }
 """Registers that version 0 of a leaf may write; of a leaf that is not listed, none."""
 OUTPUTS_OF_VERSION_1: dict[int, frozenset[str]] = {
     leaf.TDH_MEM_SEPT_ADD: _READ,
     leaf.TDH_MEM_SEPT_REMOVE: _NAMED | _L2,
     leaf.TDH_MEM_PAGE_PROMOTE: _NAMED | _L2 | {"r12", "r13"},
+    leaf.TDH_MNG_RD: frozenset({"rdx", "r8"}),
+    leaf.TDH_VP_RD: frozenset({"rdx", "r8"}),
 }
+READS_FIELDS = frozenset({leaf.TDH_SYS_RD, leaf.TDH_MNG_RD, leaf.TDH_VP_RD, leaf.TDH_VP_WR})
+"""Leaves whose outputs are field ids and values of fields: any bit may be set in them."""
 ZEROED: frozenset[int] = frozenset(
     {
         leaf.TDH_MEM_SEPT_ADD,
@@ -118,7 +125,7 @@ def broken_laws(
         if name not in may_write and version <= 1:
             found.append(f"{name} is no output of the leaf and was written")
         if (
-            number != leaf.TDH_SYS_RD
+            number not in READS_FIELDS
             and new & ~old & REMOVAL_HINT
             and new != NULL_PA
             and name not in hints

@@ -29,6 +29,7 @@ from tests.module.faults import (
     tdr,
     walk,
 )
+from tests.module.metadata_faults import METADATA_CASES
 from tests.module.recipes import FAR, GPA, LARGE, LONE, near
 from tests.module.rig import FIRST, Rig
 
@@ -474,6 +475,7 @@ CASES: dict[tuple[int, int, str], Faults] = {
         TRACKING,
         *private_page("r8", USED_PAGE, True),
     ],
+    **METADATA_CASES,
 }
 
 

@@ -5,6 +5,11 @@ from collections.abc import Callable
 from dpamt.abi import leaves as leaf
 from dpamt.abi.metadata import MAX_TDMRS
 from dpamt.abi.pages import NULL_PA, PAGE_SIZE, SIZE_1G, SIZE_2M
+from dpamt.abi.td_metadata import (
+    POSTED_INTERRUPT_VECTOR,
+    TSC_MULTIPLIER,
+    VCPU_STATE_DETAILS,
+)
 from dpamt.module.leaves.table import HANDLERS
 from tests.module.rig import FIRST, SOURCE, Rig, params_of
 
@@ -96,6 +101,10 @@ def vp_init(rig: Rig) -> Call:
 
 def vp_flush(rig: Rig) -> Call:
     return {"rcx": rig.tdvpr(rig.make_td(FIRST, rig.hkid + 1))}
+
+
+def vp_wr(rig: Rig) -> Call:
+    return vp_flush(rig) | {"rdx": POSTED_INTERRUPT_VECTOR.id, "r8": 0xF2, "r9": 0xFFFF}
 
 
 def vpflushdone(rig: Rig) -> Call:
@@ -263,6 +272,11 @@ RECIPES: dict[tuple[int, int, str], Recipe] = {
     (leaf.TDH_MEM_PAGE_REMOVE, 0, ""): page_remove,
     (leaf.TDH_MEM_SEPT_REMOVE, 0, ""): sept_remove,
     (leaf.TDH_MEM_SEPT_REMOVE, 1, ""): sept_remove,
+    (leaf.TDH_MNG_RD, 0, ""): lambda rig: {"rcx": initialized(rig), "rdx": TSC_MULTIPLIER.id},
+    (leaf.TDH_MNG_RD, 1, ""): lambda rig: {"rcx": initialized(rig), "rdx": TSC_MULTIPLIER.id},
+    (leaf.TDH_VP_RD, 0, ""): lambda rig: vp_flush(rig) | {"rdx": VCPU_STATE_DETAILS.id},
+    (leaf.TDH_VP_RD, 1, ""): lambda rig: vp_flush(rig) | {"rdx": VCPU_STATE_DETAILS.id},
+    (leaf.TDH_VP_WR, 0, ""): vp_wr,
     (leaf.TDH_SYS_RD, 0, ""): lambda rig: {"rdx": MAX_TDMRS.id},
     (leaf.TDH_SYS_TDMR_INIT, 0, "last"): lambda rig: {"rcx": FIRST},
     (leaf.TDH_MEM_TRACK, 0, ""): lambda rig: {"rcx": runnable(rig)},

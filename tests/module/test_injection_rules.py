@@ -50,7 +50,7 @@ def refusal(text: str) -> str:
         ("", "expected a name such as"),
         (":", "expected a name such as"),
         ("TDX.*:busy=RCX", "expected a name such as"),
-        ("TDH.MNG.RD:busy=RCX", "is not modelled"),
+        ("TDH.MNG.WR:busy=RCX", "is not modelled"),
         ("TDH.MEM.PAGE.AUG", "no condition; expected busy=RDX"),
         ("TDH.MEM.PAGE.AUG:", "can meet busy=RDX"),
         ("TDH.MEM.PAGE.AUG:busy", "can meet busy=RDX"),

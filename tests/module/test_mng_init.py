@@ -6,6 +6,7 @@ import pytest
 
 from dpamt.abi import leaves as leaf
 from dpamt.abi import operands as op
+from dpamt.abi.cpuid import CPUID_CONFIG
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
 from dpamt.abi.status import (
     TDX_OP_STATE_INCORRECT,
@@ -63,7 +64,8 @@ def test_each_wrong_field_is_named_and_changes_nothing(wrong: TdParams, operand:
     before = rig.module.shared.snapshot()
     status, args = rig.call(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
     assert status == TDX_OPERAND_INVALID | operand
-    assert args.rcx == 0
+    at_fault = CPUID_CONFIG[0].id if operand == op.OPERAND_CPUID_CONFIG else 0
+    assert args.rcx == at_fault
     # The first epoch begins before TD_PARAMS are looked at: tdh_mng_init.c.
     rig.module.tds.at(tdr >> PAGE_SHIFT).epoch.store(0)
     assert rig.module.shared.snapshot() == before

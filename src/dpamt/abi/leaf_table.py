@@ -100,6 +100,9 @@ LEAF_ROWS: Final[dict[int, LeafRow]] = {
     leaf.TDH_VP_CREATE: LeafRow(
         {"rcx": PAGE, "rdx": TDR}, ("RDX", "OP_STATE", "RCX"), op_states=frozenset({1, 7})
     ),
+    leaf.TDH_MNG_RD: LeafRow(
+        {"rcx": TDR, "rdx": FIELD}, ("RCX", "OP_STATE"), op_states=frozenset(range(1, 11))
+    ),
     leaf.TDH_MEM_PAGE_DEMOTE: LeafRow(
         {
             "rcx": GPA_LEVEL,
@@ -137,6 +140,11 @@ LEAF_ROWS: Final[dict[int, LeafRow]] = {
         _TREE_LOCKS,
         op_states=frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}),
     ),
+    leaf.TDH_VP_RD: LeafRow(
+        {"rcx": TDVPR, "rdx": FIELD},
+        ("RCX", "TDR", "OP_STATE"),
+        op_states=frozenset(range(1, 11)),
+    ),
     leaf.TDH_MNG_KEY_RECLAIMID: LeafRow({"rcx": TDR}),
     leaf.TDH_PHYMEM_PAGE_RECLAIM: LeafRow({"rcx": PAGE}, ("RCX", "TDR")),
     leaf.TDH_MEM_PAGE_REMOVE: LeafRow(
@@ -160,6 +168,11 @@ LEAF_ROWS: Final[dict[int, LeafRow]] = {
     ),
     leaf.TDH_PHYMEM_CACHE_WB: LeafRow({"rcx": NUMBER}, ("WBCACHE", "KOT"), interruptible=True),
     leaf.TDH_PHYMEM_PAGE_WBINVD: LeafRow({"rcx": PAGE}, ("RCX",)),
+    leaf.TDH_VP_WR: LeafRow(
+        {"rcx": TDVPR, "rdx": FIELD, "r8": NUMBER, "r9": NUMBER},
+        ("RCX", "TDR", "OP_STATE"),
+        op_states=frozenset({1, 2, 3, 6, 7, 8, 9, 10}),
+    ),
     leaf.TDH_SYS_CONFIG: LeafRow(
         {
             "rcx": HOST_PAGE,

@@ -29,6 +29,8 @@ L2_ENTRY: Final = "l2_entry"
 LEVEL: Final = "level"
 MSR: Final = "msr"
 X2APIC_ID: Final = "x2apic_id"
+VMCS_FIELD: Final = "vmcs_field"
+"""Encoding of a field of the TD VMCS."""
 LIST_INDEX: Final = "list_index"
 EXIT_REASON: Final = "exit_reason"
 """What TDH.VP.ENTER returns (:mod:`dpamt.abi.exits`)."""
@@ -44,6 +46,7 @@ DETAILS: Final[dict[int, str]] = {
     s.TDX_OP_STATE_INCORRECT: OP_STATE,
     s.TDX_X2APIC_ID_NOT_UNIQUE: X2APIC_ID,
     s.TDX_VCPU_STATE_INCORRECT: VCPU_STATE,
+    s.TDX_TD_VMCS_FIELD_NOT_INITIALIZED: VMCS_FIELD,
     s.TDX_INCONSISTENT_MSR: MSR,
     s.TDX_INCORRECT_MSR_VALUE: MSR,
     s.TDX_INVALID_TDMR: TDMR,

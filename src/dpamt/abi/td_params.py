@@ -31,6 +31,7 @@ TD_PARAMS_ALIGN: Final = 1024
 
 ATTRIBUTES_DEBUG: Final = 1
 ATTRIBUTES_SEPT_VE_DISABLE: Final = 1 << 28
+ATTRIBUTES_PERFMON: Final = 1 << 63
 ATTRIBUTES_MAY_BE_SET: Final = 0xC000_0000_7801_0041
 """ATTRIBUTES_FIXED0: every other bit must be 0; bits 27 and 62 depend on the platform."""
 XFAM_MAY_BE_SET: Final = 0x6_DBE7
@@ -41,6 +42,9 @@ MAX_VCPUS_PER_TD: Final = 1376
 """As of 2.0.16."""
 
 CONFIG_FLAGS_GPAW: Final = 1
+CONFIG_FLAGS_NO_RBP_MOD: Final = 1 << 2
+CONFIG_FLAGS_MAXPA_VIRT: Final = 1 << 3
+CONFIG_FLAGS_MAXGPA_VIRT: Final = 1 << 4
 PRIVATE_GPA_BITS: Final = (47, 51)
 """Bits of a private GPA, by CONFIG_FLAGS.GPAW; the next one is the SHARED bit."""
 CONFIG_FLAGS_MAY_BE_SET: Final = 0x9F
@@ -70,6 +74,7 @@ _HEADER: Final = struct.Struct("<QQHBB4sQQH38s")
 _CAPABILITIES: Final = struct.Struct("<Q24s")
 _CAPABILITIES_OFFSET: Final = 224
 _CPUID_OFFSET: Final = 256
+TD_PARAMS_CPUID_BYTES: Final = TD_PARAMS_BYTES - _CPUID_OFFSET
 
 
 @dataclass

@@ -23,6 +23,7 @@ from dpamt.abi.pages import (
 )
 from dpamt.abi.states import (
     TD_KEYS_CONFIGURED,
+    VCPU_READY,
 )
 from dpamt.abi.status import (
     TDX_MISSING_PAMT_PAGE_PAIR,
@@ -36,6 +37,8 @@ from dpamt.abi.status import (
     TDX_TD_KEYS_NOT_CONFIGURED,
     TDX_TDCS_NOT_ALLOCATED,
     TDX_TDCX_NUM_INCORRECT,
+    TDX_VCPU_ASSOCIATED,
+    TDX_VCPU_STATE_INCORRECT,
 )
 from dpamt.abi.td_params import TDVPS_MIN_PAGES, TDVPS_PAGES_PER_L2_VM
 from dpamt.module.fatal import ModuleFatal
@@ -47,6 +50,7 @@ from dpamt.module.td import (
     HEADER_LIFECYCLE_MASK,
     HEADER_LIFECYCLE_SHIFT,
     HEADER_TDCX_MASK,
+    NO_LP,
     Td,
     Vcpu,
 )
@@ -174,6 +178,20 @@ def check_tdvps(vcpu: Vcpu, td: Td) -> None:
     l2_vms = td.l2_vms.load()
     if pages < TDVPS_MIN_PAGES + TDVPS_PAGES_PER_L2_VM * l2_vms:
         raise Refused(TDX_TDCX_NUM_INCORRECT)
+
+
+def associate(lp: LogicalProcessor, vcpu: Vcpu, td: Td) -> None:
+    """Bind a VCPU that is READY to this processor; one that is bound to another must be flushed."""
+    state = vcpu.state.load()
+    if state != VCPU_READY:
+        raise Refused(TDX_VCPU_STATE_INCORRECT | state)
+    taken = vcpu.lp.compare_and_swap(NO_LP, lp.index + 1)
+    if taken:
+        td.associated.add(1)
+        return
+    associated = vcpu.lp.load()
+    if associated != lp.index + 1:
+        raise Refused(TDX_VCPU_ASSOCIATED)
 
 
 # Pages.

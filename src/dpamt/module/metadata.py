@@ -1,7 +1,7 @@
 """The global metadata of a module: which fields it has, their order and their values.
 
-Fields without a known value (handoff data, allowed processor models, configurable CPUID leaves)
-are left out, or empty where a count says so.  Order is that of class and field code.
+Fields without a known value (handoff data, allowed processor models) are left out.  Order is that
+of class and field code.
 
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (k.2).
 """
@@ -9,6 +9,7 @@ Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (k.2
 from typing import TYPE_CHECKING
 
 from dpamt.abi import metadata as field
+from dpamt.abi.cpuid import CPUID_CONFIG
 from dpamt.abi.metadata import MetadataField, lookup_key
 from dpamt.abi.pages import (
     MAX_DYNAMIC_PAMT_HKID_START_BIT,
@@ -37,12 +38,32 @@ def global_metadata(module: "TdxModule") -> GlobalMetadata:
         cmrs = module.machine.cmrs
         ids[field.CMR_BASE.id + index] = cmrs[index].base if index < len(cmrs) else 0
         ids[field.CMR_SIZE.id + index] = cmrs[index].size if index < len(cmrs) else 0
+    ids |= _cpuid_configuration()
     order = sorted(ids, key=lookup_key)
     following = [*order[1:], field.NO_FIELD]
     return {
         lookup_key(field_id): (field_id, ids[field_id], after)
         for field_id, after in zip(order, following, strict=True)
     }
+
+
+def _cpuid_configuration() -> dict[int, int]:
+    """The configurable CPUID rows: leaf and subleaf, then the bits that TD_PARAMS may set.
+
+    Behind the last row, all ones and no bits.
+    Source: Intel TDX module source (open release), 2.0 line [metadata_sys.c].
+    """
+    ids = {}
+    for index in range(field.FIELD_ARRAYS[field.CPUID_CONFIG_LEAVES]):
+        row = CPUID_CONFIG[index] if index < len(CPUID_CONFIG) else None
+        ids[field.CPUID_CONFIG_LEAVES.id + index] = row.id if row else field.NO_FIELD
+        for half in range(2):
+            low, high = 0, 0
+            if row:
+                low = row.config[2 * half] | row.allow[2 * half]
+                high = row.config[2 * half + 1] | row.allow[2 * half + 1]
+            ids[field.CPUID_CONFIG_VALUES.id + 2 * index + half] = high << 32 | low
+    return ids
 
 
 def _release_values(module: "TdxModule") -> dict[MetadataField, int]:
@@ -65,7 +86,7 @@ def _release_values(module: "TdxModule") -> dict[MetadataField, int]:
         field.TDCS_SIZE_PER_L2_VM: PAGE_SIZE,
         field.TDVPS_BASE_SIZE: TDVPS_MIN_PAGES * PAGE_SIZE,
         field.TDVPS_SIZE_PER_L2_VM: TDVPS_PAGES_PER_L2_VM * PAGE_SIZE,
-        field.NUM_CPUID_CONFIG: 0,
+        field.NUM_CPUID_CONFIG: len(CPUID_CONFIG),
     }
 
 

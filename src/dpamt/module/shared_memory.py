@@ -10,11 +10,16 @@ from dpamt.module.refused import Refused
 
 
 def check_shared_hpa(
-    lp: LogicalProcessor, hpa: int, alignment: int, size: int, operand: int
+    lp: LogicalProcessor,
+    hpa: int,
+    alignment: int,
+    size: int,
+    operand: int,
+    status: int = TDX_OPERAND_INVALID,
 ) -> int:
     """The memory address of ``size`` bytes at a shared HPA, its KeyID bits removed.
 
-    Refused with TDX_OPERAND_INVALID | ``operand``: not aligned, not below 2^52, in SEAMRR, or
+    Refused with ``status`` | ``operand``: not aligned, not below 2^52, in SEAMRR, or
     with a private KeyID.  Shared HPAs need not lie in a TDMR.
     """
     module = lp.module
@@ -26,5 +31,5 @@ def check_shared_hpa(
         or (address < module.seamrr.stop and address + size > module.seamrr.start)
         or keyid >= module.keys.first
     ):
-        raise Refused(TDX_OPERAND_INVALID | operand)
+        raise Refused(status | operand)
     return address

@@ -58,6 +58,8 @@ class Td:
         "associated",
         "attributes",
         "children",
+        "config_flags",
+        "cpuid",
         "epoch",
         "epoch_lock",
         "epoch_readers",
@@ -71,8 +73,10 @@ class Td:
         "page",
         "reg_entry",
         "tree",
+        "tsc_frequency",
         "vcpus",
         "ways",
+        "xfam",
     )
 
     def __init__(self, page: int, tds: "Tds") -> None:
@@ -95,6 +99,15 @@ class Td:
         """REFCOUNT[parity]: VCPUs inside that entered in an epoch of that parity."""
         self.epoch_lock = tds.epoch_lock.at(page)
         self.attributes = tds.attributes.at(page)
+        self.xfam = tds.xfam.at(page)
+        self.config_flags = tds.config_flags.at(page)
+        self.tsc_frequency = tds.tsc_frequency.at(page)
+        """Units of 25 MHz."""
+        self.cpuid = tds.cpuid.at(page)
+        """The CPUID part of TD_PARAMS, a little-endian integer.
+
+        This word and the three above are MNG.INIT's; until then nobody can read them.
+        """
         self.max_vcpus = tds.max_vcpus.at(page)
         self.vcpus = tds.vcpus.at(page)
         """NUM_VCPUS: initialised VCPUs."""
@@ -136,7 +149,7 @@ class Td:
 class Vcpu:
     """The words of one VCPU; ``page`` is its TDVPR's frame number."""
 
-    __slots__ = ("lp", "page", "pages", "state")
+    __slots__ = ("fields", "lp", "page", "pages", "state")
 
     def __init__(self, page: int, tds: "Tds") -> None:
         self.page = page
@@ -145,6 +158,8 @@ class Vcpu:
         """4K pages of its TDVPS, the TDVPR included."""
         self.lp = tds.vcpu_lp.at(page)
         """The logical processor it is associated with, its index + 1; :data:`NO_LP` for none."""
+        self.fields = tds.vcpu_fields.at(page)
+        """What VP.WR writes: :mod:`dpamt.module.vcpu_fields`; 0 as VP.INIT leaves it."""
 
     def clear(self) -> None:
         """As VP.CREATE leaves it: not initialised, only the TDVPR, on no logical processor."""
@@ -174,6 +189,10 @@ class Tds:
         self.epoch_readers = shared.words("module.td.epoch_refcount")
         self.epoch_lock = shared.shared_exclusive_locks("module.td.epoch_lock")
         self.attributes = shared.words("module.td.attributes")
+        self.xfam = shared.words("module.td.xfam")
+        self.config_flags = shared.words("module.td.config_flags")
+        self.tsc_frequency = shared.words("module.td.tsc_frequency")
+        self.cpuid = shared.words("module.td.cpuid")
         self.max_vcpus = shared.words("module.td.max_vcpus")
         self.vcpus = shared.words("module.td.num_vcpus")
         self.associated = shared.words("module.td.num_assoc_vcpus")
@@ -183,6 +202,7 @@ class Tds:
         self.vcpu_state = shared.words("module.vcpu.state")
         self.vcpu_pages = shared.words("module.vcpu.pages")
         self.vcpu_lp = shared.words("module.vcpu.lp")
+        self.vcpu_fields = shared.words("module.vcpu.fields")
         self.sept = shared.entry_pages("module.td.sept")
         """S-EPT pages by frame number; an entry's word: :mod:`dpamt.module.sept`."""
         self._known: dict[int, Td] = {}

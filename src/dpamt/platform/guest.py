@@ -6,7 +6,7 @@ real machine.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dpamt.abi.registers import TdxModuleArgs
 
@@ -23,3 +23,11 @@ class GuestProgram(Protocol):
         ``access(gpa)`` touches a private page (and may cause a TD exit instead of returning);
         ``exits`` takes the registers of a TDVMCALL.  Reasons: :mod:`dpamt.abi.exits`.
         """
+
+
+@runtime_checkable
+class InterruptibleGuest(GuestProgram, Protocol):
+    """A program that can say whether a virtual interrupt waits for it."""
+
+    interrupt_waits: bool
+    """An interrupt has been posted that the guest would take if it were entered."""

@@ -11,6 +11,7 @@ from dpamt.abi.pages import LEVEL_NAMES
 from dpamt.abi.states import OP_STATE_NAMES, VCPU_STATE_NAMES
 from dpamt.abi.status import DETAILS_MASK, STATUS_MASK, TDX_OPERAND_INVALID
 from dpamt.abi.status_details import DETAILS, OPERAND, SOFTWARE_ERROR
+from dpamt.abi.td_metadata import VCPU_BY_KEY, VMCS_CLASS
 
 
 def details_of(status: int) -> str:
@@ -41,6 +42,11 @@ def _level(details: int) -> str:
     return f"level {details} ({name})"
 
 
+def _vmcs_field(details: int) -> str:
+    known = VCPU_BY_KEY.get((VMCS_CLASS, details))
+    return f"VMCS field {details:#x}" + (f" ({known[0].name})" if known else "")
+
+
 def _byte(details: int, index: int) -> int:
     return details >> 8 * index & 0xFF
 
@@ -59,6 +65,7 @@ _IN_WORDS: Final[dict[str, Callable[[int], str]]] = {
     kinds.LEVEL: _level,
     kinds.MSR: msr_text,
     kinds.X2APIC_ID: lambda d: f"x2APIC ID {d}",
+    kinds.VMCS_FIELD: _vmcs_field,
     kinds.LIST_INDEX: lambda d: f"list entry {d}",
     kinds.EXIT_REASON: _exit_reason,
 }

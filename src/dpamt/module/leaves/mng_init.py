@@ -5,7 +5,6 @@ from typing import Final
 from dpamt.abi.leaves import TDH_MNG_INIT
 from dpamt.abi.operands import (
     OPERAND_ATTRIBUTES,
-    OPERAND_CPUID_CONFIG,
     OPERAND_EPTP_CONTROLS,
     OPERAND_EXEC_CONTROLS,
     OPERAND_IA32_ARCH_CAPABILITIES_CONFIG,
@@ -56,6 +55,7 @@ from dpamt.module.td import (
     HEADER_TDCX_ONE,
     HEADER_TDCX_SHIFT,
 )
+from dpamt.module.td_cpuid import TdCpu, check_cpuid
 from dpamt.sync import EXCLUSIVE
 
 _INIT_OP_STATES: Final = OP_STATE_ALLOWED[TDH_MNG_INIT]
@@ -97,7 +97,7 @@ def tdh_mng_addcx(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
 
 
 def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
-    """RCX = TDR (bit 0: event filters in R8), RDX = TD_PARAMS; RCX = 0.
+    """RCX = TDR (bit 0: event filters in R8), RDX = TD_PARAMS; RCX = 0, or the CPUID row at fault.
 
     Event filters are not modelled: R8 is not looked at.  The first epoch begins before TD_PARAMS
     are looked at, and stays where they are refused.
@@ -117,6 +117,7 @@ def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     td.epoch_readers[0].store(0)
     td.epoch_readers[1].store(0)
     _check_params(lp, params, (header & HEADER_TDCX_MASK) >> HEADER_TDCX_SHIFT)
+    _check_cpuid(lp, params, args)
 
     levels = (params.eptp_controls >> PARAMS_LEVELS_SHIFT) + 1
     gpaw = params.config_flags & CONFIG_FLAGS_GPAW
@@ -124,17 +125,17 @@ def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     td.eptp.store(eptp | levels << EPTP_LEVELS_SHIFT | gpaw)
     td.know_ways(lp.tds.sept)
     td.attributes.store(params.attributes)
+    td.xfam.store(params.xfam)
+    td.config_flags.store(params.config_flags)
+    td.tsc_frequency.store(params.tsc_frequency)
+    td.cpuid.store(int.from_bytes(params.cpuid, "little"))
     td.max_vcpus.store(params.max_vcpus)
     td.l2_vms.store(params.num_l2_vms)
     td.op_state.store(OP_STATE_INITIALIZED)
 
 
 def _check_params(lp: LogicalProcessor, params: TdParams, tdcx: int) -> None:
-    """Every field of TD_PARAMS, in the module's order.
-
-    Of CPUID and IA32_ARCH_CAPABILITIES no bit is configurable here, so each must be 0; there is no
-    configurable CPUID leaf that RCX could name.
-    """
+    """Every field of TD_PARAMS before the CPUID part, in the module's order."""
     if params.attributes & ~ATTRIBUTES_MAY_BE_SET:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_ATTRIBUTES)
     if params.xfam & ~XFAM_MAY_BE_SET or ~params.xfam & XFAM_MUST_BE_SET:
@@ -157,7 +158,17 @@ def _check_params(lp: LogicalProcessor, params: TdParams, tdcx: int) -> None:
     msr_config = params.msr_config_ctls & ~MSR_CONFIG_CTLS_MAY_BE_SET
     if any(params.reserved1) or msr_config or any(params.reserved2):
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RDX)
-    if any(params.cpuid):
-        raise Refused(TDX_OPERAND_INVALID | OPERAND_CPUID_CONFIG)
+
+
+def _check_cpuid(lp: LogicalProcessor, params: TdParams, args: TdxModuleArgs) -> None:
+    """CPUID, then IA32_ARCH_CAPABILITIES, of which no bit is configurable here."""
+    cpu = TdCpu(
+        params.cpuid,
+        params.xfam,
+        params.attributes,
+        params.config_flags,
+        params.tsc_frequency,
+    )
+    check_cpuid(lp.module.machine, cpu, args)
     if params.arch_capabilities:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_IA32_ARCH_CAPABILITIES_CONFIG)

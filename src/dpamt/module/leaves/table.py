@@ -22,6 +22,7 @@ from dpamt.module.leaves.mem_sept import (
     tdh_mem_sept_remove,
 )
 from dpamt.module.leaves.mem_track import tdh_mem_track
+from dpamt.module.leaves.metadata_rd import tdh_mng_rd, tdh_vp_rd
 from dpamt.module.leaves.mng_create import tdh_mng_create, tdh_mng_key_config
 from dpamt.module.leaves.mng_init import tdh_mng_addcx, tdh_mng_init
 from dpamt.module.leaves.mng_teardown import (
@@ -48,6 +49,7 @@ from dpamt.module.leaves.sys_rd import tdh_sys_rd
 from dpamt.module.leaves.sys_tdmr_init import tdh_sys_tdmr_init
 from dpamt.module.leaves.vp import tdh_vp_addcx, tdh_vp_create, tdh_vp_flush, tdh_vp_init
 from dpamt.module.leaves.vp_enter import tdh_vp_enter
+from dpamt.module.leaves.vp_wr import tdh_vp_wr
 from dpamt.module.processor import LogicalProcessor
 
 Handler = Callable[[LogicalProcessor, TdxModuleArgs], None]
@@ -64,6 +66,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     leaf.TDH_MNG_KEY_CONFIG: tdh_mng_key_config,
     leaf.TDH_MNG_CREATE: tdh_mng_create,
     leaf.TDH_VP_CREATE: tdh_vp_create,
+    leaf.TDH_MNG_RD: tdh_mng_rd,
     leaf.TDH_MEM_PAGE_DEMOTE: tdh_mem_page_demote,
     leaf.TDH_MR_EXTEND: tdh_mr_extend,
     leaf.TDH_MR_FINALIZE: tdh_mr_finalize,
@@ -75,6 +78,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     leaf.TDH_MEM_PAGE_PROMOTE: tdh_mem_page_promote,
     leaf.TDH_PHYMEM_PAGE_RDMD: tdh_phymem_page_rdmd,
     leaf.TDH_MEM_SEPT_RD: tdh_mem_sept_rd,
+    leaf.TDH_VP_RD: tdh_vp_rd,
     leaf.TDH_MNG_KEY_RECLAIMID: tdh_mng_key_reclaimid,
     leaf.TDH_PHYMEM_PAGE_RECLAIM: tdh_phymem_page_reclaim,
     leaf.TDH_MEM_PAGE_REMOVE: tdh_mem_page_remove,
@@ -88,6 +92,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     leaf.TDH_MEM_RANGE_UNBLOCK: tdh_mem_range_unblock,
     leaf.TDH_PHYMEM_CACHE_WB: tdh_phymem_cache_wb,
     leaf.TDH_PHYMEM_PAGE_WBINVD: tdh_phymem_page_wbinvd,
+    leaf.TDH_VP_WR: tdh_vp_wr,
     leaf.TDH_SYS_CONFIG: tdh_sys_config,
     leaf.TDH_SYS_SHUTDOWN: tdh_sys_shutdown,
     leaf.TDH_SYS_UPDATE: tdh_sys_update,

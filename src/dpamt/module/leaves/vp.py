@@ -100,6 +100,7 @@ def tdh_vp_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         _check_x2apic_id(lp, td, index, args.r8)
 
     lp.tds.x2apic_id(td, index).store(args.r8 if lp.version else 0)
+    vcpu.fields.store(0)
     vcpu.state.store(VCPU_READY)
     vcpu.lp.store(lp.index + 1)
     td.associated.add(1)

@@ -6,17 +6,13 @@ from dpamt.abi.exits import EXIT_REASON_HLT
 from dpamt.abi.leaves import TDH_VP_ENTER
 from dpamt.abi.operands import OPERAND_RCX, OPERAND_TD_EPOCH
 from dpamt.abi.registers import TdxModuleArgs
-from dpamt.abi.states import OP_STATE_ALLOWED, VCPU_READY
-from dpamt.abi.status import (
-    TDX_OPERAND_BUSY,
-    TDX_VCPU_ASSOCIATED,
-    TDX_VCPU_STATE_INCORRECT,
-)
-from dpamt.module.checks import check_state, check_tdvps, lock_owner, lock_tdvpr
+from dpamt.abi.states import OP_STATE_ALLOWED
+from dpamt.abi.status import TDX_OPERAND_BUSY
+from dpamt.module.checks import associate, check_state, check_tdvps, lock_owner, lock_tdvpr
 from dpamt.module.guest import Guest, TdExit
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
-from dpamt.module.td import NO_LP, Td, Vcpu
+from dpamt.module.td import Td, Vcpu
 from dpamt.sync import SHARED
 
 _OP_STATES: Final = OP_STATE_ALLOWED[TDH_VP_ENTER]
@@ -34,10 +30,7 @@ def tdh_vp_enter(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     td = lock_owner(lp, entry, SHARED)
     check_state(lp, td, _OP_STATES)
     check_tdvps(vcpu, td)
-    state = vcpu.state.load()
-    if state != VCPU_READY:
-        raise Refused(TDX_VCPU_STATE_INCORRECT | state)
-    _associate(lp, vcpu, td)
+    associate(lp, vcpu, td)
     epoch = _enter_epoch(td)
 
     try:
@@ -47,17 +40,6 @@ def tdh_vp_enter(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         raise stopped
     td.epoch_readers[epoch & 1].add(-1)
     raise Refused(reason)
-
-
-def _associate(lp: LogicalProcessor, vcpu: Vcpu, td: Td) -> None:
-    """Bind the VCPU to this logical processor; one that is bound to another must be flushed."""
-    taken = vcpu.lp.compare_and_swap(NO_LP, lp.index + 1)
-    if taken:
-        td.associated.add(1)
-        return
-    associated = vcpu.lp.load()
-    if associated != lp.index + 1:
-        raise Refused(TDX_VCPU_ASSOCIATED)
 
 
 def _enter_epoch(td: Td) -> int:

@@ -28,6 +28,7 @@ _IN_WORDS: Final = {
     kinds.LEVEL: "level",
     kinds.MSR: "MSR",
     kinds.X2APIC_ID: "x2APIC ID",
+    kinds.VMCS_FIELD: "VMCS field",
     kinds.LIST_INDEX: "list entry",
     kinds.EXIT_REASON: "exit reason",
 }
