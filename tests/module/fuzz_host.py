@@ -15,6 +15,7 @@ from dpamt.abi.pages import (
 )
 from dpamt.abi.registers import REGISTER_NAMES
 from dpamt.abi.states import SEPT_PRIVATE_LEAF
+from dpamt.abi.td_metadata import TD_FIELDS, VCPU_FIELDS
 from dpamt.abi.td_params import TDVPS_MIN_PAGES, TDVPS_PAGES_PER_L2_VM
 from dpamt.module.sept import STATE_MASK
 from dpamt.module.sept_checks import descend
@@ -146,6 +147,7 @@ class Hosts(Choices):
                 yield from self._must(leaf.TDH_VP_ADDCX, NULL_PA, tdvpr)
             version = self.random.randrange(2)
             yield from self._must(leaf.TDH_VP_INIT, tdvpr, 0, tdvpr & 7, version=version)
+            yield from self._metadata(tdr, tdvpr)
 
     def _fill(self, tdr: int, l2_vms: int) -> Story:
         """The first S-EPT pages and measured pages; most TDs are finalized."""
@@ -242,6 +244,18 @@ class Hosts(Choices):
             info = self._mapped(tdr, leaves=chance() < 0.5)
             number = pick((leaf.TDH_MEM_RANGE_UNBLOCK, leaf.TDH_MEM_SEPT_RD))
             yield from self._try(self.call(number, info, tdr))
+
+    def _metadata(self, tdr: int, tdvpr: int) -> Story:
+        """Read a field of the TD; read and write one of a VCPU, where it is or elsewhere."""
+        version = self.random.randrange(2)
+        field = self.random.choice(TD_FIELDS).id
+        yield from self._try(self.call(leaf.TDH_MNG_RD, tdr, field, version=version))
+        cpu = self._cpu_of(tdvpr)
+        field = self.random.choice(VCPU_FIELDS).id
+        yield from self._try(self.call(leaf.TDH_VP_RD, tdvpr, field, version=version, cpu=cpu))
+        value = self.random.choice((0, 0x80, 0xF2, SOURCE, self.random.getrandbits(64)))
+        write = self.call(leaf.TDH_VP_WR, tdvpr, field, value, NULL_PA, cpu=cpu)
+        yield from self._try(write)
 
     def _split(self, tdr: int, slot: int, l2_vms: int) -> Story:
         """DEMOTE; the host makes a 2M page first where it can."""

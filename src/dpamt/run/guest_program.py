@@ -41,7 +41,10 @@ class Instruction(NamedTuple):
 
 
 class LazyGuest:
-    """A guest that accepts memory when it needs it, as Linux guests do: 2M first, else 4K."""
+    """A guest that accepts memory when it needs it, as Linux guests do: 2M first, else 4K.
+
+    It halts as a TD does: by a TDVMCALL, with interrupts on (R12 is 0).
+    """
 
     def __init__(self) -> None:
         self._work: list[Instruction] = []
@@ -70,7 +73,10 @@ class LazyGuest:
         self._page += pages
 
     def run(self, tdcall: TdCall, access: Callable[[int], None], exits: TdxModuleArgs) -> int:
-        """Execute until the list is done (HLT) or the host is asked for a conversion."""
+        """Execute until the list is done, then halt; or until the host is asked for a conversion.
+
+        Both are TDVMCALLs.
+        """
         work = self._work
         while self._next < len(work):
             kind, gpa, pages = work[self._next]
@@ -87,7 +93,9 @@ class LazyGuest:
                 return EXIT_REASON_TDCALL
             self._next += 1
             self._page = 0
-        return EXIT_REASON_HLT
+        exits.r10 = exits.r12 = 0
+        exits.r11 = EXIT_REASON_HLT
+        return EXIT_REASON_TDCALL
 
     def _accept_pages(self, tdcall: TdCall, gpa: int, pages: int) -> None:
         page = self._page

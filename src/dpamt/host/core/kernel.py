@@ -51,12 +51,16 @@ class KernelBehaviour:
     ``partial_write_erratum``: the CPU has the partial-write machine-check erratum
     (X86_BUG_TDX_PW_MCE: Sapphire Rapids, Emerald Rapids), so pages that TDX used are reset before
     they are used again.
+
+    ``td_metadata``: KVM makes the SEAMCALLs that change nothing but metadata of TDs and VCPUs
+    (MNG.RD, VP.RD, VP.WR), as Linux does.
     """
 
     tdmr_holes: Literal["memory-blocks", "cmrs"] = "memory-blocks"
     dynamic_pamt_check: Literal["feature-bit", "feature-bit-and-pa-width"] = "feature-bit"
     demote_lock: Literal["pamt-lock", "none"] = "pamt-lock"
     partial_write_erratum: bool = True
+    td_metadata: bool = True
 
 
 class KernelLog:

@@ -22,6 +22,7 @@ from dpamt.abi.leaves import (
     TDH_MNG_INIT,
     TDH_MNG_KEY_CONFIG,
     TDH_MNG_KEY_FREEID,
+    TDH_MNG_RD,
     TDH_MNG_VPFLUSHDONE,
     TDH_MR_EXTEND,
     TDH_MR_FINALIZE,
@@ -43,6 +44,8 @@ from dpamt.abi.leaves import (
     TDH_VP_ENTER,
     TDH_VP_FLUSH,
     TDH_VP_INIT,
+    TDH_VP_RD,
+    TDH_VP_WR,
 )
 from dpamt.abi.pages import (
     LEVEL_2M,
@@ -181,6 +184,34 @@ def tdh_mng_init(cpu: Cpu, tdr: int, td_params: int) -> tuple[int, int]:
     args.rdx = td_params
     status = seamcall(cpu, TDH_MNG_INIT, args)
     return status, args.rcx
+
+
+def tdh_mng_rd(cpu: Cpu, tdr: int, field_id: int) -> tuple[int, int]:
+    """MNG.RD: (status, value of a field of the TD)."""
+    return _read_field(cpu, TDH_MNG_RD, tdr, field_id)
+
+
+def tdh_vp_rd(cpu: Cpu, tdvpr: int, field_id: int) -> tuple[int, int]:
+    """VP.RD: (status, value of a field of the VCPU)."""
+    return _read_field(cpu, TDH_VP_RD, tdvpr, field_id)
+
+
+def _read_field(cpu: Cpu, leaf: int, pfn: int, field_id: int) -> tuple[int, int]:
+    args = TdxModuleArgs()
+    args.rcx = pfn << PAGE_SHIFT
+    args.rdx = field_id
+    status = seamcall(cpu, leaf, args)
+    return status, args.r8
+
+
+def tdh_vp_wr(cpu: Cpu, tdvpr: int, field_id: int, value: int, mask: int) -> int:
+    """VP.WR: the bits of ``mask`` of a field of the VCPU."""
+    args = TdxModuleArgs()
+    args.rcx = tdvpr << PAGE_SHIFT
+    args.rdx = field_id
+    args.r8 = value
+    args.r9 = mask
+    return seamcall(cpu, TDH_VP_WR, args)
 
 
 def tdh_mng_vpflushdone(cpu: Cpu, tdr: int) -> int:

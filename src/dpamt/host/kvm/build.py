@@ -9,6 +9,7 @@ from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGE_SIZE
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.seamcall import tdh_mr_extend, tdh_mr_finalize
 from dpamt.host.core.tdx_errno import EBUSY, EINTR, EINVAL, EIO, ENOMEM, is_tdx_operand_busy
+from dpamt.host.kvm.metadata import kvm_mmu_reload
 from dpamt.host.kvm.mmu import RET_PF_FIXED, RET_PF_RETRY, kvm_tdp_mmu_page_fault
 from dpamt.host.kvm.vm import Vcpu, Vm, tdx_bug
 
@@ -38,6 +39,7 @@ def tdx_init_mem_region(
     vm.lock.lock()
     before, cpu.running_vcpu = cpu.running_vcpu, vcpu
     error = 0
+    kvm_mmu_reload(vm, vcpu, cpu)
     for index in range(pages):
         error = _add_page(vm, vcpu, cpu, gpa + index * PAGE_SIZE, source, measure)
         if error:

@@ -1,14 +1,20 @@
 """KVM_RUN: entering the guest and handling what makes it leave.
 
-Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_load, tdx_vcpu_run, tdx_handle_exit); the level that
+Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_load, tdx_vcpu_run, tdx_to_vmx_exit_reason,
+tdx_handle_exit), arch/x86/kvm/x86.c (__kvm_emulate_halt); the level that
 a guest accepts at: `[PATCH v3 00/24] KVM: TDX huge page support for private memory` (2026-01-06).
 """
 
 from typing import Final
 
 from dpamt.abi.exits import (
+    EXIT_REASON_CPUID,
     EXIT_REASON_EPT_VIOLATION,
+    EXIT_REASON_HLT,
+    EXIT_REASON_IO_INSTRUCTION,
     EXIT_REASON_MASK,
+    EXIT_REASON_MSR_READ,
+    EXIT_REASON_MSR_WRITE,
     EXIT_REASON_TDCALL,
     EXTENDED_LEVEL_MASK,
     EXTENDED_REQUESTED_LEVEL_SHIFT,
@@ -24,6 +30,7 @@ from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.seamcall import tdh_vp_enter
 from dpamt.host.core.tdx_errno import EINTR, EINVAL, EIO, is_tdx_operand_busy
 from dpamt.host.kvm.attributes import kvm_convert
+from dpamt.host.kvm.metadata import kvm_mmu_reload, tdx_protected_apic_has_interrupt
 from dpamt.host.kvm.mmu import RET_PF_SPURIOUS, tdx_handle_ept_violation
 from dpamt.host.kvm.split import kvm_split_huge_leaf
 from dpamt.host.kvm.teardown import tdx_flush_vp
@@ -33,6 +40,16 @@ GPA_SHARED: Final = 1 << 47
 """The SHARED bit of a guest with 48-bit addresses."""
 
 _HANDLED: Final = 0
+_INSTRUCTIONS: Final = frozenset(
+    {
+        EXIT_REASON_CPUID,
+        EXIT_REASON_HLT,
+        EXIT_REASON_IO_INSTRUCTION,
+        EXIT_REASON_MSR_READ,
+        EXIT_REASON_MSR_WRITE,
+    }
+)
+"""Exit reasons that a guest passes in R11 of a TDVMCALL (tdcall_to_vmx_exit_reason)."""
 
 
 def tdx_vcpu_run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
@@ -64,6 +81,7 @@ def _run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
         waiting = vm.wait_for_sept_zap.load()
         if waiting:
             continue
+        kvm_mmu_reload(vm, vcpu, cpu)
         vcpu.mode.store(IN_GUEST_MODE)
         status = tdh_vp_enter(cpu, vcpu.tdvpr, vcpu.registers)
         vcpu.mode.store(OUTSIDE_GUEST_MODE)
@@ -72,10 +90,17 @@ def _run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
                 continue
             tdx_bug(vm, "TDH.VP.ENTER", status)
             return -EIO
-        reason = status & EXIT_REASON_MASK
+        reason = _basic_reason(status & EXIT_REASON_MASK, vcpu.registers)
         result = _handle_exit(vm, vcpu, cpu, reason)
         if result != _HANDLED:
             return result
+
+
+def _basic_reason(reason: int, registers: TdxModuleArgs) -> int:
+    """What a TDVMCALL of an instruction stands for; of the others, the exit reason itself."""
+    if reason == EXIT_REASON_TDCALL and not registers.r10 and registers.r11 in _INSTRUCTIONS:
+        return registers.r11
+    return reason
 
 
 def _handle_exit(vm: Vm, vcpu: Vcpu, cpu: Cpu, reason: int) -> int:
@@ -91,6 +116,10 @@ def _handle_exit(vm: Vm, vcpu: Vcpu, cpu: Cpu, reason: int) -> int:
             return error
         vcpu.registers = TdxModuleArgs()
         return _HANDLED
+    if reason == EXIT_REASON_HLT and not registers.r12:
+        waits = tdx_protected_apic_has_interrupt(vm, vcpu, cpu)
+        if waits:
+            return _HANDLED
     return reason
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.abi.status import TDX_RND_NO_ENTROPY
-from dpamt.abi.td_params import TdParams
+from dpamt.abi.td_params import CONFIG_FLAGS_NO_RBP_MOD, TdParams
 from dpamt.host.core.control_pages import tdx_alloc_control_page, tdx_free_control_page
 from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.metadata import TdxSysInfo
@@ -28,6 +28,7 @@ from dpamt.host.core.tdx_errno import (
     is_tdx_operand_invalid,
     tdx_status,
 )
+from dpamt.host.kvm.metadata import tdx_read_td_tsc
 from dpamt.host.kvm.teardown import (
     tdx_hkid_free,
     tdx_mmu_release_hkid,
@@ -94,7 +95,9 @@ def tdx_td_init(vm: Vm, cpu: Cpu, max_vcpus: int = 4) -> int:
         _free_control_pages(kernel, cpu, tdcs[len(vm.tdcs) :])
         tdx_mmu_release_hkid(vm, cpu)
         tdx_reclaim_td_control_pages(vm, cpu)
-    return error
+        return error
+    tdx_read_td_tsc(vm, cpu)
+    return 0
 
 
 def _alloc_control_pages(kernel: Kernel, cpu: Cpu, sysinfo: TdxSysInfo) -> list[int]:
@@ -146,6 +149,7 @@ def _mng_init(vm: Vm, cpu: Cpu, sysinfo: TdxSysInfo) -> int:
         sysinfo.attributes_fixed1,
         sysinfo.xfam_fixed1,
         vm.max_vcpus,
+        config_flags=CONFIG_FLAGS_NO_RBP_MOD,
         tsc_frequency=TSC_FREQUENCY_25MHZ,
     )
     kernel.memory.write(pfn << PAGE_SHIFT, params.pack())

@@ -12,6 +12,7 @@ from dpamt.host.core.kernel import Cpu, Kernel
 from dpamt.host.core.missing_pair import REPEAT, tdx_pamt_repeat
 from dpamt.host.core.seamcall import tdh_vp_addcx, tdh_vp_create, tdh_vp_init
 from dpamt.host.core.tdx_errno import EINVAL, EIO, ENOMEM
+from dpamt.host.kvm.metadata import tdx_write_vcpu_controls
 from dpamt.host.kvm.vm import Vcpu, Vm, tdx_bug
 
 SITE_TDVPR: Final = "TDVPR"
@@ -32,7 +33,10 @@ def tdx_vcpu_create(vm: Vm) -> Vcpu | int:
 
 
 def tdx_vcpu_init(vm: Vm, vcpu: Vcpu, cpu: Cpu, initial_rcx: int = 0) -> int:
-    """KVM_TDX_INIT_VCPU; 0, -EINVAL, -ENOMEM, or -EIO with the VM bugged."""
+    """KVM_TDX_INIT_VCPU; 0, -EINVAL, -ENOMEM, or -EIO with the VM bugged.
+
+    0 as well where only VP.WR failed, which bugs the VM.
+    """
     kernel = vm.kernel
     bugged = vm.bugged.load()
     if bugged:
@@ -43,6 +47,8 @@ def tdx_vcpu_init(vm: Vm, vcpu: Vcpu, cpu: Cpu, initial_rcx: int = 0) -> int:
         return -EINVAL
     vm.lock.lock()
     error = _init(vm, vcpu, cpu, sysinfo.tdcx_pages_per_vcpu, initial_rcx)
+    if not error:
+        tdx_write_vcpu_controls(vm, vcpu, cpu)
     vm.lock.unlock()
     return error
 

@@ -41,6 +41,7 @@ class Vcpu:
         "mode",
         "pamt_cache",
         "registers",
+        "root_loaded",
         "sept_cache",
         "signal_pending",
         "tdcx",
@@ -59,6 +60,8 @@ class Vcpu:
         """Whether its pool's list head is initialised."""
         self.sept_cache: list[int] = []
         self.registers = TdxModuleArgs()
+        self.root_loaded = False
+        """Whether the module knows the root of the shared EPT."""
         self.mode = vm.vcpu_words.at(2 * index)
         self.signal_pending = vm.vcpu_words.at(2 * index + 1)
         """Not 0: KVM_RUN goes back to user space."""
@@ -112,6 +115,9 @@ class Vm:
         self.tdr = 0
         """0 while there is no TD."""
         self.tdcs: list[int] = []
+        self.tsc_offset = 0
+        self.tsc_multiplier = 0
+        """How the module runs the TD's clock, as MNG.RD told."""
 
     def forget(self) -> None:
         """struct kvm is freed: drop its shared words."""

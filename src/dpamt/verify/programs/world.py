@@ -7,6 +7,7 @@ plain run, so the machine is brought to where the threads begin by running it.
 
 import sys
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from functools import partial
 from threading import local
 from typing import Final
@@ -232,7 +233,7 @@ class World:
             self.shared,
             [self._seamcall_of(lp) for lp in self.module.processors],
             design,
-            behaviour,
+            replace(behaviour or KernelBehaviour(), td_metadata=False),
         )
         fixed = (
             Kernel,
