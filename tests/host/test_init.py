@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_CONFIG, TDH_SYS_INIT, TDH_SYS_RD
 from dpamt.abi.cpuid import CPUID_CONFIG
+from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_SYS_CONFIG, TDH_SYS_INIT, TDH_SYS_RD
 from dpamt.abi.metadata import (
     MODULE_HV,
     PAMT_PAGE_BITMAP_ENTRY_BITS,

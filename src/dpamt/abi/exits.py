@@ -106,5 +106,6 @@ EXTENDED_MET_LEAF_SHIFT: Final = 46
 TDG_MEM_PAGE_ACCEPT: Final = 6
 """TDCALL leaf: RCX = GPA | level."""
 
+TDVMCALL_REPORT_FATAL_ERROR: Final = 0x10003
 TDVMCALL_MAP_GPA: Final = 0x10001
 """R12 = GPA (its SHARED bit says to what), R13 = bytes."""

@@ -27,6 +27,7 @@ EFAULT: Final = 14
 EBUSY: Final = 16
 EINVAL: Final = 22
 ENOSPC: Final = 28
+EOPNOTSUPP: Final = 95
 
 ERRNO_NAMES: Final[dict[int, str]] = {
     number: name

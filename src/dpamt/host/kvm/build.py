@@ -1,6 +1,7 @@
-"""Building a TD before it runs: its first memory, its measurement, its finalisation.
+"""Building a TD before it runs: its first memory, its measurement, its finalisation, pre-faults.
 
-Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_init_mem_region, tdx_td_finalize).
+Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_init_mem_region, tdx_td_finalize), mmu/mmu.c
+(kvm_arch_vcpu_pre_fault_memory).
 """
 
 from typing import Final
@@ -8,9 +9,22 @@ from typing import Final
 from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGE_SIZE
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.seamcall import tdh_mr_extend, tdh_mr_finalize
-from dpamt.host.core.tdx_errno import EBUSY, EINTR, EINVAL, EIO, ENOMEM, is_tdx_operand_busy
+from dpamt.host.core.tdx_errno import (
+    EBUSY,
+    EINTR,
+    EINVAL,
+    EIO,
+    ENOMEM,
+    EOPNOTSUPP,
+    is_tdx_operand_busy,
+)
 from dpamt.host.kvm.metadata import kvm_mmu_reload
-from dpamt.host.kvm.mmu import RET_PF_FIXED, RET_PF_RETRY, kvm_tdp_mmu_page_fault
+from dpamt.host.kvm.mmu import (
+    RET_PF_FIXED,
+    RET_PF_RETRY,
+    kvm_tdp_mmu_page_fault,
+    tdx_handle_ept_violation,
+)
 from dpamt.host.kvm.vm import Vcpu, Vm, tdx_bug
 
 SITE_SOURCE: Final = "INIT_MEM_REGION source page"
@@ -94,3 +108,29 @@ def tdx_td_finalize(vm: Vm, cpu: Cpu) -> int:
         return -EBUSY
     tdx_bug(vm, "TDH.MR.FINALIZE", status)
     return -EIO
+
+
+def kvm_pre_fault_memory(vm: Vm, vcpu: Vcpu, cpu: Cpu, gpa: int, pages: int) -> int:
+    """KVM_PRE_FAULT_MEMORY: map ``pages`` private pages from ``gpa`` on, before the guest asks.
+
+    0, also for pages that are mapped already; -EOPNOTSUPP before the TD is finalised, -EIO for a
+    dead VM, -EINVAL, or the error of a fault, with the pages before it mapped.
+    """
+    bugged = vm.bugged.load()
+    if bugged:
+        return -EIO
+    runnable = vm.runnable.load()
+    if not runnable:
+        return -EOPNOTSUPP
+    if gpa % PAGE_SIZE or pages <= 0:
+        return -EINVAL
+    before, cpu.running_vcpu = cpu.running_vcpu, vcpu
+    kvm_mmu_reload(vm, vcpu, cpu)
+    error = 0
+    for index in range(pages):
+        result = tdx_handle_ept_violation(vm, vcpu, cpu, gpa + index * PAGE_SIZE, LEVEL_4K)
+        if result < 0:
+            error = result
+            break
+    cpu.running_vcpu = before
+    return error
