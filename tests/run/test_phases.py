@@ -96,7 +96,7 @@ def test_what_kvm_does_for_each_td_and_vcpu() -> None:
 
 
 def test_static_and_dynamic_differ_in_pairs_and_in_nothing_else() -> None:
-    found = differences(SIDES["static"], DYNAMIC)
+    found = differences(SIDES["static"][1:], DYNAMIC[1:])
     assert {what.what.split()[0] for what in found} == {
         "TDH.PHYMEM.PAMT.ADD",
         "TDH.PHYMEM.PAMT.REMOVE",
