@@ -82,6 +82,9 @@ EXIT_REASON_TDCALL: Final = 77
 EXIT_REASON_MSR_READ_IMM: Final = 84
 EXIT_REASON_MSR_WRITE_IMM: Final = 85
 
+EXIT_UNDEFINED: Final = 0xDEAD
+"""What KVM makes of a VP.ENTER that never ran the VCPU (EXIT_REASON_UNDEFINED)."""
+
 EXIT_REASON_NAMES: Final[dict[int, str]] = {
     value: name.removeprefix("EXIT_REASON_")
     for name, value in globals().items()

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
+from dpamt.abi.exits import EXIT_UNDEFINED
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE, PAGES_PER_2M, SIZE_2M
 from dpamt.host.core.kernel import Cpu
+from dpamt.host.core.tdx_errno import EIO
 from dpamt.host.kvm.build import tdx_init_mem_region, tdx_td_finalize
 from dpamt.host.kvm.run import tdx_vcpu_run
 from dpamt.host.kvm.td import tdx_td_init
@@ -180,6 +182,9 @@ class Td:
         result = tdx_vcpu_run(self.vm, vcpu, self._cpu(vcpu.index))
         for gpa in guest.not_2m:
             self.ranges[gpa // SIZE_2M] = SMALL
+        if result == EXIT_UNDEFINED:
+            # KVM_RUN returns 0 here; it is the VMM that gives up.
+            raise StepFailed("running a VCPU (KVM_EXIT_INTERNAL_ERROR)", -EIO)
         self._check("running a VCPU", min(result, 0))
 
     @staticmethod

@@ -1,8 +1,8 @@
 """KVM_RUN: entering the guest and handling what makes it leave.
 
 Source: Linux arch/x86/kvm/vmx/tdx.c (tdx_vcpu_load, tdx_vcpu_run, tdx_to_vmx_exit_reason,
-tdx_handle_exit), arch/x86/kvm/x86.c (__kvm_emulate_halt); the level that
-a guest accepts at: `[PATCH v3 00/24] KVM: TDX huge page support for private memory` (2026-01-06).
+tdx_handle_exit), arch/x86/kvm/x86.c (__kvm_emulate_halt); the level that a guest accepts at:
+`[PATCH v3 00/24] KVM: TDX huge page support for private memory` (2026-01-06).
 """
 
 from typing import Final
@@ -16,6 +16,7 @@ from dpamt.abi.exits import (
     EXIT_REASON_MSR_READ,
     EXIT_REASON_MSR_WRITE,
     EXIT_REASON_TDCALL,
+    EXIT_UNDEFINED,
     EXTENDED_LEVEL_MASK,
     EXTENDED_REQUESTED_LEVEL_SHIFT,
     EXTENDED_TYPE_ACCEPT,
@@ -34,7 +35,7 @@ from dpamt.host.kvm.metadata import kvm_mmu_reload, tdx_protected_apic_has_inter
 from dpamt.host.kvm.mmu import RET_PF_SPURIOUS, tdx_handle_ept_violation
 from dpamt.host.kvm.split import kvm_split_huge_leaf
 from dpamt.host.kvm.teardown import tdx_flush_vp
-from dpamt.host.kvm.vm import IN_GUEST_MODE, OUTSIDE_GUEST_MODE, Vcpu, Vm, kvm_vm_dead, tdx_bug
+from dpamt.host.kvm.vm import IN_GUEST_MODE, OUTSIDE_GUEST_MODE, Vcpu, Vm, kvm_vm_dead
 
 GPA_SHARED: Final = 1 << 47
 """The SHARED bit of a guest with 48-bit addresses."""
@@ -55,7 +56,8 @@ _INSTRUCTIONS: Final = frozenset(
 def tdx_vcpu_run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
     """KVM_RUN: until user space is needed.
 
-    Returns the exit reason (:mod:`dpamt.abi.exits`; ``vcpu.registers`` has the registers), or a
+    Returns the exit reason (:mod:`dpamt.abi.exits`; ``vcpu.registers`` has the registers),
+    EXIT_UNDEFINED where VP.ENTER failed (KVM_EXIT_INTERNAL_ERROR; the VM is not bugged), or a
     negative errno: -EINTR a signal, -EINVAL not yet runnable, -EIO the VM is bugged, -ENOMEM.
     """
     runnable = vm.runnable.load()
@@ -88,8 +90,7 @@ def _run(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> int:
         if status & STATUS_MASK:
             if is_tdx_operand_busy(status):
                 continue
-            tdx_bug(vm, "TDH.VP.ENTER", status)
-            return -EIO
+            return EXIT_UNDEFINED
         reason = _basic_reason(status & EXIT_REASON_MASK, vcpu.registers)
         result = _handle_exit(vm, vcpu, cpu, reason)
         if result != _HANDLED:
