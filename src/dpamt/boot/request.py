@@ -1,7 +1,10 @@
 """What a guest's CPU asks, and what it is told: the same through every transport."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+BREAKPOINT_SITE: Final = 1 << 16
+"""The site of every breakpoint; RIP says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +14,11 @@ class Request:
     cpu: int
     site: int
     registers: dict[str, int]
+
+    @property
+    def is_breakpoint(self) -> bool:
+        """Whether the CPU stands before an instruction of the kernel's own."""
+        return self.site == BREAKPOINT_SITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +32,9 @@ class Answer:
 class Transport(Protocol):
     """The way between a guest and its module."""
 
-    closed: bool
-    """The guest is gone."""
+    @property
+    def closed(self) -> bool:
+        """The guest is gone."""
 
     def wait(self, seconds: float) -> list[Request]:
         """The requests that came, after waiting for one at most so long."""

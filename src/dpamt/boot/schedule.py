@@ -25,6 +25,9 @@ _STEPS: Final = ("", "load", "inc_not_zero", "add", "store", "lock", "unlock", "
 names them."""
 _BEGIN: Final = "begin"
 _END: Final = "end"
+CHOICE: Final = "choose"
+"""The method of a step of a counterexample that is a choice: of an allocation to fail, or, at an
+instruction, of a store to leave its buffer."""
 _WORDS: Final = ("host.pamt_refcounts[", "pamt_lock[")
 _LEAVES: Final = {name: leaf for leaf, name in LEAF_NAMES.items()}
 _PROGRAM: Final = re.compile(r"(get, use, put|get, put) in region (\d)")
@@ -44,9 +47,18 @@ class Point:
     """What comes of it: a value, the name of a status; None: nothing to tell."""
     at: int
     """Its number in the counterexample."""
+    address: int = 0
+    """Of the instruction before which the CPU stands; 0: none is known."""
+    site: str = ""
+    """That instruction as the counterexample tells it: function, file and line."""
+    word: str = ""
+    """The word that it touches, as the counterexample names it."""
+    after: int | None = None
+    """The word's value after it; None: nothing to tell."""
 
     def __str__(self) -> str:
-        return f"CPU {self.cpu}, step {self.at}: {self.what}"
+        where = f" at {self.site}" if self.site else ""
+        return f"CPU {self.cpu}, step {self.at}: {self.what}{where}"
 
 
 @dataclass(slots=True)
@@ -61,6 +73,8 @@ class Followed:
     points: list[Point]
     done: list[int | str | None] = field(default_factory=list)
     """What came of each step that was made."""
+    words: list["SeenWord | None"] = field(default_factory=list)
+    """The word that each such step touched in the guest's memory; None: not looked at."""
     departure: str = ""
     """Where the C code did something else; empty: nowhere."""
 
@@ -68,6 +82,21 @@ class Followed:
     def is_same(self) -> bool:
         """Whether every step came as in the counterexample."""
         return not self.departure and len(self.done) == len(self.points)
+
+    @property
+    def by_instruction(self) -> bool:
+        """Whether it was followed from instruction to instruction of the kernel's own code."""
+        return any(point.address for point in self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWord:
+    """A word of the guest before and after an instruction; values are signed."""
+
+    address: int
+    """Virtual."""
+    before: int
+    after: int
 
 
 def points_of(found: Mapping[str, Any], announced: bool) -> list[Point]:
@@ -110,7 +139,9 @@ def exercise_of(found: Mapping[str, Any], design: str) -> Exercise:
             )
         uses.append(match[1] == "get, use, put")
         regions.append(int(match[2]))
-    if any(found["choices"]):
+    choices = [step for step in found["steps"] if step.get("method") == CHOICE]
+    fails = any(step["result"] and not step.get("address") for step in choices)
+    if fails or (any(found["choices"]) and not choices):
         raise InputError(
             "counterexample: an allocation fails in it; expected one of a trial without"
         )
@@ -124,15 +155,19 @@ def exercise_of(found: Mapping[str, Any], design: str) -> Exercise:
 
 
 def is_step(request: Request) -> bool:
-    """Whether it is an announcement and no SEAMCALL."""
-    return request.registers["rax"] & RAX_LEAF_MASK == LEAF_STEP
+    """Whether it is an announcement: no SEAMCALL and no breakpoint."""
+    leaf = request.registers["rax"] & RAX_LEAF_MASK
+    return leaf == LEAF_STEP and not request.is_breakpoint
 
 
 class Follower:
     """Lets CPUs go in the order of a schedule; what it says to answer is to be answered at once."""
 
-    def __init__(self, found: Mapping[str, Any], design: str) -> None:
-        points = points_of(found, design in ANNOUNCING)
+    def __init__(
+        self, found: Mapping[str, Any], design: str, points: list[Point] | None = None
+    ) -> None:
+        if points is None:
+            points = points_of(found, design in ANNOUNCING)
         self.result = Followed(design, found["broken"], found["text"], len(found["cpus"]), points)
         self._leaves = {point.leaf for point in points}
         self._begun: set[int] = set()
@@ -150,16 +185,26 @@ class Follower:
         """Whether somebody is kept."""
         return bool(self._waiting)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether every CPU has come to the beginning of the schedule."""
+        return len(self._begun) == self.result.cpus
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the schedule is at its end, or was left."""
+        return self._free
+
     def take(self, request: Request) -> list[Request]:
         """A request came: those to answer now, in order."""
         cpu, what = request.cpu, _what(request)
         if what == _BEGIN:
             self._begun.add(cpu)
             self._waiting[cpu] = request
-            return self._all() if len(self._begun) == self.result.cpus else []
+            return self._all() if self.has_begun else []
         if self._free or cpu not in self._begun or cpu in self._ended:
             return [request]
-        if not is_step(request) and request.registers["rax"] & RAX_LEAF_MASK not in self._leaves:
+        if not self._concerns(request):
             return [request]
         self._see_result(request)
         if self._running == cpu:
@@ -198,15 +243,33 @@ class Follower:
             if point.cpu in self._ended:
                 return self.give_up(f"{point}; the C code is at its end")
             return []
-        what = _what(request)
-        if what != point.what:
-            if what == "load":  # of a word that nobody else touches; not in the counterexample
+        if not self._is_at(request, point):
+            if self._may_pass(request):
                 self._running = point.cpu
                 return [self._waiting.pop(point.cpu)]
-            return self.give_up(f"{point}; in C it is {what}")
+            return self.give_up(f"{point}; {self._instead(request, point)}")
         self._awaited = point
         self._running = point.cpu
         return [self._waiting.pop(point.cpu)]
+
+    # What a request is to the schedule.
+
+    def _concerns(self, request: Request) -> bool:
+        """Whether a request can be a step of the schedule."""
+        return is_step(request) or request.registers["rax"] & RAX_LEAF_MASK in self._leaves
+
+    def _is_at(self, request: Request, point: Point) -> bool:
+        """Whether a CPU is about to make a step."""
+        return _what(request) == point.what
+
+    def _may_pass(self, request: Request) -> bool:
+        """Whether what a CPU is about to do may be no step of the counterexample: a load of a word
+        that nobody else touches."""
+        return _what(request) == "load"
+
+    def _instead(self, request: Request, point: Point) -> str:
+        """What a CPU is about to do, where the schedule has ``point``."""
+        return f"in C it is {_what(request)}"
 
     def _see_result(self, request: Request) -> None:
         """What came of the step before, where it was one on a word."""
@@ -219,9 +282,10 @@ class Follower:
         else:
             self._came(point, value - (1 << 64) if value >> 63 else value)
 
-    def _came(self, point: Point, value: int | str | None) -> None:
+    def _came(self, point: Point, value: int | str | None, word: SeenWord | None = None) -> None:
         self._awaited = None
         self.result.done.append(value)
+        self.result.words.append(word)
         if value != point.expected:
             self._depart(f"{point}: {point.expected}; in C it is {value}")
 

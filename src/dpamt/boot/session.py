@@ -5,15 +5,16 @@ Its CMRs come from the memory map that the kernel prints.  After every SEAMCALL 
 checked; what a real machine would punish ends the run with its story.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from dpamt.abi.leaves import RAX_LEAF_MASK, leaf_name
 from dpamt.boot.answering import Answering
+from dpamt.boot.breakpoints import BreakpointMailbox
 from dpamt.boot.call import Recording
 from dpamt.boot.console import Console, complaints, plain_lines
 from dpamt.boot.core_file import write_core
@@ -23,6 +24,7 @@ from dpamt.boot.gdb import GdbTransport
 from dpamt.boot.guest_machine import machine_of
 from dpamt.boot.hold import Holds, held_calls
 from dpamt.boot.image import KernelImage
+from dpamt.boot.instruction_schedule import GuestWords, InstructionFollower, has_instructions
 from dpamt.boot.interventions import (
     RENDEZVOUS_SITE,
     Change,
@@ -42,6 +44,7 @@ from dpamt.boot.schedule import Follower, is_step
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.boot.tiny_initrd import quick_initrd
 from dpamt.errors import Finding, InputError
+from dpamt.kernel_image.elf import ElfImage
 from dpamt.module.fatal import ModuleFatal
 from dpamt.module.view import ModuleView
 
@@ -120,9 +123,8 @@ class _Session:
         self._late: list[tuple[float, Request]] = []
         """Requests that are delayed, and until when."""
         self._follower: Follower | None = None
-        if options.replay is not None and options.exercise is not None:
-            self._follower = Follower(options.replay, options.exercise.parameters["design"])
-            self._result.followed = self._follower.result
+        self._breakpoints: BreakpointMailbox | None = None
+        """Where a schedule is followed from instruction to instruction."""
         self._moved = 0.0
         """When the follower was last asked."""
         self._progress = progress
@@ -149,6 +151,9 @@ class _Session:
         self._open: dict[int, Request] = {}
         """By CPU: the request that is not answered yet."""
         self._transport = self._make_transport(places)
+        if options.replay is not None and options.exercise is not None:
+            self._follower = self._make_follower(options.replay, options.exercise)
+            self._result.followed = self._follower.result
         self._rendezvous = held_calls(options.hold)
 
     def _guest(self, folder: Path) -> Qemu:
@@ -174,14 +179,42 @@ class _Session:
             " ".join(filter(None, words)) if options.tdx else _without_tdx(options),
             initrd,
             stopped=options.transport == GDB,
-            gdb=options.transport == GDB,
+            gdb=options.transport == GDB or self._is_by_instruction,
         )
         return Qemu(setup)
+
+    @property
+    def _is_by_instruction(self) -> bool:
+        """Whether a counterexample in machine code is followed."""
+        replay = self._options.replay
+        return replay is not None and has_instructions(replay)
 
     def _make_transport(self, places: list[Place]) -> Transport:
         if self._options.transport == GDB:
             return GdbTransport(self._qemu.socket("gdb"), places)
-        return Mailbox(self._qemu.memory, self._qemu.socket("bell"), self._options.cpus)
+        bell, cpus = self._qemu.socket("bell"), self._options.cpus
+        mailbox = Mailbox(self._qemu.memory, bell, cpus)
+        if not self._is_by_instruction:
+            return mailbox
+        self._breakpoints = BreakpointMailbox(mailbox, bell, self._qemu.socket("gdb"), cpus)
+        return self._breakpoints
+
+    def _make_follower(self, found: Mapping[str, Any], exercise: Exercise) -> Follower:
+        design = exercise.parameters["design"]
+        if self._breakpoints is None:
+            return Follower(found, design)
+        words = GuestWords(ElfImage(self._options.vmlinux), self._kernel)
+        return InstructionFollower(found, design, words)
+
+    def _steer(self) -> None:
+        """Breakpoints stand while a schedule is followed."""
+        follower, breakpoints = self._follower, self._breakpoints
+        if breakpoints is None or not isinstance(follower, InstructionFollower):
+            return
+        if follower.is_free:
+            breakpoints.disarm()
+        elif follower.has_begun and not breakpoints.is_armed:
+            breakpoints.arm(follower.addresses)
 
     def run(self) -> Booted:
         """Answer until the end."""
@@ -204,8 +237,10 @@ class _Session:
             follower = self._follower
             if follower is not None and follower.is_waiting and now > self._moved + _HELD_SECONDS:
                 result.stacks = self._stacks()
+                let_go = follower.give_up(f"nobody came within {_HELD_SECONDS:.0f} s")
+                self._steer()
                 self._qemu.monitor.run("cont")
-                for request in follower.give_up(f"nobody came within {_HELD_SECONDS:.0f} s"):
+                for request in let_go:
                     self._answer(request)
             if result.initialized is None and self._console.last > looked:
                 looked = now
@@ -324,7 +359,9 @@ class _Session:
     def _admit(self, request: Request) -> None:
         if self._follower is not None:
             self._moved = monotonic()
-            for one in self._follower.take(request):
+            let_go = self._follower.take(request)
+            self._steer()
+            for one in let_go:
                 self._answer(one)
             return
         if request.site >= RENDEZVOUS_SITE:
@@ -434,6 +471,8 @@ class _Session:
 
     def _what(self, request: Request) -> str:
         """What a CPU that waits for its answer asks."""
+        if request.is_breakpoint:
+            return f"held at {self._image.symbol_at(request.registers['rip'])}"
         if request.site >= RENDEZVOUS_SITE:
             return "held at a rendezvous"
         if self._follower is not None and is_step(request):

@@ -48,6 +48,8 @@ class StepTold:
     """Its number among all steps of the schedule, those that nobody else can notice included."""
     value: str
     """The word's value after it, where several CPUs touch the word; else empty."""
+    address: int = 0
+    """Of the instruction, in machine code; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,7 @@ def _tell_block(
                 not told and cpu != last,
                 done + number,
                 value,
+                site.address,
             )
         )
     return told

@@ -38,7 +38,7 @@ class Cpu:
         self.start = start
         self.go = threading.Semaphore(0)
         self.standing: tuple[Address, str, tuple[Any, ...]] | None = None
-        self.site: tuple[str, str, int] = ("", "", 0)
+        self.site: tuple[str, str, int, int] = ("", "", 0, 0)
         self.sites: tuple[CallSite, ...] = ()
         self.leaf = NO_LEAF
         self.held: set[Address] = set()
@@ -214,7 +214,7 @@ class Run:
         texts = tuple(text for text in map(event_text, found) if text)
         step = StepTold(
             cpu.number,
-            *site,
+            *site[:3],
             str(address) if address.array else "",
             method,
             arguments,
@@ -224,6 +224,7 @@ class Run:
             cpu.number != self._last,
             self.done,
             value_text(self._array(address), self._value(address)) if named else "",
+            site[3],
         )
         expected = self._expected.get(self.done)
         if expected is not None and not self.departure:
@@ -347,16 +348,16 @@ def _interrupted(problem: Problem) -> Iterator[tuple[int, int]]:
             yield firsts[number], firsts[kind.interrupts]
 
 
-def _site(frame: FrameType | None) -> tuple[str, str, int]:
-    """The function, file and line of the host or the module that asks for a step."""
+def _site(frame: FrameType | None) -> tuple[str, str, int, int]:
+    """Function, file, line and instruction of the host or the module that asks for a step."""
     while frame is not None:
         code = frame.f_code
         skipped = "/sync/" in code.co_filename or "<" in code.co_qualname
         if not skipped and not code.co_filename.endswith("verify/learn/automaton.py"):
             site = sites_of_frame(frame)[-1]
-            return site.function, short_path(site.file), site.line
+            return site.function, short_path(site.file), site.line, site.address
         frame = frame.f_back
-    return "", "", 0
+    return "", "", 0, 0
 
 
 def _plain(value: Any) -> Any:

@@ -76,6 +76,8 @@ class CallSite(NamedTuple):
     function: str
     file: str
     line: int
+    address: int = 0
+    """Of the instruction, where the function is machine code; else 0."""
 
 
 _TELLERS: Final[dict[CodeType, Callable[[FrameType], tuple[CallSite, ...]]]] = {}

@@ -231,7 +231,8 @@ class MachineCode(Fixed):
         lines = self.places.sites(place)
         own = [n for n, line in enumerate(lines) if line.file == lines[0].file]
         function = "/".join(dict.fromkeys(line.function for line in lines[: own[-1] + 2]))
-        return CallSite(function, lines[own[-1]].file, lines[own[-1]].line)
+        address = self.places.operation(place).site
+        return CallSite(function, lines[own[-1]].file, lines[own[-1]].line, address)
 
     # What a verdict says of it.
 
@@ -423,6 +424,13 @@ def _sites_of(frame: FrameType) -> tuple[CallSite, ...]:
     code: MachineCode = frame.f_locals["self"]
     return code.sites(frame)
 
+
+def _sites_of_choice(frame: FrameType) -> tuple[CallSite, ...]:
+    """A store buffer's choice stands where the load is that it is made before."""
+    return _sites_of(frame.f_back) if frame.f_back is not None else ()
+
+
+tell_sites(choose.__code__, _sites_of_choice)
 
 for _function in (
     MachineCode.call,

@@ -1,0 +1,205 @@
+"""A counterexample in machine code, made to happen at the same instructions on real vCPUs.
+
+Each step of it on a word that CPUs share stands at an instruction of the image; so a breakpoint
+stands there, and a vCPU that comes to it waits for its turn.  One vCPU goes at a time, from its
+step to its next one.  The word is looked at in the guest's memory before and after each instruction
+and held against the counterexample.
+
+What cannot be made to happen: a store that waits in its CPU's store buffer while that CPU loads.
+QEMU's translated code makes a store when it comes to it, so such a schedule is left at that load.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
+from dpamt.boot.request import Request
+from dpamt.boot.schedule import CHOICE, Follower, Point, SeenWord, is_step, points_of
+from dpamt.boot.stack import KernelMemory
+from dpamt.errors import InputError
+from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.instructions import READ, WRITE, Instructions, Operand
+
+_MARK: Final = "mark"
+"""The method of the step with which a SEAMCALL begins."""
+_CALL: Final = "call"
+_STORE: Final = "store"
+_VALUED: Final = frozenset({"load", "fetch_add", "xchg", "cmpxchg", "set_bits", "clear_bits"})
+"""Methods of words whose result is the value before them."""
+_MASK: Final = (1 << 64) - 1
+
+
+def has_instructions(found: Mapping[str, Any]) -> bool:
+    """Whether a counterexample (its JSON form) is one of machine code."""
+    return any(step.get("address") for step in found["steps"])
+
+
+def instruction_points(found: Mapping[str, Any]) -> list[Point]:
+    """The steps of a counterexample that an instruction stands for, and its SEAMCALLs.
+
+    A SEAMCALL stands where it is called, and again where it ends.  Raises InputError.
+    """
+    ends = {point.at: point for point in points_of(found, announced=False)}
+    points = []
+    try:
+        for step in found["steps"]:
+            cpu, at, method = int(step["cpu"]), int(step["at"]), step["method"]
+            address = int(step["address"])
+            if at in ends:
+                points.append(ends[at])
+            elif address and method != CHOICE:
+                result, site = step["result"], _site(step)
+                word = step["word"].removeprefix("host.").removeprefix("image.")
+                expected = int(result) if method in _VALUED and result is not None else None
+                what = _CALL if method == _MARK else method
+                after = _number(step["value"]) if method in _VALUED or method == _STORE else None
+                points.append(Point(cpu, what, -1, expected, at, address, site, word, after))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise InputError(f"counterexample: steps: {what}; expected the form of --save") from None
+    return points
+
+
+def _site(step: Mapping[str, Any]) -> str:
+    where = f"{step['file']}:{step['line']}" if step["line"] else step["file"]
+    return f"{step['function']} {where}"
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None
+
+
+class GuestWords:
+    """The words that instructions of the kernel touch, in the guest's memory."""
+
+    def __init__(self, image: ElfImage, kernel: KernelMemory) -> None:
+        self._image = image
+        self._instructions = Instructions(image)
+        self._kernel = kernel
+
+    def site(self, address: int) -> str:
+        """``function+0x12 instruction``."""
+        instruction = self._instructions.at(address)
+        text = instruction.text
+        if instruction.target >= 0:
+            text = f"{instruction.mnemonic} {self._image.name_of(instruction.target)}"
+        return f"{self._image.name_of(address)} {text}"
+
+    def access(self, address: int) -> str:
+        """What the instruction does to memory (:mod:`dpamt.kernel_image.instructions`); of one that
+        touches none, empty."""
+        operand = self._operand(address)
+        return operand.access if operand is not None else ""
+
+    def word_at(self, registers: Mapping[str, int]) -> tuple[int, int] | None:
+        """(virtual address, bytes) of the word that the instruction at RIP touches."""
+        operand = self._operand(registers["rip"])
+        if operand is None or operand.segment:
+            return None
+        address = operand.displacement
+        for register, scale in ((operand.base, 1), (operand.index, operand.scale)):
+            if register and register not in registers:
+                return None
+            address += registers[register] * scale if register else 0
+        return address & _MASK, operand.size
+
+    def _operand(self, address: int) -> Operand | None:
+        instruction = self._instructions.at(address)
+        is_access = not (instruction.is_call or instruction.is_jump)
+        return instruction.memory[0] if is_access and instruction.memory else None
+
+    def value(self, address: int, size: int) -> int | None:
+        """The signed value of ``size`` bytes there; None where the guest has no memory."""
+        word = self._kernel.read64(address & -8)
+        if word is None or address % size:
+            return None
+        value = word >> 8 * (address & 7) & (1 << 8 * size) - 1
+        return value - (1 << 8 * size) if value >> 8 * size - 1 else value
+
+
+class InstructionFollower(Follower):
+    """Lets vCPUs go from instruction to instruction in the order of a schedule."""
+
+    def __init__(self, found: Mapping[str, Any], design: str, words: GuestWords) -> None:
+        super().__init__(found, design, instruction_points(found))
+        self._words = words
+        self._known: dict[str, int] = {}
+        """By name of a word in the counterexample: where it is in the guest."""
+        self._touched: tuple[int, int, int] | None = None
+        """Of the step that was let go: address and bytes of its word, and the value before it."""
+
+    @property
+    def addresses(self) -> list[int]:
+        """Where breakpoints are to stand."""
+        return sorted({point.address for point in self.result.points if point.address})
+
+    def take(self, request: Request) -> list[Request]:
+        """A request came: those to answer now, in order."""
+        let_go = super().take(request)
+        point = self._awaited
+        if point is not None and not self._free and point.address:
+            for one in let_go:
+                if one.cpu == point.cpu and one.is_breakpoint:
+                    return self._touch(point, one, let_go)
+        return let_go
+
+    def _touch(self, point: Point, request: Request, let_go: list[Request]) -> list[Request]:
+        """Look at the word of the step that is about to be made."""
+        self._touched = None
+        found = self._words.word_at(request.registers)
+        if not point.word or found is None:
+            return let_go
+        known = self._known.setdefault(point.word, found[0])
+        if known != found[0]:
+            others = self.give_up(
+                f"{point}: {point.word} is at {known:#x}; the vCPU is at {found[0]:#x}"
+            )
+            return [*let_go, *others]
+        value = self._words.value(*found)
+        if value is not None:
+            self._touched = *found, value
+        return let_go
+
+    def _concerns(self, request: Request) -> bool:
+        return request.is_breakpoint or super()._concerns(request)
+
+    def _is_at(self, request: Request, point: Point) -> bool:
+        if point.leaf >= 0:
+            leaf = request.registers["rax"] & RAX_LEAF_MASK
+            return not request.is_breakpoint and leaf == point.leaf
+        return request.is_breakpoint and request.registers["rip"] == point.address
+
+    def _may_pass(self, request: Request) -> bool:
+        return request.is_breakpoint and self._words.access(request.registers["rip"]) == READ
+
+    def _instead(self, request: Request, point: Point) -> str:
+        if not request.is_breakpoint:
+            if is_step(request):
+                return "the vCPU is at the end"
+            leaf = request.registers["rax"] & RAX_LEAF_MASK
+            return f"the vCPU is in {LEAF_NAMES.get(leaf, leaf)}"
+        at = request.registers["rip"]
+        where = f"the vCPU is at {self._words.site(at)}"
+        later = self.result.points[len(self.result.done) :]
+        waits = any(one.cpu == point.cpu and one.address == at for one in later)
+        if waits and self._words.access(at) in (WRITE, ""):
+            return f"{where}, which waits in its store buffer there: QEMU cannot keep a store back"
+        return where
+
+    def _see_result(self, request: Request) -> None:
+        point = self._awaited
+        if point is None or point.cpu != request.cpu or point.leaf >= 0:
+            return
+        touched, self._touched = self._touched, None
+        if touched is None:
+            self._came(point, point.expected if point.expected is None else "not to be seen")
+            return
+        address, size, before = touched
+        after = self._words.value(address, size)
+        word = SeenWord(address, before, before if after is None else after)
+        self._came(point, before if point.expected is not None else None, word)
+        if point.after is not None and word.after != point.after:
+            self._depart(f"{point}: {point.word} is {point.after} after it; here {word.after}")
