@@ -2,8 +2,8 @@
 
 Each step of it on a word that CPUs share stands at an instruction of the image; so a breakpoint
 stands there, and a vCPU that comes to it waits for its turn.  One vCPU goes at a time, from its
-step to its next one.  The word is looked at in the guest's memory before and after each instruction
-and held against the counterexample.
+step to its next one; behind its last one it stands until all have made theirs.  The word is looked
+at in the guest's memory before and after each instruction and held against the counterexample.
 
 What cannot be made to happen: a store that waits in its CPU's store buffer while that CPU loads.
 QEMU's translated code makes a store when it comes to it, so such a schedule is left at that load.
@@ -23,9 +23,20 @@ from dpamt.kernel_image.instructions import READ, WRITE, Instructions, Operand
 _MARK: Final = "mark"
 """The method of the step with which a SEAMCALL begins."""
 _CALL: Final = "call"
+_PUT: Final = "tdx_pamt_put"
 _STORE: Final = "store"
 _VALUED: Final = frozenset({"load", "fetch_add", "xchg", "cmpxchg", "set_bits", "clear_bits"})
 """Methods of words whose result is the value before them."""
+_LOOKED_AT: Final = _VALUED | {
+    *(_STORE, "lock", "unlock", "trylock", "lock_irqsave", "unlock_irqrestore"),
+    *("lock_bh", "unlock_bh"),
+}
+"""Methods after which the word's value is held against the counterexample."""
+_SPINLOCKS: Final = "_raw_spin_"
+_SPINLOCK_BYTES: Final = 4
+"""Of the word of a spinlock, which begins its structure: 1 while it is held and nobody waits for it
+(Linux 7.3.4 include/asm-generic/qspinlock_types.h)."""
+_SPINLOCK_VALUES: Final = {"free": 0, "held": 1}
 _MASK: Final = (1 << 64) - 1
 
 
@@ -52,7 +63,7 @@ def instruction_points(found: Mapping[str, Any]) -> list[Point]:
                 word = step["word"].removeprefix("host.").removeprefix("image.")
                 expected = int(result) if method in _VALUED and result is not None else None
                 what = _CALL if method == _MARK else method
-                after = _number(step["value"]) if method in _VALUED or method == _STORE else None
+                after = _number(step["value"]) if method in _LOOKED_AT else None
                 points.append(Point(cpu, what, -1, expected, at, address, site, word, after))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__} {error}"
@@ -66,6 +77,8 @@ def _site(step: Mapping[str, Any]) -> str:
 
 
 def _number(text: str) -> int | None:
+    if text in _SPINLOCK_VALUES:
+        return _SPINLOCK_VALUES[text]
     try:
         return int(text, 0)
     except ValueError:
@@ -79,6 +92,9 @@ class GuestWords:
         self._image = image
         self._instructions = Instructions(image)
         self._kernel = kernel
+        symbol = image.symbols.get(_PUT)
+        self.put = symbol.address if symbol is not None else 0
+        """Where put begins."""
 
     def site(self, address: int) -> str:
         """``function+0x12 instruction``."""
@@ -88,6 +104,10 @@ class GuestWords:
             text = f"{instruction.mnemonic} {self._image.name_of(instruction.target)}"
         return f"{self._image.name_of(address)} {text}"
 
+    def behind(self, address: int) -> int:
+        """Where the instruction ends: of a call, where it returns to."""
+        return address + self._instructions.at(address).size
+
     def access(self, address: int) -> str:
         """What the instruction does to memory (:mod:`dpamt.kernel_image.instructions`); of one that
         touches none, empty."""
@@ -95,7 +115,11 @@ class GuestWords:
         return operand.access if operand is not None else ""
 
     def word_at(self, registers: Mapping[str, int]) -> tuple[int, int] | None:
-        """(virtual address, bytes) of the word that the instruction at RIP touches."""
+        """(virtual address, bytes) of the word that the instruction at RIP touches; of a spinlock
+        that is called for, of the lock."""
+        target = self._instructions.at(registers["rip"]).target
+        if target >= 0 and self._image.name_of(target).startswith(_SPINLOCKS):
+            return registers["rdi"], _SPINLOCK_BYTES
         operand = self._operand(registers["rip"])
         if operand is None or operand.segment:
             return None
@@ -123,9 +147,12 @@ class GuestWords:
 class InstructionFollower(Follower):
     """Lets vCPUs go from instruction to instruction in the order of a schedule."""
 
+    _where = "on the vCPU"
+
     def __init__(self, found: Mapping[str, Any], design: str, words: GuestWords) -> None:
         super().__init__(found, design, instruction_points(found))
         self._words = words
+        self._behind = _behind_the_last(self.result.points, words)
         self._known: dict[str, int] = {}
         """By name of a word in the counterexample: where it is in the guest."""
         self._touched: tuple[int, int, int] | None = None
@@ -134,7 +161,8 @@ class InstructionFollower(Follower):
     @property
     def addresses(self) -> list[int]:
         """Where breakpoints are to stand."""
-        return sorted({point.address for point in self.result.points if point.address})
+        told = {point.address for point in self.result.points if point.address}
+        return sorted(told | self._behind)
 
     def take(self, request: Request) -> list[Request]:
         """A request came: those to answer now, in order."""
@@ -164,7 +192,10 @@ class InstructionFollower(Follower):
         return let_go
 
     def _concerns(self, request: Request) -> bool:
-        return request.is_breakpoint or super()._concerns(request)
+        if request.is_breakpoint or super()._concerns(request):
+            return True
+        later = self.result.points[len(self.result.done) :]
+        return all(point.cpu != request.cpu for point in later)  # it has made its last step
 
     def _is_at(self, request: Request, point: Point) -> bool:
         if point.leaf >= 0:
@@ -173,7 +204,8 @@ class InstructionFollower(Follower):
         return request.is_breakpoint and request.registers["rip"] == point.address
 
     def _may_pass(self, request: Request) -> bool:
-        return request.is_breakpoint and self._words.access(request.registers["rip"]) == READ
+        at = request.registers["rip"]
+        return request.is_breakpoint and (at in self._behind or self._words.access(at) == READ)
 
     def _instead(self, request: Request, point: Point) -> str:
         if not request.is_breakpoint:
@@ -203,3 +235,22 @@ class InstructionFollower(Follower):
         self._came(point, before if point.expected is not None else None, word)
         if point.after is not None and word.after != point.after:
             self._depart(f"{point}: {point.word} is {point.after} after it; here {word.after}")
+
+
+def _behind_the_last(points: list[Point], words: GuestWords) -> frozenset[int]:
+    """Where vCPUs stand that have made their last step of a schedule.
+
+    Raises InputError where no instruction is at an address of the schedule.
+    """
+    last: dict[int, int] = {}
+    called: set[int] = set()
+    for point in points:
+        if point.address:
+            last[point.cpu] = words.behind(point.address)
+        elif point.cpu not in called:
+            # KVM's own, of which the exerciser's code is not known here; put comes after it.
+            last[point.cpu] = words.put
+        called.discard(point.cpu)
+        if point.what == _CALL:
+            called.add(point.cpu)
+    return frozenset(last.values())

@@ -163,6 +163,8 @@ def is_step(request: Request) -> bool:
 class Follower:
     """Lets CPUs go in the order of a schedule; what it says to answer is to be answered at once."""
 
+    _where = "in C"
+
     def __init__(
         self, found: Mapping[str, Any], design: str, points: list[Point] | None = None
     ) -> None:
@@ -287,7 +289,7 @@ class Follower:
         self.result.done.append(value)
         self.result.words.append(word)
         if value != point.expected:
-            self._depart(f"{point}: {point.expected}; in C it is {value}")
+            self._depart(f"{point}: {point.expected}; {self._where} it is {value}")
 
     def _depart(self, why: str) -> None:
         self.result.departure = self.result.departure or why
@@ -300,6 +302,8 @@ class Follower:
 
 
 def _what(request: Request) -> str:
+    if request.is_breakpoint:
+        return "an instruction"
     registers = request.registers
     leaf = registers["rax"] & RAX_LEAF_MASK
     if leaf != LEAF_STEP:

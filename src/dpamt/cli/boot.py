@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dpamt.boot.exerciser import Exercise
+    from dpamt.verify.asked import Asked
 
 _LEAST_BYTES: Final = 256 << 20
 """Less than this a kernel with its PAMT does not boot on."""
@@ -129,12 +130,44 @@ def _replay(options: argparse.Namespace) -> "tuple[Mapping[str, Any], Exercise, 
             build = Path(options.build) if options.build else vmlinux.parent
             try:
                 exercise = exercise_of(found, design_to_replay(asked.design, build))
+                if asked.image:
+                    _check_image(vmlinux, asked, trial, found)
             except InputError as error:
                 refused = refused or str(error)
                 continue
             return found, exercise, max(options.smp, len(found["cpus"]))
     what = f"counterexample of {options.property}" if options.property else "counterexample"
     raise InputError(f"{options.replay}: {refused or f'no {what} in it; expected one'}")
+
+
+def _check_image(
+    vmlinux: "Path", asked: "Asked", trial: "Mapping[str, Any]", found: "Mapping[str, Any]"
+) -> None:
+    """A counterexample in machine code is of that kernel's own get and put.
+
+    Raises InputError for one of another image, and for functions that nobody calls there.
+    """
+    from dpamt.boot.instruction_schedule import has_instructions
+    from dpamt.errors import InputError
+    from dpamt.verify.evidence.code_hash import design_hash
+    from dpamt.verify.machine_code.design import GET, PUT, machine_design, read_how
+
+    functions, model, tolerated = read_how(asked.image)
+    names = functions.get("get", GET), functions.get("put", PUT)
+    if names != (GET, PUT):
+        raise InputError(
+            f"counterexample: of {' and '.join(names)}; the exerciser calls {GET} and {PUT}"
+        )
+    if not has_instructions(found):
+        raise InputError("counterexample: no addresses of instructions; expected a new --save")
+    design = machine_design(vmlinux, functions, model, tolerated)
+    assert design.code is not None
+    now, kept = design.code.bounds()["image"], trial["bounds"].get("image", "")
+    same = now.partition(", ")[2] == kept.partition(", ")[2]
+    if not same or design_hash(design) != trial["code"]["design"]:
+        raise InputError(
+            f"{vmlinux}: {now}; expected the image of the counterexample: {kept}, the same code"
+        )
 
 
 def _parser() -> Parser:

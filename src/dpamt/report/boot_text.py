@@ -1,13 +1,14 @@
 """What a boot came to, as wide as the terminal and as one JSON document."""
 
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Any, Final
 
 from dpamt.abi.leaves import leaf_name
 from dpamt.abi.status import TDX_SUCCESS, status_name
 from dpamt.boot.compare import Told, differences
 from dpamt.boot.outcome import Booted, BootOptions
-from dpamt.boot.schedule import Followed
+from dpamt.boot.schedule import Followed, Point, SeenWord
 from dpamt.module.view import ModuleView
 from dpamt.report.run_text import paragraph
 from dpamt.report.width import width
@@ -78,7 +79,8 @@ def _lines(
         )
         yield ""
     if booted.followed is not None:
-        yield from _heading("The counterexample in C")
+        where = "at the kernel's own instructions" if booted.followed.by_instruction else "in C"
+        yield from _heading(f"The counterexample {where}")
         yield from _replayed(booted.followed)
         yield ""
     yield from _heading("Bottom line")
@@ -157,16 +159,42 @@ def _replayed(followed: Followed) -> Iterator[str]:
         f"design {followed.design}.",
         "  ",
     )
-    for point, came in zip(followed.points, followed.done, strict=False):
-        if point.leaf >= 0:
+    if followed.by_instruction:
+        places = len({point.address for point in followed.points if point.address})
+        yield from paragraph(
+            f"{places} breakpoints on single vCPUs; each word is read in the guest's memory before "
+            "and after its instruction.",
+            "  ",
+        )
+    for point, came, word in zip(followed.points, followed.done, followed.words, strict=False):
+        if point.address:
+            where = f"{point.at:6}  CPU {point.cpu}  {point.address:x}  {point.site}"
+            yield from wrap(where, width(), initial_indent="  ", subsequent_indent=" " * 17)
+            yield from paragraph(_seen(point, word, came), " " * 17)
+        elif point.leaf >= 0:
             yield f"  {point.at:6}  CPU {point.cpu}  {point.what:24} {came}"[: width()]
     done = len(followed.done)
+    where = "on the vCPUs" if followed.by_instruction else "in C"
     if followed.is_same:
-        yield from paragraph(f"All {done} steps came in C as in the counterexample.", "  ")
+        yield from paragraph(f"All {done} steps came {where} as in the counterexample.", "  ")
     elif followed.departure:
         yield from paragraph(f"After {done} steps it departs: {followed.departure}.", "  ")
     else:
         yield from paragraph(f"It ended after {done} of its steps.", "  ")
+
+
+def _seen(point: Point, word: SeenWord | None, came: int | str | None) -> str:
+    """What an instruction did to its word, and whether the counterexample has the same."""
+    if word is None:
+        return f"{point.word}.{point.what}()" if point.word else ""
+    changes = f"{word.before} -> {word.after}" if word.before != word.after else str(word.before)
+    expected = [
+        str(value)
+        for value, now in ((point.expected, came), (point.after, word.after))
+        if value is not None and value != now
+    ]
+    same = f"the counterexample has {' and '.join(expected)}" if expected else "the same"
+    return f"{point.word}.{point.what}(): {changes}, {same}"
 
 
 def _bottom(booted: Booted) -> Iterator[str]:
@@ -270,8 +298,13 @@ def boot_json(
             "same": booted.followed.is_same,
             "departure": booted.followed.departure,
             "steps": [
-                {"cpu": point.cpu, "at": point.at, "what": point.what, "result": came}
-                for point, came in zip(booted.followed.points, booted.followed.done, strict=False)
+                _step_json(point, came, word)
+                for point, came, word in zip(
+                    booted.followed.points,
+                    booted.followed.done,
+                    booted.followed.words,
+                    strict=False,
+                )
             ],
         },
         "pamt_pages_kept": [area._asdict() for area in booted.pamt_kept],
@@ -283,3 +316,24 @@ def boot_json(
         ],
         "console": booted.console,
     }
+
+
+def _step_json(point: Point, came: int | str | None, word: SeenWord | None) -> dict[str, Any]:
+    """A step of a schedule; those at an instruction have its address and what its word was."""
+    told: dict[str, Any] = {
+        "cpu": point.cpu,
+        "at": point.at,
+        "what": point.what,
+        "result": came,
+        "expected": point.expected,
+    }
+    if point.address:
+        told |= {"address": f"{point.address:#x}", "site": point.site, "word": point.word}
+    if word is not None:
+        told |= {
+            "word_address": f"{word.address:#x}",
+            "before": word.before,
+            "after": word.after,
+            "expected_after": point.after,
+        }
+    return told
