@@ -23,9 +23,9 @@ from dpamt.boot.exerciser import (
     parse_exercise,
     read_console,
 )
-from dpamt.boot.image import KernelImage
 from dpamt.boot.judge import wrong_answers, wrong_in_threads
 from dpamt.errors import InputError
+from dpamt.kernel_image.vmlinux import KernelImage
 from tests.boot.small_kernel import SmallKernel
 
 

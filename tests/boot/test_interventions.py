@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpamt.boot import stub as stub_module
-from dpamt.boot.image import KernelImage
 from dpamt.boot.interventions import (
     RDMSR,
     RENDEZVOUS,
@@ -22,6 +21,7 @@ from dpamt.boot.interventions import (
 )
 from dpamt.boot.stub import STUB_BYTES, call, jump, stub
 from dpamt.errors import InputError
+from dpamt.kernel_image.vmlinux import KernelImage
 from tests.boot.small_kernel import BASE, DETECT, WRAPPER, SmallKernel
 
 SOURCE = Path(stub_module.__file__).parent / "guest" / "stub.S"
@@ -56,7 +56,7 @@ def test_the_copy_differs_where_it_is_said_and_nowhere_else(tmp_path: Path) -> N
         assert image.data[offset : offset + len(change.old)] == change.old
         assert new[offset : offset + len(change.new)] == change.new
         named |= set(range(offset, offset + len(change.new)))
-    assert {n for n, (a, b) in enumerate(zip(image.data, new, strict=True)) if a != b} <= named
+    assert {n for n, (a, b) in enumerate(zip(image.data[:], new, strict=True)) if a != b} <= named
     assert len(changes) == 3 * 2 + 1 + 2
     assert all(str(change) for change in changes)
 
@@ -145,7 +145,7 @@ def test_kernels_that_leave_vmxon_to_kvm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"", "not an ELF file"),
+        (b"", "an empty file"),
         (b"MZ" + bytes(100), "not an ELF file"),
         (SmallKernel(machine=183).build(), "for AArch64"),
         (SmallKernel(stripped=True).build(), "no symbols"),

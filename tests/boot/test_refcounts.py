@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpamt.boot.guest_memory import GuestMemory
-from dpamt.boot.image import KernelImage
 from dpamt.boot.refcounts import NAMES, KernelCounts, names_of, not_found
 from dpamt.boot.stack import KernelMemory
+from dpamt.kernel_image.vmlinux import KernelImage
 from tests.boot.small_kernel import BASE, SmallKernel
 
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000

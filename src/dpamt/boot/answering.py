@@ -11,13 +11,13 @@ from dpamt.abi.tdmr import MAX_TDMRS, SYS_CONFIG_DYNAMIC_PAMT, TDMR_INFO_BYTES
 from dpamt.boot.call import Call, Recording
 from dpamt.boot.forced import Forced
 from dpamt.boot.guest_memory import Bus, GuestMemory, NoSuchMemory
-from dpamt.boot.image import KernelImage
 from dpamt.boot.interventions import SEAMCALL_SITES
 from dpamt.boot.outcome import DYNAMIC, STATIC, Booted, BootOptions
 from dpamt.boot.refcounts import KernelCounts, not_found
 from dpamt.boot.request import Answer, Request
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.errors import InputError
+from dpamt.kernel_image.vmlinux import KernelImage
 from dpamt.module.injection import Injector
 from dpamt.module.module import TdxModule
 from dpamt.module.releases import release_named
@@ -196,7 +196,7 @@ class Answering:
     def _caller(self, request: Request) -> str:
         """The function that called the SEAMCALL wrapper, by the return address on the stack."""
         found = callers(self._kernel, self._image, request.registers["rsp"], most=1)
-        return self._image.symbol_at(found[0]) if found else ""
+        return self._image.name_of(found[0]) if found else ""
 
     def _see_config(self, args: TdxModuleArgs) -> None:
         """Keep the TDMR_INFOs; and ask for Dynamic PAMT where the kernel does not know to."""

@@ -17,8 +17,10 @@ from typing import Final
 from dpamt.boot.gdb_stub import GdbStub
 from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.request import BREAKPOINT_SITE, Answer, Request
+from dpamt.errors import Finding
 
 _GONE: Final = "WX"
+_MOST_STEPS: Final = 20
 
 
 class BreakpointMailbox:
@@ -92,11 +94,23 @@ class BreakpointMailbox:
             self._mailbox.answer(request, answer)
         elif self.is_armed:  # else all run already
             self._stop()
-            self._stub.send(f"vCont;s:{request.cpu + 1:x}")
-            self._stub.stop_reply()
+            self._step(request.cpu, request.registers["rip"])
             self._held.discard(request.cpu)
             self._look()
             self._go_on()
+
+    def _step(self, cpu: int, at: int) -> None:
+        """Make the one instruction at ``at``.
+
+        QEMU may stop once more for a breakpoint that it has reported already, before the vCPU has
+        moved; then it is asked again.  Raises Finding when the vCPU does not move at all.
+        """
+        for _ in range(_MOST_STEPS):
+            self._stub.send(f"vCont;s:{cpu + 1:x}")
+            self._stub.stop_reply()
+            if self._stub.registers(cpu).get("rip") != at:
+                return
+        raise Finding(f"QEMU's gdb stub: CPU {cpu} does not go on from {at:#x}")
 
     def _stop(self) -> None:
         """Every vCPU stands still; whoever has come to a breakpoint is seen."""

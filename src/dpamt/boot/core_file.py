@@ -15,9 +15,9 @@ from typing import IO, Final
 
 from dpamt import __version__
 from dpamt.boot.guest_memory import GuestMemory
-from dpamt.boot.image import KernelImage
 from dpamt.boot.stack import KernelMemory
 from dpamt.errors import InputError
+from dpamt.kernel_image.vmlinux import KernelImage
 
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER: Final = struct.Struct("<IIQQQQQQ")

@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from dpamt.boot.image import KernelImage
 from dpamt.boot.refcounts import names_of, not_found
 from dpamt.boot.tiny_initrd import archive
 from dpamt.errors import InputError
+from dpamt.kernel_image.vmlinux import KernelImage
 
 _SOURCES: Final = ("Kbuild", "exerciser.c", "exerciser.h", "pamt.c", "step.c", "td.c")
 _CALLED: Final = "__seamcall_ret"

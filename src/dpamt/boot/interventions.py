@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from dpamt.boot.image import KernelImage, Symbol
 from dpamt.boot.stub import SLOTS_PHYSICAL, STUB_BYTES, call, jump, stub
 from dpamt.errors import InputError, ModelError
+from dpamt.kernel_image.elf import Symbol
+from dpamt.kernel_image.vmlinux import KernelImage
 
 SEAMCALL_SITES: Final = ("__seamcall", "__seamcall_ret", "__seamcall_saved_ret")
 """Functions with a SEAMCALL in them (Linux arch/x86/virt/vmx/tdx/seamcall.S); by site number."""
@@ -193,7 +194,7 @@ def changes_for_mailbox(image: KernelImage, places: Iterable[Place]) -> list[Cha
 
 def _mailbox_seamcall(image: KernelImage, place: Place, free: int, site: int) -> list[Change]:
     after = place.address + place.size
-    following = image.read(after, 6)
+    following = image.file_bytes(after, 6)
     if following[0] == _JC_SHORT:
         length = 2
         distance = int.from_bytes(following[1:2], "little", signed=True)
@@ -215,7 +216,7 @@ def _mailbox_seamcall(image: KernelImage, place: Place, free: int, site: int) ->
 
 
 def _mailbox_rendezvous(image: KernelImage, place: Place, free: int, site: int) -> list[Change]:
-    distance = int.from_bytes(image.read(place.address + 1, 4), "little", signed=True)
+    distance = int.from_bytes(image.file_bytes(place.address + 1, 4), "little", signed=True)
     callee = place.address + place.size + distance
     code = stub(free, DIRECT_MAP + SLOTS_PHYSICAL, site, callee, callee)
     return [
@@ -228,7 +229,7 @@ def _mailbox_rdmsr(image: KernelImage, place: Place) -> Change:
     """mov $0x87,%ecx; PUSHES; rdmsr becomes PUSHES and two constants, in the same bytes."""
     symbol = _needed(image, place.function)
     start = symbol.address + image.code_of(symbol).index(_MOV_ECX_MSR)
-    between = image.read(start + len(_MOV_ECX_MSR), place.address - start - len(_MOV_ECX_MSR))
+    between = image.file_bytes(start + len(_MOV_ECX_MSR), place.address - start - len(_MOV_ECX_MSR))
     if any(byte not in _PUSHES and byte != _REX_B for byte in between):
         raise InputError(
             f"{image.path}: {between.hex()} before the RDMSR in {place.function}; expected nothing "
@@ -239,17 +240,17 @@ def _mailbox_rdmsr(image: KernelImage, place: Place) -> Change:
 
 def _mailbox_return(image: KernelImage, place: Place) -> Change:
     start = place.address
-    if image.read(start, len(_ENDBR64)) == _ENDBR64:
+    if image.file_bytes(start, len(_ENDBR64)) == _ENDBR64:
         start += len(_ENDBR64)
     # The function tracer's call stays: at boot Linux wants to find it here, and makes it a nop.
     fentry = image.symbol("__fentry__")
-    if fentry is not None and image.read(start, 5) == call(start, fentry.address):
+    if fentry is not None and image.file_bytes(start, 5) == call(start, fentry.address):
         start += 5
     return _change(image, start, _RETURN_0, place.function, place.why)
 
 
 def _change(image: KernelImage, address: int, new: bytes, where: str, why: str) -> Change:
-    return Change(address, image.read(address, len(new)), new, where, why)
+    return Change(address, image.file_bytes(address, len(new)), new, where, why)
 
 
 def changed_image(image: KernelImage, changes: Iterable[Change]) -> bytes:
@@ -260,6 +261,6 @@ def changed_image(image: KernelImage, changes: Iterable[Change]) -> bytes:
     for change in listed:
         offset = image.offset_of(change.address)
         restored[offset : offset + len(change.old)] = change.old
-    if len(new) != len(image.data) or bytes(restored) != image.data:
+    if len(new) != len(image.data) or restored != image.data[:]:
         raise ModelError(f"{image.path}: the copy differs in bytes that no intervention names")
     return new

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.abi.tdmr import TdmrInfo
 from dpamt.boot.guest_memory import GuestMemory
-from dpamt.boot.image import KernelImage
 from dpamt.boot.stack import KernelMemory
+from dpamt.kernel_image.vmlinux import KernelImage
 
 MOST_PAGES: Final = 1 << 20
 """Of PAMT, in all; the static PAMT of 256 GiB."""

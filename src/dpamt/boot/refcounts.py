@@ -11,8 +11,8 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_SIZE
 from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
-from dpamt.boot.image import KernelImage
 from dpamt.boot.stack import KernelMemory
+from dpamt.kernel_image.vmlinux import KernelImage
 
 _COUNTER_BYTES: Final = 4
 _PAGE_COUNTERS: Final = PAGE_SIZE // _COUNTER_BYTES

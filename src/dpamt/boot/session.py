@@ -23,7 +23,6 @@ from dpamt.boot.exerciser import Exercise, build_initrd, read_console
 from dpamt.boot.gdb import GdbTransport
 from dpamt.boot.guest_machine import machine_of
 from dpamt.boot.hold import Holds, held_calls
-from dpamt.boot.image import KernelImage
 from dpamt.boot.instruction_schedule import GuestWords, InstructionFollower, has_instructions
 from dpamt.boot.interventions import (
     RENDEZVOUS_SITE,
@@ -44,7 +43,7 @@ from dpamt.boot.schedule import Follower, is_step
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.boot.tiny_initrd import quick_initrd
 from dpamt.errors import Finding, InputError
-from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.vmlinux import KernelImage
 from dpamt.module.fatal import ModuleFatal
 from dpamt.module.view import ModuleView
 
@@ -203,7 +202,7 @@ class _Session:
         design = exercise.parameters["design"]
         if self._breakpoints is None:
             return Follower(found, design)
-        words = GuestWords(ElfImage(self._options.vmlinux), self._kernel)
+        words = GuestWords(self._image, self._kernel)
         return InstructionFollower(found, design, words)
 
     def _steer(self) -> None:
@@ -463,16 +462,16 @@ class _Session:
                 what = self._what(request)
                 registers = request.registers
             elif self._image.is_text(registers.get("rip", 0)):
-                what = self._image.symbol_at(registers["rip"])
+                what = self._image.name_of(registers["rip"])
             found = callers(self._kernel, self._image, registers.get("rsp", 0), _FRAMES)
-            frames = [self._image.symbol_at(address) for address in found]
+            frames = [self._image.name_of(address) for address in found]
             told.append(f"CPU {cpu}: {' < '.join([what, *frames])}")
         return told
 
     def _what(self, request: Request) -> str:
         """What a CPU that waits for its answer asks."""
         if request.is_breakpoint:
-            return f"held at {self._image.symbol_at(request.registers['rip'])}"
+            return f"held at {self._image.name_of(request.registers['rip'])}"
         if request.site >= RENDEZVOUS_SITE:
             return "held at a rendezvous"
         if self._follower is not None and is_step(request):

@@ -9,8 +9,8 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
 from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
-from dpamt.boot.image import KernelImage
 from dpamt.errors import InputError
+from dpamt.kernel_image.vmlinux import KernelImage
 
 _KERNEL_MAP: Final = 0xFFFF_FFFF_8000_0000
 """Where the image is mapped: __START_KERNEL_map (Linux arch/x86/include/asm/page_64_types.h)."""
@@ -87,7 +87,7 @@ def callers(kernel: KernelMemory, image: KernelImage, stack: int, most: int) -> 
 
 def _is_behind_call(image: KernelImage, address: int) -> bool:
     try:
-        before = image.read(address - 7, 7)
+        before = image.file_bytes(address - 7, 7)
     except InputError:
         return False
     if before[2] == _NEAR_CALL:

@@ -22,7 +22,6 @@ MODULES_VADDR)."""
 EXTERN_BASE: Final = 0xFFFF_FFFF_F000_0000
 EXTERN_BYTES: Final = 64
 """Each symbol that an object does not define gets so much room."""
-_EXPECTED: Final = "expected a vmlinux, a .ko or an object for x86-64"
 _SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR = 1, 2, 4
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 """Elf64_Sym: name, info, other, section, value, size."""
@@ -69,6 +68,12 @@ class ElfImage:
     Raises InputError for a file that is no ELF file for x86-64, is cut off, or has no symbols.
     """
 
+    extra = "machine"
+    """The extra of dpamt that brings pyelftools."""
+    expected = "expected a vmlinux, a .ko or an object for x86-64"
+    kinds: tuple[str, ...] = ("ET_EXEC", "ET_DYN", "ET_REL")
+    """Types of ELF files that are taken."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.build_id = ""
@@ -87,7 +92,7 @@ class ElfImage:
         except Exception as error:
             # pyelftools has no error of its own for most that can be wrong inside a file.
             what = f"{type(error).__name__} {error}".replace("\n", " ")[:80]
-            raise InputError(f"{path}: a damaged ELF file ({what}); {_EXPECTED}") from None
+            raise InputError(f"{path}: a damaged ELF file ({what}); {self.expected}") from None
         self._sort()
 
     # Reading.
@@ -100,33 +105,33 @@ class ElfImage:
             from dpamt.kernel_image.windows import MappedElf
         except ImportError:
             raise InputError(
-                "--vmlinux needs pyelftools; expected: pip install 'dpamt[machine]'"
+                f"--vmlinux needs pyelftools; expected: pip install 'dpamt[{self.extra}]'"
             ) from None
         try:
             with self.path.open("rb") as file:
                 if self.path.stat().st_size == 0:
-                    raise InputError(f"{self.path}: an empty file; {_EXPECTED}")
+                    raise InputError(f"{self.path}: an empty file; {self.expected}")
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise InputError(f"{self.path}: {error.strerror}; {_EXPECTED}") from None
+            raise InputError(f"{self.path}: {error.strerror}; {self.expected}") from None
         except ValueError as error:
-            raise InputError(f"{self.path}: {error}; {_EXPECTED}") from None
+            raise InputError(f"{self.path}: {error}; {self.expected}") from None
         try:
             elf = MappedElf(self.data)
             kind, machine = elf["e_type"], elf.get_machine_arch()
         except (ELFError, ConstructError):
             raise InputError(
-                f"{self.path}: not an ELF file (a bzImage is none); {_EXPECTED}"
+                f"{self.path}: not an ELF file (a bzImage is none); {self.expected}"
             ) from None
         if machine != "x64" or not elf.little_endian:
-            raise InputError(f"{self.path}: an ELF file for {machine}; {_EXPECTED}")
-        if kind not in ("ET_EXEC", "ET_DYN", "ET_REL"):
-            raise InputError(f"{self.path}: an ELF file of type {kind}; {_EXPECTED}")
+            raise InputError(f"{self.path}: an ELF file for {machine}; {self.expected}")
+        if kind not in self.kinds:
+            raise InputError(f"{self.path}: an ELF file of type {kind}; {self.expected}")
         end = elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]
         if elf["e_shnum"] == 0 or end > len(self.data):
             raise InputError(
                 f"{self.path}: cut off: its table of sections ends at byte {end:,} of "
-                f"{len(self.data):,}; {_EXPECTED}"
+                f"{len(self.data):,}; {self.expected}"
             )
         return elf
 
@@ -142,7 +147,7 @@ class ElfImage:
                 raise InputError(
                     f"{self.path}: cut off: section {part.name} ends at byte "
                     f"{header['sh_offset'] + header['sh_size']:,} of {len(self.data):,}; "
-                    f"{_EXPECTED}"
+                    f"{self.expected}"
                 )
             if header["sh_type"] == "SHT_SYMTAB":
                 table = part

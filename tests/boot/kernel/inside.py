@@ -19,10 +19,10 @@ import pytest
 
 from dpamt.boot.call import Recording
 from dpamt.boot.exerciser import build_files, parse_exercise
-from dpamt.boot.image import KernelImage
 from dpamt.boot.outcome import Booted, BootOptions
 from dpamt.boot.session import boot
 from dpamt.boot.tiny_initrd import archive
+from dpamt.kernel_image.vmlinux import KernelImage
 from dpamt.trace.how import Wanted, how
 
 _FIRST = """#!/busybox sh
