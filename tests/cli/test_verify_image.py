@@ -46,6 +46,44 @@ def test_an_answer_that_the_code_takes_as_benign(capsys: pytest.CaptureFixture[s
     assert said.index("bad-remove, in 2 CPUs") < said.index("CPU0")
 
 
+NOTES = """
+enum phase { IDLE, ADDING, REMOVING };
+static struct { spinlock_t lock; struct { u32 puts; } seen[2]; volatile enum phase phase; } notes;
+static void note(enum phase phase) { notes.phase = phase; }
+static void count_put(u64 pfn)
+{
+	spin_lock(&notes.lock);
+	notes.seen[pfn & 1].puts++;
+	spin_unlock(&notes.lock);
+}
+"""
+
+
+@pytest.mark.parametrize("cc", ["gcc", "clang"])
+def test_words_and_values_by_their_names_in_c(
+    cc: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parts of structures, and enumerators, as DWARF names them."""
+    text = (C / "v2.c").read_text().replace("static inline atomic_t", f"{NOTES}static atomic_t", 1)
+    text = text.replace("	error = alloc", "	note(ADDING);\n	error = alloc", 1)
+    text = text.replace(
+        "void tdx_pamt_put(u64 pfn)\n{", "void tdx_pamt_put(u64 pfn)\n{	count_put(pfn);"
+    )
+    kept = tmp_path / "kept.json"
+    path = built(text, ("-O1", "-g"), cc)
+    assert main(["verify", "--vmlinux", str(path), "--cpus", "2", "--save", str(kept)]) == 1
+    assert "notes.lock.lock()" in capsys.readouterr().out
+    trial = json.loads(kept.read_text())["designs"][0]["trials"][0]
+    steps = [step for found in trial["counterexamples"] for step in found["steps"]]
+    words = {step["word"]: step["value"] for step in steps if step["word"].startswith("image.")}
+    assert set(words) <= {
+        *("image.notes.lock[0x0]", "image.notes.seen[0].puts[0x0]"),
+        *("image.notes.seen[1].puts[0x0]", "image.notes.phase[0x0]"),
+    }
+    assert words["image.notes.phase[0x0]"] == "ADDING"
+    assert "image.notes.seen[0].puts[0x0]" in words
+
+
 def test_without_dwarf_symbol_and_instruction(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--vmlinux", str(design_object("v2", "-O2")), "--cpus", "2"]) == 1
     assert "lock dec dword ptr" in " ".join(capsys.readouterr().out.split())

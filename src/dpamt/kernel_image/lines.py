@@ -43,6 +43,10 @@ class Lines:
         """Whether the image has any."""
         return self._dwarf is not None
 
+    def unit_of(self, address: int) -> Any:
+        """The compilation unit that an instruction is part of; None: DWARF has none."""
+        return None if self._dwarf is None else self._cu_of(address)
+
     def at(self, address: int) -> tuple[SourceLine, ...]:
         """The functions that an instruction is part of, innermost (inlined) last."""
         known = self._known.get(address)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dpamt.verify.evidence.replay import Replayed
 
 _COLUMN_GAP: Final = 2
+_IMAGE: Final = "image."
+"""Begins the names of words of a kernel image."""
 
 
 class SuiteText:
@@ -342,6 +344,8 @@ def _is_shown(word: str) -> bool:
 
 def _short(word: str) -> str:
     """A word without its room."""
+    if word.startswith(_IMAGE):  # by its name in C, which has dots of its own
+        return word.removeprefix(_IMAGE).removesuffix("[0x0]")
     name, bracket, index = word.partition("[")
     name = name.rpartition(".")[2] if not name.startswith("module.") else name[len("module.") :]
     return f"{name}{bracket}{index}".removesuffix("[0x0]")

@@ -5,7 +5,7 @@ value, does the operation, and is looked at again; so there is no second copy of
 means.  Answers are kept.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import ModelError
@@ -191,7 +191,8 @@ def payload_shift(array: object) -> int:
 def value_text(array: object, value: Any) -> str:
     """The value of a word of an array in words: what it holds, and how its lock is held."""
     if isinstance(array, Words):
-        return _number(value)
+        names: Mapping[int, str] = getattr(array, "value_names", {})
+        return names.get(value) or _number(value)
     if isinstance(array, (BareLock, SpinLocks)):
         return "held" if value else "free"
     if isinstance(array, (RwLock, RwLocks)):

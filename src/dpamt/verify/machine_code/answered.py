@@ -142,6 +142,11 @@ class Answered:
         """The function that is answered there; empty: none."""
         return self._names.get(address, "")
 
+    def is_lock(self, address: int) -> bool:
+        """Whether the function that is answered there takes a lock, tries to, or lets it go."""
+        name = self.name_at(address)
+        return name in LOCKS or name in RWLOCKS or name in MUTEXES
+
     def refuses(self, address: int) -> str:
         """The function there that nobody answers; empty: none."""
         return self._refused.get(address, "")

@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
 from dpamt.errors import InputError
 from dpamt.kernel_image.elf import ElfImage, Symbol
+from dpamt.kernel_image.lines import Lines
+from dpamt.kernel_image.variables import Variables
 
 PAGE_OFFSET: Final = 0xFFFF_8880_0000_0000
 VMEMMAP: Final = 0xFFFF_EA00_0000_0000
@@ -64,6 +66,8 @@ class Cell(NamedTuple):
     symbol: str
     address: int
     size: int
+    values: tuple[tuple[int, str], ...] = ()
+    """Names of values, of an enumeration."""
 
 
 class Preset(NamedTuple):
@@ -77,8 +81,10 @@ class Preset(NamedTuple):
 class ImageMemory:
     """The address space of one image."""
 
-    def __init__(self, image: ElfImage, counts: str) -> None:
+    def __init__(self, image: ElfImage, counts: str, lines: Lines) -> None:
         self.image = image
+        self.variables = Variables(lines)
+        self._locks: dict[int, str] = {}
         self.counts = counts
         self._bytes: dict[int, bytes] = {}
         self.presets: list[Preset] = []
@@ -167,8 +173,8 @@ class ImageMemory:
         """Whether a per-CPU variable is the pointer to the task."""
         return address in self._current
 
-    def cell(self, address: int, size: int, where: str) -> Cell:
-        """The shared word at an address.
+    def cell(self, address: int, size: int, where: str, site: int = 0) -> Cell:
+        """The shared word at an address; ``site`` is the instruction that reaches it.
 
         Raises InputError for one that is reached with different sizes, or across its end.
         """
@@ -197,9 +203,25 @@ class ImageMemory:
                 )
             return known
         symbol, offset = self.image.symbol_at(address)
-        name = _plain(symbol)
-        cell = self._cells[address] = Cell(False, offset, name, address, size)
+        part = None if symbol is None else self.variables.part(symbol, offset, size, site)
+        cell = Cell(False, offset, _plain(symbol), address, size)
+        if part is not None:
+            cell = Cell(False, 0, part.name, address, size, part.values)
+        self._cells[address] = cell
         return cell
+
+    def name_lock(self, address: int, site: int) -> None:
+        """A lock is taken at ``site``: learn its name in C, where DWARF has it."""
+        if address in self._locks:
+            return
+        symbol, offset = self.image.symbol_at(address)
+        part = None if symbol is None else self.variables.part(symbol, offset, 0, site)
+        plain = self.image.name_of(address).replace(".", "_")
+        self._locks[address] = plain if part is None else part.name
+
+    def lock_name(self, address: int) -> str:
+        """The name of a lock by its address."""
+        return self._locks.get(address) or self.image.name_of(address).replace(".", "_")
 
     def first_value(self, cell: Cell) -> int:
         """The value of a shared word before any thread runs."""

@@ -67,8 +67,8 @@ class Places(Fixed):
 
     def __init__(self, image: ElfImage, counts: str, fences: bool) -> None:
         self.image = image
-        self.memory = ImageMemory(image, counts)
         self.lines = Lines(image)
+        self.memory = ImageMemory(image, counts, self.lines)
         self.answered = Answered(image)
         self.bugs = bugs_of(image)
         self._instructions = Instructions(image)
@@ -223,6 +223,8 @@ class Places(Fixed):
             registers = emulator.registers()
             self.called[name] = None
             arguments = tuple(registers[n] for n in _ARGUMENTS)
+            if self.answered.is_lock(at):
+                self.memory.name_lock(arguments[0], emulator.last)
             operation = Operation(CALL, emulator.last, method=name, arguments=arguments)
             return self._place(operation, at, registers, emulator.own())
         instruction = self._instructions.at(at)
@@ -268,7 +270,7 @@ class Places(Fixed):
             operation = Operation(OOPS, at, arguments=(fault,))
             return self._place(operation, at, emulator.registers(), emulator.own())
         operand, address, size = emulator.shared_operand(instruction)
-        cell = self.memory.cell(address, size, image.name_of(at))
+        cell = self.memory.cell(address, size, image.name_of(at), at)
         if operand.access == WRITE:
             emulator.step()
             return self._stored(cell, at)

@@ -20,11 +20,13 @@ from dpamt.verify.machine_code.places import Places
 class ImageWords(ObservedWords):
     """Words of one symbol, by offset; each begins with the value that the image has there."""
 
-    __slots__ = ("_firsts",)
+    __slots__ = ("_firsts", "value_names")
 
     def __init__(self, shared: ObservedShared, name: str) -> None:
         super().__init__(shared.watch, name)
         self._firsts: dict[int, int] = {}
+        self.value_names: dict[int, str] = {}
+        """Of an enumeration: its values by their names in C."""
 
     def begin(self, offset: int, value: int) -> Word:
         """The word at an offset, made with this value."""
@@ -99,7 +101,9 @@ class ImageSide(Fixed):
             shared = self._kernel.shared
             assert isinstance(shared, ObservedShared)
             name = f"image.{cell.symbol}"
-            array = self._arrays[cell.symbol] = shared._add(name, ImageWords(shared, name))
+            words = ImageWords(shared, name)
+            words.value_names = dict(cell.values)
+            array = self._arrays[cell.symbol] = shared._add(name, words)
         return array.begin(cell.number, self._places.memory.first_value(cell))
 
     def spinlock(self, address: int) -> SpinLock:
@@ -129,7 +133,7 @@ class ImageSide(Fixed):
             make: Any = shared.mutex
             if kind is not Mutex:
                 make = shared.spinlock if kind is SpinLock else shared.rwlock
-            name = self._places.image.name_of(address).replace(".", "_")
+            name = self._places.memory.lock_name(address)
             pamt = self._kernel.pamt_lock
             if kind is SpinLock and name == pamt.name:
                 known = pamt
