@@ -152,7 +152,7 @@ def _check_image(
     from dpamt.verify.evidence.code_hash import design_hash
     from dpamt.verify.machine_code.design import GET, PUT, machine_design, read_how
 
-    functions, model, tolerated = read_how(asked.image)
+    functions, *_ = read_how(asked.image)
     names = functions.get("get", GET), functions.get("put", PUT)
     if names != (GET, PUT):
         raise InputError(
@@ -160,7 +160,7 @@ def _check_image(
         )
     if not has_instructions(found):
         raise InputError("counterexample: no addresses of instructions; expected a new --save")
-    design = machine_design(vmlinux, functions, model, tolerated)
+    design = machine_design(vmlinux, *read_how(asked.image))
     assert design.code is not None
     now, kept = design.code.bounds()["image"], trial["bounds"].get("image", "")
     same = now.partition(", ")[2] == kept.partition(", ")[2]

@@ -19,6 +19,7 @@ _DEFAULTS: Final = {
     "memory_model": "tso",
     "functions": {},
     "tolerate": [],
+    "set": [],
 }
 """What an option that is not given stands for."""
 _WITH_FILE: Final = {
@@ -90,7 +91,7 @@ def _check_search(options: argparse.Namespace, given: set[str]) -> None:
         raise InputError("--all: expected without names of designs, for it takes all of them")
     if options.vmlinux and (options.designs or options.all):
         raise InputError("--vmlinux: expected without designs; the image is the design")
-    for name in ("functions", "tolerate", "memory_model"):
+    for name in ("functions", "tolerate", "set", "memory_model"):
         if name in given and not options.vmlinux:
             raise InputError(f"--{name.replace('_', '-')}: expected with --vmlinux FILE")
     if options.trial is not None and options.regions:
@@ -158,6 +159,14 @@ def _parser() -> Parser:
         metavar="LEAF=STATUS",
         help="with --vmlinux: an answer of the module that the code takes as benign, such as "
         "TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE; may be repeated",
+    )
+    parser.add_argument(
+        "--set",
+        type=_value,
+        action="append",
+        metavar="NAME=VALUE",
+        help="with --vmlinux: a variable of the image as the booted kernel has it, such as a "
+        "module's parameter; VALUE is a number or the name of a symbol; may be repeated",
     )
     parser.add_argument(
         "--memory-model",
@@ -304,6 +313,18 @@ def _answer(text: str) -> tuple[int, int]:
 
 
 _answer.__name__ = "answer (LEAF=STATUS, such as TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE)"
+
+
+def _value(text: str) -> tuple[str, str]:
+    from dpamt.verify.machine_code.design import value_of
+
+    try:
+        return value_of(text)
+    except InputError:
+        raise ValueError(text) from None
+
+
+_value.__name__ = "value (NAME=VALUE, a number or the name of a symbol)"
 
 
 def _regions(text: str) -> tuple[int, ...]:

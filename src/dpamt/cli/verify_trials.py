@@ -148,7 +148,8 @@ def image_of(options: argparse.Namespace) -> str:
 
     from dpamt.verify.machine_code.design import how
 
-    return how(options.memory_model, options.functions, frozenset(options.tolerate))
+    tolerated, values = frozenset(options.tolerate), dict(options.set)
+    return how(options.memory_model, options.functions, tolerated, values)
 
 
 def _unknown_trial(name: str, design: "Design") -> Exception:

@@ -222,6 +222,12 @@ class ElfImage:
     def _extern(self, name: str) -> int:
         return self.externs.setdefault(name, EXTERN_BASE + EXTERN_BYTES * len(self.externs))
 
+    def add_extern(self, name: str) -> int:
+        """The address of a name that the file does not know, which is given one."""
+        address = self._extern(name)
+        self._names_of_externs[address] = name
+        return address
+
     def _relocate(self, at: dict[int, int], values: list[int]) -> None:
         slots: dict[int, int] = {}
         slot_base = EXTERN_BASE - (1 << 20)

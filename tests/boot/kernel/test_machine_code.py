@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from dpamt.boot.exerciser import build_files, parse_exercise
 from dpamt.cli.main import main
+from dpamt.kernel_image.vmlinux import KernelImage
 from dpamt.verify.machine_code.code import SC, TSO
 from dpamt.verify.machine_code.design import machine_design
 from dpamt.verify.programs.get_put import regions
@@ -51,6 +53,28 @@ def test_a_plain_search_agrees(dynamic: Path, with_v2s_put: Path, model: str) ->
         design = machine_design(build / "vmlinux", model=model)
         for one in compared(build.name, design, (ONE_REGION,), GRANULARITIES[:1]):
             assert one.agree, str(one)
+
+
+@pytest.mark.parametrize(("counted_as", "code"), [("MERGED", 0), ("V2", 1)])
+def test_a_module_that_kbuild_made(
+    counted_as: str,
+    code: int,
+    dynamic: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The exerciser's own get and put; a parameter tells it where __seamcall_ret is."""
+    build_files(dynamic, KernelImage(dynamic / "vmlinux"), parse_exercise("hammer"), tmp_path)
+    named = (tmp_path / "module" / "exerciser.h").read_text()
+    listed = named.partition("enum design {")[2].partition("}")[0].replace(" ", "").split(",")
+    values = [f"chosen_design={listed.index(f'DESIGN_{counted_as}')}", "seamcall=__seamcall_ret"]
+    given = ["--functions", "get=pamt_get,put=pamt_put,counts=counts", "--cpus", "2"]
+    for value in values:
+        given += ["--set", value]
+    assert main(["verify", "--vmlinux", str(tmp_path / "module" / "kvm-intel.ko"), *given]) == code
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("HOLDS" in said) == (code == 0)
+    assert ("TDX_NO_PAMT_PAGE_PAIR" in said) == (code == 1)
 
 
 def test_a_kernel_without_dynamic_pamt(build: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,11 @@ _CALLS: Final = frozenset(
 )
 
 
+def is_answered(name: str) -> bool:
+    """Whether a function of that name is answered, wherever it lies."""
+    return name in _CALLS
+
+
 class Answered:
     """The table by address, for one image."""
 

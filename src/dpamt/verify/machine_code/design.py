@@ -4,6 +4,7 @@ What a design is, :mod:`dpamt.host.designs.base` says; every program and trial t
 image, KVM's fault path and teardown among them.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,9 @@ PUT: Final = "tdx_pamt_put"
 ROLES: Final = ("get", "put", "counts")
 """What ``--functions`` may name: two functions, and the counters."""
 _TOLERATE: Final = "tolerate"
+_SET: Final = "set"
+_VARIABLE: Final = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
+_VALUE: Final = re.compile(r"-?\d+|0x[0-9a-fA-F]+|[A-Za-z_][\w.]*", re.ASCII)
 _BASE: Final = "merged"
 """The design whose file says what is around get and put: what was merged."""
 
@@ -32,25 +36,40 @@ Answers = frozenset[tuple[int, int]]
 """(leaf, status) of the module."""
 
 
-def how(model: str, functions: dict[str, str], tolerated: Answers = frozenset()) -> str:
-    """How an image is read, as one text: ``tso,get=SYMBOL,tolerate=LEAF=STATUS``."""
+def how(
+    model: str,
+    functions: dict[str, str],
+    tolerated: Answers = frozenset(),
+    values: dict[str, str] | None = None,
+) -> str:
+    """How an image is read, as one text: ``tso,get=SYMBOL,tolerate=LEAF=STATUS,set=NAME=VALUE``."""
     named = [f"{role}={name}" for role, name in sorted(functions.items())]
     benign = [
         f"{_TOLERATE}={LEAF_NAMES[leaf]}={status_name(status)}"
         for leaf, status in sorted(tolerated)
     ]
-    return ",".join([model, *named, *benign])
+    given = [f"{_SET}={name}={value}" for name, value in sorted((values or {}).items())]
+    return ",".join([model, *named, *benign, *given])
 
 
-def read_how(text: str) -> tuple[dict[str, str], str, Answers]:
-    """(functions, model, tolerated) of such a text.  Raises InputError for another one."""
+def read_how(text: str) -> tuple[dict[str, str], str, Answers, dict[str, str]]:
+    """(functions, model, tolerated, values) of such a text.  Raises InputError for another one."""
     model, *parts = text.split(",")
     named = [part.partition("=")[::2] for part in parts]
-    functions = {role: name for role, name in named if role != _TOLERATE}
+    functions = {role: name for role, name in named if role not in (_TOLERATE, _SET)}
+    values = dict(value_of(given) for role, given in named if role == _SET)
     tolerated = [answer_of(answer) for role, answer in named if role == _TOLERATE]
     if model not in MODELS or not all(role in ROLES and name for role, name in functions.items()):
         raise InputError(f"image {text!r}: expected sc or tso, and {', '.join(ROLES)} with names")
-    return functions, model, frozenset(tolerated)
+    return functions, model, frozenset(tolerated), values
+
+
+def value_of(text: str) -> tuple[str, str]:
+    """``NAME=VALUE`` of a variable of the image.  Raises InputError for another text."""
+    name, _, value = text.partition("=")
+    if not _VARIABLE.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise InputError(f"{text!r}: expected NAME=VALUE, a number or the name of a symbol")
+    return name, value
 
 
 def answer_of(text: str) -> tuple[int, int]:
@@ -70,12 +89,13 @@ def machine_design(
     functions: dict[str, str] | None = None,
     model: str = TSO,
     tolerated: Answers = frozenset(),
+    values: dict[str, str] | None = None,
 ) -> Design:
     """The design that an image's get and put are.
 
     ``functions`` names them where they are called otherwise: get, put, counts (the counters);
     ``model`` is that of memory; ``tolerated`` are answers of the module that the code takes as
-    benign, (leaf, status).
+    benign, (leaf, status); ``values`` are those of variables, by name, a number or a symbol.
     Raises InputError for an image without them.
     """
     functions = functions or {}
@@ -98,7 +118,7 @@ def machine_design(
             f"{path}: no variable {' or '.join(COUNT_NAMES)}; expected --functions counts=SYMBOL, "
             "the counters of 2M regions or a pointer to them"
         )
-    code = MachineCode(Places(image, counts, model == TSO), model)
+    code = MachineCode(Places(image, counts, model == TSO, values or {}), model)
 
     run = ImageFunctions(code, get, put)
     missing = [name for name in HELPERS if not run.has(name)]

@@ -30,6 +30,7 @@ from dpamt.verify.machine_code.memory import (
     STACK_BASE,
     STACK_BYTES,
     ImageMemory,
+    is_nowhere,
     signed,
 )
 
@@ -47,6 +48,8 @@ FLAGS: Final = 0xED5
 FIRST_FLAGS: Final = 0x202
 RETURN_ADDRESS: Final = 0xFFFF_FFFF_EFFF_F000
 """Where the outermost function returns to."""
+_NO_END: Final = RETURN_ADDRESS + 0x800
+"""Nothing ever runs there."""
 MOST_INSTRUCTIONS: Final = 200_000
 """A thread that runs more of them without a step goes round."""
 _PAGE: Final = 4096
@@ -213,7 +216,7 @@ class Emulator:
 
     def _start(self, count: int) -> None:
         try:
-            self._uc.emu_start(self.at, 0, count=count)
+            self._uc.emu_start(self.at, _NO_END, count=count)
         except self._unicorn.UcError as error:
             if self._failure is None:
                 at = self._uc.reg_read(self._rip)
@@ -240,6 +243,8 @@ class Emulator:
     def _must_stop(self, address: int) -> bool:
         skip, self._skip = self._skip, False
         if not skip and (address == RETURN_ADDRESS or self._stops_at(address)):
+            return True
+        if is_nowhere(address):
             return True
         instruction = self._instructions.at(address)
         if not skip:

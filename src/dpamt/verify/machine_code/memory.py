@@ -22,6 +22,7 @@ from dpamt.errors import InputError
 from dpamt.kernel_image.elf import ElfImage, Symbol
 from dpamt.kernel_image.lines import Lines
 from dpamt.kernel_image.variables import Variables
+from dpamt.verify.machine_code.answered import is_answered
 
 PAGE_OFFSET: Final = 0xFFFF_8880_0000_0000
 VMEMMAP: Final = 0xFFFF_EA00_0000_0000
@@ -55,6 +56,7 @@ NOWHERE: Final = "nowhere"
 """A page fault: the first page, and addresses that no x86-64 CPU with 4-level paging has."""
 _NULL_PAGE: Final = 4096
 _CANONICAL: Final = 1 << 47
+_SIZES: Final = (1, 2, 4, 8)
 
 
 class Cell(NamedTuple):
@@ -81,7 +83,7 @@ class Preset(NamedTuple):
 class ImageMemory:
     """The address space of one image."""
 
-    def __init__(self, image: ElfImage, counts: str, lines: Lines) -> None:
+    def __init__(self, image: ElfImage, counts: str, lines: Lines, values: dict[str, str]) -> None:
         self.image = image
         self.variables = Variables(lines)
         self._locks: dict[int, str] = {}
@@ -111,12 +113,44 @@ class ImageMemory:
         self._preset("tdx_sysinfo", _FEATURES0, TDX_FEATURES0_DYNAMIC_PAMT)
         if "debug_locks" in image.externs:  # of an object: lockdep's own checks are off
             self._preset("debug_locks", 0, 0)
+        self.given: list[Preset] = []
+        """Variables that the user gave a value."""
+        for name, value in values.items():
+            self._give(name, value)
 
     def _preset(self, name: str, offset: int, value: int) -> None:
         address = self.image.address_of(name)
         if address is not None:
             self._bytes[address + offset] = struct.pack("<Q", value)
             self.presets.append(Preset(name, offset, value))
+
+    def _give(self, name: str, text: str) -> None:
+        address, symbol = self.image.address_of(name), self.image.symbols.get(name)
+        if address is None:
+            raise InputError(f"{self.image.path}: no variable {name}; expected one for --set")
+        size = symbol.size if symbol is not None and symbol.size else 8
+        if size not in _SIZES:
+            raise InputError(
+                f"{self.image.path}: {name} has {size} bytes; expected 1, 2, 4 or 8 for --set"
+            )
+        try:
+            value = int(text, 0)
+        except ValueError:
+            target = self.image.address_of(text)
+            if target is None and is_answered(text):
+                target = self.image.add_extern(text)
+            if target is None:
+                raise InputError(
+                    f"{self.image.path}: no symbol {text}; expected it or a number for --set {name}"
+                ) from None
+            value = target
+        if not -(1 << 8 * size - 1) <= value < 1 << 8 * size:
+            raise InputError(
+                f"{self.image.path}: --set {name}={text}: expected what {size} bytes hold"
+            )
+        self.presets = [preset for preset in self.presets if preset.symbol != name]
+        self._bytes[address] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        self.given.append(Preset(name, 0, value))
 
     def first_bytes(self, address: int, size: int) -> bytes:
         """What lies there before any thread runs."""

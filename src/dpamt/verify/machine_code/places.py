@@ -33,7 +33,7 @@ from dpamt.verify.machine_code.emulator import (
     Emulator,
     Own,
 )
-from dpamt.verify.machine_code.memory import STACK_TOP, Cell, ImageMemory, signed
+from dpamt.verify.machine_code.memory import STACK_TOP, Cell, ImageMemory, is_nowhere, signed
 from dpamt.verify.machine_code.operations import (
     ATOMIC_STEP,
     BUG,
@@ -65,10 +65,12 @@ class _Key(NamedTuple):
 class Places(Fixed):
     """The places of one image's functions, numbered from 0 in the order they are met."""
 
-    def __init__(self, image: ElfImage, counts: str, fences: bool) -> None:
+    def __init__(
+        self, image: ElfImage, counts: str, fences: bool, values: dict[str, str] | None = None
+    ) -> None:
         self.image = image
         self.lines = Lines(image)
-        self.memory = ImageMemory(image, counts, self.lines)
+        self.memory = ImageMemory(image, counts, self.lines, values or {})
         self.answered = Answered(image)
         self.bugs = bugs_of(image)
         self._instructions = Instructions(image)
@@ -227,6 +229,9 @@ class Places(Fixed):
                 self.memory.name_lock(arguments[0], emulator.last)
             operation = Operation(CALL, emulator.last, method=name, arguments=arguments)
             return self._place(operation, at, registers, emulator.own())
+        if is_nowhere(at):  # a call or a jump through NULL
+            operation = Operation(OOPS, emulator.last, arguments=(at,))
+            return self._place(operation, at, emulator.registers(), emulator.own())
         instruction = self._instructions.at(at)
         if instruction.is_undefined:
             bug = self.bugs.get(at)

@@ -17,6 +17,9 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         said.append(
             f"{image.path.name}: set before the first step, as a booted kernel has it: {presets}"
         )
+    if places.memory.given:
+        given = ", ".join(f"{p.symbol} = {p.value:#x}" for p in places.memory.given)
+        said.append(f"given with --set, and never changed: {given}")
     called = [name for name in places.called if name not in answered.LISTS]
     if called:
         said.append(f"answered, not executed: {', '.join(sorted(called))}")
