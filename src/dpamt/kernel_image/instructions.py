@@ -31,6 +31,7 @@ _REFUSED: Final = frozenset(
     }
 )
 _ONLY_WRITE: Final = ("mov", "set", "stos", "pop", "movnti", "movabs")
+_MASK: Final = (1 << 64) - 1
 _ATOMIC_ALWAYS: Final = frozenset({"xchg"})
 
 
@@ -75,6 +76,13 @@ class Instruction:
     """Why it may not run; empty: it may."""
     operands: tuple[tuple[str, Any], ...]
     """(``reg``, name), (``imm``, number) or (``mem``, None), in Intel's order."""
+    computed: int = -1
+    """Of LEA without registers but RIP: the address; else -1."""
+
+    def names(self, address: int) -> bool:
+        """Whether it loads that address as a number."""
+        numbers = [value & _MASK for kind, value in self.operands if kind == "imm"]
+        return address in (*numbers, self.computed)
 
 
 class Instructions:
@@ -167,7 +175,14 @@ class Instructions:
             any(word.startswith("rep") for word in words[:-1]),
             refused,
             tuple(operands),
+            self._computed(found) if mnemonic == "lea" else -1,
         )
+
+    def _computed(self, found: Any) -> int:
+        place = next(o.mem for o in found.operands if o.type == self._x86.X86_OP_MEM)
+        if place.index or found.reg_name(place.base) != "rip":
+            return -1
+        return int(place.disp + found.address + found.size) & _MASK
 
     def _operand(self, found: Any, operand: Any, mnemonic: str, is_locked: bool) -> Operand:
         reads = bool(operand.access & self._capstone.CS_AC_READ)

@@ -126,9 +126,11 @@ class OtherCode(Protocol):
     """Code of a design that is not Python: what a verdict has to say of it.
 
     ``buffers``: the search goes through its stores and loads with a store buffer for each CPU.
+    ``shares_pamt_lock``: the lock of its get and put is known, so that a DEMOTE can take it too.
     """
 
     buffers: bool
+    shares_pamt_lock: bool
 
     def bounds(self) -> dict[str, str]:
         """What a verdict on it holds for."""

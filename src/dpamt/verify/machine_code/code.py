@@ -112,6 +112,8 @@ class MachineCode(Fixed):
         """What else a verdict rests on."""
         self.buffers = model == TSO
         """Whether a CPU's plain stores wait in its store buffer."""
+        self.shares_pamt_lock = False
+        """Whether get and put take the lock that a DEMOTE of dpamt's own takes."""
 
     def prepare(self, kernel: Kernel) -> None:
         """Give a machine the words and locks of the image; before any thread runs."""

@@ -19,6 +19,7 @@ from dpamt.verify.machine_code.code import MODELS, TSO, MachineCode
 from dpamt.verify.machine_code.functions import HELPERS, ImageFunctions
 from dpamt.verify.machine_code.memory import COUNT_NAMES
 from dpamt.verify.machine_code.places import Places
+from dpamt.verify.machine_code.reach import is_taken_by_call
 
 GET: Final = "tdx_pamt_get"
 PUT: Final = "tdx_pamt_put"
@@ -121,6 +122,13 @@ def machine_design(
     code = MachineCode(Places(image, counts, model == TSO, values or {}), model)
 
     run = ImageFunctions(code, get, put)
+    lock = "dpamt_lock" if counts.startswith("dpamt") else "pamt_lock"
+    code.shares_pamt_lock = is_taken_by_call(code.places, (get, put), lock)
+    code.said.append(
+        f"a DEMOTE and its count, where a trial has one, are dpamt's own, under {lock} as get and put"
+        if code.shares_pamt_lock
+        else f"no trial has a DEMOTE: get and put take no {lock} by a call"
+    )
     missing = [name for name in HELPERS if not run.has(name)]
     if missing:
         code.said.append(f"not in the file, dpamt's own in their place: {', '.join(missing)}")

@@ -1,11 +1,14 @@
 """Which code of an image may run, ran, and never did."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from dpamt.kernel_image.elf import Symbol
 from dpamt.kernel_image.patch_sites import patch_sites_of
 from dpamt.verify.machine_code.places import Places
 
+_NEAR: Final = 8
+"""Instructions between the address of a lock and the call that takes it, at most."""
 Code = list[tuple[str, bytes]]
 """Names and bytes."""
 
@@ -20,8 +23,40 @@ def executed(places: Places) -> Code:
 
 def may_run(places: Places, roots: Iterable[str]) -> Code:
     """Functions, and all that they call or jump to by name and that is not answered."""
+    image = places.image
+    return sorted(
+        (symbol.name, image.read(symbol.address, symbol.size))
+        for symbol in _functions(places, roots)
+    )
+
+
+def is_taken_by_call(places: Places, roots: Iterable[str], lock: str) -> bool:
+    """Whether functions, and what they call, take a lock of that name by a call that is answered.
+
+    So it is seen: its address is loaded, and not far behind it stands the call.
+    """
+    address = places.image.address_of(lock)
+    if address is None:
+        return False
+    for symbol in _functions(places, roots):
+        near = 0
+        at = symbol.address
+        while at < symbol.address + symbol.size:
+            instruction = places.instructions.at(at)
+            at += instruction.size
+            if instruction.target >= 0:
+                if near and places.answered.is_lock(instruction.target):
+                    return True
+            elif instruction.names(address):
+                near = _NEAR
+            near = max(0, near - 1)
+    return False
+
+
+def _functions(places: Places, roots: Iterable[str]) -> Iterable[Symbol]:
+    """Functions, and all that they call or jump to by name and that is not answered."""
     image, instructions = places.image, places.instructions
-    found: dict[int, tuple[str, bytes]] = {}
+    found: dict[int, Symbol] = {}
     pending = [image.symbols[name] for name in roots if name in image.symbols]
     while pending:
         symbol = pending.pop()
@@ -30,7 +65,7 @@ def may_run(places: Places, roots: Iterable[str]) -> Code:
             continue
         if places.answered.stops_at(symbol.address):
             continue
-        found[symbol.address] = symbol.name, image.read(symbol.address, symbol.size)
+        found[symbol.address] = symbol
         at = symbol.address
         while at < symbol.address + symbol.size:
             instruction = instructions.at(at)
@@ -38,7 +73,7 @@ def may_run(places: Places, roots: Iterable[str]) -> Code:
             if instruction.target >= 0 and target is not None and not offset:
                 pending.append(target)
             at += instruction.size
-    return sorted(found.values())
+    return found.values()
 
 
 def never_ran(places: Places) -> list[list[int]]:

@@ -249,5 +249,5 @@ def trials_of(design: Design, by_name: bool = False) -> list[Trial]:
         for trial in SUITE
         if trial.applies(design)
         and (by_name or not trial.by_name)
-        and not (trial.demotes and design.code is not None)
+        and not (trial.demotes and design.code is not None and not design.code.shares_pamt_lock)
     ]
