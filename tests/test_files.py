@@ -118,6 +118,70 @@ def test_a_device_is_written_to_and_may_be_given_twice() -> None:
     assert Path(os.devnull).is_char_device()
 
 
+@pytest.mark.parametrize("number", [(1, 1), (1, 4), (10, 130), (21, 0), (90, 0)])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_device_that_writing_harms_is_not_written_to(
+    number: tuple[int, int], force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory, ports, a watchdog, a SCSI disk's raw device, flash: root could write to each."""
+    device = os.stat_result((stat.S_IFCHR | 0o600, *(0,) * 9), {"st_rdev": os.makedev(*number)})
+    monkeypatch.setattr(Output, "_stat", lambda self: device)
+    with pytest.raises(InputError, match=rf"is a device \({number[0]}:{number[1]}\)"):
+        check(Output(str(tmp_path / "device"), "page", force))
+
+
+def test_standard_input_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``dpamt trace - --html FILE --force < FILE``: the recording has no name, and is read."""
+    (tmp_path / "file").write_bytes(OWN["page"])
+    kept = os.dup(0)
+    try:
+        with (tmp_path / "file").open() as opened:
+            os.dup2(opened.fileno(), 0)
+            with pytest.raises(InputError, match="is the same file as standard input"):
+                check(Output(str(tmp_path / "file"), "page", force=True))
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no /sys here")
+def test_a_folder_that_takes_no_file_is_refused_before_any_work() -> None:
+    """Permissions let root write there; the file system does not."""
+    with pytest.raises(InputError, match=r"no (file can be made|permission to write) in /sys"):
+        check(Output("/sys/kernel/dpamt", "page"))
+
+
+def test_a_terminal_that_is_not_there_is_refused_before_any_work() -> None:
+    code = (
+        "from dpamt.files import Output, check_outputs\n"
+        "check_outputs([('--html', Output('/dev/tty', 'page'))], [])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True
+    )
+    assert done.stderr.splitlines()[-1].endswith(
+        "/dev/tty: No such device or address; expected a file to write to"
+    )
+
+
+def test_extended_attributes_stay(tmp_path: Path) -> None:
+    """An access control list is one."""
+    (tmp_path / "file").write_bytes(b"old")
+    try:
+        os.setxattr(tmp_path / "file", "user.dpamt", b"kept")
+    except OSError as error:
+        pytest.skip(f"no extended attributes here: {error}")
+    with replaced(str(tmp_path / "file")) as file:
+        file.write("new")
+    assert os.getxattr(tmp_path / "file", "user.dpamt") == b"kept"
+
+
+def test_a_link_to_no_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere/at/all")
+    with pytest.raises(InputError, match="link: is not a folder"):
+        check(OutputFolder(str(tmp_path / "link"), ["hosts.parquet"], "table"))
+
+
 def test_a_full_device_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No space left"), replaced("/dev/full") as file:
         file.write("x")

@@ -4,8 +4,8 @@ What may be lost when a program writes a file, and what is done about it:
 
 - *The program stops half-way* (full disk, Ctrl-C, an error).  A file is written beside its place,
   brought to the disk, and takes its place by one rename; until then the old file stands.
-- *The name leads elsewhere.*  A symbolic link is followed and kept.  A device or a pipe is written
-  to, never replaced; a disk is refused.  ``-``, ``/dev/stdout`` and ``/dev/fd/N`` are streams of
+- *The name leads elsewhere.*  A symbolic link is followed and kept.  A terminal, ``/dev/null`` or a
+  pipe is written to, never replaced; a disk and any other device is refused.  ``-``, ``/dev/stdout`` and ``/dev/fd/N`` are streams of
   this process and are written to as such, for a rename would cut the caller off from its file.
 - *Two names are one file.*  :func:`check_outputs` compares files, not names: an output that is an
   input, another output or a stream of the same command is refused before any work.
@@ -30,6 +30,14 @@ STDOUT: Final = "-"
 
 _MOST_LINKS: Final = 40
 """As in Linux, ``MAXSYMLINKS`` (include/linux/namei.h)."""
+
+_MEMORY_MAJOR: Final = 1
+_HARMLESS_MINORS: Final = {3, 5, 7}
+"""``/dev/null``, ``/dev/zero`` and ``/dev/full``; beside them ``/dev/mem`` and ``/dev/port``."""
+
+_TERMINAL_MAJORS: Final = {4, 5, *range(136, 144), 188, 204, 229}
+"""Consoles, serial lines and pseudo-terminals.  These and the numbers above: Linux,
+Documentation/admin-guide/devices.txt."""
 
 
 class Output:
@@ -85,6 +93,8 @@ class Output:
             raise InputError(f"{self.path}: is a disk; expected a file to write to")
         if _is(self._seen, stat.S_ISSOCK):
             raise InputError(f"{self.path}: is a socket; expected a file to write to")
+        if self._seen is not None and stat.S_ISCHR(self._seen.st_mode):
+            self._check_device(self._seen.st_rdev)
         if self._seen is None or stat.S_ISREG(self._seen.st_mode):
             self._check_folder()
         if self._seen is not None:
@@ -149,6 +159,31 @@ class Output:
                 "your own"
             )
 
+        try:  # /sys and /proc refuse root too, and only when it is tried
+            with self._file_beside() as (handle, beside):
+                os.close(handle)
+                os.unlink(beside)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: no file can be made in {folder}: {_why(error)}; expected a file to "
+                "write to"
+            ) from None
+
+    def _check_device(self, number: int) -> None:
+        """To write to another device, or only to open it, can do harm: a watchdog, a flash."""
+        major, minor = os.major(number), os.minor(number)
+        if major == _MEMORY_MAJOR and minor in _HARMLESS_MINORS:
+            return
+        if major not in _TERMINAL_MAJORS:
+            raise InputError(
+                f"{self.path}: is a device ({major}:{minor}); expected a file, a pipe, a terminal "
+                "or /dev/null"
+            )
+        try:
+            os.close(os.open(self._target, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK))
+        except OSError as error:  # as /dev/tty, where there is no terminal
+            raise InputError(f"{self.path}: {_why(error)}; expected a file to write to") from None
+
     def _check_existing(self, seen: os.stat_result) -> None:
         if not os.access(self._target, os.W_OK) or not (self._force or seen.st_mode & 0o222):
             raise InputError(f"{self.path}: no permission to write; expected another file")
@@ -207,22 +242,28 @@ class Output:
         return os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8")
 
     @contextmanager
-    def _open_file(self, mode: str) -> Iterator[IO[Any]]:
+    def _file_beside(self) -> Iterator[tuple[int, str]]:
+        """An open file in the same folder, and its name; it goes when the block fails."""
         import tempfile  # not at the start: help and refusals need none
 
         handle, beside = tempfile.mkstemp(prefix=".dpamt-", dir=os.path.dirname(self._target))
         try:
+            yield handle, beside
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def _open_file(self, mode: str) -> Iterator[IO[Any]]:
+        with self._file_beside() as (handle, beside):
             with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             self._put_in_place(beside)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
 
     def _put_in_place(self, beside: str) -> None:
-        """By one rename, with the owner and permissions of the file that was there."""
+        """By one rename, with the owner, permissions and attributes of the file that was there."""
         now = self._stat()
         if now is not None and not _is_unchanged(now, self._seen):
             self._seen = now
@@ -235,6 +276,7 @@ class Output:
             with suppress(PermissionError):  # another's file, in a folder of ours
                 os.chown(beside, now.st_uid, now.st_gid)
             os.chmod(beside, now.st_mode & 0o777)
+            _copy_attributes(self._target, beside)
         os.replace(beside, self._target)
         self._seen = self._stat()
 
@@ -258,7 +300,7 @@ class OutputFolder:
     def check(self) -> None:
         """Raise InputError, before any work, for what could not or must not be written."""
         at = Path(self.path)
-        if self.path in ("", STDOUT) or (at.exists() and not at.is_dir()):
+        if self.path in ("", STDOUT) or (os.path.lexists(at) and not at.is_dir()):
             raise InputError(f"{self.path}: is not a folder; expected a folder to write to")
         if at.is_dir():
             for one in self.files.values():
@@ -304,6 +346,10 @@ def check_outputs(
         for descriptor, what in ((1, "standard output"), (2, "standard error"))
     }
     taken: dict[tuple[Any, ...], str] = {}
+    with suppress(OSError):  # whether it is read or not: no command writes over it
+        read = os.fstat(0)
+        if stat.S_ISREG(read.st_mode):
+            taken[_identity(read)] = "standard input"
     for option, path in inputs:
         with suppress(OSError, ValueError):
             seen = os.stat(path)
@@ -381,6 +427,14 @@ def _number(stream: Any) -> int | None:
     except (OSError, AttributeError):
         return None
     return number
+
+
+def _copy_attributes(source: str, target: str) -> None:
+    """Extended attributes, access control lists among them, as far as the file system lets us."""
+    with suppress(OSError):
+        for name in os.listxattr(source):
+            with suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
 
 
 def _is(seen: os.stat_result | None, what: Any) -> bool:

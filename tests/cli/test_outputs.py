@@ -219,6 +219,24 @@ def test_the_file_behind_standard_output_is_no_output(folder: Path) -> None:
     assert (folder / "both").read_bytes() == b""
 
 
+def test_a_report_is_not_added_to_what_was_read(folder: Path) -> None:
+    """``dpamt plan host.e820 >> host.e820``, which no shell prevents."""
+    before = left(folder)
+    for arguments in (("plan", "host.e820"), ("verify", "./mine.py", "--cpus", "2")):
+        with (folder / arguments[1]).open("ab") as added:
+            done = subprocess.run(
+                [sys.executable, "-m", "dpamt", *arguments],
+                cwd=folder,
+                stdout=added,
+                stderr=subprocess.PIPE,
+                env=environment(),
+                text=True,
+            )
+        assert done.returncode == 2
+        assert "is standard output too; expected another file there" in done.stderr
+    assert left(folder) == before
+
+
 def test_force_needs_a_file(tmp_path: Path) -> None:
     assert "--force without a file to write" in refused("verify", "--force", cwd=tmp_path)
 

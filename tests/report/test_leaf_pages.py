@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpamt.abi.leaves import LEAF_NAMES
+from dpamt.errors import InputError
 from dpamt.module.leaves.table import HANDLERS
 from dpamt.report.leaf_pages import main, pages
 
@@ -38,8 +39,17 @@ def test_links_resolve_and_tables_are_even(name: str) -> None:
 
 
 def test_what_is_no_more_goes_away(tmp_path: Path) -> None:
-    (tmp_path / "tdh-gone.md").write_text("old")
+    made = PAGES["tdh-sys-rd.md"]
+    (tmp_path / "tdh-gone.md").write_text(made, encoding="utf-8")
     (tmp_path / "mine.md").write_text("kept")
     main([str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {*PAGES, "mine.md"}
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == PAGES["README.md"]
+
+
+@pytest.mark.parametrize("name", ["tdh-notes.md", "tdh-sys-rd.md", "README.md"])
+def test_pages_of_others_stay(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("# TDH notes of my own\n")
+    with pytest.raises(InputError, match=f"{name}: was not made here"):
+        main([str(tmp_path)])
+    assert [file.name for file in tmp_path.iterdir()] == [name]

@@ -6,8 +6,10 @@ Its refusals are one line.  It knows which options name files, so that no comman
 
 import argparse
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from dpamt.errors import InputError
@@ -93,6 +95,8 @@ class Parser(argparse.ArgumentParser):
         """The options; what goes together and the outputs are checked, before any work."""
         options = self._parse(arguments, argparse.Namespace())
         self._check_together(arguments)
+        if self._inputs:
+            self._check_standard_output(options)
         if self._outputs:
             self._check_files(options)
         return options
@@ -129,6 +133,19 @@ class Parser(argparse.ArgumentParser):
     def _add_force(self) -> None:
         if "--force" not in self._option_string_actions:
             self.add_argument("--force", action="store_true", help=FORCE_HELP)
+
+    def _check_standard_output(self, options: argparse.Namespace) -> None:
+        """``dpamt trace FILE >> FILE``: the report is not added to what was read."""
+        try:
+            ours = os.fstat(1)
+        except OSError:
+            return
+        if not stat.S_ISREG(ours.st_mode):
+            return
+        for name, path in self._paths_read(options):
+            with suppress(OSError, ValueError):
+                if os.path.samestat(os.stat(path), ours):
+                    self.error(f"{name} {path} is standard output too; expected another file there")
 
     def _check_files(self, options: argparse.Namespace) -> None:
         for output, source in self._go_on.items():

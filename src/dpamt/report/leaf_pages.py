@@ -24,6 +24,7 @@ from dpamt.abi.states import (
 )
 from dpamt.abi.status import STATUS_NAMES, TDX_MISSING_PAMT_PAGE_PAIR
 from dpamt.errors import InputError
+from dpamt.files import replaced
 from dpamt.module.leaves.table import BEFORE_READY, HANDLERS
 from dpamt.module.module import TdxModule
 from dpamt.module.pamt import Pamt
@@ -83,20 +84,20 @@ def pages() -> dict[str, str]:
 def main(arguments: list[str]) -> None:
     """Write the pages into a folder; pages of leaves that are no more go away.
 
-    Raises InputError for a folder that has another README.md: it is not one of these pages.
+    Raises InputError for a folder where a file of such a name is not one of these pages.
     """
     folder = Path(arguments[0])
     made = pages()
-    title = made["README.md"].partition("\n")[0]
-    readme = folder / "README.md"
-    if readme.exists() and not readme.read_text(encoding="utf-8").startswith(title):
-        raise InputError(f"{readme}: begins otherwise; expected a folder of pages: {title}")
+    old = {file.name for file in folder.glob("tdh-*.md")}
+    for name in sorted(old | {name for name in made if (folder / name).exists()}):
+        if _MADE not in (folder / name).read_text(encoding="utf-8"):
+            raise InputError(f"{folder / name}: was not made here; expected a folder of leaf pages")
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("tdh-*.md"):
-        if old.name not in made:
-            old.unlink()
+    for name in old - made.keys():
+        (folder / name).unlink()
     for name, text in made.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        with replaced(str(folder / name)) as file:
+            file.write(text)
 
 
 def _function(leaf: int) -> FunctionType:
