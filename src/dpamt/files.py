@@ -5,8 +5,9 @@ What may be lost when a program writes a file, and what is done about it:
 - *The program stops half-way* (full disk, Ctrl-C, an error).  A file is written beside its place,
   brought to the disk, and takes its place by one rename; until then the old file stands.
 - *The name leads elsewhere.*  A symbolic link is followed and kept.  A terminal, ``/dev/null`` or a
-  pipe is written to, never replaced; a disk and any other device is refused.  ``-``, ``/dev/stdout`` and ``/dev/fd/N`` are streams of
-  this process and are written to as such, for a rename would cut the caller off from its file.
+  pipe is written to, never replaced; a disk and any other device is refused.  ``-``,
+  ``/dev/stdout`` and ``/dev/fd/N`` are streams of this process and are written to as such, for a
+  rename would cut the caller off from its file.
 - *Two names are one file.*  :func:`check_outputs` compares files, not names: an output that is an
   input, another output or a stream of the same command is refused before any work.
 - *The file is the user's.*  A file that exists is only replaced by one of its own kind: every kind
