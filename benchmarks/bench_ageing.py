@@ -33,9 +33,9 @@ from dpamt.plan.mix import at_2m, parse_mix
 from dpamt.platform.page_allocator import PageAllocator
 from dpamt.platform.size import machine_from_size
 
-LIMIT_EVENTS = 100
-LIMIT_BINCOUNT = 0.5
-LIMIT_4K = 3
+TARGET_EVENTS = 100
+TARGET_BINCOUNT = 0.5
+TARGET_4K = 3
 WEEKS_HOST = "128GiB"
 WEEKS_TDS = ("4x4GiB/4vcpu", "1x16GiB/8vcpu")
 HOST = "8GiB"
@@ -182,17 +182,17 @@ def main() -> None:
         print(
             f"at 2M {row['share_2m']:.0%}: {row['events']:,.0f} page events; ns each: ageing "
             f"{row['ageing']:.2f}, loop {row['loop']:.0f} ({loop:.0f} times), SimPy "
-            f"{row['simpy']:.0f} ({simpy:.0f} times); limit {LIMIT_EVENTS}"
+            f"{row['simpy']:.0f} ({simpy:.0f} times); target {TARGET_EVENTS}"
         )
     for line in regions:
         print(
             f"{line['pages']:>10,} pages to regions: {line['own_ns']:.2f} ns, bincount "
-            f"{line['bincount_ns']:.2f} ns: {line['of_bincount']:.2f} of its speed; limit "
-            f"{LIMIT_BINCOUNT}"
+            f"{line['bincount_ns']:.2f} ns: {line['of_bincount']:.2f} of its speed; target "
+            f"{TARGET_BINCOUNT}"
         )
     print(
         f"four weeks on {WEEKS_HOST}: {weeks['seconds_2m']:.2f} s with 90 % at 2M, "
-        f"{weeks['seconds_4k']:.2f} s at 4K: {weeks['times']:.1f} times; limit {LIMIT_4K}"
+        f"{weeks['seconds_4k']:.2f} s at 4K: {weeks['times']:.1f} times; target {TARGET_4K}"
     )
 
 

@@ -43,11 +43,11 @@ from dpamt.platform.physical_memory import PhysicalMemory
 from dpamt.platform.read_machine import packaged_host
 from dpamt.sync import Shared
 
-LIMIT = 50
+TARGET = 50
 BULK_REPEATS = 16
 """Ranges in a row in bulk, for one page by page: both take a while."""
-SECONDS_LIMIT = 60
-GIB_LIMIT = 4
+SECONDS_TARGET = 60
+GIB_TARGET = 4
 FILLS = (64, 128, 256, 512, 0)
 """GiB; 0: all there is."""
 TD_GIB = 64
@@ -273,15 +273,15 @@ def main() -> None:
     fills = [] if options.no_fill else measure_fills()
     line = fit(fills) if fills else {}
     if options.json:
-        print(json.dumps({"limit": LIMIT, "ratios": ratios, "fills": fills, "fit": line}, indent=2))
+        print(json.dumps({"target": TARGET, "ratios": ratios, "fills": fills, "fit": line}, indent=2))
         return
-    print(f"{'a page':27} {'one by one':>12} {'in bulk':>10} {'ratio':>7}   (limit {LIMIT})")
+    print(f"{'a page':27} {'one by one':>12} {'in bulk':>10} {'ratio':>7}   (target {TARGET})")
     for name, row in ratios.items():
         alone, bulk, ratio = row["one_by_one_ns"], row["bulk_ns"], row["ratio"]
         print(f"{name:27} {alone:9.0f} ns {bulk:7.1f} ns {ratio:7.0f}")
     if fills:
         print(f"\n{'TD memory at 4K':>16} {'pairs':>9} {'seconds':>8} {'peak':>10}", end="")
-        print(f"   (limits {SECONDS_LIMIT} s, {GIB_LIMIT} GiB)")
+        print(f"   (targets {SECONDS_TARGET} s, {GIB_TARGET} GiB)")
         for row in fills:
             size = f"{row['gib']:.1f} GiB"
             print(f"{size:>16} {row['pairs']:>9,} {row['seconds']:8.1f} {row['peak_gib']:6.2f} GiB")

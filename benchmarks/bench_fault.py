@@ -18,7 +18,7 @@ from dpamt.abi.pages import PAGE_SIZE, SIZE_2M
 from dpamt.host.kvm.mmu import tdx_handle_ept_violation
 from dpamt.host.kvm.zap import kvm_gmem_punch_hole
 
-LIMIT = 150
+TARGET = 150
 
 
 class Subject:
@@ -71,9 +71,9 @@ def main() -> None:
     options = parser.parse_args()
     result = measure(options.rounds)
     if options.json:
-        print(json.dumps({"limit": LIMIT, **result}, indent=2))
+        print(json.dumps({"target": TARGET, **result}, indent=2))
         return
-    print(f"{'fault at 4K, design':24} {'ns':>9} {'bare calls':>11}   (limit {LIMIT})")
+    print(f"{'fault at 4K, design':24} {'ns':>9} {'bare calls':>11}   (target {TARGET})")
     for name, cost in result.items():
         print(f"{name:24} {cost['ns']:9.0f} {cost['bare_calls']:11.1f}")
 

@@ -125,7 +125,7 @@ class Answering:
 
     def _wrong_now(self, before: tuple[int, ...], after: tuple[int, ...]) -> list[str]:
         """What is wrong in the module's tree: in the regions that the call names after each call,
-        in all of it every so many calls, and at the end."""
+        in all of it at regular numbers of calls, and at the end."""
         module, view = self._result.module, self._view
         assert module is not None
         assert view is not None
@@ -153,7 +153,7 @@ class Answering:
         return wrong
 
     def _see_missed(self, leaf: int) -> None:
-        """A pointer to where the guest has no memory, told once for each leaf."""
+        """A pointer to where the guest has no memory, reported once for each leaf."""
         exercise = self._options.exercise
         if exercise is None or exercise.mode != "hostile":
             what = f"{leaf_name(leaf)}: a pointer to where the guest has no memory"

@@ -1,4 +1,4 @@
-"""What the kernel told the module at SYS.CONFIG, beside what dpamt's own host tells it.
+"""What the kernel passed to the module at SYS.CONFIG, beside what dpamt's own host passes.
 
 The host is booted on the same machine, in the same PAMT mode, and its SYS.CONFIG is taken down.
 Which pages the kernel's allocator had free when TDX was initialised nobody can know from outside:
@@ -34,7 +34,7 @@ class Told:
 
 
 def told_by_kernel(tdmr_infos: list[bytes], console: list[str]) -> Told:
-    """What a booted kernel told its module, and its log."""
+    """What a booted kernel passed to its module, and its log."""
     return Told(tuple(TdmrInfo.unpack(data) for data in tdmr_infos), _pamt_kib(console))
 
 

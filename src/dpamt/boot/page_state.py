@@ -38,7 +38,7 @@ class Kept(NamedTuple):
 
 
 def references(kernel: KernelMemory, image: KernelImage, pfn: int) -> int | None:
-    """_refcount of a page, 0 where the page allocator has it; None where it cannot be told."""
+    """_refcount of a page, 0 where the page allocator has it; None where it is unknown."""
     symbol = image.symbol(_VMEMMAP)
     base = kernel.read64(symbol.address) if symbol is not None else None
     if base is None:

@@ -1,4 +1,4 @@
-"""What a guest's CPU asks, and what it is told: the same through every transport."""
+"""What a guest's CPU asks, and the answer that it gets: the same through every transport."""
 
 from dataclasses import dataclass, field
 from typing import Final, Protocol

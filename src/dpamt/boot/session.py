@@ -68,7 +68,7 @@ _RESTARTS: Final = (
 """What Linux prints on its way down (kernel/reboot.c, arch/x86/kernel/reboot.c, kernel/panic.c)."""
 
 Progress = Callable[[str, int], None]
-"""Told now and then: what the guest is doing, and how many SEAMCALLs it has made."""
+"""Called now and then with what the guest is doing, and how many SEAMCALLs it has made."""
 
 
 def boot(
@@ -453,7 +453,7 @@ class _Session:
             monitor.run("stop")
             stopped = monitor.registers()
         except Finding as error:
-            return [f"where the CPUs stand cannot be told: {error}"]
+            return [f"it is not known where the CPUs stand: {error}"]
         told = []
         for cpu, registers in enumerate(stopped):
             request = self._open.get(cpu)

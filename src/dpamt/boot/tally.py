@@ -21,7 +21,7 @@ class Counting(Protocol):
 
     @property
     def times(self) -> int:
-        """At most so many."""
+        """The limit of what is kept."""
 
 
 R = TypeVar("R", bound=Counting)

@@ -173,29 +173,38 @@ def _check_image(
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt boot",
-        description="Boot a Linux kernel that was built with CONFIG_INTEL_TDX_HOST in plain QEMU, "
-        "and answer its SEAMCALLs with the model of the TDX module.  docs/boot.md shows how to "
-        "build one.",
+        description="Boot a Linux kernel that was built with CONFIG_INTEL_TDX_HOST in plain QEMU,"
+        " and answer its SEAMCALLs with the model of the TDX module. docs/boot.md "
+        "shows how to build one.",
     )
-    parser.add_input("--vmlinux", required=True, metavar="FILE", help="the kernel, with symbols")
     parser.add_input(
-        "--kernel", metavar="BZIMAGE", help="boot this image of it instead (--transport gdb)"
+        "--vmlinux", required=True, metavar="FILE", help="the kernel, with its symbols"
+    )
+    parser.add_input(
+        "--kernel",
+        metavar="BZIMAGE",
+        help="boot this image of the same kernel instead (--transport gdb)",
     )
     parser.add_argument(
         "--transport",
         choices=("mailbox", "gdb"),
         default="mailbox",
-        help="mailbox: a few bytes of a copy of the kernel are changed, CPUs run on (the default); "
-        "gdb: nothing is changed, all CPUs stop",
+        help="mailbox (the default): a few bytes in a copy of the kernel are changed, and the "
+        "other CPUs run during a SEAMCALL; gdb: nothing is changed, and all CPUs stop",
     )
-    parser.add_argument("--smp", type=_count, default=2, metavar="N", help="CPUs (2)")
-    parser.add_argument("--memory", default="4GiB", metavar="M", help="a size such as 4GiB (4GiB)")
-    parser.add_argument("--numa", type=_count, default=1, metavar="N", help="NUMA nodes (1)")
+    parser.add_argument("--smp", type=_count, default=2, metavar="N", help="number of CPUs (2)")
+    parser.add_argument(
+        "--memory", default="4GiB", metavar="M", help="memory of the guest, such as 4GiB (4GiB)"
+    )
+    parser.add_argument(
+        "--numa", type=_count, default=1, metavar="N", help="number of NUMA nodes (1)"
+    )
     parser.add_argument(
         "--pamt",
         choices=("static", "dynamic"),
-        help="static: the module has no Dynamic PAMT; dynamic: it takes SYS.CONFIG for one that "
-        "asks for it, for kernels that do not know it.  Neither: as the kernel asks",
+        help="static: the module does not offer Dynamic PAMT; dynamic: SYS.CONFIG counts as if "
+        "the kernel had asked for it, for kernels that do not know it. Default: the kernel "
+        "decides",
     )
     parser.add_argument(
         "--release",
@@ -205,18 +214,24 @@ def _parser() -> Parser:
         help="release of the TDX module (2.0.18+sys-disable: with TDH.SYS.DISABLE, which Linux "
         "calls at the end and which no open release has; dpamt list releases)",
     )
-    parser.add_input("--initrd", metavar="FILE", help="instead of one that reboots at once")
-    parser.add_argument("--append", default="", metavar="WORDS", help="more kernel command line")
+    parser.add_input(
+        "--initrd",
+        metavar="FILE",
+        help="user space of your own (default: an init that reboots at once)",
+    )
+    parser.add_argument(
+        "--append", default="", metavar="WORDS", help="additional words of the kernel command line"
+    )
     parser.add_argument(
         "--exercise",
         metavar="WHAT",
-        help="TDs from kernel threads: life, hammer or hostile, with options such as "
+        help="run TDs from kernel threads: life, hammer or hostile, with options such as "
         "hammer:design=v6:rounds=1000 (docs/boot.md)",
     )
     parser.add_input(
         "--build",
         metavar="FOLDER",
-        help="the kernel's build tree, for --exercise (where vmlinux is)",
+        help="the kernel's build tree, for --exercise (default: the folder of vmlinux)",
     )
     parser.add_argument(
         "--inject",
@@ -237,29 +252,37 @@ def _parser() -> Parser:
     parser.add_input(
         "--replay",
         metavar="COUNTEREXAMPLE",
-        help="what dpamt verify --save wrote: its first failure that the exerciser can follow, step"
-        " by step in C (docs/boot.md)",
+        help="a document of dpamt verify --save: make its first failure that the exerciser can "
+        "follow happen in C, step by step (docs/boot.md)",
     )
     parser.add_argument(
-        "--property", metavar="NAME", help="the first failure of this property, for --replay"
+        "--property", metavar="NAME", help="with --replay: the first failure of this property"
     )
-    parser.add_output("--record", kind="recording", help="every SEAMCALL, as JSON lines")
-    parser.add_output("--perfetto", kind="trace", help="SEAMCALLs for ui.perfetto.dev")
+    parser.add_output("--record", kind="recording", help="write every SEAMCALL as JSON lines")
+    parser.add_output(
+        "--perfetto", kind="trace", help="write the SEAMCALLs as a trace for ui.perfetto.dev"
+    )
     parser.add_output(
         "--core",
         kind="core",
-        help="the guest's memory at its end as a vmcore, for drgn (docs/trace.md)",
+        help="write the guest's memory at its end as a vmcore, for drgn (docs/trace.md)",
     )
     parser.add_argument(
         "--core-at",
         type=_number,
         metavar="N",
-        help="of --core: as it is before SEAMCALL N, with all CPUs stopped, instead of at the end",
+        help="with --core: write the memory as it is before SEAMCALL N, with all CPUs stopped",
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (120)"
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="stop the machine after this many seconds (120)",
     )
-    parser.add_argument("--console", action="store_true", help="print all the kernel said")
+    parser.add_argument(
+        "--console", action="store_true", help="print everything that the kernel printed"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/boot.md)")
     parser.only_with("--property", "--replay")
     parser.only_with("--core-at", "--core")

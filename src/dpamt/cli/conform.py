@@ -24,7 +24,7 @@ def _conform(options: argparse.Namespace) -> int:
     from dpamt.verify.races.explored import replay_races
 
     release = release_named(options.release or RECORDED_RELEASE).name
-    # All files are read before any is replayed: what is wrong with one is told at once.
+    # All files are read before any is replayed: a fault in one is reported at once.
     files = [read_vector_file(Path(name)) for name in options.files]
     results = []
     with watching() as shown:
@@ -53,11 +53,13 @@ def _parser() -> Parser:
     parser = Parser(
         prog="dpamt conform",
         description="Replay SEAMCALL sequences with recorded answers against the model, and show "
-        "the first call of each that differs, with both answers and the model's reason.  Two "
-        "calls at once are explored in every order: each recorded outcome must be reached.  "
-        "Exit code 1 when anything differs.",
+        "the first call of each sequence that differs, with both answers and the "
+        "model's reason. Two calls at once are explored in every order: each recorded"
+        " outcome must be reached. Exit code 1 when anything differs.",
     )
-    parser.add_input("files", nargs="+", metavar="FILE.jsonl", help="docs/vectors.md")
+    parser.add_input(
+        "files", nargs="+", metavar="FILE.jsonl", help="recorded sequences (docs/vectors.md)"
+    )
     parser.add_argument(
         "--release",
         "--module",

@@ -128,22 +128,23 @@ def _lines(path: str | None) -> "Iterator[Line]":
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt decode",
-        description="Explain numbers of the SEAMCALL interface, a line each.  Without a VALUE: "
-        "explain a log, a file or on standard input (dmesg | dpamt decode): every number of a "
+        description="Explain numbers of the SEAMCALL interface, one line each. Without a VALUE: "
+        "explain a log from standard input (dmesg | dpamt decode): every number of a "
         "failed SEAMCALL in its context, and why TDX does not come up.",
     )
     parser.add_argument(
         "values",
         nargs="*",
         metavar="VALUE",
-        help="a number (0x22, 34), a name (TDX_OPERAND_BUSY, TDH.MEM.PAGE.AUG), or a log: a file, "
-        "gz and xz too, or - for standard input",
+        help="a number (0x22, 34), a name (TDX_OPERAND_BUSY, TDH.MEM.PAGE.AUG), or a log: a file "
+        "(gz and xz too), or - for standard input",
     )
     parser.add_argument(
         "--as",
         dest="kind",
         choices=_KINDS,
-        help="what a bare number is; without it, all that it may be, the likeliest first",
+        help="how to read a plain number; without it all possible meanings are shown, the "
+        "likeliest first",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/decode.md)")
     return parser

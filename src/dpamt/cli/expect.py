@@ -1,4 +1,4 @@
-"""`dpamt expect`: what a tester must see of Dynamic PAMT at each checkpoint of a test."""
+"""`dpamt expect`: the numbers that a test of Dynamic PAMT must see at its checkpoints."""
 
 import argparse
 import re
@@ -174,9 +174,10 @@ def _all_cases() -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt expect",
-        description="What a correct kernel shows of Dynamic PAMT at each checkpoint of a test: "
-        "page pairs, control pages and S-EPT pages of TDs, as exact ranges.  Without --case and "
-        "--td: the list of cases.  docs/expect.md has the JSON document and a shell test.",
+        description="Print the numbers that a correct kernel shows for Dynamic PAMT at each "
+        "checkpoint of a test: page pairs, control pages and S-EPT pages of TDs, as "
+        "exact ranges. Without --case and --td: the list of cases. docs/expect.md has"
+        " the JSON document and a shell test.",
     )
     parser.add_argument(
         "--case", type=_number, metavar="N", help="a case of the public test, 0 to 13"
@@ -186,15 +187,17 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="TD",
-        help="TDs of your own instead, such as 2x4GiB/2vcpu@2M=90%%; may be given again",
+        help="TDs of your own instead of a case, such as 2x4GiB/2vcpu@2M=90%%; may be given again",
     )
     parser.add_argument("--unit", metavar="SIZE", help="what a GB of the case stands for (1GiB)")
     parser.add_input(
         "--host",
         metavar="HOST",
-        help="dmesg, /proc/iomem or e820 text, a size, or a packaged host: bounds the most",
+        help="dmesg, /proc/iomem or e820 text, a size, or a packaged host: limits the upper bounds",
     )
-    parser.add_input("--design", default="merged", metavar="NAME|FILE", help="kernel (merged)")
+    parser.add_input(
+        "--design", default="merged", metavar="NAME|FILE", help="the kernel's design (merged)"
+    )
     parser.add_argument(
         "--release",
         "--module",
@@ -206,27 +209,30 @@ def _parser() -> Parser:
         "--in-use",
         default="0-100%",
         metavar="SHARE[-SHARE]",
-        help="guest memory in use while a TD runs: 100%%, 20-80%% (0-100%%)",
+        help="share of the guest memory in use while a TD runs, such as 100%% or 20-80%% (0-100%%)",
     )
     parser.add_argument(
         "--layout",
         choices=("contiguous", "q35"),
         default="contiguous",
-        help="guest addresses: from 0 on, or as QEMU's q35 with firmware (contiguous)",
+        help="guest addresses: from 0 on (contiguous, the default), or as in QEMU's q35 with "
+        "firmware",
     )
     parser.add_argument(
         "--check",
         action="append",
         default=[],
         metavar="CHECKPOINT=NUMBER",
-        help="a number that you read, in kB as in /proc/meminfo, or in pairs (launched=525pairs), "
-        "or the kernel's counters (launched=counts.json, dpamt trace --how drgn); - reads them, a "
-        "line each, from standard input; may be given again",
+        help="a number that you read: in kB as in /proc/meminfo, in pairs (launched=525pairs), or"
+        " the kernel's counters (launched=counts.json, dpamt trace --how drgn); - reads such"
+        " lines from standard input; may be given again",
     )
-    parser.add_argument("--run", action="store_true", help="run the case on the model as well")
+    parser.add_argument("--run", action="store_true", help="also run the case on the model")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document (docs/expect.md)")
-    form.add_argument("--tap", action="store_true", help="TAP version 13: a test a checkpoint")
+    form.add_argument(
+        "--tap", action="store_true", help="TAP version 13: one test for each checkpoint"
+    )
     form.add_argument("--ktap", action="store_true", help="the same as KTAP version 1")
     return parser
 

@@ -127,9 +127,9 @@ KINDS: Final[dict[str, Callable[[], Iterable[Row]]]] = {
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt list",
-        description="Name what the other verbs take: designs (run, verify), trials (verify), hosts "
-        "(run, plan), scenarios (run), releases of the TDX module (run, plan, boot, conform), "
-        "leaves (decode, --inject).",
+        description="List the names that the other verbs take: designs (run, verify), trials "
+        "(verify), hosts (run, plan), scenarios (run), releases of the TDX module "
+        "(run, plan, boot, conform), leaves (decode, --inject).",
     )
     parser.add_argument("kind", choices=tuple(KINDS), metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--json", action="store_true", help="one JSON document")

@@ -16,14 +16,14 @@ that last as long as it does."""
 
 VERBS = {
     "run": "run a host and its TDs: static against Dynamic PAMT, phase by phase",
-    "verify": "every interleaving of a design: what holds, or how it fails",
-    "boot": "a real kernel in QEMU, its SEAMCALLs answered by the model",
-    "plan": "size hosts: what Dynamic PAMT saves or costs, does TDX come up",
+    "verify": "run a design through every interleaving: what holds, or how it fails",
+    "boot": "boot a real kernel in QEMU; the model answers its SEAMCALLs",
+    "plan": "size hosts: whether TDX comes up, what Dynamic PAMT saves or costs",
     "trace": "judge a recording of a real host's SEAMCALLs",
-    "expect": "what a tester must see of Dynamic PAMT at each checkpoint of a test",
+    "expect": "print the numbers that a test of Dynamic PAMT must see",
     "conform": "replay recorded SEAMCALLs against the model and judge its answers",
     "decode": "explain a status, a leaf, an operand, a field or a whole kernel log",
-    "list": "designs, trials, hosts, scenarios, releases, leaves: their names",
+    "list": "list designs, trials, hosts, scenarios, releases, leaves",
 }
 """Verb to its line in the help; its code is ``dpamt.cli.<verb>.main(arguments)``."""
 

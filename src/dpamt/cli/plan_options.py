@@ -26,9 +26,10 @@ def plan_parser() -> Parser:
     """All of them; those that are not given are None."""
     parser = Parser(
         prog="dpamt plan",
-        description="Does TDX come up on a host, and what does Dynamic PAMT save there: today (4K "
-        "guest memory, as merged) beside tomorrow (2M guest memory, a series not merged); with "
-        "TDs, over weeks of TDs that come and go, and on a fleet (docs/plan.md).",
+        description="Say whether TDX comes up on a host, and what Dynamic PAMT saves there: today"
+        " (guest memory at 4K, as in the merged kernel) and tomorrow (guest memory at"
+        " 2M, a series that is not merged). With TDs, over weeks of TDs that come and"
+        " go, and on a fleet (docs/plan.md).",
     )
     parser.add_input(
         "host",
@@ -49,8 +50,7 @@ def plan_parser() -> Parser:
         "--share-2m",
         type=percent,
         metavar="PERCENT",
-        help="of memory at 2M with the series that is not merged, of TDs that do not say (default "
-        "90)",
+        help="share of the memory at 2M under tomorrow's series, for TDs without @2M= (default 90)",
     )
     parser.add_argument(
         "--release",
@@ -60,62 +60,82 @@ def plan_parser() -> Parser:
         help="release of the TDX module (2.0.18; dpamt list releases)",
     )
     parser.add_argument(
-        "--pa-bits", type=int, metavar="N", help="physical address bits of the host (default 52)"
+        "--pa-bits",
+        type=int,
+        metavar="N",
+        help="width of the host's physical addresses, in bits (default 52)",
     )
     parser.add_argument(
-        "--keyid-bits", type=int, metavar="N", help="KeyID bits (default: by the log, at least 6)"
+        "--keyid-bits",
+        type=int,
+        metavar="N",
+        help="width of KeyIDs, in bits (default: from the log, at least 6)",
     )
     parser.add_argument(
-        "--run", action="store_true", help="run the TDs on the model as well: exact pairs"
+        "--run",
+        action="store_true",
+        help="also run the TDs on the model, for the exact number of pairs",
     )
     parser.add_input(
         "--counts",
         metavar="FILE",
-        help="the kernel's own counters of this host (dpamt trace --how drgn): PAMT in use now",
+        help="the kernel's own counters of this host (dpamt trace --how drgn): shows the PAMT in "
+        "use now",
     )
-    parser.add_argument("--json", action="store_true", help="facts as JSON (docs/plan.md)")
-    parser.add_output("--html", kind="page", help="a page with plots as well (needs plotly)")
+    parser.add_argument("--json", action="store_true", help="one JSON document (docs/plan.md)")
+    parser.add_output("--html", kind="page", help="also write a page with plots (needs plotly)")
     ageing = parser.add_argument_group("over weeks (docs/plan-ageing.md)")
     ageing.add_argument(
-        "--age", type=weeks, metavar="WEEKS", help="let TDs like these come and go for so long"
+        "--age",
+        type=weeks,
+        metavar="WEEKS",
+        help="let TDs like these come and go for this many weeks",
     )
     ageing.add_argument(
-        "--seed", type=parse_seed, metavar="N", help="of the first repetition (default 0)"
+        "--seed", type=parse_seed, metavar="N", help="seed of the first repetition (default 0)"
     )
     ageing.add_argument(
         "--seeds",
         type=seeds,
         metavar="K",
-        help="how often it is repeated (default: 5 for ageing, 1 for a fleet)",
+        help="number of repetitions (default: 5 for ageing, 1 for a fleet)",
     )
-    ageing.add_argument("--max-tds", type=seeds, metavar="N", help="of a host (default: KeyIDs)")
+    ageing.add_argument(
+        "--max-tds",
+        type=seeds,
+        metavar="N",
+        help="most TDs at once on a host (default: its guest KeyIDs)",
+    )
     ageing.add_argument(
         "--occupancy",
         type=percent,
         metavar="PERCENT",
-        help="of memory that TDs take on average (default 80; not with a file of VMs)",
+        help="share of the memory that TDs take on average (default 80; not with a file of VMs)",
     )
     ageing.add_argument(
-        "--life", type=hours, metavar="HOURS", help="of a TD on average (default 48; ageing only)"
+        "--life",
+        type=hours,
+        metavar="HOURS",
+        help="mean lifetime of a TD (default 48; ageing only)",
     )
     ageing.add_argument(
         "--fragmentation",
         type=percent,
         metavar="PERCENT",
-        help="pages that the kernel takes after boot, of the 2M regions (default 10)",
+        help="share of the 2M regions that get a kernel page after boot (default 10)",
     )
     ageing.add_argument(
         "--grouping",
         choices=("page-block", "scattered"),
-        help="where they lie: together, as Linux groups unmovable pages (default), or each in a "
-        "region of its own",
+        help="where those kernel pages lie: together, as Linux groups unmovable pages (default), "
+        "or each in a region of its own",
     )
     ageing.add_argument(
         "--conversions",
         type=percent,
         metavar="PERCENT",
-        help="of 2M ranges in use that are partly made shared and private again each hour (default "
-        "0.02)",
+        help="share of the 2M ranges in use of which a part becomes shared and private again each"
+        " hour (default 0.02)",
     )
     ageing.add_argument(
         "--pair-pages",
@@ -131,43 +151,54 @@ def plan_parser() -> Parser:
         "--tornado",
         action="store_true",
         default=None,
-        help="which of these moves the outcome most: each set low and high (16 runs more)",
+        help="set each of these assumptions low and high, and show which moves the outcome most "
+        "(16 more runs)",
     )
     fleet = parser.add_argument_group("a fleet (docs/plan-fleets.md)")
     parser.add_input(
         "--fleet",
         group=fleet,
         metavar="FILE|generated|generated-azure",
-        help="lives of VMs (CSV or Parquet; - is standard input) placed on hosts: HOST, COUNT*HOST "
-        "for many of them, HOST:static for hosts that stay on static PAMT; made-up VMs are many "
-        "short ones, or have the totals of the Azure trace of 2017",
+        help="place VMs over time (CSV or Parquet; - is standard input) on the hosts HOST, "
+        "COUNT*HOST for several, HOST:static for hosts that keep static PAMT. Made-up VMs: "
+        "generated has many short ones, generated-azure has the totals of the Azure trace of"
+        " 2017",
     )
     fleet.add_argument(
         "--until",
         type=hours,
         metavar="HOURS",
-        help="end, from the first arrival on (default: last departure)",
+        help="end of the period, counted from the first arrival (default: last departure)",
     )
     fleet.add_argument(
         "--td-share",
         type=percent,
         metavar="PERCENT",
-        help="of the VMs that are TDs, where the column td does not say it (default 100); the "
+        help="share of the VMs that are TDs, where the column td is empty (default 100); the "
         "others take memory and VCPUs only",
     )
     fleet.add_argument(
         "--machine-gib",
         type=price,
         metavar="GIB",
-        help="memory of a machine, for traces that give memory as a share of it (Alibaba's)",
+        help="memory of a machine, for traces that give memory as a share of it (Alibaba)",
     )
-    fleet.add_argument("--price", type=price, metavar="PRICE", help="of a GiB for a month")
     fleet.add_argument(
-        "--jobs", "--processes", type=parse_jobs, metavar="N", help="processes (one a core)"
+        "--price",
+        type=price,
+        metavar="PRICE",
+        help="price of a GiB for a month: what the saving is worth",
+    )
+    fleet.add_argument(
+        "--jobs",
+        "--processes",
+        type=parse_jobs,
+        metavar="N",
+        help="number of processes (default: one for each core)",
     )
     fleet.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (needs ray)")
     parser.add_output_folder(
-        "--out", group=fleet, kind="table", names=TABLES, help="results as Parquet"
+        "--out", group=fleet, kind="table", names=TABLES, help="write the results as Parquet"
     )
     parser.not_with("--counts", "--fleet", "they are those of one host")
     parser.not_with("--release", "--fleet", "expected without it: the hosts have 2.0.18")

@@ -54,15 +54,15 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt run",
-        description="Boot a TDX host, run TDs on it, and give every page back: all sides of a "
-        "scenario next to each other, phase by phase, audited.  Without a scenario: static PAMT "
-        "against Dynamic PAMT on a 1 TiB host.",
+        description="Boot a TDX host, run TDs on it, and take every page back. All sides of a "
+        "scenario run phase by phase, next to each other, and are audited. Without a "
+        "scenario: static PAMT against Dynamic PAMT on a 1 TiB host.",
     )
     parser.add_input(
         "scenario",
         nargs="?",
         metavar="SCENARIO.toml",
-        help="docs/scenario.md, or a name of dpamt list scenarios (default)",
+        help="a scenario file (docs/scenario.md), or a name of dpamt list scenarios (default)",
     )
     parser.add_input(
         "--host",
@@ -91,10 +91,12 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="RULE",
-        help="SEAMCALLs that meet a held lock, no entropy, an interrupt, such as "
+        help="make SEAMCALLs meet a held lock, no entropy or an interrupt, such as "
         "TDH.MEM.PAGE.AUG:busy=SEPT_TREE:every=100; may be given again (docs/injection.md)",
     )
-    parser.add_argument("--seed", type=parse_seed, metavar="N", help="seed of all that is random")
+    parser.add_argument(
+        "--seed", type=parse_seed, metavar="N", help="seed of everything that is random"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/json-run.md)")
     parser.not_with("--memory", "--host")
     return parser

@@ -179,9 +179,9 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt trace",
-        description="Judge a recording of a real host's SEAMCALLs: answers that the module cannot "
-        "have given, page pairs over time, leaks with their caller, who held a busy lock, how long "
-        "everything took.  docs/trace.md says how to record.",
+        description="Judge a recording of a real host's SEAMCALLs: impossible answers, page pairs"
+        " over time, leaks with their caller, holders of busy locks, durations. "
+        "docs/trace.md says how to record.",
     )
     parser.add_input(
         "recording",
@@ -193,31 +193,35 @@ def _parser() -> Parser:
     parser.add_argument(
         "--format",
         choices=("ftrace", "trace-cmd", "perf", "bpftrace", "bpftrace-json", "boot"),
-        help="which tracer wrote it (found out from its beginning)",
+        help="the tracer that wrote the recording (default: recognised by its first lines)",
     )
     parser.add_argument(
         "--how",
         choices=("bpftrace", "ftrace", "trace-cmd", "perf", "drgn"),
-        help="print the script that records with this tracer; drgn: one that reads the kernel's "
-        "counters, for --counts",
+        help="print the script that records with this tracer; drgn: a script that reads the "
+        "kernel's counters, for --counts",
     )
     parser.add_argument(
-        "--kernel", metavar="V", help="for --how: the kernel, as uname -r has it (7.4)"
+        "--kernel",
+        metavar="V",
+        help="with --how: the version of the kernel, as uname -r prints it (7.4)",
     )
     parser.add_argument(
         "--no-counts",
         action="store_true",
-        help="for --how: no tdx_pamt_get() and tdx_pamt_put(), for kernels where they take no pfn",
+        help="with --how: do not record tdx_pamt_get() and tdx_pamt_put(), for kernels where they"
+        " take no pfn",
     )
     parser.add_argument(
         "--stacks",
         action="store_true",
-        help="for --how: with the stack of each SEAMCALL, get and put: who adds and leaks",
+        help="with --how: record the stack of each SEAMCALL, get and put",
     )
     parser.add_argument(
         "--locks",
         action="store_true",
-        help="for --how: how long gets and puts wait for their lock (lock:contention_begin)",
+        help="with --how: record how long gets and puts wait for their lock "
+        "(lock:contention_begin)",
     )
     parser.add_input(
         "--counts",
@@ -227,11 +231,17 @@ def _parser() -> Parser:
     parser.add_input(
         "--kallsyms",
         metavar="FILE",
-        help="a copy of the host's /proc/kallsyms: callers that perf and trace-cmd write as "
-        "addresses get their names",
+        help="a copy of the host's /proc/kallsyms: gives names to callers that perf and trace-cmd"
+        " write as addresses",
     )
-    parser.add_output("--parquet", kind="table", help="every call, get and put as a row")
-    parser.add_output("--perfetto", kind="trace", help="a track a CPU, for ui.perfetto.dev")
-    parser.add_output("--html", kind="page", help="one page with plots")
+    parser.add_output(
+        "--parquet", kind="table", help="write every call, get and put as a row of a table"
+    )
+    parser.add_output(
+        "--perfetto",
+        kind="trace",
+        help="write a trace with a track for each CPU, for ui.perfetto.dev",
+    )
+    parser.add_output("--html", kind="page", help="write one page with plots")
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/trace.md)")
     return parser

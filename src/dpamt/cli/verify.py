@@ -106,7 +106,7 @@ def _designs(options: argparse.Namespace) -> "dict[str, Design]":
 
 
 def _told(design: "Design", tried: "Iterator[Tried]", text: "SuiteText | None") -> "list[Tried]":
-    """The trials of one design; each is told as soon as it has ended, if there is a text."""
+    """The trials of one design; each is reported as soon as it has ended, if there is a text."""
     from dpamt.cli.output import write_text
     from dpamt.verify.evidence.certificate import refined
 

@@ -134,23 +134,28 @@ def _parser() -> Parser:
     parser = Parser(
         prog="dpamt verify",
         description="Run the functions of a design, of the host and of the TDX module through "
-        "every interleaving: what holds, within which bounds, or the shortest way to the "
-        "failure.  Exit code 1 when a property fails or a search could not be finished.",
+        "every interleaving. Print what holds and within which bounds, or the "
+        "shortest way to a failure. Exit code 1 when a property fails or a search "
+        "could not be finished.",
     )
     parser.add_input(
-        "designs", nargs="*", metavar="DESIGN", help="merged (the default), v6, ... or a file"
+        "designs",
+        nargs="*",
+        metavar="DESIGN",
+        help="merged (the default), v6, ... (dpamt list designs), or a Python file",
     )
     parser.add_input(
         "--vmlinux",
         metavar="FILE",
-        help="with the extra machine: in place of a design, the instructions of tdx_pamt_get and "
-        "tdx_pamt_put in a vmlinux, a .ko or an object (docs/machine-code.md)",
+        help="verify machine code instead of a design: tdx_pamt_get and tdx_pamt_put of a "
+        "vmlinux, a .ko or an object (docs/machine-code.md; needs the extra machine)",
     )
     parser.add_argument(
         "--functions",
         type=_functions,
         metavar="get=SYM,put=SYM",
-        help="with --vmlinux: functions that have other names; counts=SYM: the counters",
+        help="with --vmlinux: the names of the functions, where they differ; counts=SYM names the"
+        " counters",
     )
     parser.add_argument(
         "--tolerate",
@@ -171,11 +176,15 @@ def _parser() -> Parser:
     parser.add_argument(
         "--memory-model",
         choices=("tso", "sc"),
-        help="with --vmlinux: x86-TSO, stores wait in each CPU's store buffer (the default), or "
-        "sequentially consistent",
+        help="with --vmlinux: x86-TSO, where stores wait in each CPU's store buffer (the "
+        "default), or sequentially consistent",
     )
-    parser.add_argument("--all", action="store_true", help="every design that comes with dpamt")
-    parser.add_argument("--trial", metavar="NAME", help="only this trial of the suite")
+    parser.add_argument(
+        "--all", action="store_true", help="verify every design that comes with dpamt"
+    )
+    parser.add_argument(
+        "--trial", metavar="NAME", help="run only this trial of the suite (dpamt list trials)"
+    )
     parser.add_argument(
         "--cpus",
         "--regions",
@@ -188,20 +197,20 @@ def _parser() -> Parser:
     parser.add_argument(
         "--granularity",
         choices=("seamcall", "locks", "words"),
-        help="where CPUs are switched in the module: around SEAMCALLs, at its locks too, at every "
-        "shared word",
+        help="where CPUs may be switched inside a SEAMCALL: nowhere, at the module's locks, at "
+        "every shared word",
     )
     parser.add_argument(
         "--pairs",
         choices=("apart", "crossed", "own", "straddling"),
-        help="with --cpus: where the pages of a pair lie: apart (the default), in the other "
-        "region, in its own, one of them in another region",
+        help="with --cpus: where the pages of a pair lie: apart from all regions (the default), "
+        "in the other region, in the region itself, or one of them in another region",
     )
     parser.add_argument(
         "--failures",
         type=_count,
         metavar="N",
-        help="with --cpus: allocations that fail, at most, wherever that does harm",
+        help="with --cpus: at most N allocations fail, at any place",
     )
     parser.add_argument(
         "--max-states",
@@ -251,15 +260,16 @@ def _parser() -> Parser:
         "--checkpoint",
         kind="checkpoint",
         goes_on="resume",
-        help="keep one search in a file: every minute, on Ctrl-C, at --max-states, --max-memory",
+        help="store one search in a file: every minute, on Ctrl-C, at --max-states and "
+        "--max-memory",
     )
     parser.add_input(
         "--resume",
         metavar="FILE",
-        help="go on with the search in such a file; Python files are given as for --check",
+        help="continue the search in such a file; Python files are given as for --check",
     )
     parser.add_argument(
-        "--whole", action="store_true", help="counterexamples with the module's steps too"
+        "--whole", action="store_true", help="show the module's own steps in counterexamples"
     )
     parser.add_input(
         "--property",
@@ -267,21 +277,21 @@ def _parser() -> Parser:
         help="properties of your own: a Python file of functions name(view) (docs/verify.md)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/verify.md)")
-    parser.add_output("--save", kind="certificate", help="keep the verdict, as a certificate")
+    parser.add_output("--save", kind="certificate", help="store the verdict as a certificate")
     parser.add_input(
         "--check",
         metavar="FILE",
-        help="work a certificate out again; 0 when all is the same.  Only Python files that are "
-        "given here are executed: dpamt verify --check FILE mine.py",
+        help="repeat the search of a certificate; 0 when everything is the same. Only Python "
+        "files that are given here are executed: dpamt verify --check FILE mine.py",
     )
     parser.add_input(
         "--replay",
         metavar="FILE",
-        help="run the counterexamples of a document (--save, --json) again, each CPU a thread; 1 "
-        "when one fails again; Python files are given as for --check",
+        help="run the counterexamples of a document (--save, --json) again, each CPU as a thread;"
+        " 1 when one fails again. Python files are given as for --check",
     )
     parser.add_output(
-        "--html", kind="page", help="the nearest counterexample as a page with a time slider"
+        "--html", kind="page", help="the shortest counterexample as a page with a time slider"
     )
     parser.add_output("--perfetto", kind="trace", help="the same as a trace for ui.perfetto.dev")
     parser.add_output("--sarif", kind="sarif", help="all results as SARIF 2.1.0, for code hosts")

@@ -1,8 +1,8 @@
 """What an instruction does to memory: decoded once, by capstone.
 
-Told of each is what a step of a thread can be: which memory it reads and writes, in one atomic
+It gives what a step of a thread can be: which memory it reads and writes, in one atomic
 access or in two, and whether it orders stores.  What may not run on a thread at all (an instruction
-that leaves the CPU, or that capstone does not know) is told too.
+that leaves the CPU, or that capstone does not know) is reported too.
 
 Source: Intel SDM volume 2; volume 3, 9.2 "Memory Ordering", 9.1.2.2 "Software Controlled Bus
 Locking" (LOCK prefix; XCHG with memory is locked without it).

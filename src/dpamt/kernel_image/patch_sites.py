@@ -1,7 +1,7 @@
 """Where a booting kernel writes into its own code: ALTERNATIVEs and static keys.
 
 The image holds each as it was linked.  What a boot makes of it depends on the CPU and on what is
-switched on; so a place that runs is told with the verdict.
+switched on; so the verdict names a place that runs.
 
 Source: Linux 7.3.4 arch/x86/include/asm/alternative.h (struct alt_instr: two 32-bit offsets, the
 feature with its flags, two lengths), include/linux/jump_label.h (struct jump_entry: two 32-bit

@@ -42,7 +42,7 @@ _TD_OPERANDS: Final = {
 
 
 class EntryLock:
-    """One entry of a page, with the methods of a lock of its own; equal to itself made anew."""
+    """One entry of a page, with the methods of a lock; equal to any other for this entry."""
 
     __slots__ = ("_index", "_page")
 

@@ -224,7 +224,7 @@ def check_not_interrupted(
 
 
 def check_may_go_on(lp: LogicalProcessor, args: TdxModuleArgs, td: Td, rcx: int, rdx: int) -> None:
-    """As :func:`check_not_interrupted`, with part of the work done: the host goes on with it."""
+    """As :func:`check_not_interrupted`, with part of the work done: the host continues it."""
     if lp.module.interrupt_pending:
         args.rcx = rcx
         args.rdx = rdx

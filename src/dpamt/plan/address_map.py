@@ -62,7 +62,7 @@ def address_map(
 ) -> tuple[Cell, ...]:
     """The cells of a host whose kernel has just booted; its free memory is used up.
 
-    ``progress`` is told of folios placed: millions, on a host of terabytes.
+    ``progress`` is called with the folios placed: millions, on a host of terabytes.
     """
     spans = list(_spans(kernel.memory_list))
     starts = [first for first, _end in spans]

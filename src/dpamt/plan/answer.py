@@ -42,7 +42,7 @@ MARGINAL_SHARE: Final = 0.0005
 """A saving or cost below this share of RAM decides nothing (all of static PAMT is 0.004)."""
 
 NEAR_RESERVED: Final = 2
-"""Reserved areas left in the fullest TDMR, from which on that limit is told."""
+"""Reserved areas left in the fullest TDMR, from which on the report names that limit."""
 
 
 @dataclass(frozen=True, slots=True)

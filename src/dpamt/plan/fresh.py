@@ -1,6 +1,6 @@
 """Page pairs on a host that has just booted, from the page allocator that its kernel left behind.
 
-Nothing of KVM is repeated here: so many folios and so many single pages are taken from the real
+Nothing of KVM is repeated here: the folios and the single pages are taken from the real
 allocator, and the regions counted that the single pages come from.  In what order control, S-EPT,
 pool and pair pages follow one another is left open, so the number may be a few off what a run has.
 """

@@ -34,7 +34,7 @@ class MixSize:
     left_dynamic: int
     """The same under Dynamic PAMT, pairs as on a fresh host."""
     keyids: int
-    """Guest KeyIDs of the host: so many TDs can live at once."""
+    """Guest KeyIDs of the host: the most TDs that can live at once."""
     whole_regions: int
     """2M regions that are memory from end to end: 2M pages and folios need such."""
 

@@ -3,7 +3,7 @@
 The pages are exact: `dpamt run` arrives at the same, page for page.  How many 2M regions they lie
 in is not a matter of counting but of where the page allocator puts them, hence four figures:
 
-- minimum: packed as densely as can be;
+- minimum: packed as densely as possible;
 - fresh: on a host that has just booted, where single pages come off one 2M region after another,
   with the pairs' own pages between them;
 - scattered: single pages picked at random among all that there are, as after long fragmentation;

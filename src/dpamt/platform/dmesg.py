@@ -71,7 +71,7 @@ class _Log:
 
     @property
     def has_memory(self) -> bool:
-        """Whether any line so far told of memory."""
+        """Whether any line so far described memory."""
         return bool(self.cmrs or self.entries or self.early)
 
     def range_of(self, first: str, last: str, line: Line) -> tuple[int, int]:

@@ -159,7 +159,7 @@ class PageAllocator:
         return self.fail_when is None and len(self._front) + pages <= _FRONT_HIGH
 
     def passed(self, pages: int) -> None:
-        """So many pages were allocated and freed again, each before any other allocation."""
+        """``count`` pages were allocated and freed again, each before any other allocation."""
         self.allocations += pages
 
     def alloc_pages(self, order: int, site: str, nid: int | None = None) -> int | None:
@@ -336,7 +336,7 @@ class PageAllocator:
             begin += size
 
     def _bad_free(self, pfn: int, call: str) -> BadFree:
-        """What is wrong with freeing this page, told from what is known of it."""
+        """What is wrong with freeing this page, by what is known of it."""
         return BadFree(f"{call} of page {pfn:#x}: {self._describe(pfn)}")
 
     def _describe(self, pfn: int) -> str:

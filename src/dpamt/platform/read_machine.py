@@ -24,7 +24,7 @@ STDIN_NAME: Final = "standard input"
 def read_machine(argument: str) -> Machine:
     """The machine that a path (dmesg, /proc/iomem, e820 text) or a size (``64GiB``) describes.
 
-    A path that exists is read, whatever its name; its kind is told by its content.  ``-`` is
+    A path that exists is read, whatever its name; its content decides its kind.  ``-`` is
     standard input.  Raises InputError for anything that cannot be used.
     """
     if argument == STDIN:
@@ -79,7 +79,7 @@ def read_stdin() -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file, its failures told in one line."""
+    """The bytes of a file; a failure is reported in one line."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TEXT_BYTES + 1)

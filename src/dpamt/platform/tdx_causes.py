@@ -1,8 +1,8 @@
 """Why TDX does not come up: the lines that show it, the cause and the next step.  One table.
 
 `dpamt plan` and `dpamt decode` both read it.  A row's ``pattern`` is searched in a line of the log
-without its prefix.  Rows are tried in their order, and the first that fits a line counts; what a
-log shows of several rows is told by their ``rank``, the lowest first, for one failure drags others
+without its prefix.  Rows are tried in their order, and the first that fits a line counts.  Where
+a log shows several rows, the one with the lowest ``rank`` is reported, for one failure drags others
 behind it (a SEAMCALL that fails, then "initialization failed (-5)", then KVM's own line).
 
 Sources: Linux arch/x86/virt/vmx/tdx/tdx.c, 6.7 to 7.3, with the series that led to it (v6 of 2022
@@ -201,7 +201,7 @@ ERRNO_WHY: Final[dict[int, tuple[str, str]]] = {
         "the TDX module does not answer (ENODEV): not loaded, or TDX is off in the BIOS",
         _BIOS_STEPS,
     ),
-    -22: ("Linux refused what the TDX module told of itself (EINVAL)", "update the TDX module"),
+    -22: ("Linux refused what the TDX module says of itself (EINVAL)", "update the TDX module"),
     -28: (
         "TDMRs or their reserved areas ran out (ENOSPC)",
         "look for the line before it that "
@@ -222,7 +222,7 @@ TOO_OLD: Final = Cause(
     f"{_CORE}, get_tdx_sys_info(); canonical/tdx issue 331",
     0,
 )
-"""Told by the version, not by a line of its own."""
+"""Known from the version, not from a line of its own."""
 
 UNTRIED: Final = Cause(
     "not-tried",

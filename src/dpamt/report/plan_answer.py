@@ -282,7 +282,7 @@ def limit_line(plan: HostPlan) -> str:
         )
     if mix is None:
         return (
-            f"What limits first: {host.guest_keyids:,} guest KeyIDs, so many TDs at once; --td "
+            f"What limits first: {host.guest_keyids:,} guest KeyIDs, one for each TD; --td "
             "says whether memory does"
         )
     most = max(mix.most_tds(True), mix.most_tds(False))

@@ -51,12 +51,12 @@ class Page:
         """Add a table of texts."""
         self._parts.append(_table(head, rows))
 
-    def figure(self, figure: Any, told: str) -> None:
-        """Add a figure; ``told`` is what it shows, for those who cannot see it."""
+    def figure(self, figure: Any, description: str) -> None:
+        """Add a figure, and a description for those who cannot see it."""
         name = f"plot-{len(self._figures) + 1}"
         self._figures.append((name, json.loads(figure.to_json())))
         self._parts.append(
-            f'<div class="plot" role="img" aria-label="{escape(told)}">'
+            f'<div class="plot" role="img" aria-label="{escape(description)}">'
             f'<div id="{name}"></div></div>'
         )
 

@@ -70,7 +70,7 @@ def break_even_figure(plan: HostPlan) -> Any:
 
 
 def unit_of(size: int) -> tuple[str, int]:
-    """Name and bytes of the unit that an axis up to ``size`` is told in."""
+    """Name and bytes of the unit for an axis up to ``size``."""
     units = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
     return next((unit for unit in units if size >= unit[1]), ("B", 1))
 
@@ -225,7 +225,7 @@ def _told(cell: Cell) -> str:
 
 
 def histogram_figure(values: Sequence[int], axis: str, unit: int = _GIB) -> Any:
-    """How many hosts have which value (bytes, told in ``unit``)."""
+    """How many hosts have which value (bytes, shown in ``unit``)."""
     figure = _figure(axis, "hosts")
     figure.add_histogram(
         x=[value / unit for value in values],

@@ -133,7 +133,7 @@ def log_text(source: str, log: HostLog) -> str:
     step = why.cause.next_step
     lines += paragraph(f"What to do: {step[:1].upper()}{step[1:]}.")
     lines += paragraph(
-        "Sizes cannot be told: the log has no memory in it.  Give the whole dmesg, with its "
+        "Sizes are unknown: the log does not describe the memory.  Give the whole dmesg, with its "
         "'BIOS-e820:' and 'tdx: CMR:' lines."
     )
     return "\n".join(lines) + "\n"
@@ -236,7 +236,7 @@ def _mix(host: HostSize, mix: MixSize) -> Iterator[str]:
         f"{percent(getattr(sizes, n), host.static.total):>14}" for n in names
     )
     yield from paragraph(
-        "minimum: 4K pages packed as densely as can be; fresh: as placed on a host that has just "
+        "minimum: 4K pages packed as densely as possible; fresh: as placed on a host that has just "
         "booted; scattered: single pages in regions picked at random; worst: each in a region of "
         "its own.",
         "  ",

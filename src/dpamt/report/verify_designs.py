@@ -50,7 +50,7 @@ def _table(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int]) -> 
     yield ""
     yield from wrapped(", ".join(f"{_SHORT[name]} {name}" for name in names), "")
     others = [name for name in PROPERTY_NAMES if name not in _SHORT]
-    yield from wrapped(f"Without a column, told below where they fail: {', '.join(others)}.", "")
+    yield from wrapped(f"Without a column, listed below where they fail: {', '.join(others)}.", "")
 
 
 def _cell(tried: Sequence[Tried], name: str) -> str:

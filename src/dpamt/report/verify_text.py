@@ -22,7 +22,7 @@ _IMAGE: Final = "image."
 
 
 class SuiteText:
-    """One design, told as its trials end: a line for each, and the first failure at once.
+    """One design, printed as its trials end: a line for each, and the first failure at once.
 
     The parts, one after the other, are the whole: :meth:`trial` of each trial, then :meth:`end`.
     """

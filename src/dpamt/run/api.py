@@ -42,7 +42,7 @@ def run_scenario(
     ``scenario`` is a path, the text of one (anything with a line break in it), a Scenario, or None
     for the default.  ``host``, ``design``, ``pamt`` and ``seed`` stand in for what it says, and the
     rules of ``inject`` are added, as the options of ``dpamt run`` do.
-    ``watch(phase, side, what, done, total)`` is told of progress.
+    ``watch(phase, side, what, done, total)`` is called with the progress.
 
     Raises what :func:`dpamt.run.story.run` raises; audits that find something raise nothing, see
     ``facts.clean``.

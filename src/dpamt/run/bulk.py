@@ -1,7 +1,7 @@
 """Runs of pages in a run: the bulk wall, counted, and faults of a guest taken ahead.
 
 A guest that accepts page after page leaves the TD at each one that is not there, and comes back
-when it is.  Taking so many of these turns at once needs all who have a part in them: the host maps
+when it is.  Taking many of these turns at once needs all who have a part in them: the host maps
 the pages, the module accepts them, the guest goes on behind them, and the calls are counted.
 """
 

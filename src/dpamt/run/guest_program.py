@@ -69,7 +69,7 @@ class LazyGuest:
         return pages - self._page
 
     def accepted(self, pages: int) -> None:
-        """So many pages from where it stands have been accepted meanwhile."""
+        """``pages`` pages from where it stands have been accepted meanwhile."""
         self._page += pages
 
     def run(self, tdcall: TdCall, access: Callable[[int], None], exits: TdxModuleArgs) -> int:

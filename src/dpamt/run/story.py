@@ -32,7 +32,7 @@ FULL_HOST_SHARES: Final = (0.0, 0.9, 1.0)
 """Shares of 2M pages for which a full host is computed."""
 
 Watch = Callable[[str, str, str, int, int], None]
-"""Told how a run goes on: (phase, side, what, done, total)."""
+"""Called with the progress of a run: (phase, side, what, done, total)."""
 
 
 def run(scenario: Scenario, watch: Watch | None = None) -> RunFacts:

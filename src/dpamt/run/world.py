@@ -74,7 +74,7 @@ SURPRISES: Final = tuple(
 """Names of statuses that are findings: nothing runs at the same time in a run."""
 
 FIRST_HITS: Final = 16
-"""So many hits of an injection rule are told one by one."""
+"""The most hits of an injection rule that are reported one by one."""
 
 
 class World:
@@ -294,7 +294,7 @@ class World:
 
 
 def pamt_of_mode(kernel: Kernel, dynamic: bool, pairs: int) -> PamtFacts:
-    """Arithmetic: PAMT of this machine's TDMRs in a mode, with so many pairs."""
+    """Arithmetic: PAMT of this machine's TDMRs in a mode, with this number of pairs."""
     if kernel.sysinfo is None:
         raise Finding("the module is not initialised")
     sysinfo = replace(kernel.sysinfo, pamt_page_bitmap_entry_bits=PAMT_BITMAP_ENTRY_BITS)

@@ -1,4 +1,4 @@
-"""Words whose operations are told to an observer: the same state, run step by step.
+"""Words whose operations are reported to an observer: the same state, run step by step.
 
 An observed word holds its state as the plain word does, in the same class.  While nobody observes,
 each operation is the plain one; so a machine is set up, audited and restored as always.  While

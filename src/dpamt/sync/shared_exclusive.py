@@ -45,7 +45,7 @@ class SharedExclusiveLock:
         self._lock = 0
 
     def contended(self) -> bool:
-        """Never: without host priority the holder is not told."""
+        """Never: without host priority the holder does not know."""
         return False
 
     def lock_word(self) -> int:

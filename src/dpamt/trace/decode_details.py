@@ -17,7 +17,7 @@ from dpamt.abi.td_metadata import VCPU_BY_KEY, VMCS_CLASS
 def details_of(status: int) -> str:
     """What bits 31:0 tell, such as ``operand R8``; empty where they tell nothing.
 
-    Operand 0 is RAX or no operand at all: it is told of TDX_OPERAND_INVALID only.
+    Operand 0 is RAX or no operand at all: it is shown for TDX_OPERAND_INVALID only.
     """
     details = status & DETAILS_MASK
     if status & SOFTWARE_ERROR == SOFTWARE_ERROR:

@@ -9,8 +9,8 @@ The kernel tells a failed SEAMCALL in a few ways, all of them read here::
     tdx: additional output: rcx 0x0, rdx 0x0, r8 0x0, ...
     kvm_intel: kvm [13696]: TD exit 0xe000060400000000, 0 hkid 0x41 hkid pa 0x8200000000000
 
-Elsewhere in a log only a number that is a status, or a metadata field, beyond doubt is told; a line
-that is nothing but numbers is read as if each were asked for.
+Elsewhere in a log only a number that is a status, or a metadata field, beyond doubt, is shown; a
+line that is nothing but numbers is read as if each were asked for.
 
 Source: Linux arch/x86/virt/vmx/tdx/tdx.c (seamcall_err, seamcall_err_ret), its series of 2022 and
 2023 (seamcall()), and arch/x86/kvm/vmx/tdx.c (pr_tdx_error, tdx_handle_exit).

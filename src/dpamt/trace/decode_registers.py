@@ -70,7 +70,7 @@ class FailedCall:
 
 
 def register_meaning(call: FailedCall, name: str, value: int, registers: dict[str, int]) -> Meaning:
-    """What ``name`` holds after the call; ``registers`` are all that were told with it."""
+    """What ``name`` holds after the call; ``registers`` are all that came with it."""
     outputs = call.outputs
     if name in outputs:
         return _output(outputs[name], value)

@@ -1,6 +1,6 @@
 """Whether a scenario of a vector file is written as docs/vectors.md says: every key and its kind.
 
-Only the shape is looked at, so that a fault is told with its file, line and field before anything
+Only the shape is looked at, so a fault is reported with its file, line and field before anything
 is replayed.  What a shape cannot show (a lock that is held already) comes out in the replay.
 """
 

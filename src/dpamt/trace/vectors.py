@@ -37,7 +37,7 @@ _ADDRESSES: Final[tuple[str, ...]] = ("hpa", "gpa")
 _LEAVES: Final = {name: leaf for leaf, name in LEAF_NAMES.items()}
 
 Watch = Callable[[Scenario, int, int], None]
-"""Told before each scenario: the scenario, its index from 0, and how many there are."""
+"""Called before each scenario with the scenario, its index from 0, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)

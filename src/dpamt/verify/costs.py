@@ -10,7 +10,7 @@ is asked for, to readers together.
 
 Five things make a contended lock cost more than its steps, each a number of :class:`Costs`.  Its
 cache line, and the counter's, come from the CPU that had it last (``handover``); from a queue, the
-line through which the next one in it is told as well.  Pages that come in a burst (a guest that
+line through which the next one in it gets its turn.  Pages that come in a burst (a guest that
 accepts memory) leave little time between two gets of a VCPU, so the queue never empties
 (``fault``).  A SEAMCALL takes as long as it takes, and those behind a slow one wait longer
 (``LEAST``).  A region that gives few pages needs its pair added more often (``region_v5``).  And a

@@ -160,7 +160,7 @@ def config_global_keyid(kernel: Kernel) -> int:
 
 
 def init_tdmrs(kernel: Kernel, cpu: Cpu) -> int:
-    """SYS.TDMR.INIT until each TDMR is done; progress is told in GiB.  0 or -EIO."""
+    """SYS.TDMR.INIT until each TDMR is done; progress is reported in GiB.  0 or -EIO."""
     total = sum(tdmr.size for tdmr in kernel.tdmrs) // SIZE_1G
     done = 0
     for index in range(len(kernel.tdmrs)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dpamt.host.core.page_cache import PamtCache
 
 Progress = Callable[[str, int, int], None]
-"""Told of long steps: (step, done, total)."""
+"""Called during long steps: (step, done, total)."""
 
 LOG_PREFIX: Final = "virt/tdx: "
 WARN_SOURCE: Final = "arch/x86/virt/vmx/tdx/tdx.c"

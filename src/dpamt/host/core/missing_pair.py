@@ -1,6 +1,6 @@
 """What a host does that asks the module first: a pair is added when missing, removed on a hint.
 
-Only a design with the hooks does anything here; every caller repeats its SEAMCALL as it is told.
+Only a design with the hooks does anything here; callers repeat a SEAMCALL when the hook says so.
 
 Source: covers of `[RFC, PATCH 00/12] TDX: Enable Dynamic PAMT` (2025-05-02) and `[PATCHv2 00/12]`
 (2025-06-09), which tell of the attempt without refcounts before them.

@@ -1,6 +1,6 @@
 """The attempt before the first posting: no counts; the module says when a pair is missing or idle.
 
-Never found as a full posting; told in the covers of `[RFC, PATCH 00/12] TDX: Enable Dynamic PAMT`
+Never found as a full posting; see the covers of `[RFC, PATCH 00/12] TDX: Enable Dynamic PAMT`
 (2025-05-02), `[PATCHv2 00/12]` (2025-06-09) and `[PATCH v3 00/16]` (2025-09-18).  The real SEAMCALL
 is made first; when it answers TDX_MISSING_PAMT_PAGE_PAIR the pair is added and the call repeated;
 when a removal gives its hint the pair is removed.  Given up, as neither may fail and both may:

@@ -84,7 +84,7 @@ def load_design(name_or_path: str) -> Design:
 
 
 def _import(path: Path) -> ModuleType:
-    """Run the user's file as a module; what goes wrong in it is told with its line."""
+    """Run the user's file as a module; an error in it is reported with its line."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -183,7 +183,7 @@ def _function(
 
 
 def _guarded(function: Callable[..., Any], source: str) -> Callable[..., Any]:
-    """The user's function; what is raised in it is told in one line, with its line."""
+    """The user's function; an exception in it is reported in one line, with its place."""
     if function.__module__.startswith("dpamt."):
         return function
 

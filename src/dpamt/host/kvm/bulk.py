@@ -1,8 +1,8 @@
 """Runs of 4K pages through the fault path and the zap: as many faults, or zaps, one after another.
 
-Each function does what so many turns of the path page by page would have done, all of them without
-a retry, and says how many; none is a good answer, and the caller goes on with the same page by the
-path page by page (a fault's pools are filled already then, as its first step is).
+Each function does what the path page by page would have done without a retry, and says for how
+many pages.  None is a good answer: the caller then continues page by page (the pools of a fault are
+filled already, which is its first step).
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ _ONE_LEAF: Final = 1 << PFN_SHIFT
 def fault_in_run(
     vm: Vm, vcpu: Vcpu, cpu: Cpu, bulk: BulkSeamCalls, gfn: int, pages: int, source: int = 0
 ) -> int:
-    """As so many faults at 4K from ``gfn`` on, PAGE.ADD from ``source`` or AUG: how many.
+    """As that number of faults at 4K from ``gfn`` on, PAGE.ADD from ``source`` or AUG: how many.
 
     A region without its pair gets it only for the first page of the call, so that a fault that
     fails there, with its negative errno returned, is the only one.

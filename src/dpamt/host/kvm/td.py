@@ -159,7 +159,7 @@ def _mng_init(vm: Vm, cpu: Cpu, sysinfo: TdxSysInfo) -> int:
     if not status:
         return 0
     if is_tdx_operand_invalid(status):
-        return -EINVAL  # user space chose the operands: it is told, not the log
+        return -EINVAL  # user space chose the operands: it gets the error, not the log
     kvm_vm_bugged(vm, "TDH.MNG.INIT")
     kernel.log.kvm(f"SEAMCALL TDH_MNG_INIT failed: {status:#x}, rcx {rcx:#x}")
     return -EIO

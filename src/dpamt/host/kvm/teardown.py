@@ -87,7 +87,7 @@ def tdx_mmu_release_hkid(vm: Vm, cpu: Cpu) -> None:
     if not status:
         tdx_hkid_free(kernel, vm.hkid)
         vm.hkid = -1
-    elif status & STATUS_MASK != TDX_FLUSHVP_NOT_DONE:  # its cause has been told at VP.FLUSH
+    elif status & STATUS_MASK != TDX_FLUSHVP_NOT_DONE:  # VP.FLUSH has reported its cause
         tdx_bug(vm, leaf, status)
         name = leaf.lower().replace(".", "_")
         kernel.log.kvm(f"{name}() failed. HKID {vm.hkid} is leaked.")

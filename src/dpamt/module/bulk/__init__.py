@@ -1,4 +1,4 @@
-"""Runs of pages: what so many SEAMCALLs in a row would have done, where all of them succeed."""
+"""Runs of pages: what one SEAMCALL for each page would have done, where all of them succeed."""
 
 from dpamt.module.bulk.calls import ModuleBulk
 

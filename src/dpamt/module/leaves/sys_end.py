@@ -18,7 +18,7 @@ _SYS_UPDATE_MAX_VERSION = 1
 
 def tdh_sys_shutdown(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """RCX = handoff version.  The module answers nothing afterwards, until another one is loaded
-    over it, which goes on with its TDs and its PAMT.
+    over it, which takes over its TDs and its PAMT.
 
     Another logical processor inside the module is seen by the global lock only.
     Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (k.1).
@@ -68,7 +68,7 @@ def tdh_sys_disable(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     """The end of the module's use before a restart or a kexec: all of its memory is the host's.
 
     Only in releases with TDX_FEATURES0.SYS_DISABLE; no open one has it.
-    What it is asked afterwards, until it is loaded anew, is answered as after SYS.SHUTDOWN: that
+    Until it is loaded again, later calls are answered as after SYS.SHUTDOWN: that
     is not known.  Interruptions, and its order of checks, are not known either.
     Source: Linux 7.3.4 arch/x86/virt/vmx/tdx/tdx.c (tdx_sys_disable); "x86/virt/tdx: Add SEAMCALL
     wrapper for TDH.SYS.DISABLE" (2026-03-23).

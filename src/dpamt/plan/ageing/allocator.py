@@ -1,6 +1,6 @@
 """The page allocator of `dpamt run`, with many pages at once; who holds a page is not kept.
 
-Every method does, to the page, what so many calls of :class:`PageAllocator`'s own would have done;
+Every method does, to the page, what calls of :class:`PageAllocator`'s own would have done;
 tests/plan/ageing holds the two against each other.  What is left out is the proof of ownership: a
 page freed twice is not noticed here.  `dpamt run` is where that is looked for.
 """
@@ -99,7 +99,7 @@ class AgeingAllocator(PageAllocator):
         return range(first, first + count)
 
     def free_many(self, pages: "list[int] | NDArray[np.uint32]") -> None:
-        """Free so many pages, one after another."""
+        """Free these pages, one after another."""
         front = self._front
         if len(front) + len(pages) <= FRONT_HIGH:
             front += pages if isinstance(pages, list) else pages.tolist()
@@ -193,7 +193,7 @@ class AgeingAllocator(PageAllocator):
         raise ModelError(f"page {pfn:#x} was handed out but is in no zone")
 
     def take_front(self, ranges: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """The list of free pages in front, and folios for as many of so many ranges as can be
+        """The list of free pages in front, and folios for as many of the wanted ranges as can be
         faulted in at 4K from it: without a refill of the list, and without a drain.
         """
         front = self._front

@@ -274,5 +274,5 @@ class AgeingHost(FaultPath):
 
     @staticmethod
     def bytes_of(pages: int) -> int:
-        """Bytes of so many 4K pages."""
+        """Bytes of this number of 4K pages."""
         return pages << PAGE_SHIFT

@@ -78,8 +78,8 @@ def ageing_host(
 
 
 def prepare(pages: int, progress: Callable[[str, int, int], None] | None = None) -> None:
-    """Load the compiled code before processes are started that need it, for a host with so many
-    pages.  The first time on a machine it is compiled, which takes some seconds.
+    """Load the compiled code before processes are started that need it, for a host with
+    ``pages`` pages.  The first time on a machine it is compiled, which takes some seconds.
     """
     if pages < LEAST_PAGES:
         return

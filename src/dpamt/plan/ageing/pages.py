@@ -168,7 +168,7 @@ class CountedPages:
         self.put_pages(pfn // PAGES_PER_2M, 1)
 
     def put_pages(self, region: int, pages: int) -> None:
-        """So many puts in one region."""
+        """Several puts in one region."""
         count = self.counts[region] - pages
         self.counts[region] = count
         if not count:

@@ -18,7 +18,7 @@ from dpamt.run.world import pamt_of_mode
 from dpamt.worker_pool import worker_pool
 
 Progress = Callable[[str, int, int], None]
-"""Told of long work: (what, done, total)."""
+"""Called during long work: (what, done, total)."""
 
 HOURS_PER_WEEK: Final = 168
 

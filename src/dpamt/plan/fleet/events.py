@@ -1,10 +1,10 @@
 """Lives of VMs out of a trace of events: a row where a VM is created, another where it is deleted.
 
 The two rows of a VM may be anywhere in the file, so its events are held in memory, 40 bytes each.
-What does not fit together is settled by a rule and told, with the line of the first case:
+Contradictions are settled by a rule and reported, with the line of the first case:
 
 - a deletion of a VM that was never created: the VM was there before the trace began;
-- a creation of a VM that is there: left out (where the trace repeats what is known, not told);
+- a creation of a VM that is there: left out (not reported where the trace repeats what is known);
 - a deletion of a VM that was deleted before: left out (the same);
 - a row that is neither: left out;
 - a VM that is never deleted stays.
@@ -74,7 +74,7 @@ class _Events:
         """One batch of the file."""
         self.places.append((self.rows, place))
         self.rows += len(vmids)
-        # Identifiers are told apart by their hashes of 64 bits.
+        # Identifiers are distinguished by their hashes of 64 bits.
         self.codes.append(np.array([hash(one) for one in vmids.to_pylist()], np.int64))
         said = [str(one).strip() for one in kinds.to_pylist()]
         self.starts.append(

@@ -14,7 +14,7 @@ from dpamt.platform.machine import Machine
 from dpamt.run.world import pamt_of_mode
 
 HOSTS_PER_CLUSTER = 50
-"""VMs are placed on the best host of a cluster of so many; clusters know nothing of each other."""
+"""Hosts of a cluster: VMs are placed on its best host; clusters know nothing of each other."""
 
 IMAGE_PAGES = 1024
 """Pages of each TD that are added at 4K when it is built: 4 MiB, as `dpamt run` does."""
@@ -69,7 +69,7 @@ class HostSizes:
         return int(self.memory_bytes * (1 - reserve)) - pamt
 
     def takes(self, ranges: int, vcpus: int, share_2m: float) -> "Takes":
-        """What a TD of so many 2M ranges takes, all of it in use."""
+        """What a TD with this number of 2M ranges takes, all of it in use."""
         small, sept = small_ranges(ranges, -(-IMAGE_PAGES // PAGES_PER_2M), share_2m)
         scattered = self.td_pages + vcpus * self.vcpu_pages + sept
         folios = small if share_2m else 0

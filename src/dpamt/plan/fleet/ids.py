@@ -14,7 +14,7 @@ class Identifiers:
     """Hashes of the identifiers seen so far.
 
     Two rows of one identifier are two VMs: a file of lives may list one that was stopped and
-    started again.  It may as well be a file that was joined from two exports, hence it is told.
+    started again.  It may as well be a file that was joined from two exports, so it is reported.
     """
 
     def __init__(self) -> None:

@@ -22,12 +22,12 @@ from dpamt.plan.fleet.spill import Life, lives, spill
 from dpamt.plan.fleet.spread import NOT_LOOKED_AT, Spread, find_spread
 
 Progress = Callable[[str, int, int], None]
-"""Told of long work: (what, done, total); the total is 0 where it is not known."""
+"""Called during long work: (what, done, total); the total is 0 where it is not known."""
 
 MOST_MOMENTS: Final = 5000
 FEW_STEPS: Final = 3
 MOMENTS_OF_FEW: Final = 24
-"""A fleet that lasts less than so many steps is looked at so often instead."""
+"""Least number of moments: a shorter fleet gets shorter steps."""
 
 
 @dataclass(frozen=True, slots=True)

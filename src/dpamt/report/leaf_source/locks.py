@@ -6,7 +6,7 @@ from typing import Final
 from dpamt.report.leaf_source.scope import Scope
 
 _FAST: Final = ("path", "tree_walk")
-"""Fast ways to take locks that the steps after them take one by one; those are told."""
+"""Fast ways to take locks that the steps after them take one by one; those are shown."""
 _TAKES: Final = {
     "shared": "shared",
     "exclusive": "exclusive",

@@ -1,7 +1,7 @@
 """Reading functions of the module as source: what an expression is, as far as one can tell.
 
 A scope is one function called in one place: its parameters that are known there, its names.  What
-cannot be told without running is :data:`UNKNOWN`, and whoever asks takes both branches.
+cannot be known without running is :data:`UNKNOWN`, and whoever asks takes both branches.
 """
 
 import ast
@@ -17,7 +17,7 @@ from dpamt.module.pamt import Pamt
 
 UNKNOWN: Final = object()
 PART: Final = ast.Name("_")
-"""Stands for what a name is given out of a tuple: not told apart."""
+"""Stands for what a name is given out of a tuple: its parts are not distinguished."""
 
 L2_REGISTER: Final = "OPERAND_R8 + vm"
 """The operand id of the register that belongs to an L2 VM, as the source writes it."""

@@ -137,7 +137,7 @@ def _details(status: int, open_parts: list[ast.expr], scope: Scope) -> str:
 
 
 def operand_of(scope: Scope) -> str:
-    """The operand that a function was told to name, in words; empty where it names none."""
+    """The operand that a function was given to name, in words; empty where it names none."""
     known = scope.known.get("operand")
     if isinstance(known, int):
         return OPERAND_NAMES[known]

@@ -1,7 +1,7 @@
 """A search dealt out to many shards, depth by depth: this one learns, they expand.
 
 Every shard gets what is learned as plain numbers, so code of the model runs here only, and the
-search begins anew here only.  After each depth states go to the shards that they belong to.  States
+search restarts here only.  After each depth states go to the shards that they belong to.  States
 and edges are those of the search in one process, and so are the verdict and the depth of the
 nearest failure; of several ways there that are as short it may be another one.
 """

@@ -26,7 +26,7 @@ def _answers(address: str) -> None:
 
 
 class RayTeam:
-    """So many shards on the cluster at ``address`` (``local``: one that is started here)."""
+    """``count`` shards on the cluster at ``address`` (``local``: one that is started here)."""
 
     def __init__(self, address: str, count: int, asked: dict[str, Any]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""One part of a search that many processes share: its states, and what it was told was learned.
+"""One part of a search that many processes share: its states, and the blocks that it was sent.
 
 States are dealt out by a checksum.  A shard expands its own with the blocks that it was sent and
 runs no code of the model; a state that needs a block it has not got it sets aside, for the one
@@ -37,7 +37,7 @@ class Learned(NamedTuple):
     blocks: list[tuple[int, tuple[int, ...], tuple[tuple[str, int], ...], bool, dict[Any, Blocks]]]
     """Local, slots and pages that its blocks read, whether earlier ones are void, blocks."""
     watched: tuple[int, ...]
-    """Slots whose values are to be told to properties that are asked in every state."""
+    """Slots whose values go to properties that are checked in every state."""
 
 
 class Move(NamedTuple):
@@ -74,7 +74,7 @@ class _Unknown(Exception):  # noqa: N818  (no error: it is asked for)
 
 
 class _Told(Engine):
-    """An engine that was told its blocks."""
+    """An engine that was sent its blocks."""
 
     def _work_out(self, local: int, state: tuple[int, ...], others: tuple[int, ...]) -> Blocks:
         raise _Unknown

@@ -102,7 +102,7 @@ def differences(
 def _counterexamples(
     kept: Mapping[str, Any], tried: Tried, design: Design, where: str
 ) -> list[str]:
-    """What is told of failures: each of them fails, on its own schedule and with its own text."""
+    """What it says of failures: each of them fails, on its own schedule and with its own text."""
     lines = []
     failing = sorted(found.broken for found in tried.verdict.counterexamples)
     told = sorted(str(found["broken"]) for found in kept["counterexamples"])

@@ -226,7 +226,7 @@ def take_up(kept: Kept, search: Search) -> Found:
     Raises InputError, in one line, where code, bounds or properties are not those of then.
     """
     head = kept.head
-    changed = f"{kept.path}: %s; expected what it was begun with: begin anew without --resume"
+    changed = f"{kept.path}: %s; expected what it was begun with: start again without --resume"
     if same_but_path(head["bounds"]) != same_but_path(search.problem.bounds):
         raise InputError(changed % "the bounds have changed")
     names = [judge.name for judge in search.properties]
@@ -263,7 +263,7 @@ _CHANGED: Final = {
 """By part of the hash: what is not as it was."""
 
 
-class _CodeChanged(Exception):  # noqa: N818  (it is no error: it is told as one line)
+class _CodeChanged(Exception):  # noqa: N818  (it is no error: it becomes one line)
     """A thread does not come to where it stood."""
 
 

@@ -22,7 +22,7 @@ MOST_DEPTH: Final = 24
 _MOST_DIGITS: Final = 1000
 """Of a number; the longest that dpamt writes has 121."""
 _SPACES: Final = str.maketrans("\n\t", "  ")
-"""Control characters that do no harm: lines are broken anew before they are shown."""
+"""Control characters that do no harm: lines are wrapped again before they are shown."""
 _BRACKETS: Final = re.compile(rb'[\[\]{}"]')
 _STRING: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 

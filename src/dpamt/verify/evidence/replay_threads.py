@@ -31,7 +31,7 @@ class _Stopped(BaseException):
 
 
 class Cpu:
-    """One CPU: its thread, where it stands, and what it has told since its last step."""
+    """One CPU: its thread, where it stands, and its events since its last step."""
 
     def __init__(self, number: int, start: Start, kind: int = 0) -> None:
         self.number = number
@@ -53,7 +53,7 @@ class Cpu:
 
 
 class Run:
-    """The threads of one replay; one of them runs at a time, told by the schedule."""
+    """The threads of one replay; one of them runs at a time, as the schedule says."""
 
     def __init__(self, problem: Problem, found: Mapping[str, Any]) -> None:
         self._problem = problem

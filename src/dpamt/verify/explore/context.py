@@ -25,7 +25,7 @@ What a thread holds is part of its place in the search (``Local.held``): its loc
 exclusively, so that no reduction takes it for a lock that guards anything from other CPUs.  Edges
 and uses are collected over all blocks that are worked out (:class:`LockOrder`); the step that
 completes a breach gets the event, with the places of both sides.  What only several trials together
-break is told over them: :func:`dpamt.verify.explore.lock_order.joined`.
+break is reported over them: :func:`dpamt.verify.explore.lock_order.joined`.
 """
 
 import re

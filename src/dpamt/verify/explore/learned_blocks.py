@@ -34,7 +34,7 @@ Blocks = tuple[Block, ...]
 
 
 class LearnedBlocks:
-    """Locals and blocks; filled by the engine that works them out, or as they are told."""
+    """Locals and blocks; filled by the engine that works them out, or as they arrive."""
 
     def __init__(self, automata: tuple[Automaton, ...]) -> None:
         self.automata = automata

@@ -1,4 +1,4 @@
-"""A block while it is worked out: where the thread is, and what it has read, written and told."""
+"""A block while it is worked out: where the thread is, its reads, writes and events."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field

@@ -28,7 +28,7 @@ from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import Property
 
 MOST_STATES: Final = 5_000_000
-"""A search of more states than this stops unfinished, unless it is told otherwise."""
+"""A search of more states than this stops unfinished, unless the caller says otherwise."""
 COMPILED_FROM: Final = 4_000
 """States from which on compiled code pays, where there is a C compiler."""
 LONGEST_WALK: Final = 10_000
@@ -221,7 +221,7 @@ class Search:
     # The whole.
 
     def explore(self, so_far: Found | None = None) -> Found:
-        """Search until all is seen or a bound is reached; begins anew as often as it must.
+        """Search until all is seen or a bound is reached; restarts where it must.
 
         ``so_far`` is what was found before, when the search goes on from where it was kept.
         """
@@ -264,7 +264,7 @@ class Search:
     def _give_up_symmetry(self, differs: NotAlikeError) -> None:
         name = self.problem.classes[differs.kind].name
         self.problem.assumptions.append(
-            f'threads of "{name}" are told apart, not interchanged: {differs.why}'
+            f'threads of "{name}" are kept apart, not interchanged: {differs.why}'
         )
         self.tell_apart(differs.kind)
         self.restarts += 1

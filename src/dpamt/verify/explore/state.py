@@ -49,7 +49,7 @@ class Slot:
         return known
 
 
-class Restart(Exception):  # noqa: N818  (not an error: the search begins anew, knowing more)
+class Restart(Exception):  # noqa: N818  (not an error: the search restarts, knowing more)
     """What was taken for granted about a word is not so."""
 
 

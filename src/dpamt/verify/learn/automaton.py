@@ -175,7 +175,7 @@ class Recorder:
     def may_sleep(self, what: str) -> None:
         """The thread calls what may sleep; the caller's caller is where it does so."""
         if self.stopped is None:
-            new = self._position == len(self._history)  # else an earlier edge has told it
+            new = self._position == len(self._history)  # else an earlier edge has reported it
             sites = sites_of(sys._getframe(2), _enter.__code__) if new else ()
             self.tell(Event(MAY_SLEEP, what, sites))
 

@@ -3,7 +3,7 @@
 A store waits in the CPU's store buffer while later loads of other words go ahead of it (Intel SDM
 volume 3, 9.2.3.4 "Loads May Be Reordered with Earlier Stores to Different Locations"), so two CPUs
 that each store one word and then load the other's may both see the old value.  The search is
-sequentially consistent and never does that.  So each such pair of lines is told, where both words
+sequentially consistent and never does that.  So each such pair of lines is shown, where both words
 are changed and touched by several threads, as something that the verdict rests on.
 
 Between the two nothing may have emptied the buffer: an atomic read-modify-write (LOCK prefix, XCHG)

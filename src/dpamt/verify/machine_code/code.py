@@ -2,7 +2,7 @@
 
 :meth:`MachineCode.call` is a function of the host like any other: it keeps the discipline that each
 step stands alone in its statement, and what it is between two steps is one number, its place.  So a
-thread that runs it is learned, merged, searched, reduced, replayed and told as every thread is
+thread that runs it is learned, merged, searched, reduced, replayed and reported as every thread is
 (:mod:`dpamt.verify.learn.automaton`), with Python functions above it (KVM, a trial's program) and
 below it (the TDX module).
 """

@@ -61,7 +61,7 @@ class TellingLog(Protocol):
 
     @property
     def recorder(self) -> Recorder:
-        """Whom the threads' events are told to."""
+        """Who receives the threads' events."""
 
 
 class ImageSide(Fixed):

@@ -97,11 +97,11 @@ def regions(
     choices: Choices | None = None,
     interchangeable: bool = True,
 ) -> Problem:
-    """Threads in several 2M regions, so many in each: get, use, put.
+    """Threads in several 2M regions, a number in each: get, use, put.
 
     Each thread has a page of its own.  The pages that get takes for a pair are the same two for all
     threads of a region, and others for another region: at most one pair can be installed for a
-    region, so no thread can tell, and threads stay interchangeable; unless they are to be told
+    region, so no thread can tell, and threads stay interchangeable; unless they are to be kept
     apart, each a class of its own.
     """
     ground = Ground(design, choices, cpus=sum(cpus))

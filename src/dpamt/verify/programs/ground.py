@@ -36,7 +36,7 @@ _SPREAD: Final = (
 over the half whose PAMT entries one page of the pair holds, since PAMT.REMOVE looks at each half by
 itself."""
 _ENDS: Final = (0, 511, 256, 255)
-"""The same of threads that are told apart: first and last page, both sides of the middle."""
+"""The same of threads that are kept apart: first and last page, both sides of the middle."""
 _DONOR_SLOT: Final = 400
 """Index in a region of the first page that is donated from it."""
 

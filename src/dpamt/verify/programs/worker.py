@@ -5,7 +5,7 @@ begins when all others have ended, and goes on until nothing waits, so that all 
 end is judged.  What is queued again in each of :data:`MOST_ROUNDS` rounds then, with nobody else
 there, goes round for ever: a livelock.
 RCU callbacks run in softirq context, on a CPU that no task of the program is interrupted on: that
-one could wait for its own CPU is told by the order of locks.
+one could wait for its own CPU is seen in the order of locks.
 """
 
 from typing import Final

@@ -79,7 +79,7 @@ class ObservedLog(KernelLog):
 
     @property
     def recorder(self) -> Recorder:
-        """Whom its lines are told to."""
+        """Who receives its lines."""
         return self._world.recorder
 
     def _told(self, kind: str, text: str) -> bool:
@@ -107,7 +107,7 @@ class ObservedLog(KernelLog):
             super().warn(text)
 
     def warn_once(self, place: str, text: str) -> None:
-        """WARN_ONCE(): under observation each is told, whoever comes first."""
+        """WARN_ONCE(): under observation each is reported, whoever comes first."""
         if not self._told("warn", text):
             super().warn_once(place, text)
 
@@ -302,7 +302,7 @@ class World:
         return allocator
 
     def cpu(self, index: int) -> Cpu:
-        """CPU ``index`` made afresh for the thread that runs, its SEAMCALLs told to the recorder.
+        """CPU ``index`` made afresh for the thread that runs, its SEAMCALLs seen by the recorder.
 
         Raises ModelError when the machine has no such CPU.
         """
@@ -348,7 +348,7 @@ class World:
         return seamcall
 
     def _told(self, lp: LogicalProcessor) -> SeamCall:
-        """The SEAMCALLs of a processor, told to the recorder; perhaps one is refused by choice."""
+        """The SEAMCALLs of a processor, seen by the recorder; perhaps one is refused by choice."""
         told = told_call(lambda rax, args: self._owned(lp, rax, args), self.recorder)
         refusals = self.refusals
         if refusals is None:
@@ -405,7 +405,7 @@ class World:
 def told_seamcall(
     lp: LogicalProcessor, recorder: Recorder, agent: OtherAgent | None = None
 ) -> SeamCall:
-    """The SEAMCALLs of a processor, their beginnings and ends told to the recorder."""
+    """The SEAMCALLs of a processor, their beginnings and ends reported to the recorder."""
     return told_call(lp.seamcall if agent is None else partial(agent.call, lp), recorder)
 
 

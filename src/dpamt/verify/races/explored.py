@@ -103,7 +103,7 @@ def replay_races(
     release: str,
     watch: Callable[[Race, int, int], None] | None = None,
 ) -> list[RaceReplay]:
-    """Explore every race; ``watch`` is told before each: the race, its index, how many there are.
+    """Explore every race; ``watch`` gets the race, its index, and how many there are, before each.
 
     Raises InputError for an unknown release, Finding when a search does not end, and ModelError,
     naming the race, where the model breaks down.
