@@ -1,39 +1,106 @@
 """The schemas take what the commands write, and nothing that lacks a key or has one more."""
 
 import copy
+import gzip
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jsonschema
 import pytest
 
-from dpamt.report.json_schemas import DRAFT, schema_of, schemas
+from dpamt.errors import InputError
+from dpamt.report.json_schemas import DRAFT, main, schema_of, schemas
 from tests.cli.command import dpamt
 
 ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
 LOG = ROOT / "src" / "dpamt" / "platform" / "data" / "module-too-old.dmesg"
 RULE = "TDH.MEM.PAGE.AUG:busy=SEPT_TREE:nth=1"
 
 
-@pytest.fixture(scope="module")
-def documents() -> dict[str, Any]:
-    """A run with an injection, and verdicts of a design that fails and of one that holds."""
-    scenario = str(ROOT / "examples" / "scenario.toml")
-    run = dpamt("run", scenario, "--inject", RULE, "--json")
-    verify = dpamt("verify", "v2", "v6", "--cpus", "2", "--json")
-    assert (run.code, verify.code) == (0, 1), (run.err, verify.err)
+def written(code: int, *arguments: str) -> Any:
+    """The document of a command that ends with this exit code."""
+    ended = dpamt(*arguments, "--json")
+    assert ended.code == code, ended.err
+    return json.loads(ended.out)
+
+
+def run(folder: Path) -> Any:
+    """With an injection."""
+    return written(0, "run", str(ROOT / "examples" / "scenario.toml"), "--inject", RULE)
+
+
+def verify(folder: Path) -> Any:
+    """A design that fails and one that holds."""
+    return written(1, "verify", "v2", "v6", "--cpus", "2")
+
+
+def expect(folder: Path) -> Any:
     checks = ("--check", "launched=8256", "--check", "vm1-closed=4128", "--run", "--host", "2GiB")
-    full = ("--in-use", "100%", "--json")
-    expect = dpamt("expect", "--case", "5", "--unit", "2MiB", *checks, *full)
-    decode = dpamt("decode", str(LOG), "--json")
-    assert (expect.code, decode.code) == (1, 0), (expect.err, decode.err)
-    return {
-        "run.schema.json": json.loads(run.out),
-        "verify.schema.json": json.loads(verify.out),
-        "expect.schema.json": json.loads(expect.out),
-        "decode.schema.json": json.loads(decode.out),
-    }
+    return written(1, "expect", "--case", "5", "--unit", "2MiB", *checks, "--in-use", "100%")
+
+
+def decode(folder: Path) -> Any:
+    return written(0, "decode", str(LOG))
+
+
+def plan(folder: Path) -> Any:
+    """A host with TDs, run on the model too, and a log that has nothing of memory."""
+    log = folder / "short.dmesg"
+    log.write_text("virt/tdx: module initialization failed (-28)\n")
+    return written(1, "plan", "4GiB", str(log), "--td", "2x64MiB/2vcpu@2M=50%", "--run")
+
+
+def trace(folder: Path) -> Any:
+    """A recording with findings."""
+    recording = folder / "recording"
+    recording.write_bytes(gzip.decompress((DATA / "boot-false-add.jsonl.gz").read_bytes()))
+    return written(1, "trace", str(recording))
+
+
+def boot(folder: Path) -> Any:
+    """A guest that fails on its way, as in tests/cli/test_boot.py."""
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("no qemu-system-x86_64 here")
+    from tests.cli.test_boot import run as boot_run
+
+    return json.loads(boot_run(folder, "--json").out)
+
+
+def conform(folder: Path) -> Any:
+    """Scenarios that another release answers otherwise, and a race with a wrong outcome."""
+    scenarios = (DATA / "module-vectors.jsonl").read_text().splitlines()[:8]
+    lines = map(json.loads, (DATA / "module-races.jsonl").read_text().splitlines())
+    race = next(race for race in lines if race["id"] == "C021")
+    race["outcomes"][0]["b"]["status"] = "0x1"
+    race["outcomes"].pop()
+    spoilt = json.loads(scenarios[0])
+    spoilt["calls"][0]["expect"]["status"] = "0x1"
+    file = folder / "vectors.jsonl"
+    file.write_text("\n".join([json.dumps(spoilt), *scenarios[1:], json.dumps(race)]))
+    return written(1, "conform", str(file))
+
+
+DOCUMENTS: Final[dict[str, Callable[[Path], Any]]] = {
+    f"{one.__name__}.schema.json": one
+    for one in (run, verify, expect, decode, plan, trace, boot, conform)
+}
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """What a command writes; each is run once."""
+    made: dict[str, Any] = {}
+
+    def of(name: str) -> Any:
+        if name not in made:
+            made[name] = DOCUMENTS[name](tmp_path_factory.mktemp("document"))
+        return made[name]
+
+    return of
 
 
 def checker(name: str) -> Any:
@@ -42,8 +109,39 @@ def checker(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", schemas())
-def test_what_a_command_writes_is_taken(name: str, documents: dict[str, Any]) -> None:
-    checker(name).validate(documents[name])
+def test_what_a_command_writes_is_taken(name: str, document: Callable[[str], Any]) -> None:
+    checker(name).validate(document(name))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("4GiB", "--td", "1x64MiB", "--age", "0.01", "--seeds", "2", "--tornado"),
+        ("4GiB", "--td", "1x64MiB"),
+        ("reserved-areas", "--td", "8x16GiB/4vcpu"),
+        ("--fleet", "generated", "2*64GiB", "--max-tds", "9", "--age", "0.05", "--seeds", "2"),
+        (
+            "--fleet",
+            str(ROOT / "examples" / "vms.csv"),
+            "256GiB",
+            "128GiB:static",
+            "--td-share",
+            "60",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_other_forms_of_a_plan_are_taken(arguments: tuple[str, ...]) -> None:
+    ended = dpamt("plan", *arguments, "--json")
+    assert ended.code in (0, 1), ended.err
+    checker("plan.schema.json").validate(json.loads(ended.out))
+
+
+def test_a_plan_with_the_kernels_counters_is_taken(tmp_path: Path) -> None:
+    counts = tmp_path / "counts.json"
+    counts.write_text('{"dpamt_counts": 1, "regions": [[2049, 5]]}')
+    ended = dpamt("plan", "8GiB", "--counts", str(counts), "--json")
+    checker("plan.schema.json").validate(json.loads(ended.out))
 
 
 def test_both_forms_of_a_decoded_answer_are_taken() -> None:
@@ -52,15 +150,16 @@ def test_both_forms_of_a_decoded_answer_are_taken() -> None:
 
 
 @pytest.mark.parametrize("name", schemas())
-def test_every_key_counts(name: str, documents: dict[str, Any]) -> None:
+def test_every_key_counts(name: str, document: Callable[[str], Any]) -> None:
     """Each object of a document, without each of its keys in turn, and with one more."""
     taken = checker(name)
-    assert taken.is_valid(documents[name])
-    places = list(objects(documents[name]))
-    assert len(places) > 20
+    whole = document(name)
+    assert taken.is_valid(whole)
+    places = list(objects(whole))
+    assert len(places) > 10
     for way in first_of_each_kind(places):
         for change in ("less", "more", "other"):
-            spoilt = copy.deepcopy(documents[name])
+            spoilt = copy.deepcopy(whole)
             found = at(spoilt, way)
             key = sorted(found)[0]
             if change == "less":
@@ -84,7 +183,8 @@ def objects(value: Any, way: tuple[Any, ...] = ()) -> Any:
             yield from objects(inner, (*way, number))
 
 
-FREE = {"properties", "code", "bounds", "fine", "facts"}
+FREE = {"properties", "code", "bounds", "fine", "facts", "registers", "counts", "durations_ns"}
+FREE |= {"verify_costs_us"}
 """Objects whose keys are names: any key may be there."""
 
 
@@ -114,3 +214,19 @@ def test_the_files_have_not_drifted(name: str) -> None:
 def test_a_type_without_a_schema_is_refused() -> None:
     with pytest.raises(TypeError, match="no schema"):
         schema_of(set[int])
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "plan.schema.json").write_text("{}")
+    with pytest.raises(InputError, match=r"plan\.schema\.json: was not made here"):
+        main([str(tmp_path)])
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.schema.json"]
+    (tmp_path / "plan.schema.json").unlink()
+    main([str(tmp_path)])
+    main([str(tmp_path)])
+    assert {file.name for file in tmp_path.iterdir()} == set(DOCUMENTS)
+
+
+def test_the_page_names_every_schema() -> None:
+    page = (ROOT / "docs" / "schemas.md").read_text(encoding="utf-8")
+    assert all(f"(schemas/{name})" in page for name in schemas())
