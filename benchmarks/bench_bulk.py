@@ -273,7 +273,9 @@ def main() -> None:
     fills = [] if options.no_fill else measure_fills()
     line = fit(fills) if fills else {}
     if options.json:
-        print(json.dumps({"target": TARGET, "ratios": ratios, "fills": fills, "fit": line}, indent=2))
+        print(
+            json.dumps({"target": TARGET, "ratios": ratios, "fills": fills, "fit": line}, indent=2)
+        )
         return
     print(f"{'a page':27} {'one by one':>12} {'in bulk':>10} {'ratio':>7}   (target {TARGET})")
     for name, row in ratios.items():

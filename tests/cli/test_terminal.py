@@ -122,7 +122,7 @@ def test_lines_that_are_too_wide_go_on_below() -> None:
     [
         ("run",),
         ("verify", "merged", "--cpus", "8", "--granularity", "words"),
-        ("plan", "8TiB", "--td", "400x16GiB/4vcpu@2M=50%"),
+        ("plan", "64GiB", "--td", "8x2GiB@2M=0%", "--run"),
         ("plan", "256GiB", "--td", "4x4GiB/4vcpu@2M=90%", "--age", "400"),
         ("plan", "--fleet", "generated", "2000*2TiB", "--jobs", "2"),
         ("conform", VECTORS, VECTORS, VECTORS),
@@ -151,6 +151,8 @@ def test_control_c_is_one_line_and_130_in_every_command(
         pytest.skip("it had ended before it could be interrupted")
     os.killpg(started.pid, signal.SIGINT)
     out, err = started.communicate(timeout=60)
+    if (started.returncode, err) == (-signal.SIGINT, "") and out:
+        pytest.skip("its answer was out before it could be interrupted")
     assert started.returncode in (130, -signal.SIGINT)
     assert (out, err) == ("", "dpamt: interrupted\n")
 

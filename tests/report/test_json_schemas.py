@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 
 from dpamt.errors import InputError
-from dpamt.report.json_schemas import DRAFT, main, schema_of, schemas
+from dpamt.report.json_schemas import main, schemas
+from dpamt.report.schema_of import DRAFT, schema_of
 from tests.cli.command import dpamt
 
 ROOT = Path(__file__).parents[2]
