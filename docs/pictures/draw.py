@@ -4,8 +4,11 @@
 
 Every number in a picture is read from the model: the module's PAMT, the kernel's counters, the
 page allocator.  The files are the same from run to run.
+
+Pictures have no background of their own, and their ink follows the reader's scheme, light or dark.
 """
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,8 +16,9 @@ from typing import Final
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -31,8 +35,10 @@ from dpamt.run.world import World
 
 HERE: Final = Path(__file__).parent
 
-# Okabe and Ito's palette: told apart by the colour-blind too.
-FREE, STATIC, DYNAMIC = "#ececec", "#d55e00", "#0072b2"
+# Okabe and Ito's palette, which the colour-blind can distinguish too.  What is free is grey on
+# white and on black.
+FREE, STATIC, DYNAMIC = "#8080804d", "#d55e00", "#0072b2"
+NOTHING: Final = "#00000000"
 HUGE, GUEST = "#56b4e9", "#009e73"
 
 NO_PAIR: Final = -1
@@ -85,24 +91,35 @@ def save(figure: Figure, name: str) -> None:
     """Write the figure beside this file, or into the folder that was given, without a date."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.svg", bbox_inches="tight", dpi=160, metadata={"Date": None})
+    file = folder / f"{name}.svg"
+    figure.savefig(file, bbox_inches="tight", dpi=160, metadata={"Date": None}, transparent=True)
     plt.close(figure)
+    text = file.read_text(encoding="utf-8")
+    text = re.sub(r"(stroke|fill): #000000", r"\1: currentColor", text)
+    text = text.replace("</metadata>", f"</metadata>\n {_INK}", 1)
+    file.write_text(text, encoding="utf-8")
+
+
+_INK: Final = (
+    "<style>svg { color: #1a1a1a; fill: currentColor; } "
+    "@media (prefers-color-scheme: dark) { svg { color: #e6e6e6; } }</style>"
+)
+"""Letters have no colour of their own in matplotlib's SVG, so they take that of the whole."""
+
+_CELL: Final = 8
+"""Pixels of a cell's side, one of them the gap to the next."""
 
 
 def draw_cells(axes: Axes, classes: list[int], columns: int, colours: list[str]) -> None:
-    """Cells row by row, each in the colour of its class."""
-    rows = [classes[at : at + columns] for at in range(0, len(classes), columns)]
-    axes.pcolormesh(
-        rows,
-        cmap=ListedColormap(colours),
-        vmin=-0.5,
-        vmax=len(colours) - 0.5,
-        edgecolors="white",
-        linewidth=0.3,
-        rasterized=True,
-    )
-    axes.invert_yaxis()
-    axes.set_aspect("equal")
+    """Cells row by row, each in the colour of its class; what is between them is not painted."""
+    classes = [*classes, *[0] * (-len(classes) % columns)]
+    painted = np.array([to_rgba(colour) for colour in colours])[
+        np.array(classes).reshape(-1, columns)
+    ]
+    cells = painted.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
+    cells[_CELL - 1 :: _CELL, :, 3] = 0
+    cells[:, _CELL - 1 :: _CELL, 3] = 0
+    axes.imshow(cells, interpolation="nearest", aspect="equal")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -130,7 +147,7 @@ def pamt_pages() -> None:
             for _ in range(size(pamt) // PAGE_SIZE)
         ]
         classes += [0] * (rows * CELLS_A_ROW - len(classes))
-        draw_cells(axes, classes, CELLS_A_ROW, ["white", *colours])
+        draw_cells(axes, classes, CELLS_A_ROW, [NOTHING, *colours])
         axes.set_title(f"{mode}: {module_bytes(pamt) // 1024:,} KiB", fontsize=11)
     figure.legend(
         handles=[Patch(color=c, label=t) for c, t in zip(colours, kinds, strict=True)],
@@ -238,7 +255,7 @@ def region_life() -> None:
             turns,
             [max(states[at], 0) for at in turns],
             where="post",
-            color=DYNAMIC,
+            color="black",
             linewidth=1,
             label="4K pages in TDX use",
         )
@@ -248,7 +265,7 @@ def region_life() -> None:
         for text, at in marks:
             axes.axvline(at, color="#888888", linewidth=0.6, linestyle=":")
             if axes is panels[0]:
-                axes.text(at, 545, text, fontsize=7, ha="center", color="#555555")
+                axes.text(at, 545, text, fontsize=7, ha="center", color="#888888")
     panels[-1].legend(frameon=False, fontsize=7, loc="upper left")
     panels[-1].set_xlabel("SEAMCALLs")
     save(figure, "region-life")

@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import dpamt
 from dpamt.run.api import run_scenario
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = (DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")))
+PAGES = (DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
 
 
 def anchors(page: Path) -> set[str]:
@@ -62,3 +64,15 @@ def test_the_json_page_names_exactly_the_keys_there_are() -> None:
     rows = "\n".join(line for line in page.splitlines() if line.startswith("| `"))
     named = set(re.findall(r"`([a-z][a-z0-9_]*)`", rows)) - {"static", "dynamic"}
     assert named | {"static", "dynamic"} == keys_of(facts.to_json())
+
+
+PICTURES = sorted((DOCS / "pictures").glob("*.svg"))
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.stem)
+def test_pictures_can_be_read_on_white_and_on_black(picture: Path) -> None:
+    """No background, and ink in the reader's colour: neither black nor white is painted."""
+    text = picture.read_text(encoding="utf-8")
+    assert "@media (prefers-color-scheme: dark)" in text
+    assert not re.findall(r"(?:fill|stroke): ?(?:#000000|#ffffff|black|white)", text)
+    assert "currentColor" in text
