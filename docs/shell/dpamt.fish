@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --regions --release --replay --resume --sarif --save --seed --seeds --share-2m --smp --td --td-share --timeout --tolerate --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --spill --td --td-share --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -74,6 +74,7 @@ complete -c dpamt -n '_shtab_dpamt_using verify' -s h -l help -d 'show this help
 complete -c dpamt -n '_shtab_dpamt_using verify' -l vmlinux -xka "(__fish_complete_path (commandline -ct))" -d 'verify machine code instead of a design: tdx_pamt_get and tdx_pamt_put of a vmlinux, a .ko or an object (docs/machine-code.md; needs the extra machine)'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l functions -x -d 'with --vmlinux: the names of the functions, where they differ; counts=SYM names the counters'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l tolerate -x -d 'with --vmlinux: an answer of the module that the code takes as benign, such as TDH.PHYMEM.PAMT.ADD=TDX_HPA_RANGE_NOT_FREE; may be repeated'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l set -x -d 'with --vmlinux: a variable of the image as the booted kernel has it, such as a module'"'"'s parameter; VALUE is a number or the name of a symbol; may be repeated'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l memory-model -xka "tso sc" -d 'with --vmlinux: x86-TSO, where stores wait in each CPU'"'"'s store buffer (the default), or sequentially consistent'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l all -d 'verify every design that comes with dpamt'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l trial -x -d 'run only this trial of the suite (dpamt list trials)'
@@ -83,8 +84,11 @@ complete -c dpamt -n '_shtab_dpamt_using verify' -l pairs -xka "apart crossed ow
 complete -c dpamt -n '_shtab_dpamt_using verify' -l failures -x -d 'with --cpus: at most N allocations fail, at any place'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l max-states -x -d 'stop a search after N states (5000000)'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l max-memory -x -d 'stop a search when dpamt holds this much memory (4GiB)'
-complete -c dpamt -n '_shtab_dpamt_using verify' -l jobs -x -d 'search in N processes: same verdict, same number of states'
-complete -c dpamt -n '_shtab_dpamt_using verify' -l ray -x -d 'run the processes on a Ray cluster (auto, HOST:PORT, or local; needs the extra ray)'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l jobs -x -d 'search on N CPUs, in compiled code (same states, same verdict); with --ray, in N processes'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l engine -xka "compiled python" -d 'search in compiled code from the start, or in Python alone; else compiled code takes over from 4000 states on where there is a C compiler (same answer)'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l reductions -xka "all none" -d 'none: each step on a word that somebody changes has states of its own, as a check of the reductions; equal threads stay sorted (all)'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l spill -x -d 'with --max-memory: above it, go on with the states in files in DIR instead of stopping; they go when the search ends'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l ray -x -d 'with the extra ray: search in processes on the machines of a Ray cluster (auto, HOST:PORT, or local)'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l checkpoint -xka "(__fish_complete_path (commandline -ct))" -d 'store one search in a file: every minute, on Ctrl-C, at --max-states and --max-memory'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l force -d 'replace a file that dpamt did not write (docs/outputs.md)'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l resume -xka "(__fish_complete_path (commandline -ct))" -d 'continue the search in such a file; Python files are given as for --check'

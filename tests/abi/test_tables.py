@@ -71,7 +71,7 @@ def test_which_leaf_is_allowed_where() -> None:
     by_leaf = {leaves.LEAF_NAMES[leaf]: v for leaf, v in states.OP_STATE_ALLOWED.items()}
     expected = {name: set(v) for name, v in TABLES["op_state_allowed"].items()}
     # Not in the table; op_state_lookup.c of the 2.0 line.
-    expected |= dict.fromkeys(("TDH.MNG.RD", "TDH.VP.RD"), set(range(1, 11)))
+    expected |= {name: set(range(1, 11)) for name in ("TDH.MNG.RD", "TDH.VP.RD")}
     expected["TDH.VP.WR"] = {1, 2, 3, 6, 7, 8, 9, 10}
     assert by_leaf == expected
     by_leaf = {leaves.LEAF_NAMES[leaf]: v for leaf, v in states.SEPT_STATE_ALLOWED.items()}

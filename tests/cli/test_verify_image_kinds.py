@@ -32,7 +32,15 @@ def linked(folder: Path, name: str, cc: str, *flags: str) -> Path:
     """A file that is linked at a kernel's addresses."""
     target = folder / "vmlinux"
     parts = [design_object(name, "-O2", "-g", cc=cc), built(KERNEL, ("-O2", "-g"), cc)]
-    words = ["ld", "-m", "elf_x86_64", "-e", "0", f"-Ttext={TEXT_AT:#x}", "--build-id=sha1"]
+    words: list[str | Path] = [
+        "ld",
+        "-m",
+        "elf_x86_64",
+        "-e",
+        "0",
+        f"-Ttext={TEXT_AT:#x}",
+        "--build-id=sha1",
+    ]
     done = subprocess.run([*words, *flags, "-o", target, *parts], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
@@ -62,7 +70,7 @@ def test_a_module_is_as_its_object(name: str, tmp_path: Path) -> None:
     """As Kbuild makes one: objects that are linked again, and can be relocated."""
     target = tmp_path / "pamt.ko"
     other = built("int unrelated;\nint other(void) { return unrelated; }\n")
-    words = ["ld", "-m", "elf_x86_64", "-r", "--build-id=sha1", "-o", target]
+    words: list[str | Path] = ["ld", "-m", "elf_x86_64", "-r", "--build-id=sha1", "-o", target]
     subprocess.run([*words, other, design_object(name)], check=True)
     assert verdict(target, tmp_path) == verdict(design_object(name), tmp_path)
 

@@ -16,6 +16,7 @@ from dpamt.verify.explore.state import Knowledge
 from dpamt.verify.programs.ground import APART, PLACEMENTS
 from dpamt.verify.programs.problem import GRANULARITIES, LOCKS, SEAMCALL, WORDS
 from dpamt.verify.programs.suite import trials_of
+from tests.verify.searched import states_of
 
 NEVER = 1 << 60
 DYNAMIC = [name for name in SHIPPED if load_design(name).dynamic_pamt]
@@ -51,20 +52,19 @@ def came_to(search: Search) -> Came:
     return Came(
         (*numbers, found.ends, found.restarts),
         found.faults,
-        *reached(search),
+        list(states_of(search)),
+        ways_of(search),
         sorted(set(search.graph.ends)),
         search.engine.locals,
     )
 
 
-def reached(search: Search) -> tuple[list[tuple[int, ...]], list[tuple[int, int]]]:
-    """Every state in order, and from where and how each was found."""
+def ways_of(search: Search) -> list[tuple[int, int]]:
+    """From where and how each state was found."""
     graph = search.graph
     if isinstance(graph, Graph):
-        states = [search.packing.unpack(key) for key in graph.numbers]
-        return states, list(zip(graph.parents, graph.moves, strict=True))
-    numbers = range(len(graph))
-    return [graph.state(n) for n in numbers], [graph.found_from(n) for n in numbers]
+        return list(zip(graph.parents, graph.moves, strict=True))
+    return [graph.found_from(n) for n in range(len(graph))]
 
 
 def asked_of_suite(name: str) -> list[Asked]:

@@ -24,6 +24,7 @@ from dpamt.verify.properties.named import MISSING, properties
 from tests.verify.judge.compare import compared
 from tests.verify.judge.problems import one_by_one, plain
 from tests.verify.judge.search import Judge, Said, answer
+from tests.verify.searched import states_of
 
 DESIGNS = Path(__file__).parents[2] / "data" / "designs"
 DYNAMIC = [name for name in SHIPPED if load_design(name).dynamic_pamt]
@@ -42,8 +43,7 @@ def as_each_its_own(search: Search, state: tuple[int, ...]) -> list[tuple[int, .
 
 def answers_of(search: Search) -> set[Hashable]:
     found = set()
-    for packed in search.graph.numbers:
-        state = search.packing.unpack(packed)
+    for state in states_of(search):
         for _, _, _, block in search.moves(state):
             for event in block.events:
                 if event.kind not in (CONTEXT, LOCK_ORDER):  # the judge has no such events
@@ -55,8 +55,7 @@ def answers_of(search: Search) -> set[Hashable]:
 
 def rests_of(search: Search) -> set[Snapshot]:
     found = set()
-    for packed in search.graph.numbers:
-        state = search.packing.unpack(packed)
+    for state in states_of(search):
         if all(search.engine.ended[local] for local in state[search.capacity :]):
             for ordered in as_each_its_own(search, state):
                 search.put_back(ordered)
@@ -81,8 +80,8 @@ def states_at(search: Search, addresses: list[Address]) -> set[tuple[Hashable, .
     """What those words hold together, in every state of the search."""
     found = set()
     array_of = search.problem.shared.array
-    for packed in search.graph.numbers:
-        for ordered in as_each_its_own(search, search.packing.unpack(packed)):
+    for state in states_of(search):
+        for ordered in as_each_its_own(search, state):
             search.put_back(ordered)
             found.add(tuple(read_word(array_of(array), number) for array, number in addresses))
     return found
