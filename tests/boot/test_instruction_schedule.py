@@ -1,6 +1,6 @@
 """Schedules at instruction addresses: read, and followed whatever order CPUs come in."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -43,6 +43,19 @@ class Words(GuestWords):
 
     def value(self, address: int, size: int) -> int | None:
         return self.now
+
+
+class Breakpoints:
+    def __init__(self) -> None:
+        self.put: list[int] = []
+        self.is_armed = False
+
+    def arm(self, addresses: Iterable[int]) -> None:
+        assert not self.is_armed
+        self.put, self.is_armed = list(addresses), True
+
+    def disarm(self) -> None:
+        self.is_armed = False
 
 
 Program = list[tuple[int, int]]
@@ -93,7 +106,8 @@ class Guest:
 
     def __init__(self, found: dict[str, Any], programs: list[Program]) -> None:
         self.words = Words()
-        self.follower = InstructionFollower(found, "kernel", self.words)
+        self.breakpoints = Breakpoints()
+        self.follower = InstructionFollower(found, "kernel", self.words, self.breakpoints)
         self.log: list[tuple[int, tuple[int, int]]] = []
         self._threads = [self._thread(cpu, program) for cpu, program in enumerate(programs)]
         self.coming = {cpu: next(thread) for cpu, thread in enumerate(self._threads)}
@@ -123,6 +137,8 @@ class Guest:
         while self.coming:
             self.arrive(random.choice(sorted(self.coming)))
         assert not self.follower.is_waiting
+        assert self.breakpoints.put == self.follower.addresses
+        assert not self.breakpoints.is_armed
         return self.follower
 
 

@@ -9,8 +9,8 @@ What cannot be made to happen: a store that waits in its CPU's store buffer whil
 QEMU's translated code makes a store when it comes to it, so such a schedule is left at that load.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK
 from dpamt.boot.request import Request
@@ -40,9 +40,9 @@ _SPINLOCK_VALUES: Final = {"free": 0, "held": 1}
 _MASK: Final = (1 << 64) - 1
 
 
-def has_instructions(found: Mapping[str, Any]) -> bool:
-    """Whether a counterexample (its JSON form) is one of machine code."""
-    return any(step.get("address") for step in found["steps"])
+def has_instructions(found: Mapping[str, Any] | None) -> bool:
+    """Whether there is a counterexample (its JSON form), and it is one of machine code."""
+    return found is not None and any(step.get("address") for step in found["steps"])
 
 
 def instruction_points(found: Mapping[str, Any]) -> list[Point]:
@@ -83,6 +83,18 @@ def _number(text: str) -> int | None:
         return int(text, 0)
     except ValueError:
         return None
+
+
+class Breakpoints(Protocol):
+    """What single vCPUs stop at (:mod:`dpamt.boot.breakpoints`)."""
+
+    is_armed: bool
+
+    def arm(self, addresses: Iterable[int]) -> None:
+        """Put a breakpoint at each address."""
+
+    def disarm(self) -> None:
+        """Take them away; whoever was held there runs."""
 
 
 class GuestWords:
@@ -145,13 +157,19 @@ class GuestWords:
 
 
 class InstructionFollower(Follower):
-    """Lets vCPUs go from instruction to instruction in the order of a schedule."""
+    """Lets vCPUs go from instruction to instruction in the order of a schedule.
+
+    ``breakpoints`` stand from the schedule's beginning to its end.
+    """
 
     _where = "on the vCPU"
 
-    def __init__(self, found: Mapping[str, Any], design: str, words: GuestWords) -> None:
+    def __init__(
+        self, found: Mapping[str, Any], design: str, words: GuestWords, breakpoints: Breakpoints
+    ) -> None:
         super().__init__(found, design, instruction_points(found))
         self._words = words
+        self._breakpoints = breakpoints
         self._behind = _behind_the_last(self.result.points, words)
         self._known: dict[str, int] = {}
         """By name of a word in the counterexample: where it is in the guest."""
@@ -171,25 +189,38 @@ class InstructionFollower(Follower):
         if point is not None and not self._free and point.address:
             for one in let_go:
                 if one.cpu == point.cpu and one.is_breakpoint:
-                    return self._touch(point, one, let_go)
+                    let_go = [*let_go, *self._touch(point, one)]
+        self._steer()
         return let_go
 
-    def _touch(self, point: Point, request: Request, let_go: list[Request]) -> list[Request]:
-        """Look at the word of the step that is about to be made."""
+    def give_up(self, why: str) -> list[Request]:
+        """Let everybody go; the schedule ends here."""
+        let_go = super().give_up(why)
+        self._steer()
+        return let_go
+
+    def _steer(self) -> None:
+        if self._free:
+            self._breakpoints.disarm()
+        elif self.has_begun and not self._breakpoints.is_armed:
+            self._breakpoints.arm(self.addresses)
+
+    def _touch(self, point: Point, request: Request) -> list[Request]:
+        """Look at the word of the step that is about to be made; who is to go too, where it is
+        another one."""
         self._touched = None
         found = self._words.word_at(request.registers)
         if not point.word or found is None:
-            return let_go
+            return []
         known = self._known.setdefault(point.word, found[0])
         if known != found[0]:
-            others = self.give_up(
+            return self.give_up(
                 f"{point}: {point.word} is at {known:#x}; the vCPU is at {found[0]:#x}"
             )
-            return [*let_go, *others]
         value = self._words.value(*found)
         if value is not None:
             self._touched = *found, value
-        return let_go
+        return []
 
     def _concerns(self, request: Request) -> bool:
         if request.is_breakpoint or super()._concerns(request):

@@ -192,11 +192,6 @@ class Follower:
         """Whether every CPU has come to the beginning of the schedule."""
         return len(self._begun) == self.result.cpus
 
-    @property
-    def is_free(self) -> bool:
-        """Whether the schedule is at its end, or was left."""
-        return self._free
-
     def take(self, request: Request) -> list[Request]:
         """A request came: those to answer now, in order."""
         cpu, what = request.cpu, _what(request)
@@ -204,7 +199,9 @@ class Follower:
             self._begun.add(cpu)
             self._waiting[cpu] = request
             return self._all() if self.has_begun else []
-        if self._free or cpu not in self._begun or cpu in self._ended:
+        if self._free:
+            return [*self._all(), request]
+        if cpu not in self._begun or cpu in self._ended:
             return [request]
         if not self._concerns(request):
             return [request]

@@ -5,12 +5,12 @@ Its CMRs come from the memory map that the kernel prints.  After every SEAMCALL 
 checked; what a real machine would punish ends the run with its story.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from dpamt.abi.leaves import RAX_LEAF_MASK, leaf_name
 from dpamt.boot.answering import Answering
@@ -122,8 +122,6 @@ class _Session:
         self._late: list[tuple[float, Request]] = []
         """Requests that are delayed, and until when."""
         self._follower: Follower | None = None
-        self._breakpoints: BreakpointMailbox | None = None
-        """Where a schedule is followed from instruction to instruction."""
         self._moved = 0.0
         """When the follower was last asked."""
         self._progress = progress
@@ -151,7 +149,11 @@ class _Session:
         """By CPU: the request that is not answered yet."""
         self._transport = self._make_transport(places)
         if options.replay is not None and options.exercise is not None:
-            self._follower = self._make_follower(options.replay, options.exercise)
+            design = options.exercise.parameters["design"]
+            self._follower = Follower(options.replay, design)
+            if isinstance(self._transport, BreakpointMailbox):
+                words = GuestWords(image, self._kernel)
+                self._follower = InstructionFollower(options.replay, design, words, self._transport)
             self._result.followed = self._follower.result
         self._rendezvous = held_calls(options.hold)
 
@@ -178,42 +180,18 @@ class _Session:
             " ".join(filter(None, words)) if options.tdx else _without_tdx(options),
             initrd,
             stopped=options.transport == GDB,
-            gdb=options.transport == GDB or self._is_by_instruction,
+            gdb=options.transport == GDB or has_instructions(options.replay),
         )
         return Qemu(setup)
-
-    @property
-    def _is_by_instruction(self) -> bool:
-        """Whether a counterexample in machine code is followed."""
-        replay = self._options.replay
-        return replay is not None and has_instructions(replay)
 
     def _make_transport(self, places: list[Place]) -> Transport:
         if self._options.transport == GDB:
             return GdbTransport(self._qemu.socket("gdb"), places)
         bell, cpus = self._qemu.socket("bell"), self._options.cpus
         mailbox = Mailbox(self._qemu.memory, bell, cpus)
-        if not self._is_by_instruction:
+        if not has_instructions(self._options.replay):
             return mailbox
-        self._breakpoints = BreakpointMailbox(mailbox, bell, self._qemu.socket("gdb"), cpus)
-        return self._breakpoints
-
-    def _make_follower(self, found: Mapping[str, Any], exercise: Exercise) -> Follower:
-        design = exercise.parameters["design"]
-        if self._breakpoints is None:
-            return Follower(found, design)
-        words = GuestWords(self._image, self._kernel)
-        return InstructionFollower(found, design, words)
-
-    def _steer(self) -> None:
-        """Breakpoints stand while a schedule is followed."""
-        follower, breakpoints = self._follower, self._breakpoints
-        if breakpoints is None or not isinstance(follower, InstructionFollower):
-            return
-        if follower.is_free:
-            breakpoints.disarm()
-        elif follower.has_begun and not breakpoints.is_armed:
-            breakpoints.arm(follower.addresses)
+        return BreakpointMailbox(mailbox, bell, self._qemu.socket("gdb"), cpus)
 
     def run(self) -> Booted:
         """Answer until the end."""
@@ -237,7 +215,6 @@ class _Session:
             if follower is not None and follower.is_waiting and now > self._moved + _HELD_SECONDS:
                 result.stacks = self._stacks()
                 let_go = follower.give_up(f"nobody came within {_HELD_SECONDS:.0f} s")
-                self._steer()
                 self._qemu.monitor.run("cont")
                 for request in let_go:
                     self._answer(request)
@@ -358,9 +335,7 @@ class _Session:
     def _admit(self, request: Request) -> None:
         if self._follower is not None:
             self._moved = monotonic()
-            let_go = self._follower.take(request)
-            self._steer()
-            for one in let_go:
+            for one in self._follower.take(request):
                 self._answer(one)
             return
         if request.site >= RENDEZVOUS_SITE:

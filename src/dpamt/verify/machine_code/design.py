@@ -125,8 +125,7 @@ def machine_design(
     lock = "dpamt_lock" if counts.startswith("dpamt") else "pamt_lock"
     code.shares_pamt_lock = is_taken_by_call(code.places, (get, put), lock)
     code.said.append(
-        f"a DEMOTE and its count, where a trial has one, are dpamt's own, under {lock} as get and "
-        "put"
+        f"where a trial has a DEMOTE, it and its count are dpamt's own, under {lock} as get and put"
         if code.shares_pamt_lock
         else f"no trial has a DEMOTE: get and put take no {lock} by a call"
     )
