@@ -7,6 +7,7 @@ from dpamt.abi import operands as op
 from dpamt.abi.exits import (
     EPT_VIOLATION_WRITE,
     EXIT_REASON_EPT_VIOLATION,
+    EXIT_REASON_EXTERNAL_INTERRUPT,
     EXIT_REASON_HLT,
     EXTENDED_LEVEL_MASK,
     EXTENDED_MET_LEAF_SHIFT,
@@ -16,6 +17,7 @@ from dpamt.abi.exits import (
     EXTENDED_TYPE_ACCEPT,
     EXTENDED_TYPE_MASK,
     EXTENDED_TYPE_NONE,
+    INTERRUPTION_VALID,
     TDG_MEM_PAGE_ACCEPT,
 )
 from dpamt.abi.pages import PAGE_SIZE, SIZE_2M
@@ -180,6 +182,29 @@ def test_access_faults_until_the_page_is_there_and_accepted() -> None:
     assert status == EXIT_REASON_HLT
     assert enter(rig, tdr, program)[0] == EXIT_REASON_HLT
     assert reached == [str(TDX_SUCCESS), "in"]
+
+
+def test_an_interrupt_comes_before_the_next_instruction() -> None:
+    rig, tdr = rig_and_td()
+    rig.must(leaf.TDH_MEM_PAGE_AUG, rcx=0, rdx=tdr, r8=FIRST + 100 * PAGE_SIZE)
+    done: list[int] = []
+
+    def interrupted(tdcall: TdCall, access: Access) -> None:
+        done.append(tdcall(TDG_MEM_PAGE_ACCEPT, TdxModuleArgs()))
+        rig.module.interrupt_pending = True
+        rig.module.interrupt_vector = 0xEC
+        access(0)
+        done.append(-1)
+
+    status, args = enter(rig, tdr, interrupted)
+    assert (status, done) == (EXIT_REASON_EXTERNAL_INTERRUPT, [TDX_SUCCESS])
+    assert args == TdxModuleArgs.of(r9=INTERRUPTION_VALID | 0xEC)
+    # It stays pending until the host takes it: nothing runs, and no call of the guest's.
+    again = TdxModuleArgs()
+    for program in (lambda tdcall, access: access(0), lambda tdcall, access: tdcall(0, again)):
+        assert enter(rig, tdr, program)[0] == EXIT_REASON_EXTERNAL_INTERRUPT
+    rig.module.interrupt_pending = False
+    assert enter(rig, tdr, lambda tdcall, access: access(0))[0] == EXIT_REASON_HLT
 
 
 def test_an_accept_of_a_part_of_a_pending_2m_page_asks_for_a_split() -> None:

@@ -76,6 +76,7 @@ def lost(side: SideFacts) -> int:
         "TDH.MNG.CREATE:no-entropy:times=9",
         "TDH.MNG.ADDCX:no-entropy:times=17",
         "TDH.PHYMEM.CACHE.WB:interrupt:times=10000",
+        "TDH.VP.ENTER:interrupt:every=2",
     ],
 )
 def test_what_linux_tries_again_is_not_noticed(rule: str) -> None:
@@ -159,6 +160,7 @@ def test_a_pair_that_is_not_taken_out_stays_for_ever() -> None:
         ("TDH.SYS.CONFIG:busy=SYS", r"initialization failed.*1 of 1 calls"),
         ("TDH.MEM.PAGE.AUG:busy=R8", r"livelock: TDH.MEM.PAGE.AUG failed 20001 times in a row"),
         ("TDH.VP.ENTER:busy=RCX", r"livelock: TDH.VP.ENTER failed .*injected by TDH.VP.ENTER:"),
+        ("TDH.VP.ENTER:interrupt", r"livelock: TDH.VP.ENTER failed .*injected by TDH.VP.ENTER:"),
     ],
 )
 def test_what_ends_the_run_is_told_with_its_rule(rule: str, what: str) -> None:

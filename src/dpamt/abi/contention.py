@@ -6,6 +6,7 @@ Made from the rows of :mod:`dpamt.abi.leaf_table`.
 from typing import Final
 
 from dpamt.abi.leaf_table import LEAF_ROWS
+from dpamt.abi.leaves import TDH_VP_ENTER
 
 BUSY_OPERANDS: Final = {number: row.busy for number, row in LEAF_ROWS.items() if row.busy}
 """Operands that TDX_OPERAND_BUSY of a leaf can name, in any version, in the order of its locks."""
@@ -15,6 +16,9 @@ DRAWS_ENTROPY: Final = frozenset(number for number, row in LEAF_ROWS.items() if 
 
 INTERRUPTIBLE: Final = frozenset(number for number, row in LEAF_ROWS.items() if row.interruptible)
 """Leaves that look for a pending interrupt, in some release, version or shape of the TD."""
+
+INTERRUPTED: Final = INTERRUPTIBLE - {TDH_VP_ENTER}
+"""Those of them that answer TDX_INTERRUPTED_*; of VP.ENTER an interrupt is an exit."""
 
 CONFIGURES_KEYS: Final = frozenset(
     number for number, row in LEAF_ROWS.items() if row.configures_keys

@@ -1,6 +1,7 @@
 """TD exits: what TDH.VP.ENTER returns when a guest leaves, and the guest's own calls.
 
     RAX 31:0 exit reason (status TDX_SUCCESS above it)
+    external interrupt: R9 interruption information: 7:0 vector, 10:8 type (0), 31 valid
     EPT violation: RCX exit qualification, RDX extended exit qualification, R8 GPA of the access
     TDCALL (a TDVMCALL): R10 0, R11 TDVMCALL leaf, R12 and R13 its operands
 
@@ -91,6 +92,9 @@ EXIT_REASON_NAMES: Final[dict[int, str]] = {
     if name.startswith("EXIT_REASON_") and not name.endswith("_MASK")
 }
 """Basic exit reason to its name."""
+
+INTERRUPTION_VALID: Final = 1 << 31
+"""R9 of an exit by an interrupt: there is a vector in 7:0."""
 
 EPT_VIOLATION_READ: Final = 1
 EPT_VIOLATION_WRITE: Final = 2

@@ -60,7 +60,10 @@ _L2_PAGES: Final = ("R9", "R10", "R11")
 
 LEAF_ROWS: Final[dict[int, LeafRow]] = {
     leaf.TDH_VP_ENTER: LeafRow(
-        {"rcx": TDVPR}, ("RCX", "TDR", "OP_STATE", "TD_EPOCH"), op_states=frozenset({2, 3, 9})
+        {"rcx": TDVPR},
+        ("RCX", "TDR", "OP_STATE", "TD_EPOCH"),
+        op_states=frozenset({2, 3, 9}),
+        interruptible=True,
     ),
     leaf.TDH_MNG_ADDCX: LeafRow(
         {"rcx": PAGE, "rdx": TDR}, ("RDX", "RCX"), op_states=frozenset({0}), draws_entropy=True

@@ -6,11 +6,10 @@ goes first.  It takes no lock of PAMT and none of the S-EPT tree: TLB tracking k
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [tdg_mem_page_accept.c].
 """
 
-from typing import Final
-
 from dpamt.abi.exits import (
     EPT_VIOLATION_WRITE,
     EXIT_REASON_EPT_VIOLATION,
+    EXIT_REASON_EXTERNAL_INTERRUPT,
     EXTENDED_MET_LEAF_SHIFT,
     EXTENDED_MET_LEVEL_SHIFT,
     EXTENDED_MET_STATE_SHIFT,
@@ -18,6 +17,7 @@ from dpamt.abi.exits import (
     EXTENDED_TYPE_ACCEPT,
     EXTENDED_TYPE_NONE,
     EXTENDED_TYPE_PENDING,
+    INTERRUPTION_VALID,
     TDG_MEM_PAGE_ACCEPT,
 )
 from dpamt.abi.operands import OPERAND_RAX, OPERAND_RCX
@@ -51,18 +51,26 @@ from dpamt.sync import BUSY_HOST_PRIORITY
 
 
 class TdExit(Exception):  # noqa: N818  (an event of the guest, not an error)
-    """The guest left the TD without wanting to: an EPT violation.
+    """The guest left the TD without wanting to: an EPT violation, or an interrupt of the host.
 
-    ``qualification`` and ``extended`` are what the host gets in RCX and RDX, ``gpa`` in R8.
+    ``qualification`` and ``extended`` are what the host gets in RCX and RDX, ``gpa`` in R8,
+    ``interruption`` in R9.
     """
 
-    reason: Final = EXIT_REASON_EPT_VIOLATION
-
-    def __init__(self, qualification: int, extended: int, gpa: int) -> None:
-        super().__init__(f"EPT violation at {gpa:#x}")
+    def __init__(
+        self,
+        qualification: int,
+        extended: int,
+        gpa: int,
+        reason: int = EXIT_REASON_EPT_VIOLATION,
+        interruption: int = 0,
+    ) -> None:
+        super().__init__(f"exit reason {reason} at {gpa:#x}")
         self.qualification = qualification
         self.extended = extended
         self.gpa = gpa
+        self.reason = reason
+        self.interruption = interruption
 
 
 class Guest:
@@ -74,8 +82,16 @@ class Guest:
         self._lp = lp
         self._td = td
 
+    def take_interrupt(self) -> None:
+        """An interrupt of the host that is pending comes before the next instruction: TdExit."""
+        module = self._lp.module
+        if module.interrupt_pending:
+            information = INTERRUPTION_VALID | module.interrupt_vector
+            raise TdExit(0, 0, 0, EXIT_REASON_EXTERNAL_INTERRUPT, information)
+
     def tdcall(self, leaf: int, args: TdxModuleArgs) -> int:
         """A TDCALL: its status.  Raises TdExit where the guest leaves instead."""
+        self.take_interrupt()
         if leaf != TDG_MEM_PAGE_ACCEPT:
             return TDX_OPERAND_INVALID | OPERAND_RAX
         try:
@@ -86,6 +102,7 @@ class Guest:
 
     def access(self, gpa: int) -> None:
         """A write to a private page.  Raises TdExit where the guest cannot."""
+        self.take_interrupt()
         gfn = gpa >> PAGE_SHIFT
         try:
             eptp = private_eptp(self._td, gfn)

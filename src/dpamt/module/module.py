@@ -36,8 +36,7 @@ class TdxModule:
     the moment they are set: ``interrupt_pending`` (an interrupt waits for the logical processor),
     ``entropy_available`` (RDRAND and RDSEED deliver), ``key_engine_works`` (PCONFIG succeeds).
 
-    Not modelled: migration, TDX Connect, service TDs, TD metadata access; their leaves are answered
-    as unknown ones.
+    Not modelled: migration, TDX Connect, service TDs; their leaves are answered as unknown ones.
 
     Raises InputError for an unknown release name.
     """
@@ -70,6 +69,8 @@ class TdxModule:
         self.global_lock = self.global_locks.at(0)
 
         self.interrupt_pending = False
+        self.interrupt_vector = 0x20
+        """Vector of that interrupt, for the host whose VCPU it makes leave."""
         self.entropy_available = True
         self.key_engine_works = True
         self.seamrr = range(0)

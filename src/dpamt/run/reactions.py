@@ -9,8 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from dpamt.abi.exits import EXIT_REASON_EXTERNAL_INTERRUPT
 from dpamt.abi.leaf_table import LEAF_OPERANDS, PAGE
-from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_PHYMEM_CACHE_WB
+from dpamt.abi.leaves import LEAF_NAMES, RAX_LEAF_MASK, TDH_PHYMEM_CACHE_WB, TDH_VP_ENTER
 from dpamt.abi.registers import SeamCall, TdxModuleArgs
 from dpamt.abi.status import STATUS_MASK, status_name
 from dpamt.errors import Finding
@@ -91,11 +92,15 @@ class Sequel:
         self._failed.clear()
 
     def _note(self, cpu: int, leaf: int, failed: _Failed, status: int) -> None:
-        """A call was hit: it went through nevertheless, or its sequel is to be seen."""
-        if not status & STATUS_MASK:
+        """A call was hit: it went through nevertheless, or its sequel is to be seen.
+
+        A VCPU that an interrupt made leave is as good as a call that failed: it is entered again.
+        """
+        if not status & STATUS_MASK and status != EXIT_REASON_EXTERNAL_INTERRUPT:
             self._count(failed, "through")
             return
-        self._refused[leaf, status & STATUS_MASK] += 1
+        if status & STATUS_MASK:
+            self._refused[leaf, status & STATUS_MASK] += 1
         if failed.row >= LIVELOCK:
             rules = [self._injector.results[index].rule.text for index in failed.rules]
             raise Finding(
@@ -133,10 +138,12 @@ def _purpose(leaf: int, args: TdxModuleArgs) -> tuple[int, ...]:
     """What a call is about: what stays when the host makes it again.
 
     That is not the page for a guest address, which may come from a pool, nor whether CACHE.WB
-    begins or resumes.
+    begins or resumes, nor what a VCPU finds in its registers.
     """
     if leaf == TDH_PHYMEM_CACHE_WB:
         return ()
+    if leaf == TDH_VP_ENTER:
+        return (args.rcx,)
     if guest_operands(leaf):
         formats = LEAF_OPERANDS[leaf]
         return tuple(getattr(args, name) for name, kind in formats.items() if kind != PAGE)

@@ -10,6 +10,7 @@ from typing import Final
 from dpamt.abi.exits import (
     EXIT_REASON_CPUID,
     EXIT_REASON_EPT_VIOLATION,
+    EXIT_REASON_EXTERNAL_INTERRUPT,
     EXIT_REASON_HLT,
     EXIT_REASON_IO_INSTRUCTION,
     EXIT_REASON_MASK,
@@ -107,6 +108,8 @@ def _basic_reason(reason: int, registers: TdxModuleArgs) -> int:
 def _handle_exit(vm: Vm, vcpu: Vcpu, cpu: Cpu, reason: int) -> int:
     """0 to enter again, else what KVM_RUN returns."""
     registers = vcpu.registers
+    if reason == EXIT_REASON_EXTERNAL_INTERRUPT:
+        return _HANDLED
     if reason == EXIT_REASON_EPT_VIOLATION and not registers.r8 & GPA_SHARED:
         return _handle_ept_violation(vm, vcpu, cpu, registers.rdx, registers.r8)
     if reason == EXIT_REASON_TDCALL and registers.r11 == TDVMCALL_MAP_GPA:

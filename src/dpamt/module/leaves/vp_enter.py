@@ -57,13 +57,15 @@ def _run(lp: LogicalProcessor, args: TdxModuleArgs, vcpu: Vcpu, td: Td) -> int:
     """Let the guest run: the exit reason.  Inputs and outputs of a TDVMCALL are in ``args``."""
     program = lp.module.guests.get(vcpu.page)
     args.rcx = args.rdx = args.r8 = args.r9 = 0
-    if program is None:
-        return EXIT_REASON_HLT
     guest = Guest(lp, td)
     try:
+        guest.take_interrupt()
+        if program is None:
+            return EXIT_REASON_HLT
         return program.run(guest.tdcall, guest.access, args)
     except TdExit as left:
         args.rcx = left.qualification
         args.rdx = left.extended
         args.r8 = left.gpa
+        args.r9 = left.interruption
         return left.reason

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from dpamt.abi import leaves as leaf
 from dpamt.abi import status as s
-from dpamt.abi.contention import BUSY_OPERANDS, DRAWS_ENTROPY, INTERRUPTIBLE
+from dpamt.abi.contention import BUSY_OPERANDS, DRAWS_ENTROPY, INTERRUPTED
 from dpamt.abi.leaf_table import SYS
 from dpamt.abi.operands import OPERAND_NAMES
 from dpamt.abi.status import DETAILS_MASK, STATUS_MASK, STATUS_NAMES
@@ -97,7 +97,7 @@ class Refusals:
             if number in BUSY_OPERANDS and number not in DRAWS_ENTROPY:
                 self.sink.impossible(call, None, "it draws no random numbers", None)
         elif kind in (s.TDX_INTERRUPTED_RESUMABLE, s.TDX_INTERRUPTED_RESTARTABLE):
-            if number in BUSY_OPERANDS and number not in INTERRUPTIBLE:
+            if number in BUSY_OPERANDS and number not in INTERRUPTED:
                 self.sink.impossible(call, None, "it never looks for interrupts", None)
         elif status & _SOFTWARE_MASK == _SOFTWARE:
             self.sink.host(NOT_ANSWERED, call, "the kernel made this status up", None)

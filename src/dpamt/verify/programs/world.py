@@ -196,7 +196,9 @@ class StandingVm(Vm):
 class World:
     """The machine, its kernel and module; ``make_td`` builds TDs before threads run.
 
-    Thread n of a program runs on CPU n; the CPUs are on two packages, in equal runs.
+    Thread n of a program runs on CPU n; the CPUs are on two packages, in equal runs.  KVM's reads
+    and writes of metadata (MNG.RD, VP.WR, VP.RD) are left out: they share the locks that VP.ENTER
+    and the calls for pages share, and no state of PAMT or S-EPT.
     """
 
     def __init__(
