@@ -4,22 +4,16 @@ Source: Intel TDX module source (open release), 2.0.08 to 2.0.18 [helpers.c].
 """
 
 from dpamt.abi.pages import MAX_PA_LIMIT
-from dpamt.abi.status import TDX_OPERAND_INVALID
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.refused import Refused
 
 
 def check_shared_hpa(
-    lp: LogicalProcessor,
-    hpa: int,
-    alignment: int,
-    size: int,
-    operand: int,
-    status: int = TDX_OPERAND_INVALID,
+    lp: LogicalProcessor, hpa: int, alignment: int, size: int, refusal: int
 ) -> int:
     """The memory address of ``size`` bytes at a shared HPA, its KeyID bits removed.
 
-    Refused with ``status`` | ``operand``: not aligned, not below 2^52, in SEAMRR, or
+    Refused with ``refusal``: not aligned, not below 2^52, in SEAMRR, or
     with a private KeyID.  Shared HPAs need not lie in a TDMR.
     """
     module = lp.module
@@ -31,5 +25,5 @@ def check_shared_hpa(
         or (address < module.seamrr.stop and address + size > module.seamrr.start)
         or keyid >= module.keys.first
     ):
-        raise Refused(status | operand)
+        raise Refused(refusal)
     return address

@@ -223,7 +223,7 @@ def _widths(machine: Machine, td: TdCpu, wanted: int) -> int:
 
 
 def virtual_max_pa(machine: Machine, td: TdCpu) -> int:
-    """TDCS.VIRT_MAXPA: the guest-physical bits, or the physical bits where these are not told."""
+    """TDCS.VIRT_MAXPA: the guest-physical bits, or the physical bits where these are not given."""
     eax = _values(machine, td, _row(CPUID_ADDRESS_WIDTHS, NO_SUBLEAF))[0]
     return eax >> 16 & _WIDTH_MASK or eax & _WIDTH_MASK
 

@@ -57,7 +57,7 @@ def tdx_write_vcpu_controls(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> None:
 
 
 def kvm_mmu_reload(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> None:
-    """The VCPU's first use of the MMU: the module is told the root of the shared EPT."""
+    """The VCPU's first use of the MMU: the module gets the root of the shared EPT."""
     if vcpu.root_loaded or not vm.kernel.behaviour.td_metadata:
         return
     vcpu.root_loaded = True

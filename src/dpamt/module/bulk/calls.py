@@ -26,6 +26,7 @@ from dpamt.abi.states import (
     SEPT_PENDING,
     SEPT_PENDING_BLOCKED,
 )
+from dpamt.abi.status import TDX_OPERAND_INVALID
 from dpamt.module.bulk.quiet import (
     QuietTd,
     Stretch,
@@ -64,7 +65,9 @@ class ModuleBulk:
         if quiet is None:
             return 0
         try:
-            address = check_shared_hpa(lp, source << PAGE_SHIFT, PAGE_SIZE, PAGE_SIZE, OPERAND_R9)
+            address = check_shared_hpa(
+                lp, source << PAGE_SHIFT, PAGE_SIZE, PAGE_SIZE, TDX_OPERAND_INVALID | OPERAND_R9
+            )
         except Refused:
             return 0
         memory = lp.module.memory

@@ -7,6 +7,7 @@ from dpamt.abi.operands import OPERAND_R8, OPERAND_R9, OPERAND_RDX
 from dpamt.abi.pages import LEVEL_4K, PAGE_SHIFT, PAGE_SIZE
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.states import OP_STATE_ALLOWED, SEPT_MAPPED, SEPT_STATE_ALLOWED
+from dpamt.abi.status import TDX_OPERAND_INVALID
 from dpamt.module.checks import (
     check_state_unlocked,
     lock_new_page,
@@ -50,7 +51,7 @@ def tdh_mem_page_add(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
         check_walked(args, sept, index, reached)
     word = sept.load(index)
     check_sept_state(args, word, level, _SEPT_STATES)
-    source = check_shared_hpa(lp, args.r9, PAGE_SIZE, PAGE_SIZE, OPERAND_R9)
+    source = check_shared_hpa(lp, args.r9, PAGE_SIZE, PAGE_SIZE, TDX_OPERAND_INVALID | OPERAND_R9)
     page = lock_new_page(lp, args.r8, OPERAND_R8)
 
     lock = sept.lock_word(index)

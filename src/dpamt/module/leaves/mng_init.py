@@ -109,7 +109,9 @@ def tdh_mng_init(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
 
     td = lock_tdr(lp, handle & ~_EVENT_FILTERS, OPERAND_RCX, EXCLUSIVE)
     header = check_state_unlocked(lp, td, _INIT_OP_STATES)
-    source = check_shared_hpa(lp, args.rdx, TD_PARAMS_ALIGN, TD_PARAMS_BYTES, OPERAND_RDX)
+    source = check_shared_hpa(
+        lp, args.rdx, TD_PARAMS_ALIGN, TD_PARAMS_BYTES, TDX_OPERAND_INVALID | OPERAND_RDX
+    )
     params = TdParams.unpack(lp.module.memory.read(source, TD_PARAMS_BYTES))
     td.vcpus.store(0)
     td.associated.store(0)

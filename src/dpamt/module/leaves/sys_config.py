@@ -45,7 +45,9 @@ def tdh_sys_config(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     if state != SYSINIT_DONE or not _all_lps_initialized(lp):
         raise Refused(TDX_SYS_CONFIG_NOT_PENDING)
     count = args.rdx
-    array = check_shared_hpa(lp, args.rcx, TDMR_POINTER_ARRAY_ALIGN, 8, OPERAND_RCX)
+    array = check_shared_hpa(
+        lp, args.rcx, TDMR_POINTER_ARRAY_ALIGN, 8, TDX_OPERAND_INVALID | OPERAND_RCX
+    )
     if not 1 <= count <= MAX_TDMRS:
         raise Refused(TDX_OPERAND_INVALID | OPERAND_RDX)
     dynamic = _check_mode(lp, args)
@@ -53,7 +55,9 @@ def tdh_sys_config(lp: LogicalProcessor, args: TdxModuleArgs) -> None:
     checker = TdmrChecker(module.machine.cmrs, module.not_private, dynamic)
     for index in range(count):
         pointer = module.memory.read64(array + 8 * index)
-        address = check_shared_hpa(lp, pointer, TDMR_INFO_ALIGN, TDMR_INFO_BYTES, OPERAND_RCX)
+        address = check_shared_hpa(
+            lp, pointer, TDMR_INFO_ALIGN, TDMR_INFO_BYTES, TDX_OPERAND_INVALID | OPERAND_RCX
+        )
         checker.check(TdmrInfo.unpack(module.memory.read(address, TDMR_INFO_BYTES)))
     module.tdmrs.configure(checker.accepted())
     module.pamt.configure(dynamic)

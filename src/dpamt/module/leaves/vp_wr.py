@@ -81,7 +81,7 @@ def _check_value(lp: LogicalProcessor, vcpu: Vcpu, td: Td, item: ScopedField, ne
     """What a field asks of its value besides its mask."""
     size = _HPA_BYTES.get(item)
     if size is not None and new != NO_FIELD:
-        check_shared_hpa(lp, new, size, size, 0, TDX_METADATA_FIELD_VALUE_NOT_VALID)
+        check_shared_hpa(lp, new, size, size, TDX_METADATA_FIELD_VALUE_NOT_VALID)
     if item is field.POSTED_INTERRUPT_VECTOR and new > field.MAX_VECTOR:
         raise Refused(TDX_METADATA_FIELD_VALUE_NOT_VALID)
     if item is field.PIN_BASED_CONTROLS and new & field.POSTED_INTERRUPTS:
