@@ -2,7 +2,8 @@
 
 Before a block stands what is shown: ``<!-- $ COMMAND: "BEGINNING" LINES, "BEGINNING" LINES -->``.
 Each part goes from the first line that begins so; between parts stands a line of three dots.
-Commands run in a folder that has the files that the documents name (``tests/bare.py``).
+Commands run in a folder that has the files that the documents name (``tests/bare.py``).  A COMMAND
+is one of dpamt, or ``python -m dpamt.MODULE``, whose ``main()`` is called.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -24,7 +26,7 @@ from tests.bare import make_files  # noqa: E402  (found by the line above)
 
 PAGES: Final = (
     ROOT / "README.md",
-    ROOT / "docs" / "first-hour.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("first-hour", "decode", "vectors", "benchmarks")),
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 )
 
@@ -57,7 +59,7 @@ def _shown(match: re.Match[str]) -> str:
 def _output(command: str) -> str:
     """What the command prints; ``dpamt decode < FILE`` reads a file of the checkout."""
     words, _, source = command.partition(" < ")
-    out = io.StringIO()
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")  # with an encoding, so that bars are bars
     with (
         (ROOT / (source or "README.md")).open(encoding="utf-8") as read,
         tempfile.TemporaryDirectory(prefix="dpamt-shown-") as folder,
@@ -68,8 +70,12 @@ def _output(command: str) -> str:
     ):
         os.environ.pop("COLUMNS", None)
         make_files(Path(folder))
-        dpamt(words.split()[1:])
-    return out.getvalue()
+        if words.startswith("python -m "):
+            import_module(words.removeprefix("python -m ")).main()
+        else:
+            dpamt(words.split()[1:])
+    out.flush()
+    return out.buffer.getvalue().decode()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ needs an extra must say so in one line; any other must work.  One that goes on f
 """
 
 import gzip
+import json
 import re
 import shutil
 import signal
@@ -97,6 +98,7 @@ def make_files(folder: Path) -> None:
     (folder / "tests" / "data").mkdir(parents=True)
     for name in ("vectors.jsonl", "mine.jsonl", "tests/data/module-vectors.jsonl"):
         shutil.copy(ROOT / "tests" / "data" / "module-vectors.jsonl", folder / name)
+    (folder / "differs.jsonl").write_text(spoilt_vector(), encoding="utf-8")
     recording = gzip.decompress((ROOT / "tests/data/boot-false-add.jsonl.gz").read_bytes())
     for name in ("recording.txt", "trace.txt", "boot.jsonl"):
         (folder / name).write_bytes(recording)
@@ -105,6 +107,14 @@ def make_files(folder: Path) -> None:
     shutil.copy(ROOT / "docs" / "api.md", folder)
     shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "mine.py").write_text(wrong_design(), encoding="utf-8")
+
+
+def spoilt_vector() -> str:
+    """The first recorded scenario with an operand that the model refuses (docs/vectors.md)."""
+    vectors = ROOT / "tests" / "data" / "module-vectors.jsonl"
+    scenario = json.loads(vectors.read_text(encoding="utf-8").partition("\n")[0])
+    scenario["calls"][1]["rdx"] = "0x101000123"
+    return json.dumps(scenario) + "\n"
 
 
 def wrong_design() -> str:

@@ -26,7 +26,8 @@ def decode(data: bytes, source: str) -> str:
     """The text of a file.  Raises InputError for an empty file and for one that is not text."""
     if not data.strip():
         raise InputError(
-            f"{source}:1: the file is empty; expected a dmesg, /proc/iomem or e820 text"
+            f"{source}:1: the file is empty; expected a dmesg (sudo dmesg > FILE), /proc/iomem "
+            "or e820 text"
         )
     zero = data.find(b"\0")
     if zero >= 0:

@@ -39,8 +39,8 @@ def read_machine(argument: str) -> Machine:
     if looks_like_size(argument):
         return machine_from_size(argument)
     raise InputError(
-        f"{argument}: no such file; expected a dmesg, /proc/iomem or e820 file, or a size such as "
-        "64GiB"
+        f"{argument}: no such file; expected a dmesg (sudo dmesg > FILE), /proc/iomem or e820 "
+        "file, or a size such as 64GiB"
     )
 
 
