@@ -117,7 +117,7 @@ class Vm:
         self.tdcs: list[int] = []
         self.tsc_offset = 0
         self.tsc_multiplier = 0
-        """How the module runs the TD's clock, as MNG.RD gave it."""
+        """How the module runs the TD's clock, as MNG.RD answered."""
 
     def forget(self) -> None:
         """struct kvm is freed: drop its shared words."""
