@@ -141,3 +141,24 @@ def test_the_hook_takes_designs_alone_and_its_command_is_known() -> None:
     program, verb, *more = hook["entry"].split()
     assert (program, more) == ("dpamt", [])
     assert parsers()[verb].options([*hook["args"], "designs/mine.py"]).regions == (2,)
+
+
+def test_the_container_file_copies_and_installs_what_is_there() -> None:
+    """No engine builds it where CI runs; its files, extras and Python are looked up."""
+    lines = (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")
+    steps = [line.split(maxsplit=1) for line in re.sub(r"\\\n", "", lines).splitlines() if line]
+    steps = [step for step in steps if step[0] != "#"]
+    assert {step[0] for step in steps} <= {"FROM", "COPY", "RUN", "WORKDIR", "ENTRYPOINT"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for word, rest in steps:
+        if word == "COPY" and not rest.startswith("--from"):
+            assert all((ROOT / source).exists() for source in rest.split()[:-1]), rest
+        elif word == "FROM":
+            found = re.match(r"docker\.io/library/python:3\.(\d+)-slim", rest)
+            assert found is not None
+            assert int(found[1]) >= 11, rest
+        elif word == "RUN" and "[" in rest:
+            (extras,) = re.findall(r"\[([\w,]+)\]", rest)
+            assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {".venv", ".git", "build"} <= set(ignored)
