@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dpamt.cli.trace import _parser
+from dpamt.trace.recording.read import FORMATS
 from dpamt.verify.costs import Costs
 from tests.trace.recorded import WRITERS, Recorder, as_bytes, td_of, world_of
 
@@ -138,3 +141,13 @@ def test_the_page_says_what_the_report_says(good: Path, tmp_path: Path) -> None:
     assert page.count('class="plot"') == 2
     assert "TDH.PHYMEM.PAMT.REMOVE" in page
     assert "http://" not in page.split("<main>")[1]
+
+
+def test_option_and_page_name_every_form() -> None:
+    """Whoever adds a form to ``FORMATS`` and to nothing else fails here."""
+    (option,) = (action for action in _parser()._actions if action.dest == "format")
+    assert tuple(option.choices or ()) == tuple(FORMATS)
+    page = (Path(__file__).parents[2] / "docs" / "trace.md").read_text(encoding="utf-8")
+    table = page.partition("| form | recognised by |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(FORMATS)
+    assert set(WRITERS) == set(FORMATS)
