@@ -3,7 +3,8 @@
 Four parts, so that a difference can be named; the first is the same for every verdict of one dpamt:
 
 ``dpamt``       every function, constant and declaration of the rooms that a verdict runs through,
-                from their compiled files; so whatever is called there is in it
+                from their compiled files, and the source of the compiled search; so whatever is
+                called there is in it
 ``design``      what the design's functions are and what its file defines: code, default arguments,
                 closures, globals with their values, declarations; and the same of every module of
                 the user's that can be reached from there by a name or by an import in a function
@@ -107,6 +108,8 @@ def dpamt_hash() -> str:
         name = file.relative_to(_ROOT).as_posix()
         code = SourceFileLoader(name, str(file)).get_code(name)
         digest.update(f"{name} {_of_all([code] if code else [])}\n".encode())
+    for file in sorted((_ROOT / "verify").rglob("*.c")):  # the compiled search
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
