@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from dpamt.host.core.leftovers import declared
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.compiled.engine import CompiledGraph, taken_over
-from dpamt.verify.explore.compiled.library import library
+from dpamt.verify.explore.compiled.library import MOST_FIELDS, library
 from dpamt.verify.explore.context import keeps_softirqs_off
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import BOUND, FAILS, HOLDS, Fault, Found, Judge
@@ -339,7 +339,9 @@ class Search:
             found.verdict = FAILS
 
     def _is_for_compiled_code(self) -> bool:
-        return len(self.graph) >= self.compiled_from and library() is not None
+        if len(self.graph) < self.compiled_from or library() is None:
+            return False
+        return self.capacity + self.threads <= MOST_FIELDS  # capacity only grows with a restart
 
     def _level(
         self, graph: Graph, frontier: list[bytes], coming: list[bytes], found: Found

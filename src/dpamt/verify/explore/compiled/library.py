@@ -23,6 +23,8 @@ from typing import Any, Final
 _FLAGS: Final = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-w")
 MOST_THREADS: Final = 31
 """A row that waits for its number is named by its thread in five bits (search.c)."""
+MOST_FIELDS: Final = 4096
+"""Slots and threads of a state, at most (search.c)."""
 _SECONDS: Final = 120.0
 """After this time a compiler is given up."""
 
