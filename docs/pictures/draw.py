@@ -8,6 +8,7 @@ page allocator.  The files are the same from run to run.
 Pictures have no background of their own, and their ink follows the reader's scheme, light or dark.
 """
 
+import json
 import re
 import sys
 from collections import Counter
@@ -321,6 +322,44 @@ def demote() -> None:
 def backing(td: Td, gpa: int) -> int:
     """The 2M region that backs a guest address."""
     return td.vm.gmem.get_pfn(gpa // PAGE_SIZE)[0] // PAGES_PER_2M
+
+
+def verify_growth() -> None:
+    """States by CPUs, dpamt's and Spin's; as `benchmarks/bench_verify.py --json` measured them."""
+    rows = json.loads((HERE / "verify-growth.json").read_text(encoding="utf-8"))["rows"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
+    for name, label, colour, mark in (
+        ("as written", "Spin, as written", STATIC, "^"),
+        ("lean", "Spin, lean", HUGE, "v"),
+        ("counted", "Spin, counted by hand", GUEST, "s"),
+        ("dpamt", "dpamt, one region", DYNAMIC, "o"),
+    ):
+        points = [
+            (sum(map(int, row["cpus"].split("+"))), row[name])
+            for row in rows
+            if name in row and "+" not in row["cpus"]
+        ]
+        cpus = [n for n, _ in points]
+        left.plot(
+            cpus, [said["states"] for _, said in points], mark + "-", color=colour, label=label
+        )
+        right.plot(cpus, [said["seconds"] for _, said in points], mark + "-", color=colour)
+    points = [
+        (sum(map(int, row["cpus"].split("+"))), row["dpamt"])
+        for row in rows
+        if "dpamt" in row and "+" in row["cpus"]
+    ]
+    two = {"linestyle": "--", "marker": "o", "color": DYNAMIC, "markerfacecolor": NOTHING}
+    cpus = [n for n, _ in points]
+    left.plot(cpus, [said["states"] for _, said in points], label="dpamt, two regions", **two)
+    right.plot(cpus, [said["seconds"] for _, said in points], **two)
+    for axes, title in ((left, "states"), (right, "CPU seconds of the process")):
+        axes.set_yscale("log")
+        axes.set_xlabel("CPUs that get, use and put (v6)", fontsize=8)
+        axes.set_title(title, fontsize=9)
+    figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8)
+    figure.subplots_adjust(bottom=0.32)
+    save(figure, "verify-growth")
 
 
 def main() -> None:

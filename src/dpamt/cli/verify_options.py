@@ -222,7 +222,7 @@ def _parser() -> Parser:
         "--max-memory",
         type=_memory,
         metavar="SIZE",
-        help="stop a search when dpamt holds this much memory (4GiB)",
+        help="stop a search when its process holds this much memory (4GiB)",
     )
     parser.add_argument(
         "--jobs",
@@ -391,7 +391,7 @@ def _folder(text: str) -> str:
     return text
 
 
-_folder.__name__ = "folder that exists"
+_folder.__name__ = "folder"
 
 
 def _states(text: str) -> int:

@@ -120,7 +120,10 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         for function, (result, arguments) in _SIGNATURES.items():
             found = getattr(loaded, function)
             found.restype, found.argtypes = result, arguments
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").splitlines()
+        return None, f"{compiler} ended with {error.returncode}{': ' + said[0] if said else ''}"
+    except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
         return None, f"{compiler} made no library that can be loaded ({error})"
     return loaded, ""
 

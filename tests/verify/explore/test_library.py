@@ -1,0 +1,50 @@
+"""Where no compiled search can be made, it is said why, and the search in Python goes on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TELL = (
+    "from dpamt.verify.explore.compiled.library import library, why_not;"
+    "print(library() is None, why_not())"
+)
+
+
+def told(**environment: str) -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", TELL],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout.strip()
+
+
+def test_a_compiler_that_fails(tmp_path: Path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 3\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    said = told(CC=str(compiler), XDG_CACHE_HOME=str(tmp_path))
+    assert said == f"True {compiler} ended with 3: no such option"
+
+
+def test_no_compiler(tmp_path: Path) -> None:
+    assert told(PATH=str(tmp_path), CC="") == "True no C compiler (cc) is on the path"
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert told(XDG_CACHE_HOME=str(file)).startswith("True /")
+
+
+@pytest.mark.parametrize("times", [2])
+def test_it_is_compiled_once(times: int, tmp_path: Path) -> None:
+    for _ in range(times):
+        assert told(XDG_CACHE_HOME=str(tmp_path)) == "False"
+    (made,) = (tmp_path / "dpamt").iterdir()
+    assert made.name.startswith("search-")
