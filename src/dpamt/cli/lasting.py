@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from dpamt.verify.asked import Asked
-    from dpamt.verify.cluster.coordinator import Team
+    from dpamt.verify.cluster.team import Team
     from dpamt.verify.evidence.checkpoint import Kept
     from dpamt.verify.explore.judging import Found
     from dpamt.verify.explore.search import Search
@@ -51,19 +51,17 @@ def lasting(
 
 
 @contextmanager
-def team_of(options: argparse.Namespace, asked: "Asked") -> "Iterator[Team | None]":
+def team_of(options: argparse.Namespace) -> "Iterator[Team | None]":
     """The shards of --ray; None where it is not given."""
     if not options.ray:
         yield None
         return
-    from dataclasses import asdict
-
     from dpamt.cli.extras import require
 
     require("verify --ray", "ray")
     from dpamt.verify.cluster.ray_team import RayTeam
 
-    with RayTeam(options.ray, options.jobs, asdict(asked)) as cluster:
+    with RayTeam(options.ray, options.jobs) as cluster:
         yield cluster
 
 

@@ -185,7 +185,7 @@ def search(
     most = asked.most_states
     with prints_apart():
         problem = trial.make(design)
-    with prints_apart(), lasting(options, asked, kept) as ready, team_of(options, asked) as team:
+    with prints_apart(), lasting(options, asked, kept) as ready, team_of(options) as team:
         verdict = verify(problem, judges, asked.granularity, most, told, ready, team)
     with prints_apart():
         return Tried(asked, trial, verdict, confirm(design, trial, verdict, judges))

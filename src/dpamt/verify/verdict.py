@@ -6,7 +6,8 @@ from typing import Any
 
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import status_name
-from dpamt.verify.cluster.coordinator import Team, sharded_search
+from dpamt.verify.cluster.coordinator import sharded_search
+from dpamt.verify.cluster.team import Team
 from dpamt.verify.evidence.code_hash import hashes_of
 from dpamt.verify.evidence.counterexample import Counterexample, counterexample
 from dpamt.verify.explore.lock_order import LockOrder

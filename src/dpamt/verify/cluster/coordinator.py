@@ -1,219 +1,231 @@
-"""A search dealt out to many shards, depth by depth: this one learns, they expand.
+"""A search dealt out to many shards, depth by depth: this one learns, they keep and expand.
 
-Every shard gets what is learned as plain numbers, so code of the model runs here only, and the
-search restarts here only.  After each depth states go to the shards that they belong to.  States
-and edges are those of the search in one process, and so are the verdict and the depth of the
-nearest failure; of several ways there that are as short it may be another one.
+Shards expand in compiled memory with tables that they were sent (:mod:`.learned`), so code of the
+model runs here only, and a search that has to begin again begins here.  A state that needs what is
+not in the tables comes back, is learned, and is expanded in the next round.  States, transitions,
+depth, ends and verdict are those of the search in one process, and so is the length of the way to
+the nearest failure; of several ways that are as short it may be another one.
+
+A shard that is lost takes its states with it.  All shards then go on from the last copy of their
+states, and what was found after it is found again (:mod:`.copies`).
 """
 
-from array import array
-from collections.abc import Callable, Hashable, Sequence
+import sys
+from collections.abc import Callable, Iterable
+from itertools import chain
+from math import inf
 from time import monotonic
-from typing import Any, Protocol
-from zlib import crc32
+from typing import Any, Final
 
-from dpamt.verify.cluster.worker import JUDGED, Batch, Learned, Move, Report
-from dpamt.verify.explore.graph import first_stuck
-from dpamt.verify.explore.judging import BOUND, FAILS, Fault, Found
-from dpamt.verify.explore.learned_blocks import Block, Blocks
+from dpamt.errors import InputError
+from dpamt.verify.cluster.copies import Copies
+from dpamt.verify.cluster.learned import Teacher
+from dpamt.verify.cluster.team import ShardLostError, Team
+from dpamt.verify.cluster.worker import Expanded, Settled, Taken
+from dpamt.verify.explore.compiled.tables import integers
+from dpamt.verify.explore.judging import BOUND, FAILS, Found, Judge
 from dpamt.verify.explore.search import Progress, Search, automata_of
-from dpamt.verify.explore.state import SPARE_SLOTS
-from dpamt.verify.learn.automaton import Event
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import Property
 
-
-class Team(Protocol):
-    """The shards, wherever they run."""
-
-    count: int
-
-    def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Call that method of every shard, each with its own arguments; their results."""
-
-
-class _Reached:
-    """What all shards have reached together; states by their numbers for all."""
-
-    def __init__(self, team: Team, first: int) -> None:
-        self._team = team
-        self._first = first
-
-    def way_to(self, state: int) -> list[int]:
-        """The moves from the first state to this one."""
-        moves = []
-        while state != self._first:
-            asked = [(state,)] * self._team.count
-            state, move = self._team.call("come_from", asked)[state % self._team.count]
-            moves.append(move)
-        moves.reverse()
-        return moves
-
-    def parts(self) -> "tuple[list[list[int]], list[array[int]], set[int]]":
-        """By shard, where the edges of each state begin, and where they lead; the ends."""
-        begins, targets = [], []
-        ends: set[int] = set()
-        for told in self._team.call("graph", [()] * self._team.count):
-            first, leads, last = (array("q", part) for part in told)
-            begins.append([*first, len(leads)])
-            targets.append(leads)
-            ends.update(last)
-        return begins, targets, ends
-
-    def stuck(self) -> int:
-        """The first state from which no way leads to an end; -1: there is none."""
-        count = self._team.count
-        begins, targets, ends = self.parts()
-        leads = bytearray(max(map(len, begins)) * count)
-        for shard, begin in enumerate(begins):
-            for index in range(len(begin) - 1, len(leads) // count):
-                leads[index * count + shard] = 1  # there is no such state
-        for state in ends:
-            leads[state] = 1
-
-        def edges_of(state: int) -> Sequence[int]:
-            begin, index = begins[state % count], state // count
-            return targets[state % count][begin[index] : begin[index + 1]]
-
-        return first_stuck(leads, edges_of)
+ROUND_STATES: Final = 1 << 16
+"""States that a shard expands before rows travel: what follows from them is held at once."""
+ASK_STATES: Final = 1 << 20
+"""States that a shard asks for at once, by number."""
+COPY_SECONDS: Final = 60.0
+MOST_LOSSES: Final = 3
+"""A search that loses shards as often without getting as far as a new copy is given up."""
 
 
 class ShardedSearch(Search):
     """A search whose states are with a team; see the file's beginning."""
 
     team: Team
+    copy_seconds: float = COPY_SECONDS
+    """How often a copy of all states is made."""
+    round_states: int = ROUND_STATES
+    """States that a shard expands in a round."""
 
     def _search(self, found: Found) -> None:
-        team, engine = self.team, self.engine
-        engine.worked_out = [
-            (local, values) for local, known in enumerate(engine.known) for values in known
-        ]
-        self._told_locals = 0
-        self._told_reads: dict[int, tuple[Any, ...]] = {}
-        first = self.packing.pack(*self.first_state())
-        home = crc32(first) % team.count
-        self._reached = _Reached(team, home)
-        for name, fault in found.faults.items():
-            found.faults[name] = fault._replace(state=home)  # that of the first state
-        slots = engine.words.capacity - SPARE_SLOTS
-        wide = self.knowledge.wide
-        team.call(
-            "begin", [(slots, wide, first * (n == home), self.apart) for n in range(team.count)]
-        )
-        waiting = 1
-        while waiting and not found.stopped:
-            self._expand(found)
-            waiting = self._exchange(found)
-            self._look(found, waiting)
-            found.depth += bool(waiting)
-        ends = self._reached.parts()[2]
-        found.ends = len(ends)
-        if found.stopped:
-            found.verdict = BOUND
-        else:
-            self.judge.endless(self._reached, found)
+        losses = made = 0
+        with Copies(self.team, found) as copies:
+            while True:
+                self._ways: dict[int, list[int]] = {}
+                self._teacher = Teacher(self)
+                try:
+                    self._go_on(found, copies, self._begin(found, copies))
+                    for fault in found.faults.values():
+                        self.way_to(fault.state)
+                    break
+                except ShardLostError:
+                    losses = losses + 1 if copies.made == made else 1
+                    made = copies.made
+                    self._make_good(found, copies, losses)
         if found.faults:
             found.verdict = FAILS
 
     def way_to(self, state: int) -> list[int]:
         """The moves from the first state to this one."""
-        return self._reached.way_to(state)
+        known = self._ways.get(state)
+        if known is not None:
+            return known
+        moves: list[int] = []
+        here, before = state, -1
+        while here != before:
+            before = here
+            shard = here % self.team.count
+            here, some = self.team.call("come_from", [(here,)] * self.team.count)[shard]
+            moves += some
+        moves.reverse()
+        self._ways[state] = moves
+        return moves
+
+    # From depth to depth.
+
+    def _begin(self, found: Found, copies: Copies) -> int:
+        """Let the shards begin, or go on from their copies; how many states wait."""
+        team, watched = self.team, bool(self.problem.always_arrays)
+        learned = self._teacher.message()
+        waiting = copies.load(learned, watched)
+        if waiting:
+            self._begins = [list(begin) for begin in copies.begins]
+            return waiting
+        state, slots = self.first_state(), len(self.engine.words.shared)
+        fields = bytes(integers((*state[:slots], *state[self.capacity :])))
+        home = team.call("begin", [(learned, fields, watched)] * team.count).index(True)
+        for name, fault in found.faults.items():
+            found.faults[name] = fault._replace(state=home)  # that of the first state
+        self._begins = [[0] * team.count]
+        return 1
+
+    def _go_on(self, found: Found, copies: Copies, waiting: int) -> None:
+        """Expand all states, then ask which of them lead to an end."""
+        next_copy = monotonic() + self.copy_seconds
+        try:
+            while waiting and not found.stopped:
+                self._expand(found)
+                if found.stopped:
+                    break
+                reached = self.team.call("next", [()] * self.team.count)
+                self._begins.append([first for first, _ in reached])
+                waiting = sum(left for _, left in reached)
+                found.depth += bool(waiting)
+                if waiting and monotonic() > next_copy:
+                    self._copy(found, copies)
+                    next_copy = monotonic() + self.copy_seconds
+            if not found.stopped:
+                self.judge.endless(self, found)
+        except MemoryError:
+            found.stopped = "the system gives a shard no more memory"
+        if found.stopped:
+            found.verdict = BOUND
 
     def _expand(self, found: Found) -> None:
         """Let the shards expand one depth, learning what they miss."""
-        count = self.team.count
-        given: list[dict[bytes, list[Move]]] = [{} for _ in range(count)]
+        team, teacher = self.team, self._teacher
         while True:
-            learned = self._learned()
-            reports: list[Report] = self.team.call("expand", [(learned, g) for g in given])
-            given = [{} for _ in range(count)]
-            for report in reports:
-                found.transitions += report.transitions
-                for name, text, state, position, way in report.wrong:
-                    if name not in found.faults:
-                        depth = found.depth + 1
-                        found.faults[name] = Fault(name, text, state, position, way, depth)
-                for state, packed in report.ends:
-                    self.judge.end(self.packing.unpack(packed), state, found)
-            if not any(report.unknown for report in reports):
+            given = [(teacher.message(), self.round_states)] * team.count
+            reports: Any = team.relay("expand", given, "take", "settle")
+            expanded: list[Expanded] = reports[0]
+            taken: list[Taken] = reports[1]
+            settled: list[Settled] = reports[2]
+            found.states = sum(each.states for each in taken)
+            found.transitions = sum(each.transitions for each in settled)
+            found.ends = sum(each.ends for each in settled)
+            for number, fields in _all(each.last for each in settled):
+                self.judge.end(teacher.state(fields), number, found)
+            for number, fields in _all(each.new for each in taken):
+                self.judge.state(teacher.state(fields), number, found.depth + 1, found)
+            asked = [(n, teacher.state(fields)) for n, fields in _all(e.asked for e in expanded)]
+            teacher.learn(asked, found)
+            self._look(found, sum(each.memory for each in settled))
+            if found.stopped or not any(each.left for each in expanded):
                 return
-            for n, report in enumerate(reports):
-                for packed in report.unknown:
-                    after = self.moves(self.packing.unpack(packed))
-                    if any(block.fills for _, _, _, block in after):
-                        given[n][packed] = [
-                            Move(position, way, key, self._plain(block))
-                            for position, way, key, block in after
-                        ]
 
-    def _exchange(self, found: Found) -> int:
-        """Bring states to where they belong; how many wait to be expanded."""
-        team = self.team
-        out: list[list[Batch]] = team.call("outgoing", [()] * team.count)
-        taken = team.call("take", [([each[n] for each in out],) for n in range(team.count)])
-        for _, judged in taken:
-            for state, packed in judged:
-                self.judge.state(self.packing.unpack(packed), state, found.depth + 1, found)
-        numbers = [([told[n] for told, _ in taken],) for n in range(team.count)]
-        return sum(team.call("settle", numbers))
-
-    def _look(self, found: Found, waiting: int) -> None:
+    def _look(self, found: Found, memory: int) -> None:
         """Report, and see whether to stop."""
-        sizes = self.team.call("size", [()] * self.team.count)
-        found.states = sum(states for states, _ in sizes)
-        memory = sum(memory for _, memory in sizes)
         if found.states > self.most_states:
             found.stopped = f"more than {self.most_states:,} states (--max-states)"
         elif self.most_memory and memory > self.most_memory:
             found.stopped = f"more than {self.most_memory >> 20:,} MiB of memory (--max-memory)"
         if self.progress is not None and monotonic() > self._next_report:
             self._next_report = monotonic() + 0.2
+            waiting = found.states - sum(self._begins[-1])
             self.progress(Progress(found.states, found.transitions, found.depth, waiting))
 
-    # What was learned, as plain values.
+    # Which states lead to an end.
 
-    def _learned(self) -> Learned:
-        engine = self.engine
-        new = [
-            (local, engine.ended[n])
-            for n, local in enumerate(engine.locals)
-            if n >= self._told_locals
-        ]
-        self._told_locals = len(engine.locals)
-        assert engine.worked_out is not None
-        fresh: dict[int, list[Hashable]] = {}
-        for local, values in engine.worked_out:
-            fresh.setdefault(local, []).append(values)
-        engine.worked_out = []
-        blocks = []
-        for local, keys in fresh.items():
-            reads = engine.read_slots[local], engine.read_pages[local]
-            void = self._told_reads.get(local, ((), ())) != reads
-            self._told_reads[local] = reads
-            known = engine.known[local]
-            told: dict[Any, Blocks] = {
-                values: tuple(map(self._plain, known[values]))
-                for values in (known if void else keys)
-                if values in known and not any(block.fills for block in known[values])
-            }
-            blocks.append((local, *reads, void, told))
-        own = [[(slot.address, slot.values) for slot in slots] for slots in engine.words.own]
-        arrays = self.problem.always_arrays
-        watched = tuple(
-            n
-            for n, slot in enumerate(engine.words.shared)
-            if arrays and slot.address.array.startswith(arrays)
+    def stuck(self) -> int:
+        """The first state from which no way leads to an end; -1: there is none."""
+        team = self.team
+        nothing: list[tuple[()]] = [()] * team.count
+        team.call("mark", nothing)
+        for every_edge in (False, True):
+            marked = 1
+            while marked:
+                marked = 0
+                for begins, ends in zip(self._begins[-2::-1], self._begins[:0:-1], strict=True):
+                    marked += self._ask(begins, ends, every_edge)
+                left = team.call("unmarked", nothing)
+                if not any(count for count, _ in left):
+                    return -1
+        stuck = [(self._depth_of(first, n), first, n) for n, (_, first) in enumerate(left)]
+        _, first, shard = min(each for each in stuck if each[1] >= 0)
+        return int(first * team.count + shard)
+
+    def _depth_of(self, state: int, shard: int) -> int:
+        """The depth of a state, by its number in the shard."""
+        return sum(begin[shard] <= state for begin in self._begins)
+
+    def _ask(self, begins: list[int], ends: list[int], every_edge: bool) -> int:
+        """Ask for the states of a depth whether they lead to an end; how many turn out to."""
+        team, teacher = self.team, self._teacher
+        most = self.round_states if every_edge else ASK_STATES
+        marked, ends = 0, list(ends)
+        while any(begin < end for begin, end in zip(begins, ends, strict=True)):
+            firsts = [max(begin, end - most) for begin, end in zip(begins, ends, strict=True)]
+            learned = teacher.message()
+            given = [(learned, *each, every_edge) for each in zip(firsts, ends, strict=True)]
+            asked, _, heard = team.relay("ask", given, "answer", "hear")
+            marked += sum(heard) + sum(at_once for at_once, _ in asked)
+            missing = [(-1, teacher.state(fields)) for _, fields in _all(e[1] for e in asked)]
+            if missing:
+                teacher.learn(missing, Found(BOUND))
+            else:
+                ends = firsts
+        return marked
+
+    # When a shard is lost.
+
+    def _copy(self, found: Found, copies: Copies) -> None:
+        try:
+            copies.make(found, self._begins)
+        except OSError as error:
+            self.copy_seconds = inf
+            self._say(f"no more copies of the states are made: {error}")
+
+    def _make_good(self, found: Found, copies: Copies, losses: int) -> None:
+        """Make new shards in place of the lost ones, and go back to the last copy."""
+        depth = found.depth
+        if losses > MOST_LOSSES:
+            raise InputError(
+                f"--ray: shards were lost {losses} times in a row, the last time at depth {depth}; "
+                "expected machines that last and have the memory"
+            )
+        lost = ", ".join(self.team.replace())
+        copies.put_back(found)
+        self.judge = Judge(self)
+        self._say(
+            f"lost at depth {depth}: {lost}; a new shard is made, and the search goes on from "
+            f"depth {found.depth} ({found.states:,} states)"
         )
-        return Learned(new, own, blocks, watched)
 
-    def _plain(self, block: Block) -> Block:
-        """A block without its steps, and with what properties say in place of its events."""
-        events: tuple[Event, ...] = ()
-        if block.events:
-            said = self.judge.judged.get(id(block)) or self.judge.events(block)
-            if said.wrong or said.dead:
-                events = (Event(JUDGED, said.dead, said.wrong),)
-        return Block(block.local, block.writes, events, (), ())
+    def _say(self, line: str) -> None:
+        sys.stderr.write(f"dpamt: {line}\n")
+
+
+def _all(each: Iterable[list[tuple[int, bytes]]]) -> list[tuple[int, bytes]]:
+    return list(chain.from_iterable(each))
 
 
 def sharded_search(

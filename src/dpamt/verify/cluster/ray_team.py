@@ -1,15 +1,18 @@
 """Shards on the machines of a Ray cluster (extra ``ray``): the same shards, called as actors.
 
-Every machine needs the same dpamt and Python, and the design's file under the same path.
+Every machine needs the same dpamt and Python, and a C compiler; a design's file is read here only.
+What shards hand to each other goes from machine to machine through Ray, not through this process.
 """
 
 import socket
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Self
 
-from dpamt.errors import InputError, ModelError
+from dpamt.errors import InputError
+from dpamt.verify.cluster.team import ShardLostError
 
 _CONNECT_SECONDS: Final = 5.0
 
@@ -28,7 +31,7 @@ def _answers(address: str) -> None:
 class RayTeam:
     """``count`` shards on the cluster at ``address`` (``local``: one that is started here)."""
 
-    def __init__(self, address: str, count: int, asked: dict[str, Any]) -> None:
+    def __init__(self, address: str, count: int) -> None:
         try:
             ray: Any = import_module("ray")
         except ImportError:
@@ -49,21 +52,67 @@ class RayTeam:
             told = str(error).splitlines()[0]
             raise InputError(f"--ray {address}: {told}; expected a cluster") from None
         self.count = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        actor: Any = ray.remote(Shard)
-        self._shards = [actor.remote(index, self.count, asked) for index in range(self.count)]
+        self._actor: Any = ray.remote(Shard).options(scheduling_strategy="SPREAD")
+        self._shards = [self._actor.remote(index, self.count) for index in range(self.count)]
+        self.places: list[tuple[str, int]] = self.call("where", [()] * self.count)
+        """Host and process of each shard."""
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call that method of every shard; raises what a shard raises."""
-        pending = [
-            getattr(shard, method).remote(*each)
-            for shard, each in zip(self._shards, arguments, strict=True)
-        ]
+        return self._got(
+            [
+                getattr(shard, method).remote(*each)
+                for shard, each in zip(self._shards, arguments, strict=True)
+            ]
+        )
+
+    def relay(
+        self, method: str, arguments: Sequence[tuple[Any, ...]], *then: str
+    ) -> list[list[Any]]:
+        """Call that method of every shard, then the others with what the shards hand on."""
+        pending = []
+        given = list(arguments)
+        for name in (method, *then)[:-1]:
+            made = [
+                getattr(shard, name).options(num_returns=self.count + 1).remote(*each)
+                for shard, each in zip(self._shards, given, strict=True)
+            ]
+            pending.append([each[0] for each in made])
+            given = [tuple(each[1 + n] for each in made) for n in range(self.count)]
+        last = (method, *then)[-1]
+        pending.append(
+            [
+                getattr(shard, last).remote(*each)
+                for shard, each in zip(self._shards, given, strict=True)
+            ]
+        )
+        reports = self._got(list(chain.from_iterable(pending)))
+        return [reports[n : n + self.count] for n in range(0, len(reports), self.count)]
+
+    def replace(self) -> list[str]:
+        """Make a new shard for each that is lost; where those were."""
+        lost = []
+        for index, shard in enumerate(self._shards):
+            try:
+                self._ray.get(shard.where.remote())
+            except self._ray.exceptions.RayError:
+                host, process = self.places[index]
+                lost.append(f"shard {index + 1} of {self.count} ({host}, process {process})")
+                self._shards[index] = self._actor.remote(index, self.count)
+        self.places = self.call("where", [()] * self.count)
+        return lost
+
+    def _got(self, pending: list[Any]) -> list[Any]:
+        """The results.  Raises what a shard raised, or ShardLostError."""
+        errors = self._ray.exceptions
         try:
             found: list[Any] = self._ray.get(pending)
-        except self._ray.exceptions.RayTaskError as error:
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, errors.RayError):
+                raise ShardLostError from None
             raise error.cause from None
-        except self._ray.exceptions.RayError as error:
-            raise ModelError(f"a shard: {str(error).splitlines()[0]}") from None
+        except errors.RayError:
+            raise ShardLostError from None
         return found
 
     def __enter__(self) -> Self:

@@ -89,8 +89,6 @@ class Engine(LearnedBlocks):
         """Arrays that properties of every state look at: each write there has its own state."""
         self._kinds = {automaton: kind for kind, automaton in enumerate(automata)}
         self.context = context_of(problem)
-        self.worked_out: list[tuple[int, Hashable]] | None = None
-        """(local, values) of each block in the order they were worked out, if that is asked for."""
 
     # Blocks.
 
@@ -131,8 +129,6 @@ class Engine(LearnedBlocks):
         if pages:
             values = values, self._others_on(pages, others)
         self.known[local][values] = done
-        if self.worked_out is not None:
-            self.worked_out.append((local, values))
         return done
 
     def _looked_at_once(self) -> AbstractContextManager[None]:

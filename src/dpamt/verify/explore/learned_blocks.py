@@ -34,7 +34,7 @@ Blocks = tuple[Block, ...]
 
 
 class LearnedBlocks:
-    """Locals and blocks; filled by the engine that works them out, or as they arrive."""
+    """Locals and blocks; filled by the engine that works them out."""
 
     def __init__(self, automata: tuple[Automaton, ...]) -> None:
         self.automata = automata
@@ -57,24 +57,6 @@ class LearnedBlocks:
             known = self._numbers[local] = len(self.locals)
             self._append(local, self.node_of(local).step is None)
         return known
-
-    def tell_local(self, local: Local, ended: bool) -> None:
-        """The next local, as another process numbered it."""
-        self._numbers[local] = len(self.locals)
-        self._append(local, ended)
-
-    def tell_blocks(
-        self,
-        local: int,
-        slots: tuple[int, ...],
-        pages: tuple[tuple[str, int], ...],
-        void: bool,
-        blocks: dict[Hashable, Blocks],
-    ) -> None:
-        """Blocks that another process has worked out; ``void``: those before are none any more."""
-        if void:
-            self._read(local, slots, pages)
-        self.known[local].update(blocks)
 
     def _append(self, local: Local, ended: bool) -> None:
         self.locals.append(local)

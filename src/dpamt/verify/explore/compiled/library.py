@@ -25,6 +25,10 @@ MOST_THREADS: Final = 31
 """A row that waits for its number is named by its thread in five bits (search.c)."""
 MOST_FIELDS: Final = 4096
 """Slots and threads of a state, at most (search.c)."""
+MOST_MISSING: Final = 256
+"""Things to learn that a shard asks for at once (shard.c)."""
+_SOURCES: Final = ("search.c", "shard.c")
+"""The last one is compiled; it includes the first."""
 _SECONDS: Final = 120.0
 """After this time a compiler is given up."""
 
@@ -64,6 +68,18 @@ class Tables(ctypes.Structure):
     )
 
 
+class Batch(ctypes.Structure):
+    """``struct batch`` of shard.c: rows for one shard, each once."""
+
+    _fields_ = (
+        ("rows", c_void_p),
+        ("parents", c_void_p),
+        ("moves", c_void_p),
+        ("used", c_int64),
+        ("room", c_int64),
+    )
+
+
 _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dpamt_begin": (c_void_p, (c_int32,)),
     "dpamt_end": (None, (c_void_p,)),
@@ -86,6 +102,29 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dpamt_column": (c_void_p, (c_void_p, c_int32, POINTER(c_int64))),
     "dpamt_load": (c_int32, (c_void_p, c_int64, c_void_p, c_void_p)),
     "dpamt_go_on": (c_int32, (c_void_p, c_int64, c_int64, c_void_p, c_int64)),
+    "dpamt_shard_begin": (c_void_p, (c_int32, c_int32)),
+    "dpamt_shard_end": (None, (c_void_p,)),
+    "dpamt_shard_search": (c_void_p, (c_void_p,)),
+    "dpamt_shard_lay_out": (c_int32, (c_void_p, c_void_p, c_int32)),
+    "dpamt_shard_first": (c_int32, (c_void_p, c_void_p)),
+    "dpamt_shard_expand": (c_int64, (c_void_p, c_int64)),
+    "dpamt_shard_take": (
+        c_int32,
+        (c_void_p, c_int32, c_int64, c_void_p, c_void_p, c_void_p, c_void_p),
+    ),
+    "dpamt_shard_settle": (c_int32, (c_void_p, c_void_p)),
+    "dpamt_shard_next": (c_int64, (c_void_p,)),
+    "dpamt_shard_batch": (POINTER(Batch), (c_void_p, c_int32)),
+    "dpamt_shard_asked": (c_int64, (c_void_p, c_void_p)),
+    "dpamt_shard_mark": (c_int32, (c_void_p,)),
+    "dpamt_shard_ask": (c_int64, (c_void_p, c_int64, c_int64, c_int32)),
+    "dpamt_shard_answer": (None, (c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
+    "dpamt_shard_hear": (c_int64, (c_void_p, c_void_p, c_int32)),
+    "dpamt_shard_unmarked": (c_int64, (c_void_p, POINTER(c_int64))),
+    "dpamt_shard_column": (c_void_p, (c_void_p, c_int32, POINTER(c_int64))),
+    "dpamt_shard_load": (c_int32, (c_void_p, c_int64, c_void_p)),
+    "dpamt_shard_onward": (None, (c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
+    "dpamt_shard_go_on": (c_int32, (c_void_p, c_int64, c_int64, c_void_p, c_int64)),
 }
 
 
@@ -102,7 +141,8 @@ def why_not() -> str:
 
 @cache
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
-    source = files("dpamt.verify.explore.compiled").joinpath("search.c").read_bytes()
+    folder_of = files("dpamt.verify.explore.compiled")
+    sources = {name: folder_of.joinpath(name).read_bytes() for name in _SOURCES}
     compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("cc")
     if compiler is None:
         return None, "no C compiler (cc) is on the path"
@@ -110,12 +150,12 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         return None, "this Python is not one of 64 bits"
     stat = os.stat(compiler)
     told = (compiler, stat.st_size, stat.st_mtime_ns, platform.machine(), *_FLAGS)
-    name = hashlib.sha256(source + repr(told).encode()).hexdigest()[:24]
+    name = hashlib.sha256(b"".join(sources.values()) + repr(told).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpamt"
     path = folder / f"search-{name}.so"
     try:
         if not path.is_file():
-            _build(compiler, source, path)
+            _build(compiler, sources, path)
         loaded = ctypes.CDLL(str(path))
         for function, (result, arguments) in _SIGNATURES.items():
             found = getattr(loaded, function)
@@ -128,12 +168,14 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     return loaded, ""
 
 
-def _build(compiler: str, source: bytes, path: Path) -> None:
+def _build(compiler: str, sources: dict[str, bytes], path: Path) -> None:
     """Compile into a file of its own and put it in its place: others may do the same now."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        given, made = Path(folder) / "search.c", Path(folder) / "search.so"
-        given.write_bytes(source)
+        made = Path(folder) / "search.so"
+        for name, source in sources.items():
+            given = Path(folder) / name
+            given.write_bytes(source)
         subprocess.run(
             [compiler, *_FLAGS, "-o", str(made), str(given)],
             check=True,

@@ -79,6 +79,7 @@ struct out {                        /* what one thread found while it expanded i
     int64_t *picked_used;
     int64_t used, room;
     int64_t first, done, stopped;   /* states: first of the part, expanded, why it stopped */
+    uint64_t missing;               /* what was looked for last; where it stopped, what is missing */
     uint32_t *state_rows, *state_moves; /* by state of the part: rows, moves */
     uint8_t *state_ends;            /* 1: nothing follows; 2: something after which nothing can */
     int64_t state_room;
@@ -535,6 +536,7 @@ static int expand_one(struct search *s, uint32_t state, struct out *o, int64_t i
                 continue;
             int32_t length = key_of(t, values, position, key);
             uint64_t hash = key_hash(local, t->generation[local], key, length) | 1;
+            o->missing = hash;
             const struct entry *e = entry_at(s, hash, local, key, length);
             if (!e->hash)
                 goto unknown;

@@ -286,28 +286,32 @@ class LearnedTables:
         tables.locals = self._stride
         tables.interrupts = len(self._interrupt) // 2
         tables.ordered = bool(self._interrupt) or len(set(self._phase)) > 1
+        for name, values in self.arrays().items():
+            setattr(tables, name, _at(values))
+
+    def arrays(self) -> "dict[str, array[int]]":
+        """The arrays, by their names in the tables, as they are since ``point`` or ``learn``."""
         assert self._contribution is not None
         assert self._felt is not None
-        for name, values in (
-            ("class_first", self._class_first),
-            ("phase", self._phase),
-            ("interrupt", self._interrupt),
-            ("local_flags", self._flags),
-            ("generation", self._generation),
-            ("read_first", self._read_first),
-            ("read_count", self._read_count),
-            ("reads", self._reads),
-            ("page_set", self._page_set),
-            ("contribution", self._contribution),
-            ("block_local", self._block_local),
-            ("write_first", self._write_first),
-            ("write_count", self._write_count),
-            ("writes", self._writes),
-            ("block_flags", self._block_flags),
-            ("block_fill", self._block_fill),
-            ("felt", self._felt),
-        ):
-            setattr(tables, name, _at(values))
+        return {
+            "class_first": self._class_first,
+            "phase": self._phase,
+            "interrupt": self._interrupt,
+            "local_flags": self._flags,
+            "generation": self._generation,
+            "read_first": self._read_first,
+            "read_count": self._read_count,
+            "reads": self._reads,
+            "page_set": self._page_set,
+            "contribution": self._contribution,
+            "block_local": self._block_local,
+            "write_first": self._write_first,
+            "write_count": self._write_count,
+            "writes": self._writes,
+            "block_flags": self._block_flags,
+            "block_fill": self._block_fill,
+            "felt": self._felt,
+        }
 
 
 def _at(values: "array[int]") -> int:
