@@ -4,6 +4,7 @@ Every machine needs the same dpamt and Python, and a C compiler; a design's file
 What shards hand to each other goes from machine to machine through Ray, not through this process.
 """
 
+import os
 import socket
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,6 +16,12 @@ from dpamt.errors import InputError
 from dpamt.verify.cluster.team import ShardLostError
 
 _CONNECT_SECONDS: Final = 5.0
+_QUIET: Final = {
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",
+}
+"""Ray's environment: a lost shard is told by the search in one line, and Ray's own lines about it
+would stand among the results.  Source: Ray's documentation, "Configuring logging"."""
 
 
 def _answers(address: str) -> None:
@@ -32,6 +39,8 @@ class RayTeam:
     """``count`` shards on the cluster at ``address`` (``local``: one that is started here)."""
 
     def __init__(self, address: str, count: int) -> None:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         try:
             ray: Any = import_module("ray")
         except ImportError:
