@@ -54,5 +54,5 @@ class Here:
             self.shards[n] = shard = None
         if shard is None:
             raise ShardLostError
-        told = getattr(shard, method)(*pickle.loads(pickle.dumps(arguments)))
-        return pickle.loads(pickle.dumps(told))
+        said = getattr(shard, method)(*pickle.loads(pickle.dumps(arguments)))
+        return pickle.loads(pickle.dumps(said))

@@ -238,7 +238,7 @@ def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_shards_on_a_ray_cluster_and_one_of_them_killed(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
     asked = SEARCHES[1]
@@ -255,7 +255,7 @@ def test_shards_on_a_ray_cluster_and_one_of_them_killed(
                 os.kill(team.places[1][1], signal.SIGKILL)
             return relay(*given)
 
-        team.relay = killing  # type: ignore[method-assign]
+        monkeypatch.setattr(team, "relay", killing)
         assert searched(asked, search) == in_one(asked)
     said = capsys.readouterr().err
     assert re.search(r"^dpamt: lost at depth \d+: shard 2 of 2 \(\S+, process \d+\); ", said)

@@ -1,7 +1,7 @@
 """A search dealt out to many shards, depth by depth: this one learns, they keep and expand.
 
 Shards expand in compiled memory with tables that they were sent (:mod:`.learned`), so code of the
-model runs here only, and a search that has to begin again begins here.  A state that needs what is
+model runs here only, and the search restarts here only.  A state that needs what is
 not in the tables comes back, is learned, and is expanded in the next round.  States, transitions,
 depth, ends and verdict are those of the search in one process, and so is the length of the way to
 the nearest failure; of several ways that are as short it may be another one.

@@ -20,7 +20,7 @@ _QUIET: Final = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",
 }
-"""Ray's environment: a lost shard is told by the search in one line, and Ray's own lines about it
+"""Ray's environment.  The search says in one line that a shard is lost; Ray's own lines about it
 would stand among the results.  Source: Ray's documentation, "Configuring logging"."""
 
 
@@ -58,8 +58,8 @@ class RayTeam:
                 log_to_driver=False,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            told = str(error).splitlines()[0]
-            raise InputError(f"--ray {address}: {told}; expected a cluster") from None
+            said = str(error).splitlines()[0]
+            raise InputError(f"--ray {address}: {said}; expected a cluster") from None
         self.count = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actor: Any = ray.remote(Shard).options(scheduling_strategy="SPREAD")
         self._shards = [self._actor.remote(index, self.count) for index in range(self.count)]

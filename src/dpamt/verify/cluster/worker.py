@@ -141,7 +141,7 @@ class Shard:
             replies.append(None if given is None else bytes(numbers))
         states = self._ask()[0]
         new = range(before, states if self._watched else before)
-        return Taken(states, [self._told(state) for state in new]), *replies
+        return Taken(states, [self._fields_of(state) for state in new]), *replies
 
     def settle(self, *numbers: bytes | None) -> Settled:
         """Take the numbers of the rows that each shard was given."""
@@ -149,8 +149,8 @@ class Shard:
         _made(self._call.dpamt_shard_settle(self._at, _pointers(numbers, self._own)))
         _, _, transitions, ends = self._ask()
         last = [self._call.dpamt_end_at(self._search, n) for n in range(before, ends)]
-        told = [self._told(end >> 1) for end in last if end & 1]
-        return Settled(transitions, ends, told, resident_bytes())
+        fields = [self._fields_of(end >> 1) for end in last if end & 1]
+        return Settled(transitions, ends, fields, resident_bytes())
 
     def next(self) -> tuple[int, int]:
         """Go to the next depth: its first state, and how many it has."""
@@ -280,7 +280,7 @@ class Shard:
         before = ctypes.byref(tables)
         _made(self._call.dpamt_shard_lay_out(self._at, before, layout.words))
 
-    def _told(self, state: int) -> tuple[int, bytes]:
+    def _fields_of(self, state: int) -> tuple[int, bytes]:
         fields = (ctypes.c_int32 * len(self._pupil.layout.bits))()
         self._call.dpamt_state(self._search, state, fields)
         return state * self.count + self.index, bytes(fields)
@@ -288,7 +288,7 @@ class Shard:
     def _asked(self) -> list[tuple[int, bytes]]:
         states = (ctypes.c_int64 * MOST_MISSING)()
         count = self._call.dpamt_shard_asked(self._at, states)
-        return [self._told(state) for state in states[:count]]
+        return [self._fields_of(state) for state in states[:count]]
 
     def _filed(self, shard: int) -> tuple[Any, ...]:
         """What is filed for a shard, where it stands: how many, rows, parents, moves."""

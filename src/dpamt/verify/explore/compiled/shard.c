@@ -2,7 +2,7 @@
  * One shard of a search that several processes share: its states, and what it asks of the others.
  *
  * Theory.  A state belongs to the shard that a sum over its fields names.  The sum is of values and
- * locals, not of the packed row, so a state keeps its shard when fields are laid out anew.  Inside
+ * locals, not of the packed row, so a state keeps its shard when fields get another layout.  Inside
  * a shard states have numbers in the order in which they came; (shard, number) names one for all.
  * A depth is expanded in rounds, and all shards do the same step of a round before the next one:
  *
