@@ -1,10 +1,14 @@
 """What a kernel says, and what of it is a complaint."""
 
+import os
+import shutil
 import socket
+from pathlib import Path
 
 import pytest
 
 from dpamt.boot.console import Console, complaints, plain_lines
+from dpamt.boot.qemu import PROGRAM, GuestSetup, Qemu
 
 OFFLINE = """\
 [    3.511111] smpboot: CPU 1 is now offline
@@ -73,3 +77,22 @@ def test_a_console_is_read_to_its_end_and_bounded(monkeypatch: pytest.MonkeyPatc
     assert console.lines()[0] == "first"
     assert len(console.text()) <= 1000
     end.close()
+
+
+def test_a_guest_whose_console_nobody_reads_for_a_while_loses_nothing(tmp_path: Path) -> None:
+    """What it says waits in the pipe that QEMU writes into; a socket takes 278 characters."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"no {PROGRAM}")
+    setup = GuestSetup(tmp_path / "kernel", 64 << 20, 1, 1, "", stopped=True)
+    qemu = Qemu(setup)
+    qemu._folder = tmp_path
+    serial = qemu._make_serial()
+    guest = os.open(tmp_path / "serial.out", os.O_RDWR | os.O_NONBLOCK)
+    text = "".join(f"[    0.{n:06}] line {n}\n" for n in range(800))
+    for character in text.encode():
+        assert os.write(guest, bytes((character,))) == 1
+    console = Console(serial)
+    os.close(guest)
+    console.finish()
+    serial.close()
+    assert console.text() == text

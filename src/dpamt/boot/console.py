@@ -1,9 +1,11 @@
 """The guest's serial console: its lines as they come, and what in them is a complaint."""
 
+import os
 import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from threading import Lock, Thread
 from time import monotonic
 from typing import Final
@@ -39,9 +41,10 @@ class Complaint:
 
 
 class Console:
-    """Reads a socket until it ends; ``lines()`` is what came so far, without its time stamps."""
+    """Reads a pipe or a socket until it ends; ``lines()`` is what came so far, without its time
+    stamps."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: FileIO | socket.socket) -> None:
         self._end = end
         self._text = bytearray()
         self._lock = Lock()
@@ -53,8 +56,8 @@ class Console:
     def _read(self) -> None:
         while True:
             try:
-                data = self._end.recv(1 << 16)
-            except OSError:
+                data = os.read(self._end.fileno(), 1 << 16)
+            except (OSError, ValueError):  # closed meanwhile
                 return
             if not data:
                 return

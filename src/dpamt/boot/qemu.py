@@ -7,7 +7,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from fcntl import F_SETPIPE_SZ, fcntl
+from io import FileIO
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -23,6 +26,7 @@ _SHARED_MEMORY: Final = Path("/dev/shm")
 _PR_SET_PDEATHSIG: Final = 1
 _LEAST_FREE: Final = 512 << 20
 """What a guest may touch of its memory until it is up, with room to spare."""
+_PIPE_BYTES: Final = 1 << 20
 _START_SECONDS: Final = 20.0
 _END_SECONDS: Final = 5.0
 
@@ -120,10 +124,8 @@ class Qemu:
         for node, (path, size) in enumerate(files):
             backend = f"memory-backend-file,id=ram{node},size={size},mem-path={path},share=on"
             words += ["-object", backend]
-        for name, device in (("serial", "-serial"), ("bell", "")):
-            words += ["-chardev", f"socket,id={name},path={folder}/{name},server=on,wait=off"]
-            if device:
-                words += [device, f"chardev:{name}"]
+        words += ["-chardev", f"pipe,id=serial,path={folder}/serial", "-serial", "chardev:serial"]
+        words += ["-chardev", f"socket,id=bell,path={folder}/bell,server=on,wait=off"]
         words += ["-device", f"isa-debugcon,iobase={BELL_PORT:#x},chardev=bell"]
         if setup.gdb:
             words += ["-chardev", f"socket,id=gdb,path={folder}/gdb,server=on,wait=off"]
@@ -135,6 +137,7 @@ class Qemu:
         # QEMU waits at -S until the monitor or gdb lets it go: sockets are connected by then.
         monitor = f"socket,id=monitor,path={self._folder}/monitor,server=on,wait=off"
         words += ["-chardev", monitor, "-mon", "chardev=monitor,mode=control"]
+        self.serial = self._make_serial()
         libc = ctypes.CDLL(None)
 
         def dies_with_us() -> None:
@@ -148,7 +151,7 @@ class Qemu:
             stderr=self._errors,
             preexec_fn=dies_with_us,
         )
-        for name in ["serial", "bell", "monitor", *(["gdb"] if self.setup.gdb else [])]:
+        for name in ["bell", "monitor", *(["gdb"] if self.setup.gdb else [])]:
             self._sockets[name] = self._connect(self._folder / name)
         # The monitor greets when the machine is made: not before that are the memory files there.
         try:
@@ -163,6 +166,22 @@ class Qemu:
                 self.monitor.run("cont")
             except Finding as error:
                 raise Finding(f"QEMU failed: {self.failure() or error}") from None
+
+    def _make_serial(self) -> FileIO:
+        """The end of the pipe that the guest's console comes out of.
+
+        A guest whose characters nobody takes waits for a few milliseconds, and loses them then
+        (Linux arch/x86/kernel/early_printk.c, early_serial_putc).  A Unix socket is full after some
+        270 single characters: too few where this process does not run for a moment.
+        """
+        for way in ("in", "out"):
+            os.mkfifo(self._folder / f"serial.{way}", 0o600)
+        # Without O_NONBLOCK it would wait for QEMU, which is not there yet.
+        end = os.open(self._folder / "serial.out", os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(end, True)
+        with suppress(OSError):  # a user's pipes may not take more
+            fcntl(end, F_SETPIPE_SZ, _PIPE_BYTES)
+        return FileIO(end)
 
     def _connect(self, path: Path) -> socket.socket:
         deadline = monotonic() + _START_SECONDS
@@ -188,7 +207,7 @@ class Qemu:
         return [(self._folder / f"memory{node}", size) for node, size in enumerate(sizes)]
 
     def socket(self, name: str) -> socket.socket:
-        """The connected socket ``serial``, ``bell`` or ``gdb``."""
+        """The connected socket ``bell`` or ``gdb``."""
         return self._sockets[name]
 
     def has_ended(self) -> bool:
@@ -225,6 +244,8 @@ class Qemu:
         for end in self._sockets.values():
             end.close()
         self._sockets.clear()
+        if hasattr(self, "serial"):
+            self.serial.close()
         if hasattr(self, "memory"):
             self.memory.close()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -134,7 +134,7 @@ class _Session:
             # QEMU has read its kernel and RAM disk when it has started.
             self._qemu = stack.enter_context(self._guest(Path(folder)))
         self._began = monotonic()
-        self._console = Console(self._qemu.socket("serial"))
+        self._console = Console(self._qemu.serial)
         self._kernel = KernelMemory(self._qemu.memory, image)
         self._answering = Answering(
             options,
