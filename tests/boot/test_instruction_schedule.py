@@ -222,6 +222,28 @@ def test_a_store_that_waits_in_its_buffer() -> None:
     assert departure.endswith("waits in its store buffer there: QEMU cannot keep a store back")
 
 
+def test_who_is_missing_is_named() -> None:
+    drawn = [(0, (LOAD, 0)), (1, (LOAD, 0))]
+    guest = Guest(told(drawn), programs_of(drawn))
+    follower = guest.follower
+    guest.arrive(2)
+    assert follower.missing(10.0) == "2 of 3 CPUs did not come to the beginning within 10 s"
+    guest.arrive(1)
+    guest.arrive(0)
+    guest.arrive(1)
+    assert follower.missing(10.0) == (
+        "CPU 0, step 0: load at f+0x1000 text; the CPU did not come there within 10 s"
+    )
+    guest.arrive(0)
+    assert follower.missing(10.0) == (
+        "CPU 0, step 0: load at f+0x1000 text; the CPU did not come to the end of it within 10 s"
+    )
+    let_go = follower.give_up(follower.missing(10.0))
+    assert [request.cpu for request in let_go] == [1]
+    assert follower.result.departure.startswith("CPU 0, step 0: load")
+    assert not guest.breakpoints.is_armed
+
+
 def test_another_word_is_told() -> None:
     drawn = [(0, (LOAD, 0)), (1, (LOAD, 0))]
     guest = Guest(told(drawn), programs_of(drawn))

@@ -220,6 +220,19 @@ class Follower:
         if point is not None and point.cpu == request.cpu and point.leaf >= 0:
             self._came(point, status_name(status))
 
+    def missing(self, seconds: float) -> str:
+        """Who is waited for, after ``seconds`` in which nobody came."""
+        points, done = self.result.points, len(self.result.done)
+        within = f"within {seconds:.0f} s"
+        if not self.has_begun:
+            count = self.result.cpus - len(self._begun)
+            return f"{count} of {self.result.cpus} CPUs did not come to the beginning {within}"
+        if self._awaited is not None:
+            return f"{self._awaited}; the CPU did not come to the end of it {within}"
+        if done < len(points):
+            return f"{points[done]}; the CPU did not come there {within}"
+        return f"nobody came {within}"
+
     def give_up(self, why: str) -> list[Request]:
         """Let everybody go; the schedule ends here."""
         if not self._free:

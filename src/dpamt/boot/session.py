@@ -214,7 +214,7 @@ class _Session:
             follower = self._follower
             if follower is not None and follower.is_waiting and now > self._moved + _HELD_SECONDS:
                 result.stacks = self._stacks()
-                let_go = follower.give_up(f"nobody came within {_HELD_SECONDS:.0f} s")
+                let_go = follower.give_up(follower.missing(_HELD_SECONDS))
                 self._qemu.monitor.run("cont")
                 for request in let_go:
                     self._answer(request)
