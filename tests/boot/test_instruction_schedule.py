@@ -267,6 +267,17 @@ def test_a_step_without_its_fields(field: str) -> None:
         instruction_points(found)
 
 
+def test_a_trylock_is_one_step_of_a_vcpu() -> None:
+    """It looks at the lock, and takes it: two steps of the counterexample, one call."""
+    found = told([(0, (LOAD, 0)), (1, (LOAD, 0)), (0, (LOAD, 0))])
+    for step, method in zip(found["steps"], ("is_locked", "load", "trylock"), strict=True):
+        step["method"] = method
+    points = instruction_points(found)
+    assert [(point.cpu, point.what) for point in points] == [(1, "load"), (0, "trylock")]
+    found["steps"][2]["address"] = ADD  # it saw the lock held, and the CPU is elsewhere by now
+    assert len(instruction_points(found)) == 3
+
+
 def test_choices_of_store_buffers_are_no_allocations_that_fail() -> None:
     found = told([(0, (ADD, 1))])
     choice = found["steps"][0] | {"method": "choose", "result": 1, "word": ""}

@@ -32,6 +32,7 @@ _LOOKED_AT: Final = _VALUED | {
     *("lock_bh", "unlock_bh"),
 }
 """Methods after which the word's value is held against the counterexample."""
+_LOOKS: Final = frozenset({"is_locked", "is_write_locked"})
 _SPINLOCKS: Final = "_raw_spin_"
 _SPINLOCK_BYTES: Final = 4
 """Of the word of a spinlock, which begins its structure: 1 while it is held and nobody waits for it
@@ -68,7 +69,15 @@ def instruction_points(found: Mapping[str, Any]) -> list[Point]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__} {error}"
         raise InputError(f"counterexample: steps: {what}; expected the form of --save") from None
-    return points
+    return [point for n, point in enumerate(points) if not _is_part(point, points[n + 1 :])]
+
+
+def _is_part(point: Point, later: list[Point]) -> bool:
+    """Whether a step is the first half of one call: the look at a lock in a trylock."""
+    if point.what not in _LOOKS:
+        return False
+    following = next((one for one in later if one.cpu == point.cpu), None)
+    return following is not None and following.address == point.address
 
 
 def _site(step: Mapping[str, Any]) -> str:

@@ -125,6 +125,61 @@ def test_an_unlock_may_be_seen_late(take: str, let_go: str, of: str, model: str)
     assert {(1, 1), (0, 1)} <= met
 
 
+TRIES = """
+typedef unsigned long u64;
+extern int TRY(void *);
+extern void TAKE(void *), LET_GO(void *), LET_GO_AGAIN(void *);
+volatile int one, two;
+u64 lock;
+int first(void)
+{
+	int taken;
+
+	one = 1;
+	taken = TRY(&lock) & 1;
+	if (taken)
+		LET_GO_AGAIN(&lock);
+	return 2 * taken + two;
+}
+int second(void)
+{
+	two = 1;
+	asm volatile("mfence" : : : "memory");
+	return one;
+}
+int third(void)
+{
+	TAKE(&lock);
+	LET_GO(&lock);
+	return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("model", [SC, TSO])
+@pytest.mark.parametrize(
+    ("take", "let_go", "tried", "again", "by_a_load"),
+    [
+        ("_raw_spin_lock", "_raw_spin_unlock", "_raw_spin_trylock", "_raw_spin_unlock", True),
+        ("_raw_write_lock", "_raw_write_unlock", "_raw_read_trylock", "_raw_read_unlock", True),
+        ("_raw_read_lock", "_raw_read_unlock", "_raw_write_trylock", "_raw_write_unlock", True),
+        ("mutex_lock", "mutex_unlock", "mutex_trylock", "mutex_unlock", False),
+    ],
+)
+def test_a_trylock_that_fails_is_a_load(
+    take: str, let_go: str, tried: str, again: str, by_a_load: bool, model: str
+) -> None:
+    """Then the store before it may still wait while its CPU goes on; where the lock was free, or
+    of a mutex, a locked instruction was made."""
+    names = {"TAKE": take, "LET_GO": let_go, "TRY": tried, "LET_GO_AGAIN": again}
+    text = "".join(f"#define {name} {real}\n" for name, real in names.items())
+    met = outcomes(built(text + TRIES), ("first", "second", "third"), (), model)
+    failed, taken = (0, 0, 0), (2, 0, 0)
+    assert (failed in met) == (model == TSO and by_a_load)
+    assert taken not in met
+    assert {(0, 1, 0), (2, 1, 0), (1, 0, 0), (3, 0, 0)} <= met
+
+
 LOCK = """
 #include "kernel.h"
 int flags[2], turn, inside;

@@ -38,6 +38,13 @@ RWLOCKS: Final = {
     "_raw_write_lock_irqsave": "write_lock_irqsave",
     "_raw_write_unlock_irqrestore": "write_unlock_irqrestore",
 }
+LOOKS: Final = {
+    "_raw_spin_trylock": "is_locked",
+    "_raw_read_trylock": "is_write_locked",
+    "_raw_write_trylock": "is_locked",
+}
+"""Trylocks that look at the lock with a plain load before they try (Linux 7.3.4
+include/asm-generic/qspinlock.h, qrwlock.h): the step that this is.  mutex_trylock() does not."""
 MUTEXES: Final = {
     "mutex_lock": "lock",
     "mutex_lock_nested": "lock",

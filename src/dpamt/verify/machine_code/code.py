@@ -155,6 +155,12 @@ class MachineCode(Fixed):
                     place = places.after(place, result)
                     continue
             elif buffer and _empties(places.operation(place)):
+                if self._looks_first(place, buffer):
+                    look = self._look_method(kernel, place)
+                    held = look()
+                    if held:
+                        place = places.after(place, Returned(0))
+                        continue
                 while buffer:
                     self.drain(kernel, buffer[0])
                     buffer = buffer[1:]
@@ -188,6 +194,30 @@ class MachineCode(Fixed):
         """Whether what a place does is a store that waits in the buffer; an unlock is one."""
         operation = self.places.operation(place)
         return self.buffers and (operation.kind == STORE or _is_unlock_call(operation))
+
+    def _looks_first(self, place: int, buffer: tuple[int, ...]) -> bool:
+        """Whether a call is a trylock that may fail by a plain load, while the CPU's stores wait.
+
+        queued_spin_trylock(), queued_read_trylock(), queued_write_trylock(): no locked instruction
+        where the lock is seen held.  The CPU sees its own unlock that waits: then it is not.
+        """
+        tried = self.places.operation(place)
+        if tried.kind != CALL or tried.method not in answered.LOOKS:
+            return False
+        if is_nowhere(tried.arguments[0]):
+            return False
+        waiting = map(self.places.operation, buffer)
+        return not any(
+            store.arguments[0] == tried.arguments[0] for store in waiting if store.kind == CALL
+        )
+
+    def _look_method(self, kernel: Kernel, place: int) -> Callable[[], bool]:
+        operation = self.places.operation(place)
+        side, address = self._side(kernel), operation.arguments[0]
+        is_spin = operation.method in answered.LOCKS
+        lock: Any = side.spinlock(address) if is_spin else side.rwlock(address)
+        method: Callable[[], bool] = getattr(lock, answered.LOOKS[operation.method])
+        return method
 
     def drain(self, kernel: Kernel, place: int) -> None:
         """The store of a place reaches memory: others see it."""
