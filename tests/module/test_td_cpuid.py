@@ -13,10 +13,13 @@ from dpamt.abi import operands as op
 from dpamt.abi import status as s
 from dpamt.abi.cpuid import CPUID_CONFIG, CPUID_ROWS, NO_SUBLEAF, CpuidRow, cpuid_of_code
 from dpamt.abi.cpuid import code_of_cpuid as code
-from dpamt.abi.td_metadata import CPUID_VALUES
+from dpamt.abi.td_metadata import CPUID_VALUES, VIRT_MAXPA
 from dpamt.abi.td_params import (
     ATTRIBUTES_PERFMON,
+    CONFIG_FLAGS_MAXGPA_VIRT,
     CONFIG_FLAGS_MAXPA_VIRT,
+    EPTP_4_LEVELS,
+    EPTP_5_LEVELS,
     TdParams,
 )
 from dpamt.module.td_cpuid import PROCESSOR_VERSION
@@ -167,6 +170,35 @@ def test_perfmon_is_an_attribute() -> None:
         assert any(value(rig, 0xA)) is (attributes != 0)
 
 
+@pytest.mark.parametrize("extended", [False, True])
+def test_leaf_23_needs_perfmon_and_its_feature(extended: bool) -> None:
+    config: Config = {(7, 1): (extended << 8, 0, 0, 0), (0x23, 0): (0xF, 0, 0, 0)}
+    for attributes in (0, ATTRIBUTES_PERFMON):
+        rig, status, _ = init(config, params=replace(GOOD, attributes=attributes))
+        assert status == s.TDX_SUCCESS
+        assert value(rig, 0x23, 0)[0] == (0xF if extended and attributes else 0)
+
+
+@pytest.mark.parametrize(
+    ("xfam", "trace", "lbr", "xstate"),
+    [(3, 0, 0, 3), (3 | 1 << 8, 1, 0, 3), (3 | 1 << 15, 0, 0xFF, 3), (0x60007, 0, 0, 0x60007)],
+)
+def test_leaves_that_a_td_has_by_xfam(xfam: int, trace: int, lbr: int, xstate: int) -> None:
+    config: Config = {(0x1C, NO_SUBLEAF): (0xFF, 0, 0, 0)}
+    rig, status, _ = init(config, params=replace(GOOD, xfam=xfam))
+    assert status == s.TDX_SUCCESS
+    assert value(rig, 0x14, 0)[0] == trace
+    assert value(rig, 0x1C)[0] == lbr
+    assert value(rig, 0xD, 0)[0] & xstate == xstate & 3
+
+
+def test_the_clock_is_that_of_td_params() -> None:
+    for frequency in (40, 100):
+        rig, status, _ = init({}, params=replace(GOOD, tsc_frequency=frequency))
+        assert status == s.TDX_SUCCESS
+        assert value(rig, 0x15) == (1, frequency, 25_000_000, 0)
+
+
 def level(subleaf: int, kind: int, shift: int = 1, count: int = 2) -> Registers:
     return shift, count, kind << 8 | subleaf, 0
 
@@ -197,6 +229,44 @@ def test_topology(levels: list[Registers], fits: bool) -> None:
         widest = levels[-1]
         assert value(rig, 0xB, int(smt)) == (*widest[:2], 2 << 8 | smt, 0)
         assert value(rig, 0xB, int(smt) + 1) == (0, 0, 0, 0)
+
+
+def test_a_td_without_levels_has_those_of_the_machine() -> None:
+    rig, status, _ = init({})  # two CPUs in one package
+    assert status == s.TDX_SUCCESS
+    smt, cores = (0, 1, 1 << 8, 0), (1, 2, 2 << 8 | 1, 0)
+    behind: list[Registers] = [(0, 0, number, 0) for number in range(2, 6)]
+    assert [value(rig, 0x1F, number) for number in range(6)] == [smt, cores, *behind]
+    assert [value(rig, 0xB, number) for number in range(3)] == [smt, cores, NONE]
+
+
+def max_pa(rig: Rig) -> int:
+    """What the guest takes for its MAXPA."""
+    return rig.must(leaf.TDH_MNG_RD, rcx=FIRST, rdx=VIRT_MAXPA.id).r8
+
+
+@pytest.mark.parametrize("la57", [False, True])
+@pytest.mark.parametrize(
+    ("gpaw", "flags", "guest", "physical"),
+    [
+        (0, 0, 0, 52),
+        (1, 0, 0, 52),
+        (0, CONFIG_FLAGS_MAXPA_VIRT, 0, 48),
+        (1, CONFIG_FLAGS_MAXPA_VIRT, 0, 52),
+        (0, CONFIG_FLAGS_MAXGPA_VIRT, 48, 52),
+        (1, CONFIG_FLAGS_MAXGPA_VIRT, 52, 52),
+        (0, CONFIG_FLAGS_MAXGPA_VIRT | CONFIG_FLAGS_MAXPA_VIRT, 48, 52),
+    ],
+)
+def test_widths_by_the_flags(gpaw: int, flags: int, guest: int, physical: int, la57: bool) -> None:
+    config: Config = {(7, 0): (0, 0, la57 << 16, 0)}
+    eptp = EPTP_5_LEVELS if gpaw else EPTP_4_LEVELS
+    params = replace(GOOD, config_flags=gpaw | flags, eptp_controls=eptp)
+    rig, status, _ = init(config, params=params)
+    assert status == s.TDX_SUCCESS
+    linear = 57 if la57 else 48
+    assert value(rig, 0x8000_0008)[0] == guest << 16 | linear << 8 | physical
+    assert max_pa(rig) == (guest or physical)
 
 
 def test_address_widths() -> None:
