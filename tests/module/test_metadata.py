@@ -11,9 +11,11 @@ from dpamt.abi import status as s
 from dpamt.abi import td_metadata as md
 from dpamt.abi.metadata import NO_FIELD
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
+from dpamt.abi.status import STATUS_MASK
 from dpamt.module.td_cpuid import PROCESSOR_VERSION
 from dpamt.module.view import ModuleView
 from dpamt.platform.guest import TdCall
+from tests.module.recipes import mng_init
 from tests.module.rig import FIRST, Rig
 
 # As KVM puts them together: BUILD_TDX_FIELD(class, field) of arch/x86/kvm/vmx/tdx_arch.h, with VMCS
@@ -261,3 +263,30 @@ def test_cpuid_as_kvm_reads_it() -> None:
     assert found[0x1F, 1][:2] == (2, 4)
     assert found[0xB, 0] == found[0x1F, 0]
     assert found[0xB, 1] == (2, 4, 2 << 8 | 1, 0)
+
+
+@pytest.mark.parametrize("number", [leaf.TDH_MNG_RD, leaf.TDH_VP_RD, leaf.TDH_VP_WR])
+def test_the_id_of_one_element_has_only_the_bits_of_its_class_and_code(number: int) -> None:
+    """Each other bit: refused when reserved or a sequence's, not looked at when of the context."""
+    rig = Rig()
+    tdr, tdvpr = td(rig)
+    field_id = TSC_OFFSET if number == leaf.TDH_MNG_RD else POSTED_INTR_NV
+    call = {"rcx": tdr if number == leaf.TDH_MNG_RD else tdvpr, "r8": 0xF2, "r9": 0xFFFF}
+    refused = set()
+    for bit in (*range(24, 56), 62):  # the code is below, the class between
+        status, args = rig.call(number, rdx=field_id | 1 << bit, **call)
+        if status:
+            refused.add(bit)
+            assert (status, args.r8) == (s.TDX_METADATA_FIELD_ID_INCORRECT, 0)
+    reserved = {*range(24, 32), *range(47, 50), 55, 62}
+    sequence = set(range(34, 47))  # 37:34 last element, 46:38 last field
+    assert refused == reserved | sequence
+
+
+def test_a_td_that_is_not_initialised_is_not_read() -> None:
+    rig = Rig()
+    call = mng_init(rig)
+    status, args = rig.call(leaf.TDH_MNG_RD, rcx=call["rcx"], rdx=TSC_OFFSET)
+    assert (status & STATUS_MASK, args.r8) == (s.TDX_OP_STATE_INCORRECT, 0)
+    rig.must(leaf.TDH_MNG_INIT, **call)
+    rig.must(leaf.TDH_MNG_RD, rcx=call["rcx"], rdx=TSC_OFFSET)
