@@ -15,7 +15,8 @@ from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.status import STATUS_MASK, TDX_PAGE_SIZE_MISMATCH
 from dpamt.host.core.tdx_errno import EFAULT, EINTR, EINVAL, EIO
 from dpamt.host.kvm.mmu import tdx_handle_ept_violation
-from dpamt.host.kvm.run import GPA_SHARED, tdx_vcpu_run
+from dpamt.host.kvm.run import tdx_vcpu_run
+from dpamt.host.kvm.tdvmcall import GPA_SHARED
 from dpamt.host.kvm.teardown import kvm_destroy_vm
 from dpamt.host.kvm.vm import Vm
 from dpamt.platform.guest import TdCall
@@ -126,7 +127,7 @@ def test_conversions_by_the_guest(host: Host, huge: bool) -> None:
     assert host.audit(idle=False) == []
     assert run(host, vm, ("map", SIZE_2M | GPA_SHARED, SIZE_2M))[0] == EXIT_REASON_HLT
     assert run(host, vm, ("accept", SIZE_2M, LEVEL_4K))[0] == -EFAULT
-    assert run(host, vm, ("map", 0x10, 0x1000))[0] == -EINVAL
+    assert run(host, vm, ("map", vm.memory_pages << PAGE_SHIFT, 0x1000))[0] == -EINVAL
     kvm_destroy_vm(vm, host.cpu)
 
 

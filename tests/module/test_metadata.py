@@ -290,3 +290,24 @@ def test_a_td_that_is_not_initialised_is_not_read() -> None:
     assert (status & STATUS_MASK, args.r8) == (s.TDX_OP_STATE_INCORRECT, 0)
     rig.must(leaf.TDH_MNG_INIT, **call)
     rig.must(leaf.TDH_MNG_RD, rcx=call["rcx"], rdx=TSC_OFFSET)
+
+
+def test_posted_interrupts_may_be_turned_off_before_they_are_set_up() -> None:
+    rig = Rig()
+    _, tdvpr = td(rig)
+    assert write(rig, tdvpr, PIN_BASED, 0, 0x80) == (0, 0)
+
+
+@pytest.mark.parametrize("number", [leaf.TDH_VP_RD, leaf.TDH_VP_WR])
+def test_a_vcpu_that_is_not_whole_has_no_fields(number: int) -> None:
+    rig = Rig()
+    tdr = rig.make_td(FIRST, rig.hkid + 1, finalize=False)
+    tdvpr = FIRST + 64 * PAGE_SIZE
+    call = {"rcx": tdvpr, "rdx": POSTED_INTR_NV, "r8": 0xF2, "r9": 0xFFFF}
+    rig.must(leaf.TDH_VP_CREATE, rcx=tdvpr, rdx=tdr)
+    for page in range(1, 6):
+        assert rig.call(number, **call)[0] == s.TDX_TDCX_NUM_INCORRECT
+        rig.must(leaf.TDH_VP_ADDCX, rcx=tdvpr + page * PAGE_SIZE, rdx=tdvpr)
+    assert rig.call(number, **call)[0] & STATUS_MASK == s.TDX_VCPU_STATE_INCORRECT
+    rig.must(leaf.TDH_VP_INIT, rcx=tdvpr)
+    rig.must(number, **call)

@@ -23,7 +23,7 @@ from dpamt.abi.status import (
     status_name,
 )
 from dpamt.errors import Finding
-from dpamt.host.kvm.run import GPA_SHARED
+from dpamt.host.kvm.tdvmcall import GPA_SHARED
 from dpamt.platform.guest import TdCall
 
 ACCEPT_4K: Final = 0

@@ -23,7 +23,6 @@ from dpamt.abi.exits import (
     EXTENDED_TYPE_ACCEPT,
     EXTENDED_TYPE_MASK,
     EXTENDED_TYPE_PENDING,
-    TDVMCALL_MAP_GPA,
 )
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGE_SHIFT
 from dpamt.abi.registers import TdxModuleArgs
@@ -31,15 +30,12 @@ from dpamt.abi.status import STATUS_MASK
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.core.seamcall import tdh_vp_enter
 from dpamt.host.core.tdx_errno import EINTR, EINVAL, EIO, is_tdx_operand_busy
-from dpamt.host.kvm.attributes import kvm_convert
 from dpamt.host.kvm.metadata import kvm_mmu_reload, tdx_protected_apic_has_interrupt
 from dpamt.host.kvm.mmu import RET_PF_SPURIOUS, tdx_handle_ept_violation
 from dpamt.host.kvm.split import kvm_split_huge_leaf
+from dpamt.host.kvm.tdvmcall import GPA_SHARED, handle_tdvmcall
 from dpamt.host.kvm.teardown import tdx_flush_vp
 from dpamt.host.kvm.vm import IN_GUEST_MODE, OUTSIDE_GUEST_MODE, Vcpu, Vm, kvm_vm_dead
-
-GPA_SHARED: Final = 1 << 47
-"""The SHARED bit of a guest with 48-bit addresses."""
 
 _HANDLED: Final = 0
 _INSTRUCTIONS: Final = frozenset(
@@ -112,14 +108,10 @@ def _handle_exit(vm: Vm, vcpu: Vcpu, cpu: Cpu, reason: int) -> int:
         return _HANDLED
     if reason == EXIT_REASON_EPT_VIOLATION and not registers.r8 & GPA_SHARED:
         return _handle_ept_violation(vm, vcpu, cpu, registers.rdx, registers.r8)
-    if reason == EXIT_REASON_TDCALL and registers.r11 == TDVMCALL_MAP_GPA:
-        private = not registers.r12 & GPA_SHARED
-        gpa = registers.r12 & ~GPA_SHARED
-        error = kvm_convert(vm, cpu, gpa, registers.r13, private)
-        if error:
-            return error
-        vcpu.registers = TdxModuleArgs()
-        return _HANDLED
+    if reason == EXIT_REASON_TDCALL and not registers.r10:
+        answered = handle_tdvmcall(vm, vcpu, cpu)
+        if answered is not None:
+            return answered
     if reason == EXIT_REASON_HLT and not registers.r12:
         waits = tdx_protected_apic_has_interrupt(vm, vcpu, cpu)
         if waits:
