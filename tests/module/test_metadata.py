@@ -302,7 +302,7 @@ def test_posted_interrupts_may_be_turned_off_before_they_are_set_up() -> None:
 def test_a_vcpu_that_is_not_whole_has_no_fields(number: int) -> None:
     rig = Rig()
     tdr = rig.make_td(FIRST, rig.hkid + 1, finalize=False)
-    tdvpr = FIRST + 64 * PAGE_SIZE
+    tdvpr = FIRST + 100 * PAGE_SIZE
     call = {"rcx": tdvpr, "rdx": POSTED_INTR_NV, "r8": 0xF2, "r9": 0xFFFF}
     rig.must(leaf.TDH_VP_CREATE, rcx=tdvpr, rdx=tdr)
     for page in range(1, 6):
