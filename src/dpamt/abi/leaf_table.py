@@ -1,7 +1,8 @@
 """One row for each leaf that is modelled: its registers, what it can meet, when it is allowed.
 
-Whoever adds a leaf writes its row here, and its handler in ``module/leaves/``.  The tables that others read (here, in :mod:`dpamt.abi.contention` and
-in :mod:`dpamt.abi.states`) are made from the rows.
+Whoever adds a leaf writes its row here, and its handler in ``module/leaves/``.  The tables that
+others read (here, in :mod:`dpamt.abi.contention` and in :mod:`dpamt.abi.states`) are made from the
+rows.
 
 Source: Intel TDX module source (open release), 2.0.08 to 2.0.18; reference (d.2), (e), (f), (h).
 """

@@ -51,7 +51,7 @@ class RayTeam:
         _answers(address)
         try:
             ray.init(
-                address=None if address == "local" else address,
+                address=address,
                 num_cpus=(count or None) if address == "local" else None,
                 include_dashboard=False,
                 logging_level="error",
