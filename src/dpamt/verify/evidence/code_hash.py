@@ -108,7 +108,7 @@ def dpamt_hash() -> str:
         name = file.relative_to(_ROOT).as_posix()
         code = SourceFileLoader(name, str(file)).get_code(name)
         digest.update(f"{name} {_of_all([code] if code else [])}\n".encode())
-    for file in sorted((_ROOT / "verify").rglob("*.c")):  # the compiled search
+    for file in sorted((_ROOT / "verify").rglob("*.[ch]")):  # the compiled search
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

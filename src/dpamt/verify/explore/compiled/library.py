@@ -22,19 +22,21 @@ from typing import Any, Final
 
 _FLAGS: Final = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-w")
 MOST_THREADS: Final = 31
-"""A row that waits for its number is named by its thread in five bits (search.c)."""
+"""A row that waits for its number is named by its thread in five bits (state.h)."""
 MOST_FIELDS: Final = 4096
-"""Slots and threads of a state, at most (search.c)."""
+"""Slots and threads of a state, at most (state.h)."""
 MOST_MISSING: Final = 256
 """Things to learn that a shard asks for at once (shard.c)."""
-_SOURCES: Final = ("search.c", "shard.c")
-"""The last one is compiled; it includes the first."""
+_SOURCES: Final = (
+    *("state.h", "columns.c", "blocks.c", "expand.c", "number.c", "kept.c", "search.c", "shard.c"),
+)
+"""The last one is compiled; it includes the others."""
 _SECONDS: Final = 120.0
 """After this time a compiler is given up."""
 
 
 class Tables(ctypes.Structure):
-    """``struct tables`` of search.c: what was learned, as arrays that Python owns."""
+    """``struct tables`` of state.h: what was learned, as arrays that Python owns."""
 
     _fields_ = (
         ("slots", c_int32),
