@@ -12,6 +12,7 @@ from dpamt.boot.call import Call, Recording
 from dpamt.boot.forced import Forced
 from dpamt.boot.guest_memory import Bus, GuestMemory, NoSuchMemory
 from dpamt.boot.interventions import SEAMCALL_SITES
+from dpamt.boot.kvm.guests import Guests
 from dpamt.boot.outcome import DYNAMIC, STATIC, Booted, BootOptions
 from dpamt.boot.refcounts import KernelCounts, not_found
 from dpamt.boot.request import Answer, Request
@@ -64,6 +65,7 @@ class Answering:
         self._counts = KernelCounts(memory, kernel, image)
         result.audit.name = self._counts.name
         result.audit.not_found = not_found(image)
+        self._guests = Guests() if options.kvm is not None else None
         self.total = 0
         """SEAMCALLs so far."""
 
@@ -112,6 +114,9 @@ class Answering:
             self._see_missed(leaf)
         self._remember(request, asked, before, status, after)
         answer = Answer({"rax": status, **dict(zip(REGISTER_NAMES, after, strict=True))})
+        if self._guests is not None and self._result.module is not None:
+            more = self._guests.answered(self._result.module, leaf, before[0], status)
+            answer.registers.update(more)
         return answer, self._wrong_now(before, after)
 
     def take_stock(self) -> None:

@@ -27,7 +27,7 @@ _GET_AND_PUT: Final = frozenset(
     {"tdx_pamt_get", "tdx_pamt_put", "tdx_alloc_control_page", "tdx_free_control_page"}
 )
 """What a kernel with Dynamic PAMT exports to KVM (merged commits of 2026-09-04)."""
-_INIT_FLAGS: Final = (
+INIT_FLAGS: Final = (
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-pie", "-no-pie"),
     *("-fno-stack-protector", "-fno-tree-loop-distribute-patterns"),
 )
@@ -150,7 +150,7 @@ def build_files(
         own.append(f"KBUILD_EXTRA_SYMBOLS={written}")
     _run(["make", "-s", "-C", str(build), f"M={module}", *own])
     init = folder / "init"
-    _run(["gcc", *_INIT_FLAGS, "-o", str(init), str(folder / "init.c")])
+    _run(["gcc", *INIT_FLAGS, "-o", str(init), str(folder / "init.c")])
     parameters = {
         "mode": exercise.mode,
         "design": design,

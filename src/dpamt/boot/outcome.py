@@ -13,6 +13,8 @@ from dpamt.boot.exerciser import Exercise, Told
 from dpamt.boot.forced import ForcedRule
 from dpamt.boot.hold import HoldRule
 from dpamt.boot.interventions import Change, Place
+from dpamt.boot.kvm.prepare import KvmOptions, PreparedKvm
+from dpamt.boot.kvm.stock import PhaseStock
 from dpamt.boot.page_state import Kept
 from dpamt.boot.schedule import Followed
 from dpamt.module.injection_rules import Rule
@@ -54,6 +56,8 @@ class BootOptions:
     core_at: int | None = None
     """The number of the SEAMCALL, from 1, before which a core is written; None: when the guest has
     ended."""
+    kvm: KvmOptions | None = None
+    """Load KVM and run TDs with it."""
     tdx: bool = True
     """False: the guest finds no TDX; for comparison of boot times."""
 
@@ -100,6 +104,10 @@ class Booted:
     """Where a finding or the time stopped the machine: of each CPU, its stack, innermost first."""
     held: list[int] = field(default_factory=list)
     """By hold rule: how often it held a CPU."""
+    prepared: PreparedKvm | None = None
+    """What KVM's modules are and what was changed in them."""
+    phases: list[PhaseStock] = field(default_factory=list)
+    """Of a run with KVM: what each phase of its scenario came to."""
     told: Told | None = None
     """What the exerciser said."""
     followed: Followed | None = None

@@ -33,6 +33,9 @@ from dpamt.boot.interventions import (
     find_places,
     find_rendezvous,
 )
+from dpamt.boot.kvm.door import Door
+from dpamt.boot.kvm.prepare import prepare_kvm
+from dpamt.boot.kvm.stock import Stocks
 from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
 from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.outcome import GDB, INITIALIZED, MAILBOX, Booted, BootOptions
@@ -41,7 +44,7 @@ from dpamt.boot.qemu import GuestSetup, Qemu
 from dpamt.boot.request import Answer, Request, Transport
 from dpamt.boot.schedule import Follower, is_step
 from dpamt.boot.stack import KernelMemory, callers
-from dpamt.boot.tiny_initrd import quick_initrd
+from dpamt.boot.tiny_initrd import archive, quick_initrd
 from dpamt.errors import Finding, InputError
 from dpamt.kernel_image.vmlinux import KernelImage
 from dpamt.module.fatal import ModuleFatal
@@ -136,6 +139,8 @@ class _Session:
         self._began = monotonic()
         self._console = Console(self._qemu.serial)
         self._kernel = KernelMemory(self._qemu.memory, image)
+        self._stocks = Stocks(options.kvm.script.phases) if options.kvm is not None else None
+        self._door = Door(self._qemu.memory, self._console)
         self._answering = Answering(
             options,
             self._result,
@@ -160,6 +165,10 @@ class _Session:
     def _guest(self, folder: Path) -> Qemu:
         options = self._options
         kernel = options.kernel or options.vmlinux
+        if options.kvm is not None:
+            prepared = prepare_kvm(options.kvm, self._image, self._result.changes, folder)
+            self._result.prepared = prepared
+            self._result.changes.append(prepared.kernel_change)
         if self._result.changes:
             kernel = folder / "vmlinux"
             kernel.write_bytes(changed_image(self._image, self._result.changes))
@@ -167,6 +176,9 @@ class _Session:
         if options.exercise is not None:
             build = options.build or options.vmlinux.parent
             initrd = build_initrd(build, self._image, options.exercise, folder)
+        elif self._result.prepared is not None:
+            initrd = folder / "initrd"
+            initrd.write_bytes(archive(self._result.prepared.files))
         elif initrd is None:
             initrd = folder / "initrd"
             initrd.write_bytes(quick_initrd())
@@ -207,6 +219,9 @@ class _Session:
                 self._take(request)
                 if result.ended:
                     break
+            if self._stocks is not None and (phase := self._door.knocked()):
+                self._result.phases.append(self._stocks.take(phase, self._result))
+                self._door.open(phase)
             if self._late:
                 self._take_late()
             if self._waiting:

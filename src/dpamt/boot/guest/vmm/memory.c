@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/* A TD's memory: its slot, what is private, and the pages of guest_memfd. */
+#include "vmm.h"
+
+long make_slot(struct td *td, u64 gpa)
+{
+	struct kvm_region region = {
+		.slot = 0, .flags = KVM_REGION_HAS_FILE, .gpa = gpa, .bytes = td->pages * PAGE,
+		.address = (u64)td->shared, .file = td->memory,
+	};
+
+	td->gpa = gpa;
+	return SYS(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
+}
+
+long delete_slot(struct td *td)
+{
+	struct kvm_region region = { .slot = 0, .gpa = td->gpa };
+
+	return SYS(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
+}
+
+long punch(struct td *td, u64 gpa, u64 bytes)
+{
+	return SYS(SYS_fallocate, td->memory, FALLOCATE_PUNCH, gpa - td->gpa, bytes);
+}
+
+/* As QEMU does it: the attribute first, then the pages of what it is no more go back. */
+long set_private(struct td *td, u64 gpa, u64 bytes, int private)
+{
+	struct kvm_attributes attributes = {
+		.gpa = gpa, .bytes = bytes, .attributes = private ? KVM_ATTRIBUTE_PRIVATE : 0,
+	};
+	long result = SYS(SYS_ioctl, td->vm, KVM_SET_ATTRIBUTES, &attributes);
+
+	if (result)
+		return result;
+	if (private)
+		return SYS(SYS_madvise, td->shared + (gpa - td->gpa), bytes, MADV_DONTNEED);
+	return punch(td, gpa, bytes);
+}

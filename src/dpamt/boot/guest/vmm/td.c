@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/* The process of one TD: made, measured, run, and gone when its files are closed. */
+#include "vmm.h"
+
+enum { GUEST_PHYSICAL_BITS = 48, X2APIC = 1 << 21 };
+
+static struct kvm_tdx_capabilities capabilities;
+static struct kvm_tdx_vm parameters;
+static struct kvm_cpuids cpuids;
+
+static long tdx(int file, u32 id, u32 flags, void *data, u64 *hw_error)
+{
+	struct kvm_tdx_command command = { .id = id, .flags = flags, .data = (u64)data };
+	long result = SYS(SYS_ioctl, file, KVM_ENCRYPT_OP, &command);
+
+	*hw_error = command.hw_error;
+	return result;
+}
+
+static long enable(struct td *td, u32 cap, u64 value)
+{
+	struct kvm_cap wanted = { .cap = cap, .args = { value } };
+
+	return SYS(SYS_ioctl, td->vm, KVM_ENABLE_CAP, &wanted);
+}
+
+static int failed(struct td *td, const char *what, long result, u64 hw_error)
+{
+	SAY("dpamt: td % failed ", td->number);
+	say_line(what, 0);
+	SAY("dpamt: td % error % hw &", td->number, -result, hw_error);
+	td->result = result;
+	return -1;
+}
+
+/* Each step by its name; the first that fails is told. */
+#define STEP(what, call) \
+	do { \
+		long result_ = (call); \
+		if (result_ < 0) \
+			return failed(td, "dpamt: at " what, result_, hw_error); \
+	} while (0)
+
+static int make_vm(struct td *td)
+{
+	u64 hw_error = 0;
+
+	STEP("open", td->kvm = SYS(SYS_open, "/dev/kvm", O_RDWR | O_CLOEXEC, 0));
+	STEP("KVM_CREATE_VM", td->vm = SYS(SYS_ioctl, td->kvm, KVM_CREATE_VM, KVM_VM_TDX));
+	STEP("SPLIT_IRQCHIP", enable(td, KVM_CAP_SPLIT_IRQCHIP, 24));
+	STEP("EXIT_HYPERCALL", enable(td, KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE));
+	capabilities.cpuid.count = 256;
+	STEP("TDX_CAPABILITIES", tdx(td->vm, TDX_CAPABILITIES, 0, &capabilities, &hw_error));
+	parameters.xfam = capabilities.xfam & 7;
+	parameters.cpuid.count = 1;
+	parameters.cpuid.entries[0].function = 0x80000008;
+	parameters.cpuid.entries[0].eax = GUEST_PHYSICAL_BITS << 16;
+	STEP("TDX_INIT_VM", tdx(td->vm, TDX_INIT_VM, 0, &parameters, &hw_error));
+	return 0;
+}
+
+static int make_vcpu(struct td *td, u32 index)
+{
+	struct vcpu *vcpu = &td->vcpu[index];
+	u64 hw_error = 0;
+	long at;
+
+	STEP("KVM_CREATE_VCPU", vcpu->file = SYS(SYS_ioctl, td->vm, KVM_CREATE_VCPU, index));
+	cpuids.count = 2;
+	cpuids.entries[0].function = 1;
+	cpuids.entries[0].ecx = X2APIC;
+	cpuids.entries[1].function = 0x80000008;
+	cpuids.entries[1].eax = GUEST_PHYSICAL_BITS << 16 | GUEST_PHYSICAL_BITS;
+	STEP("KVM_SET_CPUID2", SYS(SYS_ioctl, vcpu->file, KVM_SET_CPUID2, &cpuids));
+	STEP("TDX_INIT_VCPU", tdx(vcpu->file, TDX_INIT_VCPU, 0, 0, &hw_error));
+	at = SYS(SYS_mmap, 0, 3 * PAGE, PROT_RW, MAP_SHARED, vcpu->file, 0);
+	STEP("mmap of the run page", at < 0 && at > -4096 ? at : 0);
+	vcpu->page = (void *)at;
+	return 0;
+}
+
+static int make_memory(struct td *td)
+{
+	struct kvm_create_file file = { .bytes = td->pages * PAGE };
+	struct kvm_attributes private = {
+		.bytes = td->pages * PAGE, .attributes = KVM_ATTRIBUTE_PRIVATE,
+	};
+	struct kvm_tdx_region image = { .pages = td->image };
+	u64 hw_error = 0;
+
+	td->shared = map_pages(td->pages * PAGE, MAP_PRIVATE | MAP_NORESERVE);
+	STEP("mmap of memory", td->shared ? 0 : -12);
+	STEP("KVM_CREATE_GUEST_MEMFD", td->memory = SYS(SYS_ioctl, td->vm, KVM_CREATE_FILE, &file));
+	STEP("KVM_SET_USER_MEMORY_REGION2", make_slot(td, 0));
+	STEP("KVM_SET_MEMORY_ATTRIBUTES", SYS(SYS_ioctl, td->vm, KVM_SET_ATTRIBUTES, &private));
+	image.source = (u64)td->shared;
+	if (td->image)
+		STEP("TDX_INIT_MEM_REGION", tdx(td->vcpu[0].file, TDX_INIT_MEM_REGION, TDX_MEASURE,
+						&image, &hw_error));
+	STEP("TDX_FINALIZE_VM", tdx(td->vm, TDX_FINALIZE_VM, 0, 0, &hw_error));
+	return 0;
+}
+
+static long prefault(struct td *td, u32 vcpu, u64 gpa, u64 bytes)
+{
+	struct kvm_prefault range = { .gpa = gpa, .bytes = bytes };
+	long result;
+
+	do {
+		result = SYS(SYS_ioctl, td->vcpu[vcpu].file, KVM_PREFAULT, &range);
+	} while (result == -EINTR || result == -EAGAIN);
+	return result;
+}
+
+static long interrupt(struct td *td, u32 vcpu, u32 vector)
+{
+	struct kvm_message message = {
+		.address_low = 0xfee00000 | vcpu << 12, .data = vector,
+	};
+
+	return SYS(SYS_ioctl, td->vm, KVM_SIGNAL_MSI, &message);
+}
+
+static long obey(struct td *td)
+{
+	u64 a = td->args[0], b = td->args[1], c = td->args[2];
+
+	switch (td->order) {
+	case ORDER_PREFAULT:
+		return prefault(td, a, b * PAGE, c * PAGE);
+	case ORDER_PUNCH:
+		return punch(td, td->gpa + a * PAGE, b * PAGE);
+	case ORDER_ATTRIBUTES:
+		return set_private(td, td->gpa + a * PAGE, b * PAGE, c);
+	case ORDER_SLOT_DELETE:
+		return delete_slot(td);
+	case ORDER_SLOT_MAKE:
+		return make_slot(td, a * PAGE);
+	case ORDER_FORGET:
+		return SYS(SYS_madvise, td->shared + a * PAGE, b * PAGE, MADV_DONTNEED);
+	case ORDER_INTERRUPT:
+		return interrupt(td, a, b);
+	case ORDER_NMI:
+		return SYS(SYS_ioctl, td->vcpu[a].file, KVM_NMI, 0);
+	default:
+		return 0;
+	}
+}
+
+/* Every file is closed before the process says so: the VM is gone by then. */
+static void close_all(struct td *td)
+{
+	long process = SYS(SYS_getpid);
+	u32 i;
+
+	store(&td->stop, 1);
+	for (i = 0; i < td->vcpus; i++) {
+		struct vcpu *vcpu = &td->vcpu[i];
+
+		if (load(&vcpu->state) == NOT_MADE)
+			continue;
+		while (load(&vcpu->state) != ENDED) {
+			futex_wake(&vcpu->posted);
+			SYS(SYS_tgkill, process, vcpu->tid, SIGUSR1);
+			futex_wait(&vcpu->state, RUNNING, 1);
+		}
+	}
+	SYS(SYS_close, td->memory);
+	SYS(SYS_close, td->vm);
+}
+
+/* A signal only has to bring KVM_RUN back. */
+static void on_signal(void)
+{
+}
+
+static void __attribute__((naked)) signal_return(void)
+{
+	__asm__("mov $15, %eax\n\tsyscall");
+}
+
+static void catch_signals(void)
+{
+	struct { void *handler; u64 flags; void *restorer; u64 mask; } action = {
+		on_signal, 0x04000000, signal_return, 0,
+	};
+
+	SYS(SYS_rt_sigaction, SIGUSR1, &action, 0, 8);
+}
+
+static int build(struct td *td)
+{
+	u32 i;
+
+	if (make_vm(td))
+		return -1;
+	for (i = 0; i < td->vcpus; i++)
+		if (make_vcpu(td, i))
+			return -1;
+	if (make_memory(td))
+		return -1;
+	for (i = 0; i < td->vcpus; i++)
+		start_vcpu(td, i);
+	return 0;
+}
+
+void td_process(struct td *td)
+{
+	u32 seen = load(&td->answered);
+
+	catch_signals();
+	td->result = 0;
+	store(&td->alive, !build(td));
+	store(&td->answered, seen + 1);
+	changed(td);
+	if (!td->alive)
+		SYS(SYS_exit_group, 1);
+	seen++;
+	for (;;) {
+		while (load(&td->asked) == seen)
+			futex_wait(&td->asked, seen, 1000);
+		if (td->order == ORDER_CLOSE)
+			break;
+		td->result = obey(td);
+		store(&td->answered, ++seen);
+		changed(td);
+	}
+	close_all(td);
+	SYS(SYS_exit_group, 0);
+}

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * The first program of a guest of `dpamt boot --kvm`: it loads KVM, then conducts the TDs that a
+ * script describes.  Each TD has a process of its own, as with any VMM.  No C library.
+ *
+ * /script has a command in each line (dpamt/boot/kvm/script.py writes it):
+ *
+ *   td N VCPUS PAGES IMAGE_PAGES    a TD that can be built
+ *   build N                         make it, measure it, start its vCPUs
+ *   words N VCPU WORD...            instructions for a guest, not begun before go or start
+ *   go                              all guests do theirs; until each has asked for more, or ended
+ *   start                           the same without waiting
+ *   order N KIND A B C              something that the VMM itself does
+ *   close N, kill N                 end it in order, or by SIGKILL
+ *   phase K                         tell dpamt, and wait until it has taken stock
+ *
+ * A command for a TD that could not be built, or has died, is passed over and counted.
+ */
+#include "vmm.h"
+
+static struct td *tds;
+static u32 *door;	/* [0] what we say, [1] the last of it that dpamt has seen */
+static u32 passed_over;
+static char *script;
+
+void say_line(const char *text, const u64 *numbers)
+{
+	char line[400];
+	u32 at = 0;
+
+	for (; *text && at < sizeof(line) - 24; text++) {
+		u32 base = *text == '%' ? 10 : *text == '&' ? 16 : 0;
+		char digits[24];
+		u32 n = 0;
+		u64 rest;
+
+		if (!base) {
+			line[at++] = *text;
+			continue;
+		}
+		rest = *numbers++;
+		if (base == 16) {
+			line[at++] = '0';
+			line[at++] = 'x';
+		} else if ((long)rest < 0) {
+			line[at++] = '-';
+			rest = -rest;
+		}
+		do {
+			digits[n++] = "0123456789abcdef"[rest % base];
+			rest /= base;
+		} while (rest);
+		while (n)
+			line[at++] = digits[--n];
+	}
+	line[at++] = '\n';
+	SYS(SYS_write, 1, line, at);
+}
+
+static void pause_ms(long ms)
+{
+	long time[2] = { ms / 1000, ms % 1000 * 1000000 };
+
+	SYS(SYS_nanosleep, time, 0);
+}
+
+static void __attribute__((noreturn)) reboot(void)
+{
+	SYS(SYS_reboot, 0xfee1dead, 672274793, 0x01234567, 0);
+	for (;;)
+		;
+}
+
+static void load_module(const char *path, const char *parameters)
+{
+	long file = SYS(SYS_open, path, O_CLOEXEC);
+	long result = file < 0 ? file : SYS(SYS_finit_module, file, parameters, 0);
+
+	if (file >= 0)
+		SYS(SYS_close, file);
+	if (result < 0) {
+		say_line("dpamt: not loaded:", 0);
+		say_line(path, 0);
+		SAY("dpamt: error %", -result);
+		reboot();
+	}
+}
+
+/* A page that dpamt reads and writes too, from outside: where it lies is told on the console. */
+static void make_door(void)
+{
+	u64 entry = 0;
+	long file;
+
+	door = map_pages(PAGE, MAP_SHARED | MAP_POPULATE);
+	SYS(SYS_mlock, door, PAGE);
+	door[0] = 0;
+	file = SYS(SYS_open, "/proc/self/pagemap", O_CLOEXEC);
+	SYS(SYS_pread64, file, &entry, 8, (u64)door / PAGE * 8);
+	SYS(SYS_close, file);
+	SAY("dpamt: door &", (entry & ((1UL << 55) - 1)) * PAGE);
+}
+
+static void knock(u32 what)
+{
+	store(&door[0], what);
+	while (load(&door[1]) != what)
+		pause_ms(1);
+}
+
+static u32 failed_orders;
+
+/* Whether the process of a TD is still there; tells when it is not. */
+static int has_process(struct td *td)
+{
+	int status = 0;
+
+	if (!td->process)
+		return 0;
+	if (SYS(SYS_wait4, td->process, &status, WNOHANG, 0) != td->process)
+		return 1;
+	if (load(&td->alive))
+		SAY("dpamt: td % died, status &", td->number, status);
+	td->process = 0;
+	store(&td->alive, 0);
+	return 0;
+}
+
+/* Until the process of a TD has done what it was asked; it may die on the way. */
+static void await_answer(struct td *td)
+{
+	u32 changes;
+
+	for (;;) {
+		changes = load(&td->changes);
+		if (load(&td->answered) == load(&td->asked) || !has_process(td))
+			return;
+		futex_wait(&td->changes, changes, 100);
+	}
+}
+
+static void build(struct td *td)
+{
+	long process;
+
+	td->changes = td->stop = 0;
+	for (u32 i = 0; i < td->vcpus; i++) {
+		struct vcpu *vcpu = &td->vcpu[i];
+
+		vcpu->posted = vcpu->written = vcpu->taken = vcpu->state = 0;
+		vcpu->error = 0;
+		vcpu->why = vcpu->detail = 0;
+		vcpu->told = 0;
+		for (u32 kind = 0; kind < EXIT_KINDS; kind++)
+			vcpu->exits[kind] = 0;
+	}
+	td->asked = td->answered + 1;
+	process = SYS(SYS_fork);
+	if (!process)
+		td_process(td);
+	td->process = process;
+	await_answer(td);
+	if (!load(&td->alive)) {
+		SYS(SYS_wait4, td->process, 0, 0, 0);
+		td->process = 0;
+		SAY("dpamt: td % not built", td->number);
+	}
+}
+
+static void order(struct td *td, u32 kind, u64 a, u64 b, u64 c)
+{
+	td->order = kind;
+	td->args[0] = a;
+	td->args[1] = b;
+	td->args[2] = c;
+	td->result = 0;
+	store(&td->asked, td->asked + 1);
+	futex_wake(&td->asked);
+	await_answer(td);
+	if (kind != ORDER_CLOSE && td->result) {
+		failed_orders++;
+		SAY("dpamt: td % order % error %", td->number, kind, -td->result);
+	}
+}
+
+/* What each vCPU met, when its TD ends. */
+static void tell_exits(struct td *td)
+{
+	for (u32 i = 0; i < td->vcpus; i++) {
+		struct vcpu *vcpu = &td->vcpu[i];
+
+		for (u32 kind = 0; kind < EXIT_KINDS; kind++)
+			if (vcpu->exits[kind])
+				SAY("dpamt: td % vcpu % exit % times %", td->number, i, kind,
+				    vcpu->exits[kind]);
+	}
+}
+
+static void finish(struct td *td, int by_signal)
+{
+	int status = 0;
+
+	if (by_signal)
+		SYS(SYS_kill, td->process, SIGKILL);
+	else
+		order(td, ORDER_CLOSE, 0, 0, 0);
+	if (td->process)
+		SYS(SYS_wait4, td->process, &status, 0, 0);
+	td->process = 0;
+	store(&td->alive, 0);
+	SAY(by_signal ? "dpamt: td % killed" : "dpamt: td % closed", td->number);
+	tell_exits(td);
+}
+
+static void publish(void)
+{
+	for (struct td *td = tds; td < tds + MAX_TDS; td++) {
+		if (!load(&td->alive))
+			continue;
+		for (u32 i = 0; i < td->vcpus; i++) {
+			struct vcpu *vcpu = &td->vcpu[i];
+
+			store(&vcpu->posted, vcpu->written);
+			futex_wake(&vcpu->posted);
+		}
+	}
+}
+
+static int is_busy(struct td *td)
+{
+	for (u32 i = 0; i < td->vcpus; i++) {
+		struct vcpu *vcpu = &td->vcpu[i];
+		u32 state = load(&vcpu->state);
+
+		if (state == RUNNING || (state == IDLE && load(&vcpu->taken) != load(&vcpu->posted)))
+			return 1;
+	}
+	return 0;
+}
+
+/* A vCPU that ended says why; its TD goes on without it. */
+static void tell_ended(struct td *td)
+{
+	for (u32 i = 0; i < td->vcpus; i++) {
+		struct vcpu *vcpu = &td->vcpu[i];
+
+		if (load(&vcpu->state) != ENDED || vcpu->told)
+			continue;
+		vcpu->told = 1;
+		SAY("dpamt: td % vcpu % ended exit % error % detail &", td->number, i, vcpu->why,
+		    -(long)vcpu->error, vcpu->detail);
+	}
+}
+
+static void await_guests(void)
+{
+	for (struct td *td = tds; td < tds + MAX_TDS; td++) {
+		while (load(&td->alive)) {
+			u32 changes = load(&td->changes);
+
+			if (!is_busy(td) || !has_process(td))
+				break;
+			futex_wait(&td->changes, changes, 100);
+		}
+		if (load(&td->alive))
+			tell_ended(td);
+	}
+}
+
+/* The script. */
+
+static u64 number(char **at)
+{
+	u64 value = 0;
+
+	while (**at == ' ')
+		(*at)++;
+	while (**at >= '0' && **at <= '9')
+		value = value * 10 + *(*at)++ - '0';
+	return value;
+}
+
+static int is(char **at, const char *word)
+{
+	char *here = *at;
+
+	while (*word && *here == *word)
+		here++, word++;
+	if (*word || (*here != ' ' && *here != '\n'))
+		return 0;
+	*at = here;
+	return 1;
+}
+
+static void take_words(struct td *td, char *at)
+{
+	struct vcpu *vcpu = &td->vcpu[number(&at)];
+
+	while (*at == ' ') {
+		while (vcpu->written - load(&vcpu->taken) >= MAX_WORDS) {
+			SAY("dpamt: script: too many words");
+			reboot();
+		}
+		vcpu->words[vcpu->written++ % MAX_WORDS] = number(&at);
+	}
+}
+
+/* A command for one TD; it has to be alive. */
+static void for_td(char *at, int what)
+{
+	struct td *td = &tds[number(&at)];
+
+	if (what == 'b') {
+		build(td);
+		return;
+	}
+	if (!load(&td->alive) || !has_process(td)) {
+		passed_over++;
+		return;
+	}
+	if (what == 'w') {
+		take_words(td, at);
+	} else if (what == 'o') {
+		u64 kind = number(&at), a = number(&at), b = number(&at), c = number(&at);
+
+		order(td, kind, a, b, c);
+	} else {
+		finish(td, what == 'k');
+	}
+}
+
+static void do_line(char *at)
+{
+	if (is(&at, "td")) {
+		struct td *td = &tds[number(&at)];
+
+		td->number = td - tds;
+		td->vcpus = number(&at);
+		td->pages = number(&at);
+		td->image = number(&at);
+	} else if (is(&at, "build")) {
+		for_td(at, 'b');
+	} else if (is(&at, "words")) {
+		for_td(at, 'w');
+	} else if (is(&at, "order")) {
+		for_td(at, 'o');
+	} else if (is(&at, "close")) {
+		for_td(at, 'c');
+	} else if (is(&at, "kill")) {
+		for_td(at, 'k');
+	} else if (is(&at, "phase")) {
+		knock(number(&at));
+	} else if (is(&at, "start")) {
+		publish();
+	} else if (is(&at, "go")) {
+		publish();
+		await_guests();
+	}
+}
+
+static void read_script(void)
+{
+	u64 room = 64UL << 20, size = 0;
+	long file = SYS(SYS_open, "/script", O_CLOEXEC), got;
+
+	script = map_pages(room, MAP_PRIVATE | MAP_NORESERVE);
+	while (size < room - 1 && (got = SYS(SYS_read, file, script + size, room - 1 - size)) > 0)
+		size += got;
+	SYS(SYS_close, file);
+}
+
+void main_of_all(void)
+{
+	char *line;
+
+	SYS(SYS_mount, "dev", "/dev", "devtmpfs", 0, 0);
+	SYS(SYS_mount, "proc", "/proc", "proc", 0, 0);
+	make_door();
+	load_module("/irqbypass.ko", "");
+	load_module("/kvm.ko", "");
+	load_module("/kvm-intel.ko", "tdx=1 nested=0");
+	tds = map_pages(sizeof(*tds) * MAX_TDS, MAP_SHARED | MAP_NORESERVE);
+	read_script();
+	SAY("dpamt: kvm loaded");
+	for (line = script; *line;) {
+		do_line(line);
+		while (*line && *line++ != '\n')
+			;
+	}
+	SAY("dpamt: end passed % failed %", passed_over, failed_orders);
+	reboot();
+}
+
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall main_of_all\n");

@@ -1,0 +1,51 @@
+"""The page that the VMM and dpamt share: phases end there, and the VMM waits until they are seen.
+
+The VMM prints where the page lies in guest memory, writes a number into its first word, and waits
+until the second has it too.
+"""
+
+import re
+from typing import Final
+
+from dpamt.boot.console import Console
+from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
+
+_SAID: Final = re.compile(r"^dpamt: door (0x[0-9a-f]+)\s*$", re.MULTILINE)
+_MARK: Final = b"dpamt: door 0x"
+_BYTES: Final = 8
+
+
+class Door:
+    """One guest's door."""
+
+    def __init__(self, memory: GuestMemory, console: Console) -> None:
+        self._memory = memory
+        self._console = console
+        self._words: memoryview | None = None
+        self._seen = 0
+
+    def knocked(self) -> int:
+        """The number that the VMM waits with; 0: it does not wait."""
+        if self._words is None and not self._find():
+            return 0
+        assert self._words is not None
+        said = self._words[0]
+        return said if said != self._seen else 0
+
+    def open(self, number: int) -> None:
+        """Let the VMM go on."""
+        assert self._words is not None
+        self._seen = number
+        self._words[1] = number
+
+    def _find(self) -> bool:
+        if not self._console.says(_MARK):
+            return False
+        found = _SAID.search(self._console.text())
+        if found is None:
+            return False
+        try:
+            self._words = self._memory.words(int(found[1], 16), _BYTES)
+        except NoSuchMemory:
+            return False
+        return True
