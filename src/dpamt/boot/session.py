@@ -33,10 +33,10 @@ from dpamt.boot.interventions import (
     find_places,
     find_rendezvous,
 )
+from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
 from dpamt.boot.kvm.door import Door
 from dpamt.boot.kvm.prepare import prepare_kvm
 from dpamt.boot.kvm.stock import Stocks
-from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
 from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.outcome import GDB, INITIALIZED, MAILBOX, Booted, BootOptions
 from dpamt.boot.page_state import pamt_areas

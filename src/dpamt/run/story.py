@@ -26,6 +26,7 @@ from dpamt.run.scenario import (
     TdGroup,
 )
 from dpamt.run.td import StepFailed, Td
+from dpamt.run.td_memory import step_seed, td_seed
 from dpamt.run.world import World, pamt_of_mode
 
 FULL_HOST_SHARES: Final = (0.0, 0.9, 1.0)
@@ -204,7 +205,8 @@ class _SideStory:
     def _build(self, group: TdGroup, count: int) -> None:
         for index in range(count):
             number = self._built[group.name] = self._built.get(group.name, 0) + 1
-            td = Td(self.world, group, number, f"{self._scenario.seed}/{group.name}/{number}")
+            seed = td_seed(self._scenario.seed, group.name, number)
+            td = Td(self.world, group, number, seed)
             with self._failures(td, "build"):
                 try:
                     td.build()
@@ -224,7 +226,7 @@ class _SideStory:
 
     def _act(self, step: Step, tds: list[Td], again: int) -> None:
         for index, td in enumerate(tds):
-            random = Random(f"{self._scenario.seed}/{self._where}/{td.name}/{again}")
+            random = Random(step_seed(self._scenario.seed, self._where, td.name, again))
             total = len(td.ranges)
             done = 0
 
@@ -235,19 +237,8 @@ class _SideStory:
                 self._progress(what, index * total + done, len(tds) * total)
 
             with self._failures(td, step.do):
-                self._one(step, td, random, tick)
+                td.act(step, random, tick)
             self._progress(f"{step.do} {td.group.name}", index + 1, len(tds))
-
-    def _one(self, step: Step, td: Td, random: Random, tick: Callable[[int], None]) -> None:
-        share = 1.0 if step.share is None else step.share
-        if step.do == "fault":
-            td.fault(td.group.faulted if step.share is None else step.share, tick)
-        elif step.do == "convert":
-            td.convert(share, step.chunk, random, tick)
-        elif step.do == "balloon":
-            td.balloon(share, random, tick)
-        else:
-            td.split(share, random, tick)
 
     @contextmanager
     def _failures(self, td: Td, do: str) -> Iterator[None]:

@@ -15,7 +15,6 @@ from random import Random
 from typing import Final
 
 from dpamt.abi.exits import (
-    EXIT_REASON_CPUID,
     EXIT_REASON_EPT_VIOLATION,
     EXIT_REASON_EXTERNAL_INTERRUPT,
     EXIT_REASON_HLT,
@@ -24,13 +23,15 @@ from dpamt.abi.exits import (
     TDG_MEM_PAGE_ACCEPT,
     TDVMCALL_MAP_GPA,
 )
-from dpamt.abi.pages import PAGE_SHIFT
+from dpamt.abi.pages import LEVEL_2M, PAGE_SHIFT
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.status import (
     STATUS_MASK,
     TDX_OPERAND_BUSY,
     TDX_OPERAND_BUSY_HOST_PRIORITY,
     TDX_PAGE_ALREADY_ACCEPTED,
+    TDX_PAGE_SIZE_MISMATCH,
+    TDX_SUCCESS,
     status_name,
 )
 from dpamt.module.guest import TdExit
@@ -48,6 +49,7 @@ SEED: Final = 8
 CHURN: Final = 9
 CALL: Final = 10
 TOUCH_SHARED: Final = 11
+ACCEPT_2M: Final = 12
 
 _OPERATION_SHIFT: Final = 56
 _PAGES_SHIFT: Final = 36
@@ -144,8 +146,10 @@ class WordGuest:
         operation = asked >> _OPERATION_SHIFT
         pages = asked >> _PAGES_SHIFT & _PAGES_MASK
         operand = asked & _OPERAND_MASK
-        if operation == ACCEPT:
+        if operation == ACCEPT or (operation == ACCEPT_2M and self._page):
             return self._accept(operand, pages, tdcall, exits)
+        if operation == ACCEPT_2M:
+            return self._accept_2m(operand, pages, tdcall, exits)
         if operation in (TOUCH, TOUCH_SHARED):
             return self._touch(operand, pages, operation == TOUCH_SHARED, access)
         if operation in (SHARE, UNSHARE):
@@ -161,7 +165,7 @@ class WordGuest:
         if operation == SEED:
             self._seed = asked & ((1 << _OPERATION_SHIFT) - 1)
         elif operation == CHURN:
-            return self._churn(operand, pages)
+            self._churn(operand, pages)
         elif operation != NOTHING:
             self.refused[f"operation {operation}", "unknown"] += 1
         return None
@@ -178,13 +182,29 @@ class WordGuest:
             args.rcx = gfn + self._page << PAGE_SHIFT
             status = tdcall(TDG_MEM_PAGE_ACCEPT, args)
             if status & STATUS_MASK in (TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY):
-                # The guest would try again until an interrupt of the host takes its CPU.
-                exits.r9 = _IS_EXTERNAL | _POSTED_INTERRUPT
-                return EXIT_REASON_EXTERNAL_INTERRUPT
+                return self._interrupted(exits)
             if status and status & STATUS_MASK != TDX_PAGE_ALREADY_ACCEPTED:
                 self.refused["TDG.MEM.PAGE.ACCEPT", status_name(status)] += 1
             self._page += 1
         return None
+
+    def _accept_2m(self, gfn: int, pages: int, tdcall: TdCall, exits: TdxModuleArgs) -> int | None:
+        """As Linux guests do: at 2M, and page by page where the host has mapped 4K pages."""
+        args = TdxModuleArgs()
+        args.rcx = gfn << PAGE_SHIFT | LEVEL_2M
+        status = tdcall(TDG_MEM_PAGE_ACCEPT, args) & STATUS_MASK
+        if status == TDX_PAGE_SIZE_MISMATCH:
+            return self._accept(gfn, pages, tdcall, exits)
+        if status in (TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY):
+            return self._interrupted(exits)
+        if status not in (TDX_SUCCESS, TDX_PAGE_ALREADY_ACCEPTED):
+            self.refused["TDG.MEM.PAGE.ACCEPT", status_name(status)] += 1
+        return None
+
+    def _interrupted(self, exits: TdxModuleArgs) -> int:
+        """The guest would try again until an interrupt of the host takes its CPU."""
+        exits.r9 = _IS_EXTERNAL | _POSTED_INTERRUPT
+        return EXIT_REASON_EXTERNAL_INTERRUPT
 
     def _touch(
         self, gfn: int, pages: int, shared: bool, access: Callable[[int], None]
@@ -222,6 +242,5 @@ class WordGuest:
         for _ in range(times):
             page = gfn + random.randrange(pages)
             plan += [word(SHARE, page, 1), word(UNSHARE, page, 1), word(ACCEPT, page, 1)]
-        self._plan[:0] = []
         self._plan = [*reversed(plan), self._plan[-1]]
-        return None
+        return

@@ -26,7 +26,7 @@ _NEEDED: Final = ("CONFIG_KVM=m", "CONFIG_KVM_INTEL=m", "CONFIG_KVM_INTEL_TDX=y"
 
 
 def modules_in(folder: Path) -> dict[str, Path]:
-    """The modules in a folder or below it.  Raises InputError where one is missing or there twice."""
+    """The modules in a folder or below it.  Raises InputError unless each is there once."""
     found = {}
     for name in NAMES:
         files = sorted(folder.rglob(name))
@@ -41,8 +41,7 @@ def modules_in(folder: Path) -> dict[str, Path]:
 def build_modules(build: Path) -> dict[str, Path]:
     """The modules, built against a kernel's build tree.
 
-    Raises InputError when the tree is not prepared, its configuration has no KVM for TDX as modules,
-    or the compiler complains.
+    Raises InputError when the tree is not prepared or configured for it, or the compiler complains.
     """
     build = build.resolve()  # make -C goes there
     source = build / "source" if (build / "source").exists() else build
@@ -58,7 +57,8 @@ def build_modules(build: Path) -> dict[str, Path]:
     with _alone(place):
         for part in (_IRQBYPASS, _KVM):
             (place / part).mkdir(parents=True, exist_ok=True)
-        (place / "virt/kvm").mkdir(parents=True, exist_ok=True)  # KVM's objects of ../../../virt/kvm
+        # The objects of KVM's sources in ../../../virt/kvm.
+        (place / "virt/kvm").mkdir(parents=True, exist_ok=True)
         # make reads Module.symvers by itself, where there is one.
         symbols = [] if (build / "Module.symvers").exists() else [str(exported)]
         _make(build, source, _IRQBYPASS, place, symbols)

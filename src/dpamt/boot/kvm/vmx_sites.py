@@ -36,8 +36,8 @@ VMX_MSRS: Final = {
     0x490: 0x00FFFFFF000011FF,
     0x492: 0,  # tertiary processor-based controls
 }
-"""What KVM finds in the VMX capability MSRs (Intel SDM, volume 3, appendix A): the features that it
-asks of a CPU for TDX (EPT with A/D bits, APICv, posted interrupts), as Linux 7.3.4 accepted them."""
+"""What KVM finds in the VMX capability MSRs (Intel SDM, volume 3, appendix A): the features that
+it asks of a CPU for TDX (EPT with A/D bits, APICv, posted interrupts), as Linux 7.3.4 took them."""
 _FIRST: Final = min(VMX_MSRS)
 _COUNT: Final = max(VMX_MSRS) - _FIRST + 1
 
@@ -156,7 +156,7 @@ def _movable(module: ModuleFile, function: Function, site: Any) -> bytes:
 
 
 def _capability_reads(module: ModuleFile, function: Function) -> list[Any]:
-    """The RDMSRs of a function that may read a VMX capability: of one, or of an MSR in a register."""
+    """The RDMSRs of a function that may read a VMX capability: by constant, or by a register."""
     if b"\x0f\x32" not in module.code_of(function):
         return []
     listed = _instructions(module, function)

@@ -120,7 +120,7 @@ static int has_process(struct td *td)
 	if (SYS(SYS_wait4, td->process, &status, WNOHANG, 0) != td->process)
 		return 1;
 	if (load(&td->alive))
-		SAY("dpamt: td % died, status &", td->number, status);
+		SAY("dpamt: td % died status &", td->number, status);
 	td->process = 0;
 	store(&td->alive, 0);
 	return 0;
@@ -167,7 +167,7 @@ static void build(struct td *td)
 	}
 }
 
-static void order(struct td *td, u32 kind, u64 a, u64 b, u64 c)
+static void ask(struct td *td, u32 kind, u64 a, u64 b, u64 c)
 {
 	td->order = kind;
 	td->args[0] = a;
@@ -176,8 +176,13 @@ static void order(struct td *td, u32 kind, u64 a, u64 b, u64 c)
 	td->result = 0;
 	store(&td->asked, td->asked + 1);
 	futex_wake(&td->asked);
+}
+
+static void order(struct td *td, u32 kind, u64 a, u64 b, u64 c)
+{
+	ask(td, kind, a, b, c);
 	await_answer(td);
-	if (kind != ORDER_CLOSE && td->result) {
+	if (td->result) {
 		failed_orders++;
 		SAY("dpamt: td % order % error %", td->number, kind, -td->result);
 	}
@@ -203,9 +208,8 @@ static void finish(struct td *td, int by_signal)
 	if (by_signal)
 		SYS(SYS_kill, td->process, SIGKILL);
 	else
-		order(td, ORDER_CLOSE, 0, 0, 0);
-	if (td->process)
-		SYS(SYS_wait4, td->process, &status, 0, 0);
+		ask(td, ORDER_CLOSE, 0, 0, 0);
+	SYS(SYS_wait4, td->process, &status, 0, 0);
 	td->process = 0;
 	store(&td->alive, 0);
 	SAY(by_signal ? "dpamt: td % killed" : "dpamt: td % closed", td->number);
