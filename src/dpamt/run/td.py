@@ -1,6 +1,7 @@
 """One TD of a run: its VM and guests, and what can happen to it."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from typing import Final
 

@@ -66,11 +66,14 @@ static int make_vcpu(struct td *td, u32 index)
 	long at;
 
 	STEP("KVM_CREATE_VCPU", vcpu->file = SYS(SYS_ioctl, td->vm, KVM_CREATE_VCPU, index));
-	cpuids.count = 2;
+	cpuids.count = 3;
 	cpuids.entries[0].function = 1;
 	cpuids.entries[0].ecx = X2APIC;
-	cpuids.entries[1].function = 0x80000008;
-	cpuids.entries[1].eax = GUEST_PHYSICAL_BITS << 16 | GUEST_PHYSICAL_BITS;
+	/* The width of addresses is looked for in the last leaf only if the one before says it is there. */
+	cpuids.entries[1].function = 0x80000000;
+	cpuids.entries[1].eax = 0x80000008;
+	cpuids.entries[2].function = 0x80000008;
+	cpuids.entries[2].eax = GUEST_PHYSICAL_BITS << 16 | GUEST_PHYSICAL_BITS;
 	STEP("KVM_SET_CPUID2", SYS(SYS_ioctl, vcpu->file, KVM_SET_CPUID2, &cpuids));
 	STEP("TDX_INIT_VCPU", tdx(vcpu->file, TDX_INIT_VCPU, 0, 0, &hw_error));
 	at = SYS(SYS_mmap, 0, 3 * PAGE, PROT_RW, MAP_SHARED, vcpu->file, 0);
