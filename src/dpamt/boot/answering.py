@@ -65,7 +65,7 @@ class Answering:
         self._counts = KernelCounts(memory, kernel, image)
         result.audit.name = self._counts.name
         result.audit.not_found = not_found(image)
-        self._guests = Guests() if options.kvm is not None else None
+        self.guests = Guests() if options.kvm is not None else None
         self.total = 0
         """SEAMCALLs so far."""
 
@@ -114,8 +114,8 @@ class Answering:
             self._see_missed(leaf)
         self._remember(request, asked, before, status, after)
         answer = Answer({"rax": status, **dict(zip(REGISTER_NAMES, after, strict=True))})
-        if self._guests is not None and self._result.module is not None:
-            more = self._guests.answered(self._result.module, leaf, before[0], status)
+        if self.guests is not None and self._result.module is not None:
+            more = self.guests.answered(self._result.module, leaf, before[0], status)
             answer.registers.update(more)
         return answer, self._wrong_now(before, after)
 

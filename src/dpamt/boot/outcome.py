@@ -15,6 +15,7 @@ from dpamt.boot.hold import HoldRule
 from dpamt.boot.interventions import Change, Place
 from dpamt.boot.kvm.prepare import KvmOptions, PreparedKvm
 from dpamt.boot.kvm.stock import PhaseStock
+from dpamt.boot.kvm.told import VmmTold
 from dpamt.boot.page_state import Kept
 from dpamt.boot.schedule import Followed
 from dpamt.module.injection_rules import Rule
@@ -108,6 +109,10 @@ class Booted:
     """What KVM's modules are and what was changed in them."""
     phases: list[PhaseStock] = field(default_factory=list)
     """Of a run with KVM: what each phase of its scenario came to."""
+    vmm: VmmTold | None = None
+    """What the VMM said."""
+    guests_refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(What the guests of TDs asked, answer) of what did not succeed."""
     told: Told | None = None
     """What the exerciser said."""
     followed: Followed | None = None

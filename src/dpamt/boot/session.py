@@ -35,8 +35,10 @@ from dpamt.boot.interventions import (
 )
 from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
 from dpamt.boot.kvm.door import Door
-from dpamt.boot.kvm.prepare import prepare_kvm
+from dpamt.boot.kvm.judge import left_over, wrong_with_kvm
+from dpamt.boot.kvm.prepare import KvmOptions, prepare_kvm
 from dpamt.boot.kvm.stock import Stocks
+from dpamt.boot.kvm.told import read_vmm
 from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.outcome import GDB, INITIALIZED, MAILBOX, Booted, BootOptions
 from dpamt.boot.page_state import pamt_areas
@@ -285,6 +287,8 @@ class _Session:
             result.initialized = result.seconds
         if self._options.exercise is not None:
             self._judge_exercise(self._options.exercise)
+        if self._options.kvm is not None:
+            self._judge_kvm(self._options.kvm)
         followed = result.followed
         if followed is not None and not followed.is_same:
             why = followed.departure or "it ended before"
@@ -317,6 +321,16 @@ class _Session:
             result.findings += wrong_answers(result.counts)
         if result.module is not None and result.ended == "reboot":
             result.findings += wrong_at_rest(result.module, told)
+
+    def _judge_kvm(self, kvm: KvmOptions) -> None:
+        result = self._result
+        told = result.vmm = read_vmm(result.console, kvm.script.tds)
+        if self._answering.guests is not None:
+            result.guests_refused = self._answering.guests.refused()
+        injects = bool(self._options.inject or self._options.forced)
+        result.findings += wrong_with_kvm(told, result.guests_refused, result.counts, injects)
+        if result.module is not None and result.ended == "reboot":
+            result.findings += left_over(result.module)
 
     # Requests.
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Final
 
+from dpamt.cli.boot_kvm import add_options, compare_with_run, cpus_of, scenario_of
 from dpamt.cli.extras import require
 from dpamt.cli.parser import Parser
 
@@ -36,15 +37,19 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.boot.exerciser import parse_exercise
     from dpamt.boot.forced import split_rules
     from dpamt.boot.hold import parse_hold
+    from dpamt.boot.kvm.prepare import KvmOptions
+    from dpamt.boot.kvm.translate import translate
     from dpamt.boot.outcome import DYNAMIC, BootOptions
     from dpamt.boot.session import boot
     from dpamt.cli.output import whole_file, write_document, write_file, write_text
     from dpamt.errors import InputError
     from dpamt.files import replaced
+    from dpamt.module.injection_rules import parse_rule
     from dpamt.module.releases import release_named
     from dpamt.platform.size import parse_size
     from dpamt.report.boot_perfetto import calls_trace
     from dpamt.report.boot_text import boot_json, boot_text
+    from dpamt.report.kvm_text import kvm_json, kvm_text
     from dpamt.report.progress import counting
 
     release_named(options.release)
@@ -60,7 +65,15 @@ def _boot(options: argparse.Namespace) -> int:
             f"--property {options.property}: it picks a failure of --replay; expected that with it"
         )
     exercise = parse_exercise(options.exercise) if options.exercise else None
-    cpus, pamt, replay = options.smp, options.pamt, None
+    scenario = scenario_of(options) if options.kvm else None
+    cpus, pamt, replay = cpus_of(scenario, options.smp), options.pamt, None
+    kvm = None
+    if scenario is not None:
+        require("boot --kvm", "capstone")
+        rules += tuple(parse_rule(rule) for rule in scenario.host.inject)
+        modules = Path(options.modules) if options.modules else None
+        build = Path(options.build) if options.build else None
+        kvm = KvmOptions(translate(scenario, cpus, memory), modules, build)
     if options.replay:
         replay, exercise, cpus = _replay(options)
         pamt = pamt or (DYNAMIC if exercise.parameters["design"] != "kernel" else None)
@@ -80,7 +93,8 @@ def _boot(options: argparse.Namespace) -> int:
         inject=rules,
         forced=forced,
         delays=delays,
-        hold=tuple(parse_hold(rule, options.smp) for rule in options.hold),
+        kvm=kvm,
+        hold=tuple(parse_hold(rule, cpus) for rule in options.hold),
         core_at=options.core_at,
         append=options.append,
         timeout=options.timeout,
@@ -100,10 +114,17 @@ def _boot(options: argparse.Namespace) -> int:
         dynamic = booted.module is not None and booted.module.pamt.dynamic
         knows = dynamic and pamt != DYNAMIC
         host = told_by_host(booted.machine, knows, told)
+    compared, why_not = None, ""
+    if scenario is not None:
+        compared, why_not = compare_with_run(scenario, chosen, booted)
     if options.json:
-        write_document(json.dumps(boot_json(chosen, booted, told, host), indent=2) + "\n")
+        document = boot_json(chosen, booted, told, host)
+        if scenario is not None:
+            document["kvm"] = kvm_json(booted, compared, why_not)
+        write_document(json.dumps(document, indent=2) + "\n")
     else:
-        write_text(boot_text(chosen, booted, told, host, options.console))
+        sections = kvm_text(booted, compared, why_not) if scenario is not None else ""
+        write_text(boot_text(chosen, booted, told, host, options.console, sections))
     return 0 if booted.clean else 1
 
 
@@ -135,7 +156,7 @@ def _replay(options: argparse.Namespace) -> "tuple[Mapping[str, Any], Exercise, 
             except InputError as error:
                 refused = refused or str(error)
                 continue
-            return found, exercise, max(options.smp, len(found["cpus"]))
+            return found, exercise, max(options.smp or 2, len(found["cpus"]))
     what = f"counterexample of {options.property}" if options.property else "counterexample"
     raise InputError(f"{options.replay}: {refused or f'no {what} in it; expected one'}")
 
@@ -192,7 +213,12 @@ def _parser() -> Parser:
         help="mailbox (the default): a few bytes in a copy of the kernel are changed, and the "
         "other CPUs run during a SEAMCALL; gdb: nothing is changed, and all CPUs stop",
     )
-    parser.add_argument("--smp", type=_count, default=2, metavar="N", help="number of CPUs (2)")
+    parser.add_argument(
+        "--smp",
+        type=_count,
+        metavar="N",
+        help="number of CPUs (2; with --kvm as many as a TD has vCPUs)",
+    )
     parser.add_argument(
         "--memory", default="4GiB", metavar="M", help="memory of the guest, such as 4GiB (4GiB)"
     )
@@ -231,7 +257,7 @@ def _parser() -> Parser:
     parser.add_input(
         "--build",
         metavar="FOLDER",
-        help="the kernel's build tree, for --exercise (default: the folder of vmlinux)",
+        help="the kernel's build tree, for --exercise and --kvm (default: the folder of vmlinux)",
     )
     parser.add_argument(
         "--inject",
@@ -286,7 +312,8 @@ def _parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="one JSON document (docs/boot.md)")
     parser.only_with("--property", "--replay")
     parser.only_with("--core-at", "--core")
-    parser.only_with("--build", "--exercise --replay")
+    add_options(parser)
+    parser.only_with("--build", "--exercise --replay --kvm")
     parser.not_with("--console", "--json", "the document has all the kernel said")
     return parser
 

@@ -19,17 +19,22 @@ _MODULE_LINES: Final = "virt/tdx: "
 
 
 def boot_text(
-    options: BootOptions, booted: Booted, told: Told | None, host: Told | None, console: bool
+    options: BootOptions,
+    booted: Booted,
+    told: Told | None,
+    host: Told | None,
+    console: bool,
+    sections: str = "",
 ) -> str:
-    """The report; ``console``: with all that the kernel printed."""
-    lines = list(_lines(options, booted, told, host))
+    """The report; ``console``: with all that the kernel printed; ``sections`` before its end."""
+    lines = list(_lines(options, booted, told, host, sections))
     if console:
         lines += ["", "Console", "-------", *booted.console]
     return "\n".join(lines) + "\n"
 
 
 def _lines(
-    options: BootOptions, booted: Booted, told: Told | None, host: Told | None
+    options: BootOptions, booted: Booted, told: Told | None, host: Told | None, sections: str
 ) -> Iterator[str]:
     yield from _heading("Kernel")
     what = options.kernel or options.vmlinux
@@ -83,6 +88,8 @@ def _lines(
         yield from _heading(f"The counterexample {where}")
         yield from _replayed(booted.followed)
         yield ""
+    if sections:
+        yield sections
     yield from _heading("Bottom line")
     yield from _bottom(booted)
 

@@ -1,0 +1,78 @@
+"""The part of `dpamt boot` that runs TDs with the kernel's own KVM."""
+
+import argparse
+from typing import TYPE_CHECKING, Final
+
+from dpamt.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from dpamt.boot.kvm.compare import Compared
+    from dpamt.boot.outcome import Booted, BootOptions
+    from dpamt.run.scenario import Scenario
+
+_LEAST_CPUS: Final = 2
+
+
+def add_options(parser: Parser) -> None:
+    """What belongs to --kvm alone."""
+    parser.add_argument(
+        "--kvm",
+        action="store_true",
+        default=None,
+        help="load the kernel's KVM, and make, run and end TDs with it (docs/boot-kvm.md)",
+    )
+    parser.add_input(
+        "--modules",
+        metavar="FOLDER",
+        help="irqbypass.ko, kvm.ko and kvm-intel.ko of this kernel, for --kvm (built from its "
+        "build tree)",
+    )
+    parser.add_input(
+        "--tds",
+        metavar="SCENARIO",
+        help="what the TDs of --kvm do: a scenario of dpamt run (one small TD)",
+    )
+    parser.only_with("--modules --tds", "--kvm")
+    others = "--exercise --replay --initrd --kernel"
+    parser.not_with("--kvm", others, "expected none of them with --kvm")
+    parser.not_with("--modules", "--build")
+
+
+def scenario_of(options: argparse.Namespace) -> "Scenario":
+    """The scenario of --tds.  Raises InputError for one that cannot be, and for --transport gdb."""
+    from importlib.resources import as_file, files
+
+    from dpamt.errors import InputError
+    from dpamt.run.scenario import load_scenario
+
+    if options.transport != "mailbox":
+        raise InputError("--transport gdb: KVM's module calls the mailbox's code; expected no gdb")
+    if options.tds:
+        return load_scenario(options.tds)
+    with as_file(files("dpamt.boot.kvm") / "scenarios" / "small.toml") as path:
+        return load_scenario(str(path))
+
+
+def cpus_of(scenario: "Scenario | None", asked: int | None) -> int:
+    """How many CPUs the machine gets: as many as the largest TD has vCPUs, unless --smp says."""
+    if asked is not None:
+        return asked
+    groups = scenario.tds if scenario is not None else ()
+    return max((_LEAST_CPUS, *(group.vcpus for group in groups)))
+
+
+def compare_with_run(
+    scenario: "Scenario", chosen: "BootOptions", booted: "Booted"
+) -> "tuple[Compared | None, str]":
+    """The model's run of the scenario beside the kernel's; or why they are not compared."""
+    from dpamt.boot.kvm.compare import compare
+
+    if chosen.inject or chosen.forced:
+        return None, "calls were injected"
+    assert chosen.kvm is not None
+    if booted.ended != "reboot" or len(booted.phases) != len(chosen.kvm.script.phases):
+        return None, "the run did not come to its end"
+    if booted.machine is None or booted.module is None:
+        return None, "the kernel never called the module"
+    dynamic = booted.module.pamt.dynamic
+    return compare(scenario, booted.machine, chosen.release, dynamic, booted.phases), ""

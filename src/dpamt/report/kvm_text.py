@@ -1,0 +1,159 @@
+"""A run of KVM's TDs as text: what was changed, the phases, the comparison with `dpamt run`."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+from dpamt.abi.leaves import leaf_name
+from dpamt.abi.status import status_name
+from dpamt.boot.kvm.compare import Compared, Row
+from dpamt.boot.kvm.judge import guests_met
+from dpamt.boot.kvm.told import exit_name
+from dpamt.boot.outcome import Booted
+from dpamt.report.run_text import paragraph
+
+_HEAD: Final = ("phase", "SEAMCALLs", "pairs", "TDs", "guest", "S-EPT", "control")
+_NAME_WIDTH: Final = 20
+
+
+def kvm_text(booted: Booted, compared: Compared | None, not_compared: str) -> str:
+    """The sections of the report that only a run with KVM has."""
+    return (
+        "\n".join(
+            [*_changes(booted), *_phases(booted), *_left(booted), *_held(compared, not_compared)]
+        )
+        + "\n"
+    )
+
+
+def _title(text: str) -> list[str]:
+    return [text, "-" * len(text)]
+
+
+def _changes(booted: Booted) -> Iterator[str]:
+    prepared = booted.prepared
+    assert prepared is not None
+    yield from _title("What was done to KVM")
+    changed = sum(len(change.new) for change in prepared.module_changes)
+    yield from paragraph(
+        f"{changed} bytes of a copy of kvm-intel.ko; the rest is proven identical, and "
+        "irqbypass.ko and kvm.ko are as they were built:",
+        "  ",
+    )
+    for change in prepared.module_changes:
+        where = change.where.removeprefix("kvm-intel.ko: ")
+        yield f"  {change.offset:#8x} {len(change.new):4} bytes  {where}"
+        yield from paragraph(change.why, "      ")
+    yield ""
+
+
+def _phases(booted: Booted) -> Iterator[str]:
+    yield from _title("TDs, phase by phase: SEAMCALLs in it; pages and pairs at its end")
+    yield "  " + _HEAD[0].ljust(_NAME_WIDTH) + "".join(f"{head:>9}" for head in _HEAD[1:])
+    for phase in booted.phases:
+        values = (
+            sum(phase.seamcalls.values()),
+            phase.pairs,
+            phase.tds,
+            phase.guest_pages,
+            phase.sept_pages,
+            phase.control_pages,
+        )
+        numbers = "".join(f"{value:9,}" for value in values)
+        yield f"  {phase.name[:_NAME_WIDTH]:{_NAME_WIDTH}}{numbers}"
+    yield ""
+
+
+def _left(booted: Booted) -> Iterator[str]:
+    told = booted.vmm
+    if told is None:
+        return
+    totals: Counter[int] = Counter()
+    for (_, reason), count in told.exits.items():
+        totals[reason] += count
+    if totals:
+        exits = ", ".join(f"{count:,} {exit_name(kind)}" for kind, count in sorted(totals.items()))
+        yield from paragraph(f"KVM_RUN came back with {exits}.", "")
+    for trouble in told.troubles:
+        yield from paragraph(f"The VMM: {trouble}.", "")
+    for text in guests_met(booted.guests_refused):
+        yield from paragraph(f"A guest: {text}.", "")
+    if told.passed_over:
+        yield from paragraph(
+            f"{told.passed_over} commands were passed over: their TDs were not there.", ""
+        )
+    yield ""
+
+
+def _held(compared: Compared | None, not_compared: str) -> Iterator[str]:
+    yield from _title("Held against dpamt run on the same machine")
+    if compared is None:
+        yield from paragraph(f"Not compared: {not_compared}.", "  ")
+        return
+    equal = len(compared.rows) - len(compared.different)
+    yield from paragraph(
+        f"{equal} of {len(compared.rows)} counts are equal (design {compared.design}); these are "
+        "not:"
+        if compared.different
+        else f"All {equal} counts are equal (design {compared.design}).",
+        "  ",
+    )
+    for row in compared.different:
+        yield f"  {row.phase}: {row.what}: {row.model:,} there, {row.kernel:,} here"
+        yield from paragraph(row.why or "NOT EXPLAINED: no line of the kernel is known", "    ")
+
+
+def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> dict[str, Any]:
+    """The same as plain values."""
+    prepared, told = booted.prepared, booted.vmm
+    assert prepared is not None
+    return {
+        "module_changes": [
+            {
+                "offset": change.offset,
+                "where": change.where,
+                "why": change.why,
+                "old": change.old.hex(),
+                "new": change.new.hex(),
+            }
+            for change in prepared.module_changes
+        ],
+        "phases": [
+            {
+                "name": phase.name,
+                "seamcalls": [
+                    {
+                        "leaf": leaf_name(leaf),
+                        "status": f"{status:#x}",
+                        "status_name": status_name(status),
+                        "count": count,
+                    }
+                    for (leaf, status), count in sorted(phase.seamcalls.items())
+                ],
+                "pairs": phase.pairs,
+                "tds": phase.tds,
+                "guest_pages": phase.guest_pages,
+                "sept_pages": phase.sept_pages,
+                "control_pages": phase.control_pages,
+            }
+            for phase in booted.phases
+        ],
+        "exits": [
+            {"td": td, "exit": exit_name(reason), "count": count}
+            for (td, reason), count in sorted(told.exits.items() if told else ())
+        ],
+        "vmm_troubles": told.troubles if told else [],
+        "guests": guests_met(booted.guests_refused),
+        "not_compared": not_compared or None,
+        "compared": None if compared is None else [_row(row) for row in compared.rows],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "phase": row.phase,
+        "what": row.what,
+        "model": row.model,
+        "kernel": row.kernel,
+        "why": row.why or None,
+    }
