@@ -1,7 +1,8 @@
 """A scenario of `dpamt run` as the script of the VMM: the same TDs, doing the same to their memory.
 
 ``build``, ``fault``, ``convert``, ``balloon``, ``shutdown`` and ``crash`` mean what they mean there
-(docs/scenario.md).  The vCPUs of a TD work at the same time here, each on its own share.
+(docs/scenario.md).  All TDs of a step, and all
+vCPUs of a TD, work at the same time here, each on its share.
 """
 
 from collections.abc import Sequence
@@ -49,14 +50,21 @@ class _ScriptedTd(TdMemory):
         super().__init__(group, number, seed)
         self.index = index
         self._out = out
+        self._words: list[list[int]] = [[] for _ in range(group.vcpus)]
 
     def _execute(self, work: Sequence[list[Instruction]], tick: Tick) -> None:
-        words: list[list[int]] = [[] for _ in range(self.group.vcpus)]
         for turn, item in enumerate(work):
-            words[turn % self.group.vcpus] += [
+            self._words[turn % self.group.vcpus] += [
                 word(_WORDS[kind], gpa >> PAGE_SHIFT, pages) for kind, gpa, pages in item
             ]
-        for vcpu, listed in enumerate(words):
+        # This KVM maps 4K pages, whatever level the guest asks for.
+        for index, state in enumerate(self.ranges):
+            if state:
+                self.ranges[index] = SMALL
+
+    def write_words(self) -> None:
+        """What the guests are to do becomes lines."""
+        for vcpu, listed in enumerate(self._words):
             if len(listed) > MAX_WORDS:
                 raise InputError(
                     f"{self.name}: {len(listed):,} instructions for vCPU {vcpu} in one step; "
@@ -64,11 +72,7 @@ class _ScriptedTd(TdMemory):
                 )
             if listed:
                 self._out.append(f"words {self.index} {vcpu} {' '.join(map(str, listed))}")
-        self._out.append("go")
-        # This KVM maps 4K pages, whatever level the guest asks for.
-        for index, state in enumerate(self.ranges):
-            if state:
-                self.ranges[index] = SMALL
+            listed.clear()
 
     def _give_back(self, index: int) -> None:
         first = index * PAGES_PER_2M
@@ -93,9 +97,7 @@ class _Translation:
         for number, phase in enumerate(scenario.phases):
             for index, step in enumerate(phase.steps):
                 where = f"phase[{number}].steps[{index}]"
-                for group in scenario.tds:
-                    if step.td in ("all", group.name):
-                        self._step(step, group, where)
+                self._step(step, where)
             phases.append(phase.name)
             self._end_of(phases)
         if self._alive:
@@ -109,26 +111,35 @@ class _Translation:
     def _end_of(self, phases: list[str]) -> None:
         self._out.append(f"phase {len(phases)}")
 
-    def _step(self, step: Step, group: TdGroup, where: str) -> None:
-        tds = [td for td in self._alive if td.group is group]
-        if step.do == "build":
-            count = group.count - len(tds) if step.count is None else step.count
-            for _ in range(count):
-                self._build(group, where)
-            return
-        tds = tds if step.count is None else tds[: step.count]
-        if step.do in ENDING_STEPS:
-            self._destroy(tds, step.do)
-            return
+    def _step(self, step: Step, where: str) -> None:
         if step.do == "split":
             raise InputError(
                 f"{self._scenario.place(where)}: split: KVM of this kernel maps 4K pages only; "
                 "expected a scenario without it"
             )
-        for again in range(step.times):
-            for td in tds:
-                seed = step_seed(self._scenario.seed, where, td.name, again)
-                td.act(step, Random(seed), _no_tick)
+        chosen = []
+        for group in self._scenario.tds:
+            if step.td not in ("all", group.name):
+                continue
+            tds = [td for td in self._alive if td.group is group]
+            if step.do == "build":
+                for _ in range(group.count - len(tds) if step.count is None else step.count):
+                    self._build(group, where)
+            else:
+                chosen += tds if step.count is None else tds[: step.count]
+        if step.do in ENDING_STEPS:
+            self._destroy(chosen, step.do)
+        elif step.do != "build":
+            for again in range(step.times):
+                self._act(step, chosen, where, again)
+
+    def _act(self, step: Step, tds: list["_ScriptedTd"], where: str, again: int) -> None:
+        """A step of all its TDs at once: each has its words, then all begin."""
+        for td in tds:
+            seed = step_seed(self._scenario.seed, where, td.name, again)
+            td.act(step, Random(seed), _no_tick)
+            td.write_words()
+        self._out.append("go")
 
     def _build(self, group: TdGroup, where: str) -> None:
         place = self._scenario.place(where)
