@@ -13,6 +13,7 @@ from dpamt.boot.exerciser import Exercise, Told
 from dpamt.boot.forced import ForcedRule
 from dpamt.boot.hold import HoldRule
 from dpamt.boot.interventions import Change, Place
+from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.prepare import KvmOptions, PreparedKvm
 from dpamt.boot.kvm.stock import PhaseStock
 from dpamt.boot.kvm.told import VmmTold
@@ -113,6 +114,8 @@ class Booted:
     """What the VMM said."""
     guests_refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(What the guests of TDs asked, answer) of what did not succeed."""
+    coverage: Coverage | None = None
+    """Lines of KVM's TDX code that ran."""
     told: Told | None = None
     """What the exerciser said."""
     followed: Followed | None = None

@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Final
+from typing import IO, Final
 
 from dpamt.boot.guest_memory import GuestMemory
 from dpamt.boot.monitor import Monitor
@@ -45,6 +45,8 @@ class GuestSetup:
     """Whether the CPUs stand still until the gdb stub lets them go."""
     gdb: bool = False
     five_level_paging: bool = False
+    code_log: tuple[int, int] | None = None
+    """(address, bytes) of the code whose instructions are written down when they first run."""
 
 
 def memory_folder(memory: int) -> Path:
@@ -82,6 +84,7 @@ class Qemu:
         self.setup = setup
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets: dict[str, socket.socket] = {}
+        self._code_log: IO[bytes] | None = None
 
     def __enter__(self) -> "Qemu":
         self._base = memory_folder(self.setup.memory)
@@ -127,6 +130,9 @@ class Qemu:
         words += ["-chardev", f"pipe,id=serial,path={folder}/serial", "-serial", "chardev:serial"]
         words += ["-chardev", f"socket,id=bell,path={folder}/bell,server=on,wait=off"]
         words += ["-device", f"isa-debugcon,iobase={BELL_PORT:#x},chardev=bell"]
+        if setup.code_log is not None:
+            start, size = setup.code_log
+            words += ["-d", "in_asm", "-D", f"{folder}/code", "-dfilter", f"{start:#x}+{size:#x}"]
         if setup.gdb:
             words += ["-chardev", f"socket,id=gdb,path={folder}/gdb,server=on,wait=off"]
             words += ["-gdb", "chardev:gdb"]
@@ -159,6 +165,8 @@ class Qemu:
         except Finding as error:
             raise Finding(f"{PROGRAM} does not start: {self.said() or error}") from None
         self.memory = GuestMemory(self._memory_files())
+        if self.setup.code_log is not None:
+            self._code_log = (self._folder / "code").open("rb")
         # Everyone has opened what is in there: gone now, nothing is left behind by a SIGKILL.
         shutil.rmtree(self._folder, ignore_errors=True)
         if not self.setup.stopped:
@@ -229,6 +237,13 @@ class Qemu:
             )
         return f"exit code {code}: {self.said()}" if code else ""
 
+    def code_log(self) -> bytes:
+        """The instructions that ran, as QEMU writes them; whole when it has ended."""
+        if self._code_log is None:
+            return b""
+        self._code_log.seek(0)
+        return self._code_log.read()
+
     def said(self) -> str:
         """What QEMU wrote on its own account."""
         self._errors.seek(0)
@@ -241,6 +256,9 @@ class Qemu:
             self._process.wait()
             self._process = None
             self._errors.close()
+        if self._code_log is not None:
+            self._code_log.close()
+            self._code_log = None
         for end in self._sockets.values():
             end.close()
         self._sockets.clear()

@@ -34,6 +34,12 @@ from dpamt.boot.interventions import (
     find_rendezvous,
 )
 from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
+from dpamt.boot.kvm.coverage import (
+    MODULES_AREA,
+    coverage_of,
+    instructions_in,
+    sections_said,
+)
 from dpamt.boot.kvm.door import Door
 from dpamt.boot.kvm.judge import left_over, wrong_with_kvm
 from dpamt.boot.kvm.prepare import KvmOptions, prepare_kvm
@@ -195,6 +201,7 @@ class _Session:
             initrd,
             stopped=options.transport == GDB,
             gdb=options.transport == GDB or has_instructions(options.replay),
+            code_log=MODULES_AREA if options.kvm is not None and options.kvm.coverage else None,
         )
         return Qemu(setup)
 
@@ -327,6 +334,11 @@ class _Session:
         told = result.vmm = read_vmm(result.console, kvm.script.tds)
         if self._answering.guests is not None:
             result.guests_refused = self._answering.guests.refused()
+        prepared = result.prepared
+        if kvm.coverage and prepared is not None:
+            loaded = sections_said(result.console)
+            ran = instructions_in(self._qemu.code_log())
+            result.coverage = coverage_of(prepared.intel, loaded, ran)
         injects = bool(self._options.inject or self._options.forced)
         result.findings += wrong_with_kvm(told, result.guests_refused, result.counts, injects)
         if result.module is not None and result.ended == "reboot":

@@ -73,7 +73,7 @@ def _boot(options: argparse.Namespace) -> int:
         rules += tuple(parse_rule(rule) for rule in scenario.host.inject)
         modules = Path(options.modules) if options.modules else None
         build = Path(options.build) if options.build else None
-        kvm = KvmOptions(translate(scenario, cpus, memory), modules, build)
+        kvm = KvmOptions(translate(scenario, cpus, memory), modules, build, bool(options.coverage))
     if options.replay:
         replay, exercise, cpus = _replay(options)
         pamt = pamt or (DYNAMIC if exercise.parameters["design"] != "kernel" else None)

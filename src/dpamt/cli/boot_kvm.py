@@ -32,7 +32,13 @@ def add_options(parser: Parser) -> None:
         metavar="SCENARIO",
         help="what the TDs of --kvm do: a scenario of dpamt run (one small TD)",
     )
-    parser.only_with("--modules --tds", "--kvm")
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        default=None,
+        help="of --kvm: which lines of the kernel's arch/x86/kvm/vmx/tdx.c ran",
+    )
+    parser.only_with("--modules --tds --coverage", "--kvm")
     others = "--exercise --replay --initrd --kernel"
     parser.not_with("--kvm", others, "expected none of them with --kvm")
     parser.not_with("--modules", "--build")

@@ -7,6 +7,7 @@ from typing import Any, Final
 from dpamt.abi.leaves import leaf_name
 from dpamt.abi.status import status_name
 from dpamt.boot.kvm.compare import Compared, Row
+from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.judge import guests_met
 from dpamt.boot.kvm.told import exit_name
 from dpamt.boot.outcome import Booted
@@ -18,12 +19,14 @@ _NAME_WIDTH: Final = 20
 
 def kvm_text(booted: Booted, compared: Compared | None, not_compared: str) -> str:
     """The sections of the report that only a run with KVM has."""
-    return (
-        "\n".join(
-            [*_changes(booted), *_phases(booted), *_left(booted), *_held(compared, not_compared)]
-        )
-        + "\n"
-    )
+    lines = [
+        *_changes(booted),
+        *_phases(booted),
+        *_left(booted),
+        *_held(compared, not_compared),
+        *coverage_text(booted.coverage),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _title(text: str) -> list[str]:
@@ -103,6 +106,36 @@ def _held(compared: Compared | None, not_compared: str) -> Iterator[str]:
         yield from paragraph(row.why or "NOT EXPLAINED: no line of the kernel is known", "    ")
 
 
+def coverage_text(coverage: Coverage | None) -> Iterator[str]:
+    """Which functions of KVM's TDX code ran, which did not, and which in part."""
+    if coverage is None:
+        return
+    yield ""
+    yield from _title("What of KVM's TDX code ran")
+    share = 100 * coverage.ran / max(coverage.lines, 1)
+    yield from paragraph(
+        f"{coverage.ran:,} of {coverage.lines:,} lines with code in {coverage.source} ({share:.0f} "
+        "%).  Lines that did not run, by function:",
+        "  ",
+    )
+    for one in coverage.functions:
+        missed = sorted(one.lines - one.ran)
+        if missed:
+            whole = "not called" if not one.ran else f"{len(missed)} of {len(one.lines)}"
+            yield from paragraph(f"{one.name}: {whole}: {_ranges(missed)}", "    ")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``12, 15-18`` for 12, 15, 16, 17, 18."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(f"{a}-{b}" if a != b else f"{a}" for a, b in parts)
+
+
 def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> dict[str, Any]:
     """The same as plain values."""
     prepared, told = booted.prepared, booted.vmm
@@ -144,8 +177,23 @@ def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> di
         ],
         "vmm_troubles": told.troubles if told else [],
         "guests": guests_met(booted.guests_refused),
+        "coverage": _coverage(booted.coverage),
         "not_compared": not_compared or None,
         "compared": None if compared is None else [_row(row) for row in compared.rows],
+    }
+
+
+def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:
+    if coverage is None:
+        return None
+    return {
+        "source": coverage.source,
+        "lines": coverage.lines,
+        "ran": coverage.ran,
+        "functions": [
+            {"name": one.name, "lines": len(one.lines), "missed": sorted(one.lines - one.ran)}
+            for one in coverage.functions
+        ],
     }
 
 

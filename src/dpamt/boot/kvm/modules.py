@@ -38,8 +38,8 @@ def modules_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def build_modules(build: Path) -> dict[str, Path]:
-    """The modules, built against a kernel's build tree.
+def build_modules(build: Path, lines: bool = False) -> dict[str, Path]:
+    """The modules, built against a kernel's build tree; ``lines``: with their line tables.
 
     Raises InputError when the tree is not prepared or configured for it, or the compiler complains.
     """
@@ -53,7 +53,8 @@ def build_modules(build: Path) -> dict[str, Path]:
             "'make vmlinux modules_prepare'"
         )
     _check_configuration(build)
-    place = _cache() / hashlib.sha256(str(build).encode()).hexdigest()[:12]
+    kind = "lines" if lines else "plain"
+    place = _cache() / f"{hashlib.sha256(str(build).encode()).hexdigest()[:12]}-{kind}"
     with _alone(place):
         for part in (_IRQBYPASS, _KVM):
             (place / part).mkdir(parents=True, exist_ok=True)
@@ -61,9 +62,10 @@ def build_modules(build: Path) -> dict[str, Path]:
         (place / "virt/kvm").mkdir(parents=True, exist_ok=True)
         # make reads Module.symvers by itself, where there is one.
         symbols = [] if (build / "Module.symvers").exists() else [str(exported)]
-        _make(build, source, _IRQBYPASS, place, symbols)
+        flags = ["KCFLAGS=-g1"] if lines else []
+        _make(build, source, _IRQBYPASS, place, symbols, flags)
         symbols.append(str(place / _IRQBYPASS / "Module.symvers"))
-        _make(build, source, _KVM, place, symbols)
+        _make(build, source, _KVM, place, symbols, flags)
         return modules_in(place)
 
 
@@ -90,13 +92,15 @@ def _alone(place: Path) -> Iterator[None]:
         yield
 
 
-def _make(build: Path, source: Path, part: str, place: Path, symbols: list[str]) -> None:
+def _make(
+    build: Path, source: Path, part: str, place: Path, symbols: list[str], flags: list[str]
+) -> None:
     if shutil.which("make") is None:
         raise InputError("no make; expected the tools that build a kernel (docs/boot.md)")
     words = [
         *("make", "-s", f"-j{len(os.sched_getaffinity(0))}", "-C", str(build)),
         *(f"M={source.resolve() / part}", f"MO={place / part}"),
-        *("KBUILD_MODPOST_WARN=1", f"KBUILD_EXTRA_SYMBOLS={' '.join(symbols)}", "modules"),
+        *("KBUILD_MODPOST_WARN=1", f"KBUILD_EXTRA_SYMBOLS={' '.join(symbols)}", *flags, "modules"),
     ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:

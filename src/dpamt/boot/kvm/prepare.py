@@ -26,6 +26,8 @@ class KvmOptions:
     script: Script
     modules: Path | None = None
     build: Path | None = None
+    coverage: bool = False
+    """Whether to tell which lines of KVM's TDX code ran."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class PreparedKvm:
     """The guest's files, and what was changed where."""
 
     kernel_change: Change
+    intel: Path
+    """kvm-intel.ko as it was built."""
     files: dict[str, bytes] = field(default_factory=dict)
     module_changes: list[FileChange] = field(default_factory=list)
 
@@ -48,7 +52,7 @@ def prepare_kvm(
     if options.modules is not None:
         paths = modules_in(options.modules)
     else:
-        paths = build_modules(options.build or image.path.parent)
+        paths = build_modules(options.build or image.path.parent, options.coverage)
     address = _free(image, changes)
     module = ModuleFile(paths[_INTEL])
     sites = vmx_sites(module, address)
@@ -61,7 +65,7 @@ def prepare_kvm(
     old = image.read(address, len(sites.code))
     why = "values of the VMX capabilities, for kvm-intel.ko"
     change = Change(address, old, sites.code, "behind _etext", why)
-    prepared = PreparedKvm(change, module_changes=sites.changes)
+    prepared = PreparedKvm(change, paths[_INTEL], module_changes=sites.changes)
     prepared.files = {name: path.read_bytes() for name, path in paths.items()}
     prepared.files[_INTEL] = module.with_changes(sites.changes)
     prepared.files["init"] = build_vmm(folder)

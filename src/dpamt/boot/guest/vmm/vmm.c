@@ -57,6 +57,15 @@ void say_line(const char *text, const u64 *numbers)
 	SYS(SYS_write, 1, line, at);
 }
 
+static u64 length(const char *text)
+{
+	u64 n = 0;
+
+	while (text[n])
+		n++;
+	return n;
+}
+
 static void pause_ms(long ms)
 {
 	long time[2] = { ms / 1000, ms % 1000 * 1000000 };
@@ -84,6 +93,23 @@ static void load_module(const char *path, const char *parameters)
 		SAY("dpamt: error %", -result);
 		reboot();
 	}
+}
+
+/* Where a section of kvm-intel.ko lies, for the lines that ran. */
+static void tell_section(const char *name, const char *path)
+{
+	char text[64];
+	long file = SYS(SYS_open, path, O_CLOEXEC);
+	long got = file < 0 ? -1 : SYS(SYS_read, file, text, sizeof(text) - 1);
+
+	SYS(SYS_close, file);
+	if (got <= 0)
+		return;
+	text[got] = 0;
+	SYS(SYS_write, 1, "dpamt: section ", 15);
+	SYS(SYS_write, 1, name, length(name));
+	SYS(SYS_write, 1, " ", 1);
+	SYS(SYS_write, 1, text, got);
 }
 
 /* A page that dpamt reads and writes too, from outside: where it lies is told on the console. */
@@ -379,10 +405,14 @@ void main_of_all(void)
 
 	SYS(SYS_mount, "dev", "/dev", "devtmpfs", 0, 0);
 	SYS(SYS_mount, "proc", "/proc", "proc", 0, 0);
+	SYS(SYS_mount, "sys", "/sys", "sysfs", 0, 0);
 	make_door();
 	load_module("/irqbypass.ko", "");
 	load_module("/kvm.ko", "");
 	load_module("/kvm-intel.ko", "tdx=1 nested=0");
+	tell_section(".text", "/sys/module/kvm_intel/sections/.text");
+	tell_section(".noinstr.text", "/sys/module/kvm_intel/sections/.noinstr.text");
+	tell_section(".init.text", "/sys/module/kvm_intel/sections/.init.text");
 	tds = map_pages(sizeof(*tds) * MAX_TDS, MAP_SHARED | MAP_NORESERVE);
 	read_script();
 	SAY("dpamt: kvm loaded");
