@@ -117,6 +117,7 @@ def _boot(options: argparse.Namespace) -> int:
     compared, why_not = None, ""
     if scenario is not None:
         compared, why_not = compare_with_run(scenario, chosen, booted)
+        booted.findings += compared.findings() if compared is not None else []
     if options.json:
         document = boot_json(chosen, booted, told, host)
         if scenario is not None:

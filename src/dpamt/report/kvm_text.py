@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from dpamt.abi.leaves import leaf_name
 from dpamt.abi.status import status_name
-from dpamt.boot.kvm.compare import Compared, Row
+from dpamt.boot.kvm.compare import Compared
 from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.judge import guests_met
 from dpamt.boot.kvm.told import exit_name
 from dpamt.boot.outcome import Booted
+from dpamt.host.kvm.differences import Difference
 from dpamt.report.run_text import paragraph
 
 _HEAD: Final = ("phase", "SEAMCALLs", "pairs", "TDs", "guest", "S-EPT", "control")
@@ -93,17 +94,19 @@ def _held(compared: Compared | None, not_compared: str) -> Iterator[str]:
     if compared is None:
         yield from paragraph(f"Not compared: {not_compared}.", "  ")
         return
-    equal = len(compared.rows) - len(compared.different)
-    yield from paragraph(
-        f"{equal} of {len(compared.rows)} counts are equal (design {compared.design}); these are "
-        "not:"
-        if compared.different
-        else f"All {equal} counts are equal (design {compared.design}).",
-        "  ",
-    )
-    for row in compared.different:
-        yield f"  {row.phase}: {row.what}: {row.model:,} there, {row.kernel:,} here"
-        yield from paragraph(row.why or "NOT EXPLAINED: no line of the kernel is known", "    ")
+    equal = compared.counts - len(compared.different)
+    told = f"{equal} of {compared.counts} counts are equal (design {compared.design})"
+    yield from paragraph(f"{told}; these are not:" if compared.different else f"{told}.", "  ")
+    reasons: dict[str, list[Difference]] = {}
+    for one in compared.different:
+        reasons.setdefault(one.because or "NOT EXPLAINED", []).append(one)
+    for because, listed in reasons.items():
+        yield from paragraph(f"{because}:", "  ")
+        for one in listed:
+            what = one.what.removesuffix(" TDX_SUCCESS")
+            yield from paragraph(
+                f"{one.phase}: {what}: {one.model:,} there, {one.kernel:,} here", "    "
+            )
 
 
 def coverage_text(coverage: Coverage | None) -> Iterator[str]:
@@ -179,7 +182,8 @@ def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> di
         "guests": guests_met(booted.guests_refused),
         "coverage": _coverage(booted.coverage),
         "not_compared": not_compared or None,
-        "compared": None if compared is None else [_row(row) for row in compared.rows],
+        "counts_compared": None if compared is None else compared.counts,
+        "different": None if compared is None else [_row(one) for one in compared.different],
     }
 
 
@@ -197,11 +201,11 @@ def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(one: Difference) -> dict[str, Any]:
     return {
-        "phase": row.phase,
-        "what": row.what,
-        "model": row.model,
-        "kernel": row.kernel,
-        "why": row.why or None,
+        "phase": one.phase,
+        "what": one.what,
+        "model": one.model,
+        "kernel": one.kernel,
+        "because": one.because or None,
     }

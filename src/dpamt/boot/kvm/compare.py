@@ -1,56 +1,51 @@
 """One scenario on the kernel and on the model: SEAMCALLs by leaf, pairs and pages, phase by phase.
 
-The model (`dpamt run`) gets the machine that the guest is, so that what differs is what the
-kernel's KVM does otherwise, and each such difference has a reason with its place in the kernel.
+The model (`dpamt run`) gets the machine that the guest is, and 4K pages only, so that what differs
+is what the kernel's KVM does otherwise; :mod:`dpamt.host.kvm.differences` knows why.
 """
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
 
 from dpamt.boot.kvm.stock import PhaseStock
+from dpamt.host.kvm.differences import (
+    CONTROL_PAGES,
+    GUEST_PAGES,
+    PAIRS,
+    SEPT_PAGES,
+    TDS,
+    Difference,
+    Phase,
+    broken_laws,
+    differences,
+)
 from dpamt.platform.machine import Machine
 from dpamt.run.counter import SeamcallCounter
-from dpamt.run.facts import Snapshot
+from dpamt.run.phases import phases_of
 from dpamt.run.scenario import DEFAULT_DESIGN, Scenario, Side
 from dpamt.run.story import run_on
-
-Key = tuple[str, str]
-"""Names of a leaf and of a status."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A count that both have, and why it differs (empty: nothing known explains it)."""
-
-    phase: str
-    what: str
-    model: int
-    kernel: int
-    why: str = ""
-
-    @property
-    def differs(self) -> bool:
-        """Whether the two disagree."""
-        return self.model != self.kernel
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Every count of every phase."""
+    """``counts`` rows were held against each other; ``broken`` are balances that the kernel's own
+    run breaks."""
 
     design: str
-    rows: tuple[Row, ...]
+    counts: int
+    different: tuple[Difference, ...]
+    broken: tuple[str, ...]
 
-    @property
-    def different(self) -> tuple[Row, ...]:
-        """Those that disagree."""
-        return tuple(row for row in self.rows if row.differs)
-
-    @property
-    def unexplained(self) -> tuple[Row, ...]:
-        """Those that disagree, and no line of the kernel is known to explain it."""
-        return tuple(row for row in self.different if not row.why)
+    def findings(self) -> list[str]:
+        """What no line of the kernel is known to explain, and what is out of balance."""
+        unknown = [
+            f"{one.phase}: {one.what}: {one.model:,} in dpamt run, {one.kernel:,} here, and no "
+            "line of the kernel is known that explains it"
+            for one in self.different
+            if not one.because
+        ]
+        return unknown + [f"out of balance: {law}" for law in self.broken]
 
 
 def compare(
@@ -65,45 +60,35 @@ def compare(
     host = replace(scenario.host, fragmentation=0.0, module=release, inject=())
     groups = tuple(replace(group, share_2m=0.0) for group in scenario.tds)
     facts = run_on(replace(scenario, host=host, sides=(side,), tds=groups), machine)
-    rows: list[Row] = []
-    for phase, snapshot, stock in zip(facts.phases, facts.sides[0].snapshots, phases, strict=False):
-        rows += _rows(phase.name, snapshot, stock, dynamic)
-    return Compared(facts.sides[0].design, tuple(rows))
-
-
-def _rows(phase: str, snapshot: Snapshot, stock: PhaseStock, dynamic: bool) -> list[Row]:
-    model = Counter({(one.leaf, one.status): one.count for one in snapshot.seamcalls})
-    kernel = _named(stock.seamcalls)
-    rows = [
-        Row(phase, _label(key), model[key], kernel[key], _why(key, phase))
-        for key in sorted(model.keys() | kernel.keys())
-    ]
-    pairs = (("page pairs", snapshot.pairs, stock.pairs),) if dynamic else ()
-    ends = (
-        *pairs,
-        ("TDs", snapshot.tds.alive, stock.tds),
-        ("guest pages", snapshot.tds.guest_4k, stock.guest_pages),
-        ("S-EPT pages", snapshot.tds.sept, stock.sept_pages),
-        ("control pages", snapshot.tds.control, stock.control_pages),
+    model = phases_of(facts, facts.sides[0])
+    kernel = tuple(_phase(stock) for stock in phases)
+    return Compared(
+        facts.sides[0].design,
+        _rows(model, kernel),
+        differences(model, kernel),
+        broken_laws(kernel),
     )
-    return rows + [Row(phase, what, m, k, WHY_PAGES.get(what, "")) for what, m, k in ends]
 
 
-def _named(seamcalls: dict[tuple[int, int], int]) -> Counter[Key]:
-    """Counts by leaf and status as `dpamt run` names them."""
+def _phase(stock: PhaseStock) -> Phase:
     counter = SeamcallCounter()
-    for (leaf, status), count in seamcalls.items():
+    for (leaf, status), count in stock.seamcalls.items():
         counter.add(leaf, status, count)
-    return Counter({(one.leaf, one.status): one.count for one in counter.take()})
+    return Phase(
+        stock.name,
+        {(one.leaf, one.status): one.count for one in counter.take()},
+        {
+            PAIRS: stock.pairs,
+            TDS: stock.tds,
+            GUEST_PAGES: stock.guest_pages,
+            SEPT_PAGES: stock.sept_pages,
+            CONTROL_PAGES: stock.control_pages,
+        },
+    )
 
 
-def _label(key: Key) -> str:
-    leaf, status = key
-    return leaf if status == "TDX_SUCCESS" else f"{leaf}: {status}"
-
-
-def _why(key: Key, phase: str) -> str:
-    return ""
-
-
-WHY_PAGES: Final[dict[str, str]] = {}
+def _rows(model: Sequence[Phase], kernel: Sequence[Phase]) -> int:
+    return sum(
+        len(ours.counts.keys() | theirs.counts.keys()) + len(ours.ends.keys() | theirs.ends.keys())
+        for ours, theirs in zip(model, kernel, strict=True)
+    )
