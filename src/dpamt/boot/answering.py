@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from dpamt.abi.leaves import TDH_SYS_CONFIG, asked_leaf, leaf_name
+from dpamt.abi.leaves import TDH_SYS_CONFIG, TDH_VP_ENTER, asked_leaf, leaf_name
 from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
 from dpamt.abi.registers import REGISTER_NAMES, SeamCall, TdxModuleArgs
 from dpamt.abi.tdmr import MAX_TDMRS, SYS_CONFIG_DYNAMIC_PAMT, TDMR_INFO_BYTES
@@ -105,6 +105,8 @@ class Answering:
         leaf = asked_leaf(rax)
         if leaf == TDH_SYS_CONFIG:
             self._see_config(args)
+        if leaf == TDH_VP_ENTER and self.guests is not None and self._result.module is not None:
+            self.guests.about_to_enter(self._result.module, before[0])
         forced = self._forced.status(leaf) if self._forced.rules else None
         status = self._walls[request.cpu](rax, args) if forced is None else forced
         after = args.as_tuple()
@@ -115,7 +117,7 @@ class Answering:
         self._remember(request, asked, before, status, after)
         answer = Answer({"rax": status, **dict(zip(REGISTER_NAMES, after, strict=True))})
         if self.guests is not None and self._result.module is not None:
-            more = self.guests.answered(self._result.module, leaf, before[0], status)
+            more = self.guests.answered(self._result.module, leaf, before, status)
             answer.registers.update(more)
         return answer, self._wrong_now(before, after)
 

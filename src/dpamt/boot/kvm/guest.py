@@ -50,6 +50,14 @@ CHURN: Final = 9
 CALL: Final = 10
 TOUCH_SHARED: Final = 11
 ACCEPT_2M: Final = 12
+REGISTER: Final = 13
+"""Of the next CALL or VMCALL: the register (12 to 15, in the place of pages) and its value."""
+VMCALL: Final = 14
+"""A hypercall that is not of the TDX ABI: R10 is its number."""
+EXPECT: Final = 16
+"""Of the next CALL or VMCALL: the status that it has to give back; 1 as pages: with bit 63 set."""
+EXIT: Final = 15
+"""Leave by this exit reason; what KVM does about it is not the guest's to know."""
 
 _OPERATION_SHIFT: Final = 56
 _PAGES_SHIFT: Final = 36
@@ -97,6 +105,12 @@ class WordGuest:
         self._page = 0
         """Pages of the first of them that are done."""
         self._seed = 0
+        self._registers: dict[int, int] = {}
+        self._expected = TDVMCALL_SUCCESS
+        self.interrupts = 0
+        """Posted interrupts that were taken."""
+        self._seen = 0
+        """Those of them before the last halt."""
 
     def run(self, tdcall: TdCall, access: Callable[[int], None], exits: TdxModuleArgs) -> int:
         """Execute until the guest leaves of its own accord: the exit reason."""
@@ -155,14 +169,34 @@ class WordGuest:
         if operation in (SHARE, UNSHARE):
             return self._map_gpa(operand, pages, operation == SHARE, exits)
         if operation == HALT:
-            return self._call(exits, EXIT_REASON_HLT, self._go_on)
+            # As a guest does that looks once more before it halts: what came wakes nobody.
+            came, self._seen = self.interrupts > self._seen, self.interrupts
+            if came:
+                return None
+            # R12: whether interrupts are blocked.
+            return self._call(exits, EXIT_REASON_HLT, self._go_on, operand)
         if operation == FATAL:
             return self._call(exits, TDVMCALL_FATAL_ERROR, self._go_on, operand)
         if operation == TRIPLE_FAULT:
             return EXIT_REASON_TRIPLE_FAULT
-        if operation == CALL:
-            return self._call(exits, operand, self._go_on, pages)
-        if operation == SEED:
+        if operation in (CALL, VMCALL):
+            r12, r13, r14, r15 = (self._registers.get(number, 0) for number in range(12, 16))
+            self._registers = {}
+            leaf = operand if operation == CALL else r12
+            reason = self._call(exits, leaf, self._go_on, r12, r13, r14, r15)
+            if operation == VMCALL:
+                exits.r10, exits.r11, exits.r12, exits.r13 = operand, r12, r13, r14
+            return reason
+        if operation == EXIT:
+            self._asks = self._left
+            external = operand == EXIT_REASON_EXTERNAL_INTERRUPT
+            return self._interrupted(exits) if external else operand
+        if operation == EXPECT:
+            self._expected = operand | pages << 63
+        elif operation == REGISTER:
+            shared = SHARED if operand >> 35 else 0  # the operand's top bit: the SHARED bit
+            self._registers[pages] = operand & ~(1 << 35) | shared
+        elif operation == SEED:
             self._seed = asked & ((1 << _OPERATION_SHIFT) - 1)
         elif operation == CHURN:
             self._churn(operand, pages)
@@ -172,8 +206,14 @@ class WordGuest:
 
     def _go_on(self, exits: TdxModuleArgs) -> None:
         """A TDVMCALL whose answer the guest does not need."""
-        if exits.r10 != TDVMCALL_SUCCESS:
-            self.refused[f"word {self._plan[-1]:#x}", hex(exits.r10)] += 1
+        expected, self._expected = self._expected, TDVMCALL_SUCCESS
+        if exits.r10 != expected:
+            call = f"TDVMCALL {self._plan[-1] & _OPERAND_MASK:#x}"
+            self.refused[call, hex(exits.r10)] += 1
+        self._finish()
+
+    def _left(self, _exits: TdxModuleArgs) -> None:
+        """Back after an exit of the guest's own making."""
         self._finish()
 
     def _accept(self, gfn: int, pages: int, tdcall: TdCall, exits: TdxModuleArgs) -> int | None:

@@ -1,12 +1,20 @@
-"""The guests of a boot's TDs: one for each vCPU that the kernel makes."""
+"""The guests of a boot's TDs, one for each vCPU that the kernel makes, and their interrupts."""
 
 from collections import Counter
+from typing import Final
 
-from dpamt.abi.leaves import TDH_VP_ENTER, TDH_VP_INIT
+from dpamt.abi.leaves import TDH_VP_ENTER, TDH_VP_INIT, TDH_VP_WR
 from dpamt.abi.pages import PAGE_SHIFT
 from dpamt.abi.status import TDX_SUCCESS
 from dpamt.boot.kvm.guest import WordGuest
 from dpamt.module.module import TdxModule
+
+_FIELD_MASK: Final = 0xFFFF
+_POSTED_DESCRIPTOR: Final = 0x2016
+"""VMCS field of the posted-interrupt descriptor's address (Intel SDM, volume 3, appendix B)."""
+_REQUESTS: Final = 4
+"""Quadwords of the descriptor that have a bit for each vector; the bit behind them says that one
+of them is new (Intel SDM, volume 3, 31.6)."""
 
 
 class Guests:
@@ -15,17 +23,43 @@ class Guests:
     def __init__(self) -> None:
         self._all: list[WordGuest] = []
         self._of: dict[int, WordGuest] = {}
-        """By the frame number of its TDVPR; a page that is a TDVPR again has a guest anew."""
+        """By the frame number of its TDVPR; a page that becomes a TDVPR again gets a new guest."""
+        self._descriptors: dict[int, int] = {}
+        """By the same: where the vCPU's posted interrupts are."""
 
-    def answered(self, module: TdxModule, leaf: int, tdvpr: int, status: int) -> dict[str, int]:
-        """A SEAMCALL was answered: registers beyond the usual ones that it gives back."""
+    def about_to_enter(self, module: TdxModule, tdvpr: int) -> None:
+        """Posted interrupts are taken at entry, as the CPU does when their vector comes."""
+        guest = self._of.get(tdvpr >> PAGE_SHIFT)
+        at = self._descriptors.get(tdvpr >> PAGE_SHIFT)
+        if guest is None or at is None:
+            return
+        memory = module.memory
+        control = memory.read64(at + 8 * _REQUESTS)
+        if not control & 1:
+            return
+        memory.write64(at + 8 * _REQUESTS, control & ~1)
+        for index in range(_REQUESTS):
+            requests = memory.read64(at + 8 * index)
+            if requests:
+                memory.write64(at + 8 * index, 0)
+                guest.interrupts += requests.bit_count()
+
+    def answered(
+        self, module: TdxModule, leaf: int, before: tuple[int, ...], status: int
+    ) -> dict[str, int]:
+        """A SEAMCALL with these registers was answered: more registers that it gives back."""
+        tdvpr = before[0]
+        page = tdvpr >> PAGE_SHIFT
         if leaf == TDH_VP_INIT and status == TDX_SUCCESS:
             guest = WordGuest()
             module.attach_guest(tdvpr, guest)
             self._all.append(guest)
-            self._of[tdvpr >> PAGE_SHIFT] = guest
+            self._of[page] = guest
+            self._descriptors.pop(page, None)
+        elif leaf == TDH_VP_WR and before[1] & _FIELD_MASK == _POSTED_DESCRIPTOR:
+            self._descriptors[page] = before[2]
         elif leaf == TDH_VP_ENTER and not status >> 63:
-            entered = self._of.get(tdvpr >> PAGE_SHIFT)
+            entered = self._of.get(page)
             if entered is not None:
                 return entered.more
         return {}
@@ -33,3 +67,7 @@ class Guests:
     def refused(self) -> Counter[tuple[str, str]]:
         """(What guests asked, answer) of what did not succeed, and how often."""
         return sum((guest.refused for guest in self._all), Counter())
+
+    def interrupts(self) -> int:
+        """Posted interrupts that guests took."""
+        return sum(guest.interrupts for guest in self._all)

@@ -30,6 +30,7 @@ _ENDED: Final = re.compile(
 )
 _EXITS: Final = re.compile(r"^td (\d+) vcpu (\d+) exit (\d+) times (\d+)$")
 _DIED: Final = re.compile(r"^td (\d+) died status (0x[0-9a-f]+)$")
+_TOUR: Final = re.compile(r"^td (\d+) tour wanted (-?\d+) got (-?\d+) in:")
 _END: Final = re.compile(r"^end passed (\d+) failed (\d+)$")
 _NOT_LOADED: Final = "not loaded:"
 
@@ -61,7 +62,7 @@ def read_vmm(lines: list[str], tds: tuple[str, ...]) -> VmmTold:
     """The VMM's lines among all of the console's; ``tds`` are the names of the script's TDs."""
     told = VmmTold()
     at = ""
-    missing = False
+    missing, toured = False, ""
     for line in lines:
         match = _LINE.match(line)
         if match is None:
@@ -76,6 +77,12 @@ def read_vmm(lines: list[str], tds: tuple[str, ...]) -> VmmTold:
             missing = False
         elif found := _AT.match(rest):
             at = found[1]
+            if toured:
+                told.troubles.append(f"{toured} {at}")
+            toured = ""
+        elif found := _TOUR.match(rest):
+            wanted, got = (errno_name(int(found[n])) if int(found[n]) else "0" for n in (2, 3))
+            toured = f"{_name(tds, found[1])}: {got}, where {wanted} is due, for"
         elif found := _ERROR.match(rest):
             hardware = f", TDX status {found[3]}" if int(found[3], 16) else ""
             told.troubles.append(

@@ -52,6 +52,8 @@ static int make_vm(struct td *td)
 	capabilities.cpuid.count = 256;
 	STEP("TDX_CAPABILITIES", tdx(td->vm, TDX_CAPABILITIES, 0, &capabilities, &hw_error));
 	parameters.xfam = capabilities.xfam & 7;
+	if (td->tour)
+		tour_new_vm(td, parameters.xfam);
 	parameters.cpuid.count = 1;
 	parameters.cpuid.entries[0].function = 0x80000008;
 	parameters.cpuid.entries[0].eax = GUEST_PHYSICAL_BITS << 16;
@@ -66,6 +68,8 @@ static int make_vcpu(struct td *td, u32 index)
 	long at;
 
 	STEP("KVM_CREATE_VCPU", vcpu->file = SYS(SYS_ioctl, td->vm, KVM_CREATE_VCPU, index));
+	if (td->tour && !index)
+		tour_new_vcpu(td, vcpu);
 	cpuids.count = 3;
 	cpuids.entries[0].function = 1;
 	cpuids.entries[0].ecx = X2APIC;
@@ -96,11 +100,15 @@ static int make_memory(struct td *td)
 	STEP("KVM_CREATE_GUEST_MEMFD", td->memory = SYS(SYS_ioctl, td->vm, KVM_CREATE_FILE, &file));
 	STEP("KVM_SET_USER_MEMORY_REGION2", make_slot(td, 0));
 	STEP("KVM_SET_MEMORY_ATTRIBUTES", SYS(SYS_ioctl, td->vm, KVM_SET_ATTRIBUTES, &private));
+	if (td->tour)
+		tour_not_final(td, &td->vcpu[0]);
 	image.source = (u64)td->shared;
 	if (td->image)
 		STEP("TDX_INIT_MEM_REGION", tdx(td->vcpu[0].file, TDX_INIT_MEM_REGION, TDX_MEASURE,
 						&image, &hw_error));
 	STEP("TDX_FINALIZE_VM", tdx(td->vm, TDX_FINALIZE_VM, 0, 0, &hw_error));
+	if (td->tour)
+		tour_final(td, &td->vcpu[0]);
 	return 0;
 }
 
@@ -121,7 +129,9 @@ static long interrupt(struct td *td, u32 vcpu, u32 vector)
 		.address_low = 0xfee00000 | vcpu << 12, .data = vector,
 	};
 
-	return SYS(SYS_ioctl, td->vm, KVM_SIGNAL_MSI, &message);
+	long result = SYS(SYS_ioctl, td->vm, KVM_SIGNAL_MSI, &message);
+
+	return result > 0 ? 0 : result;	/* above 0: to so many vCPUs */
 }
 
 static long obey(struct td *td)

@@ -5,11 +5,12 @@
  *
  * /script has a command in each line (dpamt/boot/kvm/script.py writes it):
  *
- *   td N VCPUS PAGES IMAGE_PAGES    a TD that can be built
+ *   td N VCPUS PAGES IMAGE_PAGES [1]   a TD that can be built; 1: with the tour of tour.c
  *   build N                         make it, measure it, start its vCPUs
  *   words N VCPU WORD...            instructions for a guest, not begun before go or start
  *   go                              all guests do theirs; until each has asked for more, or ended
  *   start                           the same without waiting
+ *   pause MS                        give what was started time to come somewhere
  *   order N KIND A B C              something that the VMM itself does
  *   close N, kill N                 end it in order, or by SIGKILL
  *   phase K                         tell dpamt, and wait until it has taken stock
@@ -368,6 +369,7 @@ static void do_line(char *at)
 		td->vcpus = number(&at);
 		td->pages = number(&at);
 		td->image = number(&at);
+		td->tour = number(&at);
 	} else if (is(&at, "build")) {
 		for_td(at, 'b');
 	} else if (is(&at, "words")) {
@@ -380,6 +382,8 @@ static void do_line(char *at)
 		for_td(at, 'k');
 	} else if (is(&at, "phase")) {
 		knock(number(&at));
+	} else if (is(&at, "pause")) {
+		pause_ms(number(&at));
 	} else if (is(&at, "start")) {
 		publish();
 	} else if (is(&at, "go")) {

@@ -38,7 +38,7 @@ enum order {
 };
 
 struct td {
-	u32 number, vcpus, slots;
+	u32 number, vcpus, tour;
 	u64 pages, image;
 	int process;		/* 0: none */
 	u32 alive;
@@ -56,6 +56,11 @@ struct td {
 
 /* td.c: the process of a TD; never returns. */
 void td_process(struct td *td);
+/* tour.c */
+void tour_new_vm(struct td *td, u64 xfam);
+void tour_new_vcpu(struct td *td, struct vcpu *vcpu);
+void tour_not_final(struct td *td, struct vcpu *vcpu);
+void tour_final(struct td *td, struct vcpu *vcpu);
 /* run.c */
 int start_vcpu(struct td *td, u32 index);
 void changed(struct td *td);
