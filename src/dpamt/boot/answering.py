@@ -108,6 +108,8 @@ class Answering:
         if leaf == TDH_VP_ENTER and self.guests is not None and self._result.module is not None:
             self.guests.about_to_enter(self._result.module, before[0])
         forced = self._forced.status(leaf) if self._forced.rules else None
+        if self._result.sweep is not None:
+            forced = self._result.sweep.answer(leaf)
         status = self._walls[request.cpu](rax, args) if forced is None else forced
         after = args.as_tuple()
         self.total += 1

@@ -78,7 +78,7 @@ def parse_forced(text: str) -> ForcedRule:
     for part in parts:
         key, _, value = part.partition("=")
         if part.startswith(_ANSWER) and status is None:
-            status = _status(text, value)
+            status = status_of(text, value)
         elif key in ("nth", "every", "times") and key not in options:
             if not value.isdecimal() or not 0 < int(value) < 1 << 60:
                 raise InputError(f"{text}: {part}; expected a whole number from 1")
@@ -90,7 +90,8 @@ def parse_forced(text: str) -> ForcedRule:
     return ForcedRule(text, numbers[name], status, **options)
 
 
-def _status(text: str, value: str) -> int:
+def status_of(text: str, value: str) -> int:
+    """A status by its name or number; raises InputError, naming ``text``, for what is none."""
     for status, name in STATUS_NAMES.items():
         if name == value:
             return status

@@ -16,6 +16,7 @@ from dpamt.boot.interventions import Change, Place
 from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.prepare import KvmOptions, PreparedKvm
 from dpamt.boot.kvm.stock import PhaseStock
+from dpamt.boot.kvm.sweep import Sweep
 from dpamt.boot.kvm.told import VmmTold
 from dpamt.boot.page_state import Kept
 from dpamt.boot.schedule import Followed
@@ -114,6 +115,8 @@ class Booted:
     """What the VMM said."""
     guests_refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(What the guests of TDs asked, answer) of what did not succeed."""
+    sweep: Sweep | None = None
+    """What came of each SEAMCALL that failed in its turn."""
     coverage: Coverage | None = None
     """Lines of KVM's TDX code that ran."""
     told: Told | None = None

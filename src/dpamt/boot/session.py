@@ -44,6 +44,7 @@ from dpamt.boot.kvm.door import Door
 from dpamt.boot.kvm.judge import left_over, wrong_with_kvm
 from dpamt.boot.kvm.prepare import KvmOptions, prepare_kvm
 from dpamt.boot.kvm.stock import Stocks
+from dpamt.boot.kvm.sweep import Sweep, expected_warnings
 from dpamt.boot.kvm.told import read_vmm
 from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.outcome import GDB, INITIALIZED, MAILBOX, Booted, BootOptions
@@ -128,6 +129,8 @@ class _Session:
         self._core = core
         self._image = image
         self._result = Booted(places, changes)
+        if options.kvm is not None and options.kvm.sweep:
+            self._result.sweep = Sweep(options.kvm.sweep)
         self._holds = Holds(options.hold)
         self._delays = Delays(options.delays)
         self._late: list[tuple[float, Request]] = []
@@ -229,8 +232,9 @@ class _Session:
                 if result.ended:
                     break
             if self._stocks is not None and (phase := self._door.knocked()):
-                self._result.phases.append(self._stocks.take(phase, self._result))
-                self._door.open(phase)
+                result.phases.append(self._stocks.take(phase, result))
+                enough = result.sweep is not None and not result.sweep.next_life(result.phases)
+                self._door.open(phase, enough)
             if self._late:
                 self._take_late()
             if self._waiting:
@@ -339,7 +343,12 @@ class _Session:
             loaded = sections_said(result.console)
             ran = instructions_in(self._qemu.code_log())
             result.coverage = coverage_of(prepared.intel, loaded, ran)
-        injects = bool(self._options.inject or self._options.forced)
+        injects = bool(self._options.inject or self._options.forced or result.sweep)
+        if result.sweep is not None:
+            result.sweep.finish(result.console, kvm.script.tds)
+            expected = expected_warnings(result.complaints)
+            result.complaints = [one for one in result.complaints if one not in expected]
+            return
         result.findings += wrong_with_kvm(told, result.guests_refused, result.counts, injects)
         if result.module is not None and result.ended == "reboot":
             result.findings += left_over(result.module)

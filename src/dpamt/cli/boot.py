@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Final
 
-from dpamt.cli.boot_kvm import add_options, compare_with_run, cpus_of, scenario_of
+from dpamt.cli.boot_kvm import add_options, compare_with_run, cpus_of, kvm_options, scenario_of
 from dpamt.cli.extras import require
 from dpamt.cli.parser import Parser
 
@@ -37,8 +37,6 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.boot.exerciser import parse_exercise
     from dpamt.boot.forced import split_rules
     from dpamt.boot.hold import parse_hold
-    from dpamt.boot.kvm.prepare import KvmOptions
-    from dpamt.boot.kvm.translate import translate
     from dpamt.boot.outcome import DYNAMIC, BootOptions
     from dpamt.boot.session import boot
     from dpamt.cli.output import whole_file, write_document, write_file, write_text
@@ -49,7 +47,7 @@ def _boot(options: argparse.Namespace) -> int:
     from dpamt.platform.size import parse_size
     from dpamt.report.boot_perfetto import calls_trace
     from dpamt.report.boot_text import boot_json, boot_text
-    from dpamt.report.kvm_text import kvm_json, kvm_text
+    from dpamt.report.kvm_text import kvm_head, kvm_json, kvm_text
     from dpamt.report.progress import counting
 
     release_named(options.release)
@@ -67,13 +65,9 @@ def _boot(options: argparse.Namespace) -> int:
     exercise = parse_exercise(options.exercise) if options.exercise else None
     scenario = scenario_of(options) if options.kvm else None
     cpus, pamt, replay = cpus_of(scenario, options.smp), options.pamt, None
-    kvm = None
+    kvm = kvm_options(options, scenario, cpus, memory) if options.kvm else None
     if scenario is not None:
-        require("boot --kvm", "capstone")
         rules += tuple(parse_rule(rule) for rule in scenario.host.inject)
-        modules = Path(options.modules) if options.modules else None
-        build = Path(options.build) if options.build else None
-        kvm = KvmOptions(translate(scenario, cpus, memory), modules, build, bool(options.coverage))
     if options.replay:
         replay, exercise, cpus = _replay(options)
         pamt = pamt or (DYNAMIC if exercise.parameters["design"] != "kernel" else None)
@@ -115,17 +109,18 @@ def _boot(options: argparse.Namespace) -> int:
         knows = dynamic and pamt != DYNAMIC
         host = told_by_host(booted.machine, knows, told)
     compared, why_not = None, ""
-    if scenario is not None:
+    if kvm is not None:
         compared, why_not = compare_with_run(scenario, chosen, booted)
         booted.findings += compared.findings() if compared is not None else []
     if options.json:
         document = boot_json(chosen, booted, told, host)
-        if scenario is not None:
+        if kvm is not None:
             document["kvm"] = kvm_json(booted, compared, why_not)
         write_document(json.dumps(document, indent=2) + "\n")
     else:
-        sections = kvm_text(booted, compared, why_not) if scenario is not None else ""
-        write_text(boot_text(chosen, booted, told, host, options.console, sections))
+        head = kvm_head(scenario, chosen)
+        sections = kvm_text(booted, compared, why_not) if kvm is not None else ""
+        write_text(boot_text(chosen, booted, told, host, options.console, head, sections))
     return 0 if booted.clean else 1
 
 

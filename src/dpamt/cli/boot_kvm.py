@@ -7,6 +7,7 @@ from dpamt.cli.parser import Parser
 
 if TYPE_CHECKING:
     from dpamt.boot.kvm.compare import Compared
+    from dpamt.boot.kvm.prepare import KvmOptions
     from dpamt.boot.outcome import Booted, BootOptions
     from dpamt.run.scenario import Scenario
 
@@ -38,14 +39,31 @@ def add_options(parser: Parser) -> None:
         default=None,
         help="of --kvm: which lines of the kernel's arch/x86/kvm/vmx/tdx.c ran",
     )
-    parser.only_with("--modules --tds --coverage", "--kvm")
+    parser.add_argument(
+        "--tour",
+        action="store_true",
+        default=None,
+        help="instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, right and wrong",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="STATUS",
+        help="instead of --tds: each SEAMCALL of a small TD's life fails in turn with this status",
+    )
+    parser.only_with("--modules --tds --coverage --tour --sweep", "--kvm")
+    parser.not_with("--tds", "--tour --sweep")
+    parser.not_with("--tour", "--sweep")
+    parser.not_with("--sweep", "--inject --hold", "it dictates the answers itself")
     others = "--exercise --replay --initrd --kernel"
     parser.not_with("--kvm", others, "expected none of them with --kvm")
     parser.not_with("--modules", "--build")
 
 
-def scenario_of(options: argparse.Namespace) -> "Scenario":
-    """The scenario of --tds.  Raises InputError for one that cannot be, and for --transport gdb."""
+def scenario_of(options: argparse.Namespace) -> "Scenario | None":
+    """The scenario of --tds; None with --tour and --sweep, which have a script of their own.
+
+    Raises InputError for one that cannot be, and for --transport gdb.
+    """
     from importlib.resources import as_file, files
 
     from dpamt.errors import InputError
@@ -53,10 +71,38 @@ def scenario_of(options: argparse.Namespace) -> "Scenario":
 
     if options.transport != "mailbox":
         raise InputError("--transport gdb: KVM's module calls the mailbox's code; expected no gdb")
+    if options.tour or options.sweep:
+        return None
     if options.tds:
         return load_scenario(options.tds)
     with as_file(files("dpamt.boot.kvm") / "scenarios" / "small.toml") as path:
         return load_scenario(str(path))
+
+
+def kvm_options(
+    options: argparse.Namespace, scenario: "Scenario | None", cpus: int, memory: int
+) -> "KvmOptions":
+    """What KVM is to be run with.  Raises InputError for a scenario that it cannot run."""
+    from pathlib import Path
+
+    from dpamt.boot.kvm.prepare import KvmOptions
+    from dpamt.boot.kvm.sweep import sweep_script
+    from dpamt.boot.kvm.tour import tour
+    from dpamt.boot.kvm.translate import translate
+    from dpamt.cli.extras import require
+
+    require("boot --kvm", "capstone")
+    if scenario is not None:
+        script = translate(scenario, cpus, memory)
+    else:
+        script = sweep_script() if options.sweep else tour()
+    return KvmOptions(
+        script,
+        Path(options.modules) if options.modules else None,
+        Path(options.build) if options.build else None,
+        options.sweep or "",
+        bool(options.coverage),
+    )
 
 
 def cpus_of(scenario: "Scenario | None", asked: int | None) -> int:
@@ -68,11 +114,13 @@ def cpus_of(scenario: "Scenario | None", asked: int | None) -> int:
 
 
 def compare_with_run(
-    scenario: "Scenario", chosen: "BootOptions", booted: "Booted"
+    scenario: "Scenario | None", chosen: "BootOptions", booted: "Booted"
 ) -> "tuple[Compared | None, str]":
     """The model's run of the scenario beside the kernel's; or why they are not compared."""
     from dpamt.boot.kvm.compare import compare
 
+    if scenario is None:
+        return None, "it is no scenario of dpamt run"
     if chosen.inject or chosen.forced:
         return None, "calls were injected"
     assert chosen.kvm is not None

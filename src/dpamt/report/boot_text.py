@@ -24,17 +24,24 @@ def boot_text(
     told: Told | None,
     host: Told | None,
     console: bool,
+    head: str = "",
     sections: str = "",
 ) -> str:
-    """The report; ``console``: with all that the kernel printed; ``sections`` before its end."""
-    lines = list(_lines(options, booted, told, host, sections))
+    """The report; ``console``: with all that the kernel printed; ``head`` in its first
+    lines, ``sections`` before its end."""
+    lines = list(_lines(options, booted, told, host, head, sections))
     if console:
         lines += ["", "Console", "-------", *booted.console]
     return "\n".join(lines) + "\n"
 
 
 def _lines(
-    options: BootOptions, booted: Booted, told: Told | None, host: Told | None, sections: str
+    options: BootOptions,
+    booted: Booted,
+    told: Told | None,
+    host: Told | None,
+    head: str,
+    sections: str,
 ) -> Iterator[str]:
     yield from _heading("Kernel")
     what = options.kernel or options.vmlinux
@@ -43,6 +50,7 @@ def _lines(
         f"  {options.cpus} CPUs, {options.memory >> 20:,} MiB, {options.nodes} NUMA "
         f"node{'s' if options.nodes > 1 else ''}; transport {options.transport}"
     )
+    yield from paragraph(head, "  ")
     yield from _refcounts(booted)
     yield ""
     yield from _heading("What was done to it")

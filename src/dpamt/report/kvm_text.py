@@ -9,10 +9,12 @@ from dpamt.abi.status import status_name
 from dpamt.boot.kvm.compare import Compared
 from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.judge import guests_met
+from dpamt.boot.kvm.sweep import Sweep, title
 from dpamt.boot.kvm.told import exit_name
-from dpamt.boot.outcome import Booted
+from dpamt.boot.outcome import Booted, BootOptions
 from dpamt.host.kvm.differences import Difference
 from dpamt.report.run_text import paragraph
+from dpamt.run.scenario import Scenario
 
 _HEAD: Final = ("phase", "SEAMCALLs", "pairs", "TDs", "guest", "S-EPT", "control")
 _NAME_WIDTH: Final = 20
@@ -22,12 +24,23 @@ def kvm_text(booted: Booted, compared: Compared | None, not_compared: str) -> st
     """The sections of the report that only a run with KVM has."""
     lines = [
         *_changes(booted),
-        *_phases(booted),
+        *(_phases(booted) if booted.sweep is None else _swept(booted.sweep)),
         *_left(booted),
         *_held(compared, not_compared),
         *coverage_text(booted.coverage),
     ]
     return "\n".join(lines) + "\n"
+
+
+def kvm_head(scenario: Scenario | None, options: BootOptions) -> str:
+    """What of a scenario has no effect here, for the report's first lines."""
+    if scenario is None or options.kvm is None:
+        return ""
+    told = [f"{len(options.kvm.script.tds)} TDs of {scenario.title!r}"]
+    told.append("of its [host], inject alone counts: the machine is QEMU's")
+    if any(group.share_2m for group in scenario.tds):
+        told.append("KVM here maps 4K pages only, so share_2m says what guests ask for, not get")
+    return "; ".join(told)
 
 
 def _title(text: str) -> list[str]:
@@ -68,6 +81,31 @@ def _phases(booted: Booted) -> Iterator[str]:
     yield ""
 
 
+def _swept(sweep: Sweep) -> Iterator[str]:
+    yield from _title(f"Each SEAMCALL of a TD's life failed in turn, with {sweep.status_name}")
+    for life in sweep.lives:
+        kept_any = life.tds or life.pages or life.pairs
+        nothing = "nothing was said of it" if kept_any else "it went on"
+        what = "; ".join(life.reactions) or nothing
+        if not life.came:
+            what = "not made in this life"
+        kept = [
+            f"{count} {name}{'' if count == 1 else 's'}"
+            for count, name in ((life.tds, "TD"), (life.pages, "page"), (life.pairs, "page pair"))
+            if count
+        ]
+        left = f"; NOT GIVEN BACK: {', '.join(kept)}" if kept else ""
+        yield from paragraph(f"{life.number:3} {title(life)}: {what}{left}", "  ")
+    yield ""
+    lossy = [life for life in sweep.lives if life.tds or life.pages or life.pairs]
+    yield from paragraph(
+        f"{len(sweep.lives)} calls; after {len(lossy)} of them something was not given back."
+        + ("" if sweep.done else "  NOT ALL: the script had no more lives, or the run ended."),
+        "  ",
+    )
+    yield ""
+
+
 def _left(booted: Booted) -> Iterator[str]:
     told = booted.vmm
     if told is None:
@@ -78,11 +116,11 @@ def _left(booted: Booted) -> Iterator[str]:
     if totals:
         exits = ", ".join(f"{count:,} {exit_name(kind)}" for kind, count in sorted(totals.items()))
         yield from paragraph(f"KVM_RUN came back with {exits}.", "")
-    for trouble in told.troubles:
+    for trouble in told.troubles if booted.sweep is None else ():
         yield from paragraph(f"The VMM: {trouble}.", "")
     for text in guests_met(booted.guests_refused):
         yield from paragraph(f"A guest: {text}.", "")
-    if told.passed_over:
+    if told.passed_over and booted.sweep is None:
         yield from paragraph(
             f"{told.passed_over} commands were passed over: their TDs were not there.", ""
         )
@@ -180,6 +218,21 @@ def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> di
         ],
         "vmm_troubles": told.troubles if told else [],
         "guests": guests_met(booted.guests_refused),
+        "sweep": None
+        if booted.sweep is None
+        else [
+            {
+                "life": life.number,
+                "leaf": leaf_name(life.leaf),
+                "call_of_leaf": life.nth,
+                "made": life.came,
+                "reactions": life.reactions,
+                "tds_left": life.tds,
+                "pages_left": life.pages,
+                "pairs_left": life.pairs,
+            }
+            for life in booted.sweep.lives
+        ],
         "coverage": _coverage(booted.coverage),
         "not_compared": not_compared or None,
         "counts_compared": None if compared is None else compared.counts,

@@ -12,7 +12,7 @@ from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
 
 _SAID: Final = re.compile(r"^dpamt: door (0x[0-9a-f]+)\s*$", re.MULTILINE)
 _MARK: Final = b"dpamt: door 0x"
-_BYTES: Final = 8
+_BYTES: Final = 16
 
 
 class Door:
@@ -32,9 +32,10 @@ class Door:
         said = self._words[0]
         return said if said != self._seen else 0
 
-    def open(self, number: int) -> None:
-        """Let the VMM go on."""
+    def open(self, number: int, enough: bool = False) -> None:
+        """Let the VMM go on; ``enough``: to its end, whatever its script still has."""
         assert self._words is not None
+        self._words[2] = enough
         self._seen = number
         self._words[1] = number
 

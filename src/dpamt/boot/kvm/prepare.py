@@ -26,6 +26,8 @@ class KvmOptions:
     script: Script
     modules: Path | None = None
     build: Path | None = None
+    sweep: str = ""
+    """The status that each SEAMCALL of a TD's life fails with in turn; empty: none does."""
     coverage: bool = False
     """Whether to tell which lines of KVM's TDX code ran."""
 
