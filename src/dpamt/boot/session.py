@@ -34,18 +34,10 @@ from dpamt.boot.interventions import (
     find_rendezvous,
 )
 from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
-from dpamt.boot.kvm.coverage import (
-    MODULES_AREA,
-    coverage_of,
-    instructions_in,
-    sections_said,
-)
-from dpamt.boot.kvm.door import Door
-from dpamt.boot.kvm.judge import left_over, wrong_with_kvm
-from dpamt.boot.kvm.prepare import KvmOptions, prepare_kvm
-from dpamt.boot.kvm.stock import Stocks
-from dpamt.boot.kvm.sweep import Sweep, expected_warnings
-from dpamt.boot.kvm.told import read_vmm
+from dpamt.boot.kvm.coverage import MODULES_AREA
+from dpamt.boot.kvm.prepare import prepare_kvm
+from dpamt.boot.kvm.running import KvmRun
+from dpamt.boot.kvm.sweep import Sweep
 from dpamt.boot.mailbox import Mailbox
 from dpamt.boot.outcome import GDB, INITIALIZED, MAILBOX, Booted, BootOptions
 from dpamt.boot.page_state import pamt_areas
@@ -150,8 +142,9 @@ class _Session:
         self._began = monotonic()
         self._console = Console(self._qemu.serial)
         self._kernel = KernelMemory(self._qemu.memory, image)
-        self._stocks = Stocks(options.kvm.script.phases) if options.kvm is not None else None
-        self._door = Door(self._qemu.memory, self._console)
+        self._kvm = None
+        if options.kvm is not None:
+            self._kvm = KvmRun(options.kvm, self._qemu.memory, self._console, self._result)
         self._answering = Answering(
             options,
             self._result,
@@ -231,10 +224,8 @@ class _Session:
                 self._take(request)
                 if result.ended:
                     break
-            if self._stocks is not None and (phase := self._door.knocked()):
-                result.phases.append(self._stocks.take(phase, result))
-                enough = result.sweep is not None and not result.sweep.next_life(result.phases)
-                self._door.open(phase, enough)
+            if self._kvm is not None:
+                self._kvm.look()
             if self._late:
                 self._take_late()
             if self._waiting:
@@ -298,8 +289,9 @@ class _Session:
             result.initialized = result.seconds
         if self._options.exercise is not None:
             self._judge_exercise(self._options.exercise)
-        if self._options.kvm is not None:
-            self._judge_kvm(self._options.kvm)
+        if self._kvm is not None:
+            injects = bool(self._options.inject or self._options.forced)
+            self._kvm.judge(self._answering.guests, self._qemu.code_log(), injects)
         followed = result.followed
         if followed is not None and not followed.is_same:
             why = followed.departure or "it ended before"
@@ -332,26 +324,6 @@ class _Session:
             result.findings += wrong_answers(result.counts)
         if result.module is not None and result.ended == "reboot":
             result.findings += wrong_at_rest(result.module, told)
-
-    def _judge_kvm(self, kvm: KvmOptions) -> None:
-        result = self._result
-        told = result.vmm = read_vmm(result.console, kvm.script.tds)
-        if self._answering.guests is not None:
-            result.guests_refused = self._answering.guests.refused()
-        prepared = result.prepared
-        if kvm.coverage and prepared is not None:
-            loaded = sections_said(result.console)
-            ran = instructions_in(self._qemu.code_log())
-            result.coverage = coverage_of(prepared.intel, loaded, ran)
-        injects = bool(self._options.inject or self._options.forced or result.sweep)
-        if result.sweep is not None:
-            result.sweep.finish(result.console, kvm.script.tds)
-            expected = expected_warnings(result.complaints)
-            result.complaints = [one for one in result.complaints if one not in expected]
-            return
-        result.findings += wrong_with_kvm(told, result.guests_refused, result.counts, injects)
-        if result.module is not None and result.ended == "reboot":
-            result.findings += left_over(result.module)
 
     # Requests.
 
