@@ -16,6 +16,7 @@ from dpamt.abi.leaves import RAX_LEAF_MASK, leaf_name
 from dpamt.boot.answering import Answering
 from dpamt.boot.breakpoints import BreakpointMailbox
 from dpamt.boot.call import Recording
+from dpamt.boot.command_line import command_line
 from dpamt.boot.console import Console, complaints, plain_lines
 from dpamt.boot.core_file import write_core
 from dpamt.boot.delays import Delays
@@ -51,16 +52,6 @@ from dpamt.kernel_image.vmlinux import KernelImage
 from dpamt.module.fatal import ModuleFatal
 from dpamt.module.view import ModuleView
 
-COMMAND_LINE: Final = (
-    "console=ttyS0 earlyprintk=serial,ttyS0 nokaslr no_timer_check panic=-1 "
-    "setcpuid=vmx,movdir64b,ss,xsave"
-)
-"""VMX and MOVDIR64B are what the kernel asks of a CPU for TDX and QEMU's TCG does not show.  On a
-busy machine no tick may come in the time in which the kernel looks for one: no_timer_check, as
-guests of KVM have it, or it panics ("IO-APIC + timer doesn't work")."""
-HELD_COMMAND_LINE: Final = "tsc=unstable"
-"""For runs in which CPUs are held: a change of clocksource, which the TSC brings about a second
-after the start, stops all CPUs (timekeeping_notify(), stop_machine()) and would wait for them."""
 _TICK: Final = 0.05
 _HELD_SECONDS: Final = 10.0
 _FRAMES: Final = 8
@@ -186,14 +177,12 @@ class _Session:
         elif initrd is None:
             initrd = folder / "initrd"
             initrd.write_bytes(quick_initrd())
-        holds = HELD_COMMAND_LINE if options.hold or options.replay is not None else ""
-        words = (COMMAND_LINE, holds, options.append)
         setup = GuestSetup(
             kernel,
             options.memory,
             options.cpus,
             options.nodes,
-            " ".join(filter(None, words)) if options.tdx else _without_tdx(options),
+            command_line(options),
             initrd,
             stopped=options.transport == GDB,
             gdb=options.transport == GDB or has_instructions(options.replay),
@@ -474,7 +463,3 @@ class _Session:
         if self._follower is not None and is_step(request):
             return "held before its next step"
         return leaf_name(request.registers["rax"])
-
-
-def _without_tdx(options: BootOptions) -> str:
-    return COMMAND_LINE.partition(" setcpuid")[0] + (f" {options.append}" if options.append else "")

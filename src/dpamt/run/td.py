@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Final
 
-from typing import Final
-
 from dpamt.abi.exits import EXIT_UNDEFINED
 from dpamt.abi.pages import PAGE_SHIFT, SIZE_2M
 from dpamt.host.core.kernel import Cpu

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dpamt.boot.image import KernelImage
 from dpamt.boot.interventions import Change
 from dpamt.boot.kvm.module_file import FileChange, ModuleFile
 from dpamt.boot.kvm.modules import NAMES, build_modules, modules_in
@@ -13,6 +12,7 @@ from dpamt.boot.kvm.vmm import build_vmm
 from dpamt.boot.kvm.vmx_sites import vmx_sites
 from dpamt.boot.stub import STUB_BYTES
 from dpamt.errors import InputError
+from dpamt.kernel_image.vmlinux import KernelImage
 
 _INTEL: Final = NAMES[-1]
 _STUB_STEP: Final = STUB_BYTES + (-STUB_BYTES) % 16
