@@ -60,6 +60,16 @@ def vmlinux(tmp_path: Path) -> str:
         (("--replay", "x", "--exercise", "life"), "--exercise: expected none with --replay"),
         (("--replay", "x", "--hold", "0@TDH.SYS.INIT:until=1:1"), "--hold: expected none"),
         (("--replay", "x", "--transport", "gdb"), "expected mailbox with --replay"),
+        (("--tds", "x.toml"), "--kvm"),
+        (("--tour",), "--kvm"),
+        (("--kvm", "--tds", "/no/such.toml"), "/no/such.toml"),
+        (("--kvm", "--tour", "--sweep", "TDX_OPERAND_BUSY"), "--sweep"),
+        (("--kvm", "--sweep", "TDX_OPERAND_BUZY"), "did you mean TDX_OPERAND_BUSY?"),
+        (("--kvm", "--exercise", "life"), "--exercise"),
+        (("--kvm", "--transport", "gdb"), "expected no gdb"),
+        (("--kvm", "--modules", "/", "--build", "/"), "--build"),
+        (("--kvm", "--modules", "/no/such"), "/no/such"),
+        (("--kvm", "--build", "/no/such"), "/no/such"),
     ],
 )
 def test_what_it_refuses_in_one_line(arguments: tuple[str, ...], told: str, vmlinux: str) -> None:

@@ -70,7 +70,9 @@ spec_ctrl:
 def built(folder: Path, *functions: str) -> ModuleFile:
     """An object with these functions."""
     text = "\n".join(functions)
-    names = [line[:-1] for line in text.splitlines() if line.endswith(":") and line[0] != "1"]
+    names = [
+        line[:-1] for line in text.splitlines() if line.endswith(":") and not line[0].isdigit()
+    ]
     types = "\n".join(f".type {name}, @function" for name in names)
     source, target = folder / "m.s", folder / "kvm-intel.ko"
     source.write_text(f".text\n{types}\n{text}\n")
@@ -87,6 +89,7 @@ def run(module: ModuleFile, name: str, edi: int = 0) -> int:
     data = module.with_changes(sites.changes)
     function = next(one for one in module.functions if one.name == name)
     engine = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+    engine.ctl_set_tlb_mode(1)  # addresses as they are, above 52 bits too
     for address, content in ((KERNEL, sites.code), (MODULE, data)):
         engine.mem_map(address, 0x4000)
         engine.mem_write(address, content)

@@ -95,12 +95,13 @@ def _functions(image: ElfImage, dwarf: Any, unit: Any, at: list[int]) -> list[Fu
     lines: dict[str, set[int]] = {}
     ran: dict[str, set[int]] = {}
     first: dict[str, int] = {}
-    before = None
+    before: Any = None
     for entry in program.get_entries():
         state = entry.state
         if state is None:
             continue
-        if before is not None and before.file in wanted and before.line:
+        has_code = before is not None and before.address < state.address
+        if has_code and before.file in wanted and before.line:
             symbol, _ = image.symbol_at(before.address)
             name = symbol.name.partition(".")[0] if symbol is not None else "?"
             lines.setdefault(name, set()).add(before.line)

@@ -99,6 +99,11 @@ static void run_vcpu(struct td *td, struct vcpu *vcpu)
 {
 	int go_on = 1;
 
+	/* A vCPU runs when there is something for it to do, not before. */
+	while (!load(&td->stop) && !load(&vcpu->posted))
+		futex_wait(&vcpu->posted, 0, 1000);
+	if (!load(&td->stop))
+		store(&vcpu->state, RUNNING);
 	while (go_on && !load(&td->stop)) {
 		long result = SYS(SYS_ioctl, vcpu->file, KVM_RUN);
 
@@ -138,7 +143,7 @@ int start_vcpu(struct td *td, u32 index)
 	*--top = vcpu;
 	*--top = td;
 	*--top = (void *)thread_main;
-	set_state(td, vcpu, RUNNING);
+	set_state(td, vcpu, IDLE);
 	/* The child begins on its own stack: function, TD and vCPU lie there. */
 	__asm__ volatile("xor %%r10d, %%r10d\n\t"
 			 "xor %%r8d, %%r8d\n\t"

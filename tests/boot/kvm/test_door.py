@@ -1,0 +1,53 @@
+"""The page that the VMM and dpamt share."""
+
+import socket
+from pathlib import Path
+from time import monotonic, sleep
+
+from dpamt.boot.console import Console
+from dpamt.boot.guest_memory import GuestMemory
+from dpamt.boot.kvm.door import Door
+
+PLACE = 0x3000
+
+
+def test_phases_end_at_the_door(tmp_path: Path) -> None:
+    file = tmp_path / "memory"
+    file.write_bytes(bytes(1 << 16))
+    memory = GuestMemory([(file, 1 << 16)])
+    ours, theirs = socket.socketpair()
+    console = Console(ours)
+    door = Door(memory, console)
+    assert door.knocked() == 0
+    theirs.sendall(b"[    1.0] x\r\ndpamt: door 0x3")
+    sleep(0.05)
+    assert door.knocked() == 0  # the line is not whole
+    theirs.sendall(b"000\r\n")
+    deadline = monotonic() + 5
+    memory.write32(PLACE, 1)
+    while not door.knocked() and monotonic() < deadline:
+        sleep(0.01)
+    assert door.knocked() == 1
+    door.open(1)
+    assert (memory.read32(PLACE + 4), memory.read32(PLACE + 8)) == (1, 0)
+    assert door.knocked() == 0
+    memory.write32(PLACE, 2)
+    assert door.knocked() == 2
+    door.open(2, enough=True)
+    assert (memory.read32(PLACE + 4), memory.read32(PLACE + 8)) == (2, 1)
+    theirs.close()
+    console.finish()
+    memory.close()
+
+
+def test_a_door_where_no_memory_is_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "memory"
+    file.write_bytes(bytes(1 << 16))
+    memory = GuestMemory([(file, 1 << 16)])
+    ours, theirs = socket.socketpair()
+    console = Console(ours)
+    theirs.sendall(b"dpamt: door 0x7000000000\r\n")
+    theirs.close()
+    console.finish()
+    assert Door(memory, console).knocked() == 0
+    memory.close()
