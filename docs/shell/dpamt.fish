@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --spill --td --td-share --timeout --tolerate --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --modules --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --spill --sweep --td --td-share --tds --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -83,7 +83,7 @@ complete -c dpamt -n '_shtab_dpamt_using verify' -l granularity -xka "seamcall l
 complete -c dpamt -n '_shtab_dpamt_using verify' -l pairs -xka "apart crossed own straddling" -d 'with --cpus: where the pages of a pair lie: apart from all regions (the default), in the other region, in the region itself, or one of them in another region'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l failures -x -d 'with --cpus: at most N allocations fail, at any place'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l max-states -x -d 'stop a search after N states (5000000)'
-complete -c dpamt -n '_shtab_dpamt_using verify' -l max-memory -x -d 'stop a search when dpamt holds this much memory (4GiB)'
+complete -c dpamt -n '_shtab_dpamt_using verify' -l max-memory -x -d 'stop a search when its process holds this much memory (4GiB)'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l jobs -x -d 'search on N CPUs, in compiled code (same states, same verdict); with --ray, in N processes'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l engine -xka "compiled python" -d 'search in compiled code from the start, or in Python alone; else compiled code takes over from 4000 states on where there is a C compiler (same answer)'
 complete -c dpamt -n '_shtab_dpamt_using verify' -l reductions -xka "all none" -d 'none: each step on a word that somebody changes has states of its own, as a check of the reductions; equal threads stay sorted (all)'
@@ -108,7 +108,7 @@ complete -c dpamt -n '_shtab_dpamt_using boot' -s h -l help -d 'show this help m
 complete -c dpamt -n '_shtab_dpamt_using boot' -l vmlinux -xka "(__fish_complete_path (commandline -ct))" -d 'the kernel, with its symbols'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l kernel -xka "(__fish_complete_path (commandline -ct))" -d 'boot this image of the same kernel instead (--transport gdb)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l transport -xka "mailbox gdb" -d 'mailbox (the default): a few bytes in a copy of the kernel are changed, and the other CPUs run during a SEAMCALL; gdb: nothing is changed, and all CPUs stop'
-complete -c dpamt -n '_shtab_dpamt_using boot' -l smp -x -d 'number of CPUs (2)'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l smp -x -d 'number of CPUs (2; with --kvm as many as a TD has vCPUs)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l memory -x -d 'memory of the guest, such as 4GiB (4GiB)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l numa -x -d 'number of NUMA nodes (1)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l pamt -xka "static dynamic" -d 'static: the module does not offer Dynamic PAMT; dynamic: SYS.CONFIG counts as if the kernel had asked for it, for kernels that do not know it. Default: the kernel decides'
@@ -116,7 +116,7 @@ complete -c dpamt -n '_shtab_dpamt_using boot' -l release -l module -x -d 'relea
 complete -c dpamt -n '_shtab_dpamt_using boot' -l initrd -xka "(__fish_complete_path (commandline -ct))" -d 'user space of your own (default: an init that reboots at once)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l append -x -d 'additional words of the kernel command line'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l exercise -x -d 'run TDs from kernel threads: life, hammer or hostile, with options such as hammer:design=v6:rounds=1000 (docs/boot.md)'
-complete -c dpamt -n '_shtab_dpamt_using boot' -l build -xka "(__fish_complete_directories)" -d 'the kernel'"'"'s build tree, for --exercise (default: the folder of vmlinux)'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l build -xka "(__fish_complete_directories)" -d 'the kernel'"'"'s build tree, for --exercise and --kvm (default: the folder of vmlinux)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l inject -x -d 'SEAMCALLs that meet a held lock, an interrupt, an answer of your choice or a delay, such as TDH.SYS.INIT:answer=TDX_SYS_BUSY (docs/boot.md)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l hold -x -d 'keep a CPU at a SEAMCALL or a call, such as 0@TDH.SYS.LP.INIT:until=1:1 (docs/boot.md)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l replay -xka "(__fish_complete_path (commandline -ct))" -d 'a document of dpamt verify --save: make its first failure that the exerciser can follow happen in C, step by step (docs/boot.md)'
@@ -129,6 +129,12 @@ complete -c dpamt -n '_shtab_dpamt_using boot' -l core-at -x -d 'with --core: wr
 complete -c dpamt -n '_shtab_dpamt_using boot' -l timeout -x -d 'stop the machine after this many seconds (120)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l console -d 'print everything that the kernel printed'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l json -d 'one JSON document (docs/boot.md)'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l kvm -d 'load the kernel'"'"'s KVM, and make, run and end TDs with it (docs/boot-kvm.md)'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l modules -xka "(__fish_complete_directories)" -d 'irqbypass.ko, kvm.ko and kvm-intel.ko of this kernel, for --kvm (built from its build tree)'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l tds -xka "(__fish_complete_path (commandline -ct))" -d 'what the TDs of --kvm do: a scenario of dpamt run (one small TD)'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l coverage -d 'of --kvm: which lines of the kernel'"'"'s arch/x86/kvm/vmx/tdx.c ran'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l tour -d 'instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, right and wrong'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l sweep -x -d 'instead of --tds: each SEAMCALL of a small TD'"'"'s life fails in turn with this status'
 complete -c dpamt -n '_shtab_dpamt_using; and test $_shtab_dpamt_npos -eq 0' -a plan -d 'size hosts: whether TDX comes up, what Dynamic PAMT saves or costs'
 complete -c dpamt -n '_shtab_dpamt_using plan' -s h -l help -d 'show this help message and exit'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l td -x -d 'TDs on each host, such as 40x16GiB/4vcpu@2M=90%; may be given again'

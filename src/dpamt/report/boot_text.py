@@ -330,6 +330,7 @@ def boot_json(
             for one in booted.complaints
         ],
         "console": booted.console,
+        "kvm": None,
     }
 
 

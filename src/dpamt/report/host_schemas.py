@@ -178,7 +178,47 @@ def boot_schema() -> Schema:
             "stacks": _TEXTS,
             "complaints": list_of(object_of({"kind": _TEXT, "text": _TEXT, "stack": _TEXTS})),
             "console": _TEXTS,
+            "kvm": or_null(_kvm(list_of(object_of(call)), bytes_)),
         },
+    )
+
+
+def _kvm(calls: Schema, bytes_: Schema) -> Schema:
+    """What a boot with --kvm adds."""
+    change = {"offset": _NUMBER, "where": _TEXT, "why": _TEXT, "old": bytes_, "new": bytes_}
+    pages = ("pairs", "tds", "guest_pages", "sept_pages", "control_pages")
+    row = {
+        **dict.fromkeys(("phase", "what"), _TEXT),
+        **dict.fromkeys(("model", "kernel"), _NUMBER),
+        "because": or_null(_TEXT),
+    }
+    life = {
+        "life": _NUMBER,
+        "leaf": _TEXT,
+        "call_of_leaf": _NUMBER,
+        "made": _YES_NO,
+        "reactions": _TEXTS,
+        **dict.fromkeys(("tds_left", "pages_left", "pairs_left"), _NUMBER),
+    }
+    function = {"name": _TEXT, "lines": _NUMBER, "missed": list_of(_NUMBER)}
+    coverage = {
+        "source": _TEXT,
+        **dict.fromkeys(("lines", "ran"), _NUMBER),
+        "functions": list_of(object_of(function)),
+    }
+    phase = {"name": _TEXT, "seamcalls": calls, **dict.fromkeys(pages, _NUMBER)}
+    return object_of(
+        {
+            "module_changes": list_of(object_of(change)),
+            "phases": list_of(object_of(phase)),
+            "exits": list_of(object_of({"td": _NUMBER, "exit": _TEXT, "count": _NUMBER})),
+            **dict.fromkeys(("vmm_troubles", "guests"), _TEXTS),
+            "sweep": or_null(list_of(object_of(life))),
+            "coverage": or_null(object_of(coverage)),
+            "not_compared": or_null(_TEXT),
+            "counts_compared": or_null(_NUMBER),
+            "different": or_null(list_of(object_of(row))),
+        }
     )
 
 
