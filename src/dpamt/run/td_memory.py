@@ -25,7 +25,7 @@ SMALL: Final = 1
 HUGE: Final = 2
 
 Tick = Callable[[int], None]
-"""Told how many more 2M ranges are done."""
+"""Called with the number of 2M ranges that were done since."""
 
 
 def td_seed(seed: int, group: str, number: int) -> str:

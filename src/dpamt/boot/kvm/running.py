@@ -49,7 +49,7 @@ class KvmRun:
             ran = instructions_in(code_log)
             result.coverage = coverage_of(result.prepared.intel, loaded, ran)
         if result.sweep is not None:
-            # Failures are what it is for: they are told by life, and are no findings.
+            # Failures are what it is for: each life shows its own, and none is a finding.
             result.sweep.finish(result.console, script.tds)
             expected = expected_warnings(result.complaints)
             result.complaints = [one for one in result.complaints if one not in expected]

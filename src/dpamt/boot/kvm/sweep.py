@@ -3,7 +3,7 @@
 The first life is left in peace: its SEAMCALLs, each by its leaf and by how many of that leaf came
 before it, are those that fail in the lives after it.  One boot has them all.  The answer is
 dictated: the module does not see the call.  What KVM does about it, and what it does not give back,
-is told by life.
+is shown by life.
 """
 
 import re

@@ -113,7 +113,7 @@ static void tell_section(const char *name, const char *path)
 	SYS(SYS_write, 1, text, got);
 }
 
-/* A page that dpamt reads and writes too, from outside: where it lies is told on the console. */
+/* A page that dpamt reads and writes too, from outside: it is named on the console. */
 static void make_door(void)
 {
 	u64 entry = 0;
