@@ -348,6 +348,9 @@ def test_nobody_else_writes_files() -> None:
         "cli/plan_fleet.py": "standard input, in a folder of its own that goes away",
         "verify/evidence/checkpoint.py": "members of the archive that files.py opened",
         "verify/explore/compiled/library.py": "the compiled loop, in the user's cache folder",
+        "verify/cluster/copies.py": "copies of lost shards, in a folder of its own that goes away",
+        "boot/kvm/modules.py": "a lock beside the modules in the user's cache folder",
+        "boot/kvm/vmm.py": "in a folder of its own that goes away",
         "cli/output.py": "defines write_text, to standard output",
     }
     found = {}
