@@ -335,21 +335,18 @@ def boot_json(
 
 
 def _step_json(point: Point, came: int | str | None, word: SeenWord | None) -> dict[str, Any]:
-    """A step of a schedule; those at an instruction have its address and what its word was."""
-    told: dict[str, Any] = {
+    """A step of a schedule; null is what is not known of it: most, where it is no instruction."""
+    return {
         "cpu": point.cpu,
         "at": point.at,
         "what": point.what,
         "result": came,
         "expected": point.expected,
+        "address": f"{point.address:#x}" if point.address else None,
+        "site": point.site or None,
+        "word": point.word or None,
+        "word_address": None if word is None else f"{word.address:#x}",
+        "before": None if word is None else word.before,
+        "after": None if word is None else word.after,
+        "expected_after": point.after,
     }
-    if point.address:
-        told |= {"address": f"{point.address:#x}", "site": point.site, "word": point.word}
-    if word is not None:
-        told |= {
-            "word_address": f"{word.address:#x}",
-            "before": word.before,
-            "after": word.after,
-            "expected_after": point.after,
-        }
-    return told

@@ -145,7 +145,15 @@ def boot_schema() -> Schema:
         "quiet_points": _NUMBER,
         "contradictions": _NUMBER,
     }
-    step = {"cpu": _NUMBER, "at": _NUMBER, "what": _TEXT, "result": schema_of(int | str | None)}
+    step = {
+        "cpu": _NUMBER,
+        "at": _NUMBER,
+        "what": _TEXT,
+        **dict.fromkeys(("result", "expected"), schema_of(int | str | None)),
+        **dict.fromkeys(("address", "word_address"), or_null(_HEX)),
+        **dict.fromkeys(("site", "word"), or_null(_TEXT)),
+        **dict.fromkeys(("before", "after", "expected_after"), schema_of(int | None)),
+    }
     replay = {
         **dict.fromkeys(("design", "broken", "text"), _TEXT),
         "same": _YES_NO,

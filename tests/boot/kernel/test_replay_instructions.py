@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from dpamt.cli.main import main
@@ -12,6 +13,7 @@ from tests.boot.kernel.test_dynamic_kernel import dynamic, with_v2s_put
 __all__ = ["dynamic", "with_v2s_put"]
 
 BROKEN = "bad-remove"
+SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,7 @@ def replay(build: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> dict[
     given = ["--vmlinux", str(build / "vmlinux"), "--replay", str(file), "--property", BROKEN]
     assert main(["boot", *given, "--timeout", "60", "--json"]) == 1
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, json.loads((SCHEMAS / "boot.schema.json").read_text()))
     return found
 
 
@@ -36,11 +39,11 @@ def test_v2s_put_removes_a_pair_twice_on_the_booted_kernel(
     found = replay(with_v2s_put, kept, capsys)
     followed = found["replay"]
     assert followed["same"], followed["departure"]
-    said = [step for step in followed["steps"] if "address" not in step]
+    said = [step for step in followed["steps"] if step["address"] is None]
     last = "TDH.PHYMEM.PAMT.REMOVE", "TDX_NO_PAMT_PAGE_PAIR"
     assert (said[-1]["what"], said[-1]["result"]) == last
     assert any(finding.startswith(f"{BROKEN}: ") for finding in found["findings"])
-    words = [step for step in followed["steps"] if "before" in step]
+    words = [step for step in followed["steps"] if step["before"] is not None]
     assert len(words) >= 15
     counts = [step for step in words if step["word"].startswith("dpamt_refcounts[")]
     assert len({step["word_address"] for step in counts}) == 1
