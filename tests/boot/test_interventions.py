@@ -142,24 +142,6 @@ def test_kernels_that_leave_vmxon_to_kvm(tmp_path: Path) -> None:
     assert len(find_places(image_of(kernel, tmp_path))) == 4
 
 
-@pytest.mark.parametrize(
-    ("data", "told"),
-    [
-        (b"", "an empty file"),
-        (b"MZ" + bytes(100), "not an ELF file"),
-        (SmallKernel(machine=183).build(), "for AArch64"),
-        (SmallKernel(stripped=True).build(), "no symbols"),
-        (SmallKernel().build()[:200], "expected a vmlinux"),
-    ],
-)
-def test_files_that_are_no_vmlinux(data: bytes, told: str, tmp_path: Path) -> None:
-    path = tmp_path / "vmlinux"
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=told) as caught:
-        KernelImage(path)
-    assert "\n" not in str(caught.value)
-
-
 @settings(deadline=None)
 @given(st.integers(0, 900), st.binary(min_size=1, max_size=40))
 def test_a_damaged_vmlinux_is_refused_or_read(at: int, garbage: bytes) -> None:

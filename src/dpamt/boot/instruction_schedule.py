@@ -62,6 +62,7 @@ def instruction_points(found: Mapping[str, Any]) -> list[Point]:
             elif address and method != CHOICE:
                 result, site = step["result"], _site(step)
                 word = step["word"].removeprefix("host.").removeprefix("image.")
+                word = word.removesuffix("[0x0]")  # as `dpamt verify` shows it
                 expected = int(result) if method in _VALUED and result is not None else None
                 what = _CALL if method == _MARK else method
                 after = _number(step["value"]) if method in _LOOKED_AT else None
