@@ -55,6 +55,19 @@ def test_a_plain_search_agrees(dynamic: Path, with_v2s_put: Path, model: str) ->
             assert one.agree, str(one)
 
 
+def test_the_object_of_tdx_alone_is_as_the_kernel(dynamic: Path, with_v2s_put: Path) -> None:
+    """One file of a kernel's build, before anything is linked."""
+    for build, verdict in ((dynamic, "holds"), (with_v2s_put, "fails")):
+        said = [
+            verify(regions(machine_design(path), (2,)), properties(frozenset()), SEAMCALL)
+            for path in (build / "vmlinux", build / "arch/x86/virt/vmx/tdx/tdx.o")
+        ]
+        assert {one.verdict for one in said} == {verdict}
+        assert said[0].states == said[1].states
+        broken = [{found.broken for found in one.counterexamples} for one in said]
+        assert broken[0] == broken[1]
+
+
 @pytest.mark.parametrize(("counted_as", "code"), [("MERGED", 0), ("V2", 1)])
 def test_a_module_that_kbuild_made(
     counted_as: str,
