@@ -135,3 +135,27 @@ def test_what_cannot_be_set(switched: Path, given: str, line: str) -> None:
 
 def test_without_an_image() -> None:
     assert "--set: expected with --vmlinux FILE" in refused("verify", "--set", "a=1")
+
+
+DECLARED = """
+#define atomic_dec_and_lock inlined_dec_and_lock
+#include "kernel.h"
+#undef atomic_dec_and_lock
+extern int atomic_dec_and_lock(atomic_t *v, spinlock_t *lock);
+"""
+
+
+@pytest.mark.parametrize("model", ["sc", "tso"])
+def test_a_count_that_falls_under_a_lock_is_as_its_inlined_code(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """atomic_dec_and_lock() of an object, which v6 calls, and a put that does not use it right."""
+    text = (C / "v6.c").read_text().replace('#include "kernel.h"\n', DECLARED, 1)
+    inlined = verdict(design_object("v6"), tmp_path, "--memory-model", model)
+    assert verdict(built(text), tmp_path, "--memory-model", model) == inlined
+    assert inlined[1] == "holds"
+    assert "atomic_dec_and_lock" in " ".join(capsys.readouterr().out.split())
+    before = "if (!atomic_dec_and_lock(count, &pamt_lock))\n\t\treturn;\n"
+    assert before in text
+    early = before + "\tspin_unlock(&pamt_lock);\n\tspin_lock(&pamt_lock);\n"
+    assert verdict(built(text.replace(before, early)), tmp_path, "--memory-model", model)[0] == 1

@@ -51,6 +51,9 @@ MUTEXES: Final = {
     "mutex_unlock": "unlock",
     "mutex_trylock": "trylock",
 }
+COUNT_AND_LOCK: Final = frozenset({"atomic_dec_and_lock", "_atomic_dec_and_lock"})
+"""Lowers a count, under a lock that stays taken where it falls to 0 (lib/dec_and_lock.c).  Of an
+object; an image that has it executes it."""
 ALLOC: Final = frozenset({"alloc_pages_noprof", "alloc_pages", "alloc_pages_mpol_noprof"})
 FREE: Final = frozenset({"__free_pages", "__free_page"})
 SEAMCALLS: Final = {
@@ -137,7 +140,7 @@ class Answered:
             self._enter(name, address, True)
 
     def _enter(self, name: str, address: int, extern: bool) -> None:
-        if name in _CALLS:
+        if name in _CALLS or (extern and name in COUNT_AND_LOCK):
             self._names[address] = name
         elif name in NOTHING or name.startswith(_NOTHING_BEGINS) or name in RETURN_THUNKS:
             self._passed[address] = ""

@@ -23,6 +23,7 @@ from dpamt.verify.learn.automaton import CHOICE
 from dpamt.verify.learn.control_point import CallSite, Fixed, tell_sites
 from dpamt.verify.machine_code import answered
 from dpamt.verify.machine_code.memory import (
+    COUNT_BYTES,
     MEMORY_PAGES,
     PAGE_OFFSET,
     STRUCT_PAGE,
@@ -348,6 +349,8 @@ class MachineCode(Fixed):
             method = self._lock_method(kernel, operation)
             taken = method()
             return Returned(0 if taken is False else 1)  # a trylock's; of others nobody looks
+        if name in answered.COUNT_AND_LOCK:
+            return self.dec_and_lock(kernel, place)
         if name in answered.ALLOC:
             value = self.alloc(kernel, place, site)
         elif name in answered.FREE:
@@ -361,6 +364,23 @@ class MachineCode(Fixed):
         elif name in answered.MAY_SLEEP:
             self.sleeps(kernel, place)
         return Returned(value)
+
+    def dec_and_lock(self, kernel: Kernel, place: int) -> Returned:
+        """atomic_dec_and_lock(): 1 with the lock held where the count has fallen to 0."""
+        operation = self.places.operation(place)
+        where = self.places.image.name_of(operation.site)
+        count, address = operation.arguments[:2]
+        cell = self.places.memory.cell(count, COUNT_BYTES, where, operation.site)
+        word, lock = self._side(kernel).word(cell), self._side(kernel).spinlock(address)
+        lowered = word.add_unless(-1, 1)
+        if lowered:
+            return Returned(0)
+        lock.lock()
+        before = word.fetch_add(-1)
+        if before == 1:
+            return Returned(1)
+        lock.unlock()
+        return Returned(0)
 
     def _lock_method(self, kernel: Kernel, operation: Operation) -> Callable[[], Any]:
         side, name, address = self._side(kernel), operation.method, operation.arguments[0]
@@ -475,5 +495,6 @@ for _function in (
     MachineCode.warn,
     MachineCode.sleeps,
     MachineCode.drain,
+    MachineCode.dec_and_lock,
 ):
     tell_sites(_function.__code__, _sites_of)

@@ -18,7 +18,7 @@ from dpamt.kernel_image.elf import ElfImage
 from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, Instructions
 from dpamt.kernel_image.lines import Lines, SourceLine
 from dpamt.verify.learn.control_point import Fixed
-from dpamt.verify.machine_code.answered import Answered
+from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, Answered
 from dpamt.verify.machine_code.atomics import atomic_step, check_atomic
 from dpamt.verify.machine_code.emulator import (
     CALLER_SAVED,
@@ -227,6 +227,8 @@ class Places(Fixed):
             arguments = tuple(registers[n] for n in _ARGUMENTS)
             if self.answered.is_lock(at):
                 self.memory.name_lock(arguments[0], emulator.last)
+            elif name in COUNT_AND_LOCK:
+                self.memory.name_lock(arguments[1], emulator.last)
             operation = Operation(CALL, emulator.last, method=name, arguments=arguments)
             return self._place(operation, at, registers, emulator.own())
         if is_nowhere(at):  # a call or a jump through NULL
