@@ -7,8 +7,8 @@ import pytest
 from dpamt.boot.exerciser import build_files, parse_exercise
 from dpamt.cli.main import main
 from dpamt.kernel_image.vmlinux import KernelImage
-from dpamt.verify.machine_code.code import SC, TSO
 from dpamt.verify.machine_code.design import machine_design
+from dpamt.verify.machine_code.memory_model import SC, TSO
 from dpamt.verify.programs.get_put import regions
 from dpamt.verify.programs.problem import GRANULARITIES, SEAMCALL
 from dpamt.verify.properties.named import properties

@@ -13,8 +13,8 @@ from itertools import product
 import pytest
 
 from dpamt.host.designs.load import load_design
-from dpamt.verify.machine_code.code import SC, TSO
 from dpamt.verify.machine_code.design import machine_design
+from dpamt.verify.machine_code.memory_model import SC, TSO
 from tests.kernel_image.compiled import COMPILERS, design_object
 from tests.verify.machine_code.trials import (
     EVERY_WORD,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dpamt.verify.machine_code.code import SC, TSO
+from dpamt.verify.machine_code.memory_model import SC, TSO
 from tests.kernel_image.compiled import built
 from tests.verify.machine_code.litmus import Program, assembly, parse, simulated
 from tests.verify.machine_code.threads import outcomes

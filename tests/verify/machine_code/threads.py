@@ -8,7 +8,8 @@ from dpamt.kernel_image.elf import ElfImage
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.learn.automaton import Body
 from dpamt.verify.learn.values import read_word
-from dpamt.verify.machine_code.code import TSO, MachineCode
+from dpamt.verify.machine_code.code import MachineCode
+from dpamt.verify.machine_code.memory_model import TSO
 from dpamt.verify.machine_code.places import Places
 from dpamt.verify.programs.problem import WORDS, Problem, ThreadClass
 from dpamt.verify.programs.world import World

@@ -30,11 +30,19 @@ from dpamt.verify.machine_code.memory import (
     VMEMMAP,
     is_nowhere,
 )
+from dpamt.verify.machine_code.memory_model import (
+    MODELS,
+    SC,
+    SEEN,
+    TSO,
+    empties,
+    is_unlock_call,
+    looks_first,
+)
 from dpamt.verify.machine_code.operations import (
     ATOMIC_STEP,
     BUG,
     CALL,
-    FENCE,
     LOAD,
     OOPS,
     RETURN,
@@ -57,38 +65,11 @@ _DIRECT_RECLAIM: Final = 0x400
 """___GFP_DIRECT_RECLAIM (Linux 7.3.4 include/linux/gfp_types.h): the allocation may sleep."""
 
 
-SC: Final = "sc"
-TSO: Final = "tso"
-MODELS: Final = {
-    SC: "sequentially consistent",
-    TSO: "x86-TSO: each CPU's plain stores wait in its store buffer",
-}
-SEEN: Final = "the oldest store in the buffer reaches memory"
-EMPTIES: Final = frozenset({ATOMIC_STEP, CALL, FENCE, RETURN})
-"""Operations before which a CPU's store buffer is empty (Intel SDM volume 3, 9.2.3.9, 9.3); a
-function that is answered contains a locked instruction or a SEAMCALL."""
-
-
 def _hash(parts: Iterable[tuple[str, bytes]]) -> str:
     digest = hashlib.sha256()
     for name, code in parts:
         digest.update(f"{name} {code.hex()}\n".encode())
     return digest.hexdigest()
-
-
-def _is_unlock_call(operation: Operation) -> bool:
-    """Whether it is a plain store: queued_spin_unlock(), queued_write_unlock() (Linux 7.3.4
-    include/asm-generic/qspinlock.h, qrwlock.h); a reader's is a locked subtraction."""
-    name = operation.method if operation.kind == CALL else ""
-    step = answered.LOCKS.get(name) or answered.RWLOCKS.get(name, "")
-    return step.startswith(("unlock", "write_unlock"))
-
-
-def _empties(operation: Operation) -> bool:
-    """Whether a CPU's store buffer is empty before an operation."""
-    if operation.kind == CALL and operation.method in answered.LISTS:
-        return False
-    return operation.kind in EMPTIES and not _is_unlock_call(operation)
 
 
 def choose(kernel: Kernel, what: str) -> int:
@@ -155,8 +136,8 @@ class MachineCode(Fixed):
                     result = places.operation(waiting).arguments[0]
                     place = places.after(place, result)
                     continue
-            elif buffer and _empties(places.operation(place)):
-                if self._looks_first(place, buffer):
+            elif buffer and empties(places.operation(place)):
+                if looks_first(self.places, place, buffer):
                     look = self._look_method(kernel, place)
                     held = look()
                     if held:
@@ -194,23 +175,7 @@ class MachineCode(Fixed):
     def _waits(self, place: int) -> bool:
         """Whether what a place does is a store that waits in the buffer; an unlock is one."""
         operation = self.places.operation(place)
-        return self.buffers and (operation.kind == STORE or _is_unlock_call(operation))
-
-    def _looks_first(self, place: int, buffer: tuple[int, ...]) -> bool:
-        """Whether a call is a trylock that may fail by a plain load, while the CPU's stores wait.
-
-        queued_spin_trylock(), queued_read_trylock(), queued_write_trylock(): no locked instruction
-        where the lock is seen held.  The CPU sees its own unlock that waits: then it is not.
-        """
-        tried = self.places.operation(place)
-        if tried.kind != CALL or tried.method not in answered.LOOKS:
-            return False
-        if is_nowhere(tried.arguments[0]):
-            return False
-        waiting = map(self.places.operation, buffer)
-        return not any(
-            store.arguments[0] == tried.arguments[0] for store in waiting if store.kind == CALL
-        )
+        return self.buffers and (operation.kind == STORE or is_unlock_call(operation))
 
     def _look_method(self, kernel: Kernel, place: int) -> Callable[[], bool]:
         operation = self.places.operation(place)

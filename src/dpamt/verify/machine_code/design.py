@@ -15,9 +15,10 @@ from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
 from dpamt.kernel_image.elf import ElfImage
-from dpamt.verify.machine_code.code import MODELS, TSO, MachineCode
+from dpamt.verify.machine_code.code import MachineCode
 from dpamt.verify.machine_code.functions import HELPERS, ImageFunctions
 from dpamt.verify.machine_code.memory import COUNT_NAMES
+from dpamt.verify.machine_code.memory_model import MODELS, TSO
 from dpamt.verify.machine_code.places import Places
 from dpamt.verify.machine_code.reach import is_taken_by_call
 
