@@ -11,7 +11,6 @@ from dpamt.abi.registers import TdxModuleArgs
 from dpamt.host.core.tdx_errno import EINVAL
 from dpamt.host.kvm.mmu import tdx_handle_ept_violation
 from dpamt.host.kvm.run import tdx_vcpu_run
-from dpamt.host.kvm.tdvmcall import GPA_SHARED
 from dpamt.host.kvm.teardown import kvm_destroy_vm
 from dpamt.host.kvm.vm import Vm
 from dpamt.platform.guest import TdCall
@@ -20,7 +19,7 @@ from tests.host.rig import Host, booted, make_td
 # Linux arch/x86/include/asm/shared/tdx.h.
 INFO, MAP_GPA, QUOTE, FATAL, NOTIFY = range(0x10000, 0x10005)
 INVALID_OPERAND, ALIGN_ERROR, UNSUPPORTED = 1 << 63, 1 << 63 | 2, 1 << 63 | 3
-LEGAL = 1 << 52
+GPA_SHARED, LEGAL = 1 << 47, 1 << 52
 
 
 class Asking:

@@ -1,7 +1,8 @@
 """Metadata of TDs and VCPUs that KVM reads and writes: MNG.RD, VP.RD, VP.WR.
 
 What KVM keeps outside of the pages that are modelled (a VCPU's posted-interrupt descriptor, the
-root of the shared EPT) has an address of its own in low memory, which nothing else uses.
+root of the shared EPT) has an address in low memory, which nothing else uses; only VMs that are far
+apart share one.
 
 Source: Linux 7.3.4 arch/x86/kvm/vmx/tdx.c (tdx_td_init, tdx_vcpu_init, tdx_load_mmu_pgd,
 tdx_protected_apic_has_interrupt), vmx/tdx.h (TDX_BUILD_TDVPS_ACCESSORS), mmu/mmu.c
@@ -24,6 +25,7 @@ POSTED_INTR_VECTOR: Final = 0xF2
 _KERNEL_MEMORY: Final = 0x1_0000
 _ROOT: Final = 0x8_0000
 _DESCRIPTORS: Final = (_ROOT - _KERNEL_MEMORY) // field.POSTED_INTERRUPT_DESCRIPTOR_BYTES
+_VCPUS_APART: Final = 64
 
 
 def tdx_read_td_tsc(vm: Vm, cpu: Cpu) -> None:
@@ -47,7 +49,7 @@ def tdx_write_vcpu_controls(vm: Vm, vcpu: Vcpu, cpu: Cpu) -> None:
     if not vm.kernel.behaviour.td_metadata:
         return
     descriptor = _KERNEL_MEMORY + field.POSTED_INTERRUPT_DESCRIPTOR_BYTES * (
-        (vm.vm_id + vcpu.index) % _DESCRIPTORS
+        (vm.vm_id * _VCPUS_APART + vcpu.index) % _DESCRIPTORS
     )
     item = field.POSTED_INTERRUPT_VECTOR
     _td_vmcs_write(vm, vcpu, cpu, item, POSTED_INTR_VECTOR, item.mask)

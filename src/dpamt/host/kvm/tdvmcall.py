@@ -21,11 +21,12 @@ from dpamt.abi.exits import (
 )
 from dpamt.abi.pages import MAX_PA_LIMIT, PAGE_SIZE, SIZE_2M
 from dpamt.abi.registers import TdxModuleArgs
+from dpamt.abi.td_params import PRIVATE_GPA_BITS
 from dpamt.host.core.kernel import Cpu
 from dpamt.host.kvm.attributes import kvm_convert
 from dpamt.host.kvm.vm import Vcpu, Vm
 
-GPA_SHARED: Final = 1 << 47
+GPA_SHARED: Final = 1 << PRIVATE_GPA_BITS[0]
 """The SHARED bit of a guest with 48-bit addresses."""
 TDX_MAP_GPA_MAX_LEN: Final = SIZE_2M
 """So much user space converts at once."""
