@@ -109,6 +109,17 @@ def test_a_run_is_like_itself() -> None:
     assert differences(DYNAMIC, DYNAMIC) == ()
 
 
+def test_what_only_one_side_has_is_0_on_the_other() -> None:
+    plain = DYNAMIC[0]
+    more = replace(plain, ends={**plain.ends, "folios": 1}, counts={**plain.counts, ("X", OK): 1})
+    for ours, theirs, numbers in ((more, plain, (1, 0)), (plain, more, (0, 1))):
+        found = differences([ours], [theirs])
+        assert [(row.what, row.model, row.kernel) for row in found] == [
+            (f"X {OK}", *numbers),
+            ("folios", *numbers),
+        ]
+
+
 EXPLAINED = [
     ({("TDH.VP.FLUSH", OK): 3, ("TDH.VP.FLUSH", "TDX_VCPU_NOT_ASSOCIATED"): 1}, {}),
     ({("TDH.VP.ENTER", "TDX_SUCCESS, TDCALL"): 90}, {}),
