@@ -1,7 +1,7 @@
 """TDVMCALLs: what KVM answers by itself, what it leaves to user space, and MapGPA's checks."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dpamt.abi.exits import EXIT_REASON_HLT, EXIT_REASON_TDCALL
@@ -95,6 +95,9 @@ numbers = st.one_of(
 
 
 @given(gpa=numbers, size=numbers)
+@example(gpa=GPA_SHARED, size=1)
+@example(gpa=GPA_SHARED - PAGE_SIZE, size=PAGE_SIZE)
+@example(gpa=LEGAL - PAGE_SIZE, size=PAGE_SIZE)
 @settings(max_examples=200, deadline=None)
 def test_mapgpa_names_whole_pages_of_one_kind(host: Host, vm: Vm, gpa: int, size: int) -> None:
     last = (gpa + size - 1) % (1 << 64)
