@@ -1,8 +1,10 @@
-"""``make mutants``: mutmut puts one small bug after another into the PAMT and lock files.
+"""``make mutants``: mutmut puts one small bug after another into the files of a group.
 
-It works on a copy in ``build/mutants``, so that the checkout is not touched, runs for each mutant
-those of the chosen tests that reach it, and prints what survived.  Mutants that no test can tell
-are listed in ``mutants_equivalent.toml``, by reason.  Exit 1 when fewer than LEAST are killed.
+``python -m tests.mutants [WORKERS] [GROUP]``: ``pamt`` (the PAMT and lock files, the default),
+``files`` (what writes files for the user) or ``plan`` (a part of the plan's arithmetic).  It works
+on a copy in ``build/mutants``, so that the checkout is not touched, runs for each mutant those of
+the chosen tests that reach it, and prints what survived.  Mutants that no test can tell are listed
+in ``mutants_equivalent.toml``, by reason.  Exit 1 when fewer than LEAST are killed.
 """
 
 import re
@@ -13,36 +15,51 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-FILES = [
-    "module/checks.py",
-    "module/leaves/phymem_pamt.py",
-    "module/pamt.py",
-    "sync/entry_pages.py",
-    "sync/host_priority.py",
-    "sync/lock_set.py",
-    "sync/shared_exclusive.py",
-]
-TESTS = [
-    "tests/sync/test_host_priority.py",
-    "tests/sync/test_lock_set.py",
-    "tests/sync/test_runs.py",
-    "tests/sync/test_shared.py",
-    "tests/sync/test_step_lock_set.py",
-    "tests/sync/test_tree_walk.py",
-    "tests/sync/test_way_again.py",
-    "tests/module/test_1g_pages.py",
-    "tests/module/test_check_order.py",
-    "tests/module/test_checks.py",
-    "tests/module/test_fatal.py",
-    "tests/module/test_fault_pairs.py",
-    "tests/module/test_l2_sept.py",
-    "tests/module/test_missing_pair_and_hints.py",
-    "tests/module/test_pair_boundaries.py",
-    "tests/module/test_pamt.py",
-    "tests/module/test_phymem_pamt.py",
-    "tests/module/test_view.py",
-    "tests/module/test_vp.py",
-]
+GROUPS = {
+    "pamt": (
+        [
+            "module/checks.py",
+            "module/leaves/phymem_pamt.py",
+            "module/pamt.py",
+            "sync/entry_pages.py",
+            "sync/host_priority.py",
+            "sync/lock_set.py",
+            "sync/shared_exclusive.py",
+        ],
+        [
+            "tests/sync/test_host_priority.py",
+            "tests/sync/test_lock_set.py",
+            "tests/sync/test_runs.py",
+            "tests/sync/test_shared.py",
+            "tests/sync/test_step_lock_set.py",
+            "tests/sync/test_tree_walk.py",
+            "tests/sync/test_way_again.py",
+            "tests/module/test_1g_pages.py",
+            "tests/module/test_check_order.py",
+            "tests/module/test_checks.py",
+            "tests/module/test_fatal.py",
+            "tests/module/test_fault_pairs.py",
+            "tests/module/test_l2_sept.py",
+            "tests/module/test_missing_pair_and_hints.py",
+            "tests/module/test_pair_boundaries.py",
+            "tests/module/test_pamt.py",
+            "tests/module/test_phymem_pamt.py",
+            "tests/module/test_view.py",
+            "tests/module/test_vp.py",
+        ],
+    ),
+    "files": (
+        ["files.py", "own_files.py"],
+        ["tests/test_files.py", "tests/test_own_files.py"],
+    ),
+    "plan": (
+        ["plan/break_even.py", "plan/fresh.py", "plan/mix_size.py"],
+        ["tests/plan/test_answer.py", "tests/plan/test_figures.py", "tests/plan/test_mix.py"],
+    ),
+}
+"""Name to files, and the tests that run on their mutants."""
+
+FILES, TESTS = GROUPS[next((name for name in GROUPS if name in sys.argv[1:]), "pamt")]
 """Quick ones that reach those files; the fuzzer would kill more, and take hours."""
 LEAST = 0.9
 
@@ -116,7 +133,7 @@ def main() -> int:
     """Run, count, show; see the head of the file."""
     if "--keep" not in sys.argv:
         prepare()
-        workers = sys.argv[1] if len(sys.argv) > 1 else "2"
+        workers = next((word for word in sys.argv[1:] if word.isdigit()), "2")
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", workers]
         ran = subprocess.run(command, cwd=PLACE, check=False)
         if ran.returncode:

@@ -29,7 +29,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.py").write_text(MERGED.replace(RIGHT, WRONG), encoding="utf-8")
     ended = dpamt("verify", "./mine.py", "--cpus", "2", "--save", "mine.json", cwd=folder)
     assert (ended.code, ended.err) == (1, "")
-    assert "Run again with each CPU a thread, every step on the word itself: the same." in ended.out
+    assert (
+        "Run again with each CPU as a thread, every step on the real word: the same." in ended.out
+    )
     return folder
 
 

@@ -190,7 +190,7 @@ def _tops(machine: Machine, dynamic: PamtFacts) -> tuple[Top, ...]:
     ends = (
         ("as it is", machine.max_pfn),
         (f"below the KeyIDs, 2^{machine.hkid_start_bit}", 1 << machine.hkid_start_bit - PAGE_SHIFT),
-        (f"2^{MAX_PA_LIMIT.bit_length() - 1}, all there can be", MAX_PA_LIMIT >> PAGE_SHIFT),
+        (f"2^{MAX_PA_LIMIT.bit_length() - 1}, the most possible", MAX_PA_LIMIT >> PAGE_SHIFT),
     )
     return tuple(
         Top(what, max_pfn, pages * PAGE_SIZE, dynamic.boot + pages * PAGE_SIZE)

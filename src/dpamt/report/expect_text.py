@@ -71,8 +71,8 @@ def granted(expectation: Expectation) -> str:
         else f"Kernel design {expectation.design}."
     )
     return (
-        f"{kind} TDX module {expectation.module}. Of the guests' memory {use} is in use "
-        f"(--in-use). Guest addresses: {expectation.layout.about} (--layout). {host}"
+        f"{kind} TDX module {expectation.module}. {use[0].upper()}{use[1:]} of the guests' memory "
+        f"is in use (--in-use). Guest addresses: {expectation.layout.about} (--layout). {host}"
     )
 
 

@@ -176,8 +176,8 @@ def _tdmrs(host: HostSize) -> Iterator[str]:
 
 def _tops(host: HostSize) -> Iterator[str]:
     yield from paragraph(
-        "One counter for each 2M from address 0 to the highest page frame Linux counts, memory or "
-        "not: a map with memory far up pays for all below.",
+        "Linux has one counter for each 2M from address 0 to the highest page frame, with memory "
+        "or without: memory at high addresses costs counters for all addresses below it.",
         "  ",
     )
     yield f"  {'':30}{'counters':>12}{'dynamic':>12}{'static is':>22}"
@@ -200,8 +200,8 @@ def _vintages(host: HostSize) -> Iterator[str]:
         if not verdict.initialises:
             yield from paragraph(verdict.reason, "      ")
     yield from paragraph(
-        "Reserved areas (holes in memory, and PAMT): those of the TDMR that needs most, of the "
-        "most that the module takes.",
+        "Reserved areas are holes in memory, and PAMT: of the TDMR that needs most, and the "
+        "limit of the module.",
         "  ",
     )
     for verdict in host.vintages:

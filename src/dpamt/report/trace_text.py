@@ -37,7 +37,7 @@ def _lines(judged: Judgement) -> Iterator[str]:
     yield from paragraph(
         f"{count(health.lines)} lines, {amount(health.bytes)}, {judged.seconds:.3f} seconds of "
         f"recording: {count(health.calls)} SEAMCALLs, {count(health.ops)} gets and puts; "
-        f"{count(health.other_events)} events of others."
+        f"{count(health.other_events)} other events."
     )
     if health.damaged.count or health.lost.count or health.jumps.count or health.gaps.count:
         yield from heading("What is wrong with the recording")

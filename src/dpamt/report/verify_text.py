@@ -201,7 +201,7 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
         yield from wrapped(f"NOT SEEN with CPUs switched at every shared word: {fine}.", "")
     if again == SAME:
         yield from wrapped(
-            "Run again with each CPU a thread, every step on the word itself: the same.", ""
+            "Run again with each CPU as a thread, every step on the real word: the same.", ""
         )
     else:
         yield from wrapped(f"NOT CONFIRMED when run again on threads: {again}", "")
@@ -237,7 +237,7 @@ def _replayed(
 ) -> Iterator[str]:
     yield from wrapped(f"{title}: {found.broken}: {_said(found.broken, found.text)}", "")
     yield from wrapped(
-        f"{_size(found)}; run again with each CPU a thread, on the words themselves",
+        f"{_size(found)}; run again with each CPU as a thread, on the real words",
         "  ",
     )
     if table:

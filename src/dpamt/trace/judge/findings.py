@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 IMPOSSIBLE: Final = "impossible-answer"
-"""The module cannot have answered so, given what it answered before."""
+"""The module cannot have given this answer after those before it."""
 MISSING_PAIR: Final = "missing-pair"
 DOUBLE_ADD: Final = "double-add"
 BAD_REMOVE: Final = "bad-remove"
@@ -19,7 +19,7 @@ COUNT_DIFFERS: Final = "count-differs"
 NOT_ANSWERED: Final = "no-module"
 
 ABOUT: Final = {
-    IMPOSSIBLE: "the module cannot have answered so, given what came before",
+    IMPOSSIBLE: "the module cannot have given this answer after the calls before it",
     MISSING_PAIR: "a SEAMCALL met a region without its page pair",
     DOUBLE_ADD: "PAMT.ADD for a region that has a pair, or is a 2M page",
     BAD_REMOVE: "PAMT.REMOVE for a region without a pair, or with pages in use",
