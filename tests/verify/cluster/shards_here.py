@@ -35,11 +35,13 @@ class Here:
             given = [tuple(each[1 + n] for each in made) for n in range(self.count)]
         return [*reports, self.call((method, *then)[-1], given)]
 
-    def replace(self) -> list[str]:
-        lost = [n for n, shard in enumerate(self.shards) if shard is None]
-        for n in lost:
-            self.shards[n] = Shard(n, self.count)
-        return [f"shard {n + 1}" for n in lost]
+    def lost(self) -> list[str]:
+        return [f"shard {n + 1}" for n, shard in enumerate(self.shards) if shard is None]
+
+    def replace(self) -> None:
+        for n, shard in enumerate(self.shards):
+            if shard is None:
+                self.shards[n] = Shard(n, self.count)
 
     def close(self) -> None:
         for shard in self.shards:

@@ -32,6 +32,8 @@ ROUND_STATES: Final = 1 << 16
 """States that a shard expands before rows travel: what follows from them is held at once."""
 ASK_STATES: Final = 1 << 20
 """States that a shard asks for at once, by number."""
+MOST_IN_SHARD: Final = (1 << 31) - (1 << 26)
+"""States of a shard have numbers of 31 bits; what a round brings has to fit too."""
 COPY_SECONDS: Final = 60.0
 MOST_LOSSES: Final = 3
 """A search that loses shards as often without getting as far as a new copy is given up."""
@@ -53,6 +55,8 @@ class ShardedSearch(Search):
                 self._ways: dict[int, list[int]] = {}
                 self._teacher = Teacher(self)
                 try:
+                    if losses:
+                        self.team.replace()
                     self._go_on(found, copies, self._begin(found, copies))
                     for fault in found.faults.values():
                         self.way_to(fault.state)
@@ -138,13 +142,16 @@ class ShardedSearch(Search):
                 self.judge.state(teacher.state(fields), number, found.depth + 1, found)
             asked = [(n, teacher.state(fields)) for n, fields in _all(e.asked for e in expanded)]
             teacher.learn(asked, found)
-            self._look(found, sum(each.memory for each in settled))
+            fullest = max(each.states for each in taken)
+            self._look(found, fullest, sum(each.memory for each in settled))
             if found.stopped or not any(each.left for each in expanded):
                 return
 
-    def _look(self, found: Found, memory: int) -> None:
+    def _look(self, found: Found, fullest: int, memory: int) -> None:
         """Report, and see whether to stop."""
-        if found.states > self.most_states:
+        if fullest > MOST_IN_SHARD:
+            found.stopped = f"a shard has {fullest:,} states; expected more shards (--jobs)"
+        elif found.states > self.most_states:
             found.stopped = f"more than {self.most_states:,} states (--max-states)"
         elif self.most_memory and memory > self.most_memory:
             found.stopped = f"more than {self.most_memory >> 20:,} MiB of memory (--max-memory)"
@@ -212,13 +219,13 @@ class ShardedSearch(Search):
                 f"--ray: shards were lost {losses} times in a row, the last time at depth {depth}; "
                 "expected machines that last and have the memory"
             )
-        lost = ", ".join(self.team.replace())
+        lost = ", ".join(self.team.lost()) or "a shard that is there again"
         copies.put_back(found)
-        self.judge = Judge(self)
         self._say(
             f"lost at depth {depth}: {lost}; a new shard is made, and the search goes on from "
             f"depth {found.depth} ({found.states:,} states)"
         )
+        self.judge = Judge(self)
 
     def _say(self, line: str) -> None:
         sys.stderr.write(f"dpamt: {line}\n")

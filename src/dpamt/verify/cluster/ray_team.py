@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import chain
+from time import sleep
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -16,6 +17,8 @@ from dpamt.errors import InputError
 from dpamt.verify.cluster.team import ShardLostError
 
 _CONNECT_SECONDS: Final = 5.0
+_TRIES: Final = 10
+"""Seconds in which a shard turns out to be lost, after a call that failed."""
 _QUIET: Final = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",
@@ -63,6 +66,7 @@ class RayTeam:
         self.count = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actor: Any = ray.remote(Shard).options(scheduling_strategy="SPREAD")
         self._shards = [self._actor.remote(index, self.count) for index in range(self.count)]
+        self._lost: list[int] = []
         self.places: list[tuple[str, int]] = self.call("where", [()] * self.count)
         """Host and process of each shard."""
 
@@ -98,18 +102,31 @@ class RayTeam:
         reports = self._got(list(chain.from_iterable(pending)))
         return [reports[n : n + self.count] for n in range(0, len(reports), self.count)]
 
-    def replace(self) -> list[str]:
-        """Make a new shard for each that is lost; where those were."""
-        lost = []
-        for index, shard in enumerate(self._shards):
-            try:
-                self._ray.get(shard.where.remote())
-            except self._ray.exceptions.RayError:
-                host, process = self.places[index]
-                lost.append(f"shard {index + 1} of {self.count} ({host}, process {process})")
-                self._shards[index] = self._actor.remote(index, self.count)
+    def lost(self) -> list[str]:
+        """Where the shards that do not answer any more were."""
+        for _ in range(_TRIES):  # what a machine had may be gone before its shards are
+            self._lost = [n for n, shard in enumerate(self._shards) if not self._is_there(shard)]
+            if self._lost:
+                break
+            sleep(1)
+        return [
+            f"shard {index + 1} of {self.count} ({host}, process {process})"
+            for index, (host, process) in enumerate(self.places)
+            if index in self._lost
+        ]
+
+    def replace(self) -> None:
+        """Make a new shard for each of them, on any machine of the cluster."""
+        for index in self._lost:
+            self._shards[index] = self._actor.remote(index, self.count)
         self.places = self.call("where", [()] * self.count)
-        return lost
+
+    def _is_there(self, shard: Any) -> bool:
+        try:
+            self._ray.get(shard.where.remote())
+        except self._ray.exceptions.RayError:
+            return False
+        return True
 
     def _got(self, pending: list[Any]) -> list[Any]:
         """The results.  Raises what a shard raised, or ShardLostError."""

@@ -25,5 +25,8 @@ class Team(Protocol):
         shard is given; the last returns a report.  The reports, by method and shard.
         """
 
-    def replace(self) -> list[str]:
-        """Make a new shard for each that is lost; where those were."""
+    def lost(self) -> list[str]:
+        """Where the shards that do not answer any more were."""
+
+    def replace(self) -> None:
+        """Make a new shard for each of them."""
