@@ -37,6 +37,7 @@ SEARCHES = [
     Asked("global-rwlock", "", (2,), "own", 0, LOCKS, 1_000_000),
     Asked("merged", "", (2,), "straddling", 0, LOCKS, 1_000_000),
     Asked("merged", "", (2,), "apart", 1, WORDS, 1_000_000),
+    Asked("v6", "", (2,), "apart", 0, SEAMCALL, 1_000_000, reductions="none"),
     Asked("merged", "faults", (), "apart", 0, SEAMCALL, 1_000_000),
     Asked("v5", "softirq", (), "apart", 0, SEAMCALL, 1_000_000),
 ]
