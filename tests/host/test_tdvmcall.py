@@ -102,6 +102,7 @@ numbers = st.one_of(
 def test_mapgpa_names_whole_pages_of_one_kind(host: Host, vm: Vm, gpa: int, size: int) -> None:
     last = (gpa + size - 1) % (1 << 64)
     wraps = (gpa + size) % (1 << 64) <= gpa
+    before = [vm.shared_pages.at(gfn).load() for gfn in range(vm.memory_pages)]
     result, answer = ask(host, vm, MAP_GPA, gpa, size)
     if wraps or gpa >= LEGAL or last >= LEGAL or gpa & GPA_SHARED != last & GPA_SHARED:
         assert (result, answer[:2]) == (EXIT_REASON_HLT, (INVALID_OPERAND, gpa))
@@ -109,6 +110,9 @@ def test_mapgpa_names_whole_pages_of_one_kind(host: Host, vm: Vm, gpa: int, size
         assert (result, answer[:2]) == (EXIT_REASON_HLT, (ALIGN_ERROR, gpa))
     elif (gpa & ~GPA_SHARED) + size <= vm.memory_pages << PAGE_SHIFT:
         assert (result, answer) == (EXIT_REASON_HLT, (0, 0, 0, 0))
+        first, pages = (gpa & ~GPA_SHARED) // PAGE_SIZE, size // PAGE_SIZE
+        before[first : first + pages] = [gpa // GPA_SHARED] * pages
+        assert [vm.shared_pages.at(gfn).load() for gfn in range(vm.memory_pages)] == before
     else:
         assert result == -EINVAL  # user space knows no such memory
     assert not vm.bugged.load()
