@@ -335,6 +335,62 @@ def test_a_file_without_permission_to_write_is_kept(tmp_path: Path) -> None:
         check(Output(str(file), "page"))
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077])
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_new_file_has_the_permissions_of_any_new_file(
+    umask: int, mode: str, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        with replaced(str(tmp_path / "new"), mode) as file:
+            file.write("x" if mode == "w" else b"x")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(("kind", "why"), [(stat.S_IFBLK, "a disk"), (stat.S_IFSOCK, "a socket")])
+def test_a_disk_and_a_socket_are_refused(
+    kind: int, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = os.stat_result((kind | 0o600, *(0,) * 9), {"st_rdev": os.makedev(8, 0)})
+    monkeypatch.setattr(Output, "_stat", lambda self: there)
+    with pytest.raises(InputError, match=f"it: is {why}; expected a file"):
+        check(Output(str(tmp_path / "it"), "page", force=True))
+
+
+def test_an_empty_name_and_a_name_with_a_slash_are_folders(tmp_path: Path) -> None:
+    for name, shown in (("", r"\(empty\)"), (f"{tmp_path}/new/", "new/")):
+        with pytest.raises(InputError, match=f"{shown}: is a folder"):
+            check(Output(name, "page"))
+
+
+def test_each_output_is_held_against_all_that_came_before(tmp_path: Path) -> None:
+    (tmp_path / "read").write_bytes(OWN["page"])
+    read, new, other = (str(tmp_path / name) for name in ("read", "new", "other"))
+    with pytest.raises(InputError, match=r"--out1 .*read is the same file as --in"):
+        check(Output(new), Output(read), inputs=(read,))
+    with pytest.raises(InputError, match=r"--out2 .*new is the same file as --out0"):
+        check(Output(new), Output(other), Output(new))
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    for path in (tmp_path / "file" / "below", tmp_path / "file"):
+        with pytest.raises(InputError, match=r"cannot be made in|is not a folder"):
+            check(OutputFolder(str(path), ["hosts.parquet"], "table"))
+    check(OutputFolder(str(tmp_path / "new" / "below"), ["hosts.parquet"], "table"))
+    assert left(tmp_path) == {"file": b"kept"}
+
+
+def test_force_is_for_the_files_of_a_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "hosts.parquet").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"hosts\.parquet: exists, and dpamt did not write it"):
+        check(OutputFolder(str(tmp_path), ["hosts.parquet"], "table"))
+    check(OutputFolder(str(tmp_path), ["hosts.parquet"], "table", force=True))
+
+
 def test_nobody_else_writes_files() -> None:
     """All that dpamt writes for its user goes through files.py: what would write otherwise stands
     here, with the reason."""
