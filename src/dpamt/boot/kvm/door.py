@@ -10,7 +10,7 @@ from typing import Final
 from dpamt.boot.console import Console
 from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
 
-_SAID: Final = re.compile(r"^dpamt: door (0x[0-9a-f]+)\n", re.MULTILINE)
+_SAID: Final = re.compile(r"\bdpamt: door (0x[0-9a-f]+)\n")
 _MARK: Final = b"dpamt: door 0x"
 _BYTES: Final = 16
 

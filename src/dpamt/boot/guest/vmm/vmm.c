@@ -23,6 +23,7 @@ static struct td *tds;
 static u32 *door;	/* [0] what we say, [1] the last of it that dpamt has seen, [2] 1: that is enough */
 static u32 passed_over;
 static char *script;
+static long log = 1;	/* the kernel's own, so that no line of its and no line of ours mix */
 
 void say_line(const char *text, const u64 *numbers)
 {
@@ -55,7 +56,7 @@ void say_line(const char *text, const u64 *numbers)
 			line[at++] = digits[--n];
 	}
 	line[at++] = '\n';
-	SYS(SYS_write, 1, line, at);
+	SYS(SYS_write, log, line, at);
 }
 
 static u64 length(const char *text)
@@ -99,18 +100,18 @@ static void load_module(const char *path, const char *parameters)
 /* Where a section of kvm-intel.ko lies, for the lines that ran. */
 static void tell_section(const char *name, const char *path)
 {
-	char text[64];
+	char line[128] = "dpamt: section ";
+	u64 at = length(line);
 	long file = SYS(SYS_open, path, O_CLOEXEC);
-	long got = file < 0 ? -1 : SYS(SYS_read, file, text, sizeof(text) - 1);
+	long got;
 
+	while (*name)
+		line[at++] = *name++;
+	line[at++] = ' ';
+	got = file < 0 ? -1 : SYS(SYS_read, file, line + at, sizeof(line) - at);
 	SYS(SYS_close, file);
-	if (got <= 0)
-		return;
-	text[got] = 0;
-	SYS(SYS_write, 1, "dpamt: section ", 15);
-	SYS(SYS_write, 1, name, length(name));
-	SYS(SYS_write, 1, " ", 1);
-	SYS(SYS_write, 1, text, got);
+	if (got > 0)
+		SYS(SYS_write, log, line, at + got);
 }
 
 /* A page that dpamt reads and writes too, from outside: it is named on the console. */
@@ -409,6 +410,9 @@ void main_of_all(void)
 	char *line;
 
 	SYS(SYS_mount, "dev", "/dev", "devtmpfs", 0, 0);
+	log = SYS(SYS_open, "/dev/kmsg", 1 | O_CLOEXEC);
+	if (log < 0)
+		log = 1;
 	SYS(SYS_mount, "proc", "/proc", "proc", 0, 0);
 	SYS(SYS_mount, "sys", "/sys", "sysfs", 0, 0);
 	make_door();
