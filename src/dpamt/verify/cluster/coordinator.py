@@ -1,12 +1,12 @@
 """A search dealt out to many shards, depth by depth: this one learns, they keep and expand.
 
 Shards expand in compiled memory with tables that they were sent (:mod:`.learned`), so code of the
-model runs here only, and the search restarts here only.  A state that needs what is
-not in the tables comes back, is learned, and is expanded in the next round.  States, transitions,
-depth, ends and verdict are those of the search in one process, and so is the length of the way to
-the nearest failure; of several ways that are as short it may be another one.
+model runs here only, and the search restarts here only.  A state that needs what is not in the
+tables comes back, is learned, and is expanded in the next round.  States, transitions, depth, ends
+and verdict are those of the search in one process, and so is the length of the way to the nearest
+failure; of several ways that are as short it may be another one.
 
-A shard that is lost takes its states with it.  All shards then go on from the last copy of their
+A shard that is lost takes its states with it.  All shards then continue from the last copy of their
 states, and what was found after it is found again (:mod:`.copies`).
 """
 
@@ -87,7 +87,7 @@ class ShardedSearch(Search):
     # From depth to depth.
 
     def _begin(self, found: Found, copies: Copies) -> int:
-        """Let the shards begin, or go on from their copies; how many states wait."""
+        """Let the shards begin, or continue from their copies; how many states wait."""
         team, watched = self.team, bool(self.problem.always_arrays)
         learned = self._teacher.message()
         waiting = copies.load(learned, watched)
@@ -221,10 +221,10 @@ class ShardedSearch(Search):
             )
         lost = ", ".join(self.team.lost()) or "a shard that is there again"
         copies.put_back(found)
-        self._say(
-            f"lost at depth {depth}: {lost}; a new shard is made, and the search goes on from "
-            f"depth {found.depth} ({found.states:,} states)"
-        )
+        where = f"continues from depth {found.depth} ({found.states:,} states)"
+        if not copies.made:
+            where = "restarts, because its states were not copied yet"
+        self._say(f"lost at depth {depth}: {lost}; a new shard is made, and the search {where}")
         self.judge = Judge(self)
 
     def _say(self, line: str) -> None:

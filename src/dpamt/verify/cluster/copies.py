@@ -1,7 +1,7 @@
 """Copies of all shards' states at the end of a depth, on the coordinator's disk.
 
 States are appended, and where they lead is written once, so a copy is what came since the last one.
-It is read back in full when a shard is lost: the search then goes on from that depth.
+It is read back in full when a shard is lost: the search then continues from that depth.
 """
 
 import os
