@@ -137,11 +137,11 @@ def test_a_way_that_never_ends_is_found(tmp_path: Path) -> None:
     assert here(asked, 3, round_states=7) == whole
 
 
-@pytest.mark.parametrize("name", ["v6", "going round"])
+@pytest.mark.parametrize("name", ["v6", "v2", "lazy", "going round"])
 def test_asked_of_every_edge_it_is_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = going_round(tmp_path) if name != "v6" else SEARCHES[0]
+    asked = next((each for each in SEARCHES if each.design == name), going_round(tmp_path))
     whole = in_one(asked)
     ask = ShardedSearch._ask
 
@@ -194,7 +194,7 @@ def test_a_lost_shard_changes_nothing(
             r"(continues from depth \d+ \([\d,]+ states\)|restarts, because .*)\n",
             said,
         )
-        assert ("restarts" in said) >= (copy_seconds > 1)
+        assert copy_seconds < 1 or "restarts" in said
 
 
 def test_it_goes_on_from_the_last_copy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,7 @@ class ShardedSearch(Search):
     def _go_on(self, found: Found, copies: Copies, waiting: int) -> None:
         """Expand all states, then ask which of them lead to an end."""
         next_copy = monotonic() + self.copy_seconds
+        self._found = found
         try:
             while waiting and not found.stopped:
                 self._expand(found)
@@ -197,7 +198,7 @@ class ShardedSearch(Search):
             marked += sum(heard) + sum(at_once for at_once, _ in asked)
             missing = [(-1, teacher.state(fields)) for _, fields in _all(e[1] for e in asked)]
             if missing:
-                teacher.learn(missing, Found(BOUND))
+                teacher.learn(missing, self._found)
             else:
                 ends = firsts
         return marked

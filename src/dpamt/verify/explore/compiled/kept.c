@@ -38,8 +38,9 @@ int dpamt_settle(struct search *s, const struct tables *before, int32_t words_be
         int up = words <= words_before;
         for (int64_t n = 0; n < s->count; n++) {
             int64_t state = up ? n : s->count - 1 - n;
-            int32_t values[MOST_FIELDS] = {0};
-            int32_t slots = before->slots;
+            int32_t values[MOST_FIELDS], slots = before->slots;
+            for (int32_t k = slots; k < s->t.slots; k++)
+                values[k] = 0; /* a new slot */
             for (int32_t k = 0; k < slots; k++)
                 values[k] = field(before, from + state * words_before, k);
             for (int32_t k = 0; k < before->threads; k++)
