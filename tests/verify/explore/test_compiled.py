@@ -1,5 +1,6 @@
 """The search in compiled code is the search in Python: every state, every number, every verdict."""
 
+import ctypes
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -158,3 +159,24 @@ def test_without_reductions_there_are_more_states_and_the_same_verdict() -> None
         assert less.numbers[0] == more.numbers[0]
         assert less.faults.keys() == more.faults.keys()
         assert less.numbers[2] * 3 < more.numbers[2]
+
+
+def test_what_fails_is_learned_again_where_it_was_forgotten() -> None:
+    """A local whose blocks turn out to read more is learned again, its failing blocks too."""
+    design = load_design("v2")
+    asked = Asked("v2", "", (3,), APART, 0, SEAMCALL, 1_000_000)
+    trial, judges = prepare(asked, design)
+    search = search_of(trial.make(design), judges, SEAMCALL)
+    search.compiled_from = 1
+    assert search.explore().faults
+    graph = search.graph
+    assert isinstance(graph, CompiledGraph)
+    tables = graph._learned
+    for local in range(len(tables._generation)):
+        tables._generation[local] += 1
+    tables._first_of.clear()
+    size = ctypes.c_int64()
+    at = graph._call.dpamt_column(graph._at, 3, size)
+    onward = (ctypes.c_uint32 * len(graph)).from_address(at)
+    onward[:] = list(range(len(graph)))  # no edge is kept: every state is expanded again
+    assert graph.stuck() == -1

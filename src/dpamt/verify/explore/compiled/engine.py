@@ -55,6 +55,8 @@ class CompiledGraph:
         self._alone = True
         """A part of the states are expanded by one thread: the next may have to be learned."""
         self._files: list[IO[bytes]] = []
+        self._found: Found | None = None
+        """What the search has found so far."""
         self.level_end = 0
 
     def close(self) -> None:
@@ -219,7 +221,7 @@ class CompiledGraph:
                 return stuck
             if stuck > _UNKNOWN_STUCK:
                 raise MemoryError
-            self._learn(self.state(_UNKNOWN_STUCK - stuck), None)
+            self._learn(self.state(_UNKNOWN_STUCK - stuck), self._found)
 
     def held(self) -> int:
         """Memory that the process holds, in bytes; what lies in files is not counted."""
@@ -232,6 +234,7 @@ class CompiledGraph:
 
     def go_on(self, found: Found, most_states: int, pause: Callable[[int], None]) -> None:
         """Expand every state that is left, depth by depth; see ``_expand``."""
+        self._found = found
         while self.expanded < self.level_end and not found.stopped:
             try:
                 self._expand(found, most_states, pause)
