@@ -377,6 +377,7 @@ def main() -> None:
     pamt_over_phases()
     region_life()
     demote()
+    verify_growth()
 
 
 if __name__ == "__main__":
