@@ -169,6 +169,11 @@ def _check_image(
     from dpamt.verify.evidence.code_hash import design_hash
     from dpamt.verify.machine_code.design import GET, PUT, machine_design, read_how
 
+    if asked.modules:
+        raise InputError(
+            "counterexample: of a kernel with --module; expected one of a vmlinux alone, for the "
+            "exerciser calls the kernel's own functions"
+        )
     functions, *_ = read_how(asked.image)
     names = functions.get("get", GET), functions.get("put", PUT)
     if names != (GET, PUT):

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def _designs(options: argparse.Namespace) -> "dict[str, Design]":
         from dpamt.cli.extras import require
 
         require("verify --vmlinux", "unicorn", "capstone", "elftools")
-        return {options.vmlinux: _loaded(options.vmlinux, image_of(options))}
+        return {options.vmlinux: _loaded(options.vmlinux, image_of(options), options.module)}
     names = options.designs or (SHIPPED if options.all else ("merged",))
     designs = {name: _loaded(name) for name in names}
     for design in designs.values():
@@ -140,7 +140,7 @@ def _resumed(options: argparse.Namespace, watch: "Watch | None") -> "tuple[Desig
         ) from None
     given = _given(options, options.resume, [asked])
     asked = given.of(asked)
-    design = _loaded(asked.design, asked.image)
+    design = _loaded(asked.design, asked.image, asked.modules)
     options.checkpoint = options.checkpoint or options.resume
     one = search(asked, design, watch, options, kept)
     verdict = replace(one.verdict, taken_up=Path(options.resume).name)
@@ -156,12 +156,12 @@ def _given(options: argparse.Namespace, where: str, asked: "Iterable[Asked]") ->
     return given
 
 
-def _loaded(name: str, image: str = "") -> "Design":
+def _loaded(name: str, image: str = "", modules: "Sequence[str]" = ()) -> "Design":
     """A design whose code may be run step by step; ``image``: how a kernel image is read."""
     if image:
         from dpamt.verify.machine_code.design import machine_design, read_how
 
-        return machine_design(Path(name), *read_how(image))
+        return machine_design(Path(name), *read_how(image), modules)
 
     from dpamt.host.designs.load import load_design
 
@@ -188,7 +188,7 @@ def _check(options: argparse.Namespace) -> int:
     for number, of_design in enumerate(kept["designs"]):
         every = [given.of(asked) for asked, _ in trials({"designs": [of_design]})]
         with watching() as watch, prints_apart():
-            design = _loaded(every[0].design, every[0].image)
+            design = _loaded(every[0].design, every[0].image, every[0].modules)
             tried = [search(asked, design, watch, options) for asked in every]
             results[str(number)] = tried
             said = [

@@ -20,6 +20,7 @@ _DEFAULTS: Final = {
     "functions": {},
     "tolerate": [],
     "set": [],
+    "module": [],
 }
 """What an option that is not given stands for."""
 _WITH_FILE: Final = {
@@ -91,7 +92,7 @@ def _check_search(options: argparse.Namespace, given: set[str]) -> None:
         raise InputError("--all: expected without names of designs, for it takes all of them")
     if options.vmlinux and (options.designs or options.all):
         raise InputError("--vmlinux: expected without designs; the image is the design")
-    for name in ("functions", "tolerate", "set", "memory_model"):
+    for name in ("module", "functions", "tolerate", "set", "memory_model"):
         if name in given and not options.vmlinux:
             raise InputError(f"--{name.replace('_', '-')}: expected with --vmlinux FILE")
     if options.trial is not None and options.regions:
@@ -149,6 +150,13 @@ def _parser() -> Parser:
         metavar="FILE",
         help="verify machine code instead of a design: tdx_pamt_get and tdx_pamt_put of a "
         "vmlinux, a .ko or an object (docs/machine-code.md; needs the extra machine)",
+    )
+    parser.add_input(
+        "--module",
+        action="append",
+        metavar="KO",
+        help="with --vmlinux: a module (.ko) that is linked into the kernel, which may have the "
+        "functions; may be repeated, each after those that it needs",
     )
     parser.add_argument(
         "--functions",

@@ -108,6 +108,7 @@ def _asked(
         options.property or "",
         image_of(options),
         options.reductions,
+        tuple(options.module),
     )
 
 

@@ -12,7 +12,7 @@ import struct
 from typing import Final, NamedTuple
 
 from dpamt.errors import InputError
-from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.elf import ElfImage, Section
 
 _FLAGS_AT: Final = {16: 14, 12: 10, 8: 4, 6: 4}
 """By the size of an entry in bytes: where its flags lie."""
@@ -30,9 +30,14 @@ class Bug(NamedTuple):
 
 def bugs_of(image: ElfImage) -> dict[int, Bug]:
     """By the address of the instruction.  Raises InputError for a table of no known form."""
-    section = next((s for s in image.sections if s.name == "__bug_table"), None)
-    if section is None:
-        return {}
+    found: dict[int, Bug] = {}
+    for section in image.sections:  # of a kernel and of each module
+        if section.name == "__bug_table":
+            found |= _bugs_in(image, section)
+    return found
+
+
+def _bugs_in(image: ElfImage, section: Section) -> dict[int, Bug]:
     data = image.read(section.address, section.size)
     for size, flags_at in _FLAGS_AT.items():
         if len(data) % size:
@@ -48,7 +53,7 @@ def bugs_of(image: ElfImage) -> dict[int, Bug]:
                 )
             return found
     raise InputError(
-        f"{image.path}: __bug_table has entries of no known form; expected those of Linux 5.14 to "
+        f"{image.path_at(section.address)}: __bug_table has entries of no known form; expected those of Linux 5.14 to "
         "7.3 (struct bug_entry)"
     )
 

@@ -33,6 +33,7 @@ _NOTE_BUILD_ID: Final = 3
 _R64, _RPC32, _RPLT32, _R32, _R32S = 1, 2, 4, 10, 11
 _RGOTPCREL: Final = (9, 41, 42)
 _RPC64: Final = 24
+_MASK: Final = (1 << 64) - 1
 
 
 class Section(NamedTuple):
@@ -62,6 +63,16 @@ class Symbol:
     is_function: bool
 
 
+def plain_name(name: str) -> str:
+    """The name of a symbol without the module that it is of (``MODULE:NAME``)."""
+    return name.rpartition(":")[2] or name
+
+
+def _signed(value: int) -> int:
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
 class ElfImage:
     """The file, read only as far as it is asked for.
 
@@ -73,6 +84,9 @@ class ElfImage:
     expected = "expected a vmlinux, a .ko or an object for x86-64"
     kinds: tuple[str, ...] = ("ET_EXEC", "ET_DYN", "ET_REL")
     """Types of ELF files that are taken."""
+    _base = OBJECT_BASE
+    _slot_base = EXTERN_BASE - (1 << 20)
+    """Where the sections of an object begin, and its global offset table."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,6 +98,8 @@ class ElfImage:
         """By section address: the bytes of sections that were relocated."""
         self.sections: list[Section] = []
         self.symbols: dict[str, Symbol] = {}
+        self.global_names: set[str] = set()
+        """Symbols that other files may mean: global and weak ones that are defined here."""
         self.elf = self._open()
         try:
             self._read()
@@ -137,7 +153,7 @@ class ElfImage:
 
     def _read(self) -> None:
         is_object = self.elf["e_type"] == "ET_REL"
-        place = OBJECT_BASE
+        place = self._base
         table = None
         at: dict[int, int] = {}
         for number, part in enumerate(self.elf.iter_sections()):
@@ -212,6 +228,8 @@ class ElfImage:
             values.append(address)
             if text and info & 0xF in (0, 1, 2):
                 found = Symbol(text, address, size, info & 0xF == 2)
+                if info >> 4:
+                    self.global_names.add(text)
                 if text not in self.symbols or info >> 4:
                     self.symbols[text] = found  # a global one goes before a local one
         if commons > first_common:
@@ -230,7 +248,7 @@ class ElfImage:
 
     def _relocate(self, at: dict[int, int], values: list[int]) -> None:
         slots: dict[int, int] = {}
-        slot_base = EXTERN_BASE - (1 << 20)
+        slot_base = self._slot_base
         for part in self.elf.iter_sections():
             if part["sh_type"] == "SHT_RELA" and part["sh_info"] not in at:
                 self._relocate_debug(part, values)
@@ -272,6 +290,11 @@ class ElfImage:
         if kind in (_R64, _RPC64):
             struct.pack_into("<Q", content, offset, value & (1 << 64) - 1)
         elif kind in (_RPC32, _RPLT32, _R32, _R32S):
+            if kind != _R32 and place and not -(1 << 31) <= _signed(value) < 1 << 31:
+                raise InputError(
+                    f"{self.path}: relocation at {place:#x} does not reach: {value & _MASK:#x} needs "
+                    "more than 32 bits; expected a kernel in the upper 2 GiB"
+                )
             struct.pack_into("<I", content, offset, value & 0xFFFF_FFFF)
         elif kind:
             raise InputError(
@@ -321,6 +344,14 @@ class ElfImage:
             else:
                 found += self.data[section.offset + begin : section.offset + begin + count]
         return bytes(found)
+
+    def path_at(self, address: int) -> Path:
+        """The file that an address comes from."""
+        return self.path
+
+    def files(self) -> "tuple[ElfImage, ...]":
+        """The files that the image is made of: this one."""
+        return (self,)
 
     def symbol_at(self, address: int) -> tuple[Symbol | None, int]:
         """The symbol at or below an address, and how far behind it the address lies."""

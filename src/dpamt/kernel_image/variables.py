@@ -8,7 +8,7 @@ its type.
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from dpamt.kernel_image.elf import Symbol
+from dpamt.kernel_image.elf import Symbol, plain_name
 from dpamt.kernel_image.lines import Lines
 
 _ALIASES: Final = frozenset(
@@ -39,8 +39,8 @@ class Variables:
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
-        self._units: dict[int, dict[str, Any]] = {}
-        self._known: dict[tuple[str, int, int, int], Named | None] = {}
+        self._units: dict[tuple[int, int], dict[str, Any]] = {}
+        self._known: dict[tuple[str, int, int, tuple[int, int]], Named | None] = {}
 
     def part(self, symbol: Symbol, offset: int, size: int, site: int) -> Named | None:
         """What lies ``offset`` bytes into a variable, ``size`` bytes (0: a lock, however large).
@@ -50,18 +50,23 @@ class Variables:
         cu = self._lines.unit_of(site)
         if cu is None:
             return None
-        key = symbol.name, offset, size, cu.cu_offset
+        key = symbol.name, offset, size, _key(cu)
         if key not in self._known:
             self._known[key] = self._find(cu, symbol.name, offset, size)
         return self._known[key]
 
     def _find(self, cu: Any, name: str, offset: int, size: int) -> Named | None:
-        variables = self._units.get(cu.cu_offset)
+        variables = self._units.get(_key(cu))
         if variables is None:
-            variables = self._units[cu.cu_offset] = dict(_variables(cu))
-        die = variables.get(name)
+            variables = self._units[_key(cu)] = dict(_variables(cu))
+        die = variables.get(plain_name(name))
         found = None if die is None else _part(die, offset, size, _DEEPEST)
         return None if found is None else Named(name + found.name, found.values)
+
+
+def _key(cu: Any) -> tuple[int, int]:
+    """Of a unit: its file and where it begins there."""
+    return id(cu.dwarfinfo), cu.cu_offset
 
 
 def _variables(cu: Any) -> Iterator[tuple[str, Any]]:

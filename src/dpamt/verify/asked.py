@@ -33,6 +33,7 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "property_file": (str,),
     "image": (str,),
     "reductions": (str,),
+    "modules": (list, tuple),
 }
 """By field of :class:`Asked`: the types of its plain value."""
 
@@ -57,6 +58,8 @@ class Asked:
     Empty: the design is Python."""
     reductions: str = ALL
     """Whether steps that no other CPU can notice are taken together (see explore/blocks.py)."""
+    modules: tuple[str, ...] = ()
+    """Of a kernel image: paths of the modules that are linked into it, as given."""
 
     def trial_of(self) -> Trial:
         """The trial that is meant.  Raises InputError when there is no such trial."""
@@ -97,7 +100,7 @@ def design_of(asked: Asked) -> Design:
 
     from dpamt.verify.machine_code.design import machine_design, read_how
 
-    return machine_design(Path(asked.design), *read_how(asked.image))
+    return machine_design(Path(asked.design), *read_how(asked.image), asked.modules)
 
 
 def _of_code(make: Callable[[Design], Problem]) -> Callable[[Design], Problem]:
@@ -114,12 +117,13 @@ def _of_code(make: Callable[[Design], Problem]) -> Callable[[Design], Problem]:
 
 def asked_of(kept: Mapping[str, Any]) -> Asked:
     """What was asked, from its plain values.  Raises TypeError, KeyError or ValueError."""
-    kept = {"image": "", "reductions": ALL, **kept}  # older documents have none
+    kept = {"image": "", "reductions": ALL, "modules": (), **kept}  # older documents have none
     kinds = {field.name: _KINDS[field.name] for field in fields(Asked)}
     for name, kind in kinds.items():
         if type(kept[name]) not in kind:
             raise TypeError(f"{name}: {type(kept[name]).__name__}")
-    asked = Asked(**{**{name: kept[name] for name in kinds}, "cpus": tuple(kept["cpus"])})
+    lists = {name: tuple(kept[name]) for name in ("cpus", "modules")}
+    asked = Asked(**{**{name: kept[name] for name in kinds}, **lists})
     if asked.granularity not in GRANULARITIES or asked.pairs not in PLACEMENTS:
         raise ValueError("granularity or pairs")
     if asked.reductions not in (ALL, NONE):
@@ -128,6 +132,8 @@ def asked_of(kept: Mapping[str, Any]) -> Asked:
         raise ValueError("cpus")
     if sum(asked.cpus) > MOST_CPUS or len(asked.cpus) > MOST_REGIONS:
         raise ValueError("cpus")
+    if not all(type(one) is str for one in asked.modules) or (asked.modules and not asked.image):
+        raise ValueError("modules")
     if bool(asked.cpus) == bool(asked.trial):
         raise ValueError("trial and cpus, one of them")
     if not 0 <= asked.failures <= MOST_FAILURES or not 1 <= asked.most_states <= MOST_STATES:

@@ -1,8 +1,8 @@
-"""Which Python files may be executed for a document: those that the reader gave, no others.
+"""Which files may be executed for a document: those that the reader gave, no others.
 
 A certificate, a counterexample or a kept search names the design that it is about, and maybe a file
 of properties.  Who reads it has it from somebody else; so a file that it names is not executed for
-that.  Designs that come with dpamt are dpamt's own code and need not be given.
+that.  So are a kernel image and its modules.  Designs that come with dpamt are dpamt's own code and need not be given.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,10 @@ class GivenFiles:
         every = list(asked)
         self._property_file = property_file or ""
         self._designs: dict[str, str] = {}
-        named = list(dict.fromkeys(one.design for one in every if one.design not in SHIPPED))
+        modules = dict.fromkeys(module for one in every for module in one.modules)
+        self._modules = frozenset(modules)
+        files = dict.fromkeys(one.design for one in every if one.design not in SHIPPED)
+        named = list(files | modules)
         for name in named:
             self._designs[name] = _given_for(name, named, designs, where)
         for given in designs:
@@ -56,12 +59,16 @@ class GivenFiles:
         return replace(
             asked,
             design=self._designs.get(asked.design, asked.design),
+            modules=tuple(self._designs.get(one, one) for one in asked.modules),
             property_file=self._property_file if asked.property_file else "",
         )
 
     def told(self) -> str:
         """What is executed, for the reader."""
-        files = [f"{given} as the design {name}" for name, given in self._designs.items()]
+        files = [
+            f"{given} as the {'module' if name in self._modules else 'design'} {name}"
+            for name, given in self._designs.items()
+        ]
         if self._property_file:
             files.append(f"{self._property_file} as the properties")
         return f"Executes {', '.join(files)}; all else is dpamt's own." if files else _NOTHING

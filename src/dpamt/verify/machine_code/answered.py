@@ -11,7 +11,7 @@ Documentation/trace/ftrace.rst (``__fentry__``).
 
 from typing import Final
 
-from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.elf import ElfImage, plain_name
 
 LOCKS: Final = {
     "_raw_spin_lock": "lock",
@@ -133,7 +133,8 @@ class Answered:
         self._names: dict[int, str] = {}
         self._passed: dict[int, str] = {}
         self._refused: dict[int, str] = {}
-        for name, symbol in image.symbols.items():
+        for full, symbol in image.symbols.items():
+            name = plain_name(full)
             if symbol.is_function or name in _CALLS or name.startswith(("__x86_", "__SCT__")):
                 self._enter(name, symbol.address, False)
         for name, address in image.externs.items():

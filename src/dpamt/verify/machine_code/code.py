@@ -238,8 +238,11 @@ class MachineCode(Fixed):
         """What a verdict on this code holds for."""
         image = self.places.image
         return {
-            "image": f"{image.path.name}, build id {image.build_id or 'none'}, "
-            f"{image.compiler or 'compiler not named'}",
+            "image": "; module ".join(
+                f"{file.path.name}, build id {file.build_id or 'none'}, "
+                f"{file.compiler or 'compiler not named'}"
+                for file in image.files()
+            ),
             "memory model": MODELS[TSO if self.buffers else SC],
         }
 
@@ -432,7 +435,7 @@ class MachineCode(Fixed):
             operation = self.places.operation(place)
             image = self.places.image
             raise InputError(
-                f"{image.path}: {image.name_of(operation.site)}: {operation.method}() is given "
+                f"{image.path_at(operation.site)}: {image.name_of(operation.site)}: {operation.method}() is given "
                 f"{what}; expected {expected}"
             )
 

@@ -5,6 +5,7 @@ image, KVM's fault path and teardown among them.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
 from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.linked import LinkedImage
 from dpamt.verify.machine_code.code import MachineCode
 from dpamt.verify.machine_code.functions import HELPERS, ImageFunctions
 from dpamt.verify.machine_code.memory import COUNT_NAMES
@@ -28,8 +30,10 @@ ROLES: Final = ("get", "put", "counts")
 """What ``--functions`` may name: two functions, and the counters."""
 _TOLERATE: Final = "tolerate"
 _SET: Final = "set"
-_VARIABLE: Final = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
-_VALUE: Final = re.compile(r"-?\d+|0x[0-9a-fA-F]+|[A-Za-z_][\w.]*", re.ASCII)
+_NAME: Final = r"(\w+:)?[A-Za-z_][\w.]*"
+"""Of a symbol, or of a module's that goes by MODULE:NAME."""
+_VARIABLE: Final = re.compile(_NAME, re.ASCII)
+_VALUE: Final = re.compile(rf"-?\d+|0x[0-9a-fA-F]+|{_NAME}", re.ASCII)
 _BASE: Final = "merged"
 """The design whose file says what is around get and put: what was merged."""
 
@@ -92,34 +96,40 @@ def machine_design(
     model: str = TSO,
     tolerated: Answers = frozenset(),
     values: dict[str, str] | None = None,
+    modules: Sequence[str] = (),
 ) -> Design:
     """The design that an image's get and put are.
 
     ``functions`` names them where they are called otherwise: get, put, counts (the counters);
     ``model`` is that of memory; ``tolerated`` are answers of the module that the code takes as
-    benign, (leaf, status); ``values`` are those of variables, by name, a number or a symbol.
-    Raises InputError for an image without them.
+    benign, (leaf, status); ``values`` are those of variables, by name, a number or a symbol;
+    ``modules`` are files that are linked into the kernel, in this order.
+    Raises InputError for an image without them, and for a module that is none or has no part in it.
     """
     functions = functions or {}
-    image = ElfImage(path)
+    image = LinkedImage(path, [Path(one) for one in modules]) if modules else ElfImage(path)
+    files = ", ".join(str(file.path) for file in image.files())
     get, put = functions.get("get", GET), functions.get("put", PUT)
     for role, name in (("get", get), ("put", put)):
         symbol = image.symbols.get(name)
         if symbol is None or image.section_at(symbol.address) is None:
             raise InputError(
-                f"{path}: no function {name}; expected a kernel with Dynamic PAMT, or "
+                f"{files}: no function {name}; expected a kernel with Dynamic PAMT, or "
                 f"--functions {role}=SYMBOL"
             )
     counts = functions.get("counts") or next(
         (name for name in COUNT_NAMES if image.address_of(name) is not None), ""
     )
     if functions.get("counts") and image.address_of(counts) is None:
-        raise InputError(f"{path}: no variable {counts}; expected that of the counters")
+        raise InputError(f"{files}: no variable {counts}; expected that of the counters")
     if not counts:
         raise InputError(
-            f"{path}: no variable {' or '.join(COUNT_NAMES)}; expected --functions counts=SYMBOL, "
+            f"{files}: no variable {' or '.join(COUNT_NAMES)}; expected --functions counts=SYMBOL, "
             "the counters of 2M regions or a pointer to them"
         )
+    asked = [get, put, counts, *HELPERS, *(values or {})]
+    if isinstance(image, LinkedImage):
+        image.check_used([*asked, *(values or {}).values()])
     code = MachineCode(Places(image, counts, model == TSO, values or {}), model)
 
     run = ImageFunctions(code, get, put)
@@ -130,12 +140,14 @@ def machine_design(
         if code.shares_pamt_lock
         else f"no trial has a DEMOTE: get and put take no {lock} by a call"
     )
+    if isinstance(image, LinkedImage):
+        code.said += image.said_of(asked)
     missing = [name for name in HELPERS if not run.has(name)]
     if missing:
-        code.said.append(f"not in the file, dpamt's own in their place: {', '.join(missing)}")
+        code.said.append(f"not in the file{'s' if modules else ''}, dpamt's own in their place: {', '.join(missing)}")
     return replace(
         load_design(_BASE),
-        name=path.name,
+        name=" + ".join(file.path.name for file in image.files()),
         source=str(path),
         tdx_pamt_get=run.get,
         tdx_pamt_put=run.put,

@@ -226,7 +226,7 @@ class Emulator:
             raise failure
 
     def _where(self, address: int) -> str:
-        return f"{self.memory.image.path}: {self.memory.image.name_of(address)}"
+        return f"{self.memory.image.path_at(address)}: {self.memory.image.name_of(address)}"
 
     def _on_code(self, uc: Any, address: int, size: int, _: object) -> None:
         if self._single and not self._skip:

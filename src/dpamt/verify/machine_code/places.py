@@ -16,7 +16,8 @@ from dpamt.errors import InputError
 from dpamt.kernel_image.bug_table import bugs_of
 from dpamt.kernel_image.elf import ElfImage
 from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, Instructions
-from dpamt.kernel_image.lines import Lines, SourceLine
+from dpamt.kernel_image.lines import SourceLine
+from dpamt.kernel_image.linked import lines_of
 from dpamt.verify.learn.control_point import Fixed
 from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, Answered
 from dpamt.verify.machine_code.atomics import atomic_step, check_atomic
@@ -69,7 +70,7 @@ class Places(Fixed):
         self, image: ElfImage, counts: str, fences: bool, values: dict[str, str] | None = None
     ) -> None:
         self.image = image
-        self.lines = Lines(image)
+        self.lines = lines_of(image)
         self.memory = ImageMemory(image, counts, self.lines, values or {})
         self.answered = Answered(image)
         self.bugs = bugs_of(image)
@@ -217,7 +218,7 @@ class Places(Fixed):
         refused = self.answered.refuses(at)
         if refused:
             raise InputError(
-                f"{self.image.path}: {self.image.name_of(emulator.last)} calls {refused}(), which "
+                f"{self.image.path_at(emulator.last)}: {self.image.name_of(emulator.last)} calls {refused}(), which "
                 "is neither in the file nor answered (docs/machine-code.md has the table)"
             )
         name = self.answered.name_at(at)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from dpamt.kernel_image.elf import Symbol
+from dpamt.kernel_image.elf import Symbol, plain_name
 from dpamt.kernel_image.patch_sites import patch_sites_of
 from dpamt.verify.machine_code.places import Places
 
@@ -105,7 +105,7 @@ def patched(places: Places) -> list[str]:
     calls = [
         f"static call {symbol.name}"
         for symbol in places.image.symbols.values()
-        if symbol.name.startswith("__SCT__") and symbol.address in places.ran
+        if plain_name(symbol.name).startswith("__SCT__") and symbol.address in places.ran
     ]
     return calls + [
         f"{what} at {places.image.name_of(address)}"
