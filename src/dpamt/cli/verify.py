@@ -228,16 +228,17 @@ def _replay(options: argparse.Namespace) -> int:
         for found in kept["counterexamples"]
     ]
     given = _given(options, options.replay, [asked for asked, _ in trials(document)])
-    designs: dict[str, Design] = {}
+    designs: dict[tuple[str, str, tuple[str, ...]], Design] = {}
     again = False
     shown: Counterexample | None = None
     fails = ""
     for asked, found, told in told_of:
         asked = given.of(asked)
         with prints_apart():
-            if asked.design not in designs:
-                designs[asked.design] = _loaded(asked.design, asked.image)
-            design = designs[asked.design]
+            key = asked.design, asked.image, asked.modules
+            if key not in designs:
+                designs[key] = _loaded(asked.design, asked.image, asked.modules)
+            design = designs[key]
             trial, judges = prepare(asked, design)
             try:
                 said = replay(trial.make(design), judges, found)

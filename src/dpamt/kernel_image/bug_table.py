@@ -53,8 +53,8 @@ def _bugs_in(image: ElfImage, section: Section) -> dict[int, Bug]:
                 )
             return found
     raise InputError(
-        f"{image.path_at(section.address)}: __bug_table has entries of no known form; expected those of Linux 5.14 to "
-        "7.3 (struct bug_entry)"
+        f"{image.path_at(section.address)}: __bug_table has entries of no known form; expected "
+        "those of Linux 5.14 to 7.3 (struct bug_entry)"
     )
 
 

@@ -292,8 +292,8 @@ class ElfImage:
         elif kind in (_RPC32, _RPLT32, _R32, _R32S):
             if kind != _R32 and place and not -(1 << 31) <= _signed(value) < 1 << 31:
                 raise InputError(
-                    f"{self.path}: relocation at {place:#x} does not reach: {value & _MASK:#x} needs "
-                    "more than 32 bits; expected a kernel in the upper 2 GiB"
+                    f"{self.path}: relocation at {place:#x} does not reach: {value & _MASK:#x} "
+                    "needs more than 32 bits; expected a kernel in the upper 2 GiB"
                 )
             struct.pack_into("<I", content, offset, value & 0xFFFF_FFFF)
         elif kind:

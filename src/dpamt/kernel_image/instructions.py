@@ -118,13 +118,15 @@ class Instructions:
         section = self._image.section_at(address)
         if section is None or not section.executable:
             name = self._image.name_of(address)
-            raise InputError(f"{self._image.path_at(address)}: code goes to {name}, where no code lies")
+            raise InputError(
+                f"{self._image.path_at(address)}: code goes to {name}, where no code lies"
+            )
         found = next(self._decoder.disasm(self._image.read(address, 15), address, 1), None)
         if found is None:
             code = self._image.read(address, 8).hex(" ")
             raise InputError(
-                f"{self._image.path_at(address)}: {self._image.name_of(address)}: no known instruction "
-                f"({code} ...)"
+                f"{self._image.path_at(address)}: {self._image.name_of(address)}: no known "
+                f"instruction ({code} ...)"
             )
         return self._told(found)
 

@@ -1,10 +1,10 @@
 """A linked kernel with modules in it, as one image.
 
-Each module is laid out behind the one before it in Linux's module area and relocated there.  What it
-does not define is the kernel's where the kernel has a global symbol of that name, else that of the
-first module before it that has one (Linux 7.3.4 kernel/module/main.c, resolve_symbol: the kernel's
-own exports first).  What none defines gets an address of its own, as in an object alone.  Whether the
-kernel would load the module (version, signature, exports, licence) is not asked.
+Each module is laid out behind the one before it in Linux's module area and relocated there.  What
+it does not define is the kernel's where the kernel has a global symbol of that name, else that of
+the first module before it that has one (Linux 7.3.4 kernel/module/main.c: the kernel's own exports
+are looked at first).  What none defines gets an address of its own, as in an object alone.  Whether
+the kernel would load the module (version, signature, exports, licence) is not asked.
 
 A name that stands for two things belongs to the file that came first; the other is ``MODULE:NAME``,
 as the kernel's probes write it (Linux Documentation/trace/kprobetrace.rst).
@@ -65,7 +65,7 @@ class LinkedImage(ElfImage):
         super().__init__(path)
         if self.elf["e_type"] == "ET_REL":
             raise InputError(
-                f"{path}: not linked; expected a vmlinux with --module (objects: ld -r makes one of "
+                f"{path}: not linked; expected a vmlinux with --module (ld -r makes one object of "
                 "several)"
             )
         self.modules: list[Module] = []
@@ -155,7 +155,6 @@ class LinkedImage(ElfImage):
                 f"{module.path}: defines nothing that is asked for or that a later module uses; "
                 f"expected one of {', '.join(asked)}"
             )
-
 
     def said_of(self, names: Iterable[str]) -> list[str]:
         """Which of these names stand for two things, a sentence each."""

@@ -2,7 +2,8 @@
 
 A certificate, a counterexample or a kept search names the design that it is about, and maybe a file
 of properties.  Who reads it has it from somebody else; so a file that it names is not executed for
-that.  So are a kernel image and its modules.  Designs that come with dpamt are dpamt's own code and need not be given.
+that; nor are a kernel image and its modules.  Designs that come with dpamt are dpamt's own code and
+need not be given.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,7 +37,7 @@ class GivenFiles:
         files = dict.fromkeys(one.design for one in every if one.design not in SHIPPED)
         named = list(files | modules)
         for name in named:
-            self._designs[name] = _given_for(name, named, designs, where)
+            self._designs[name] = _given_for(name, named, designs, where, self._kind_of(name))
         for given in designs:
             if given not in self._designs.values():
                 raise InputError(
@@ -63,19 +64,23 @@ class GivenFiles:
             property_file=self._property_file if asked.property_file else "",
         )
 
+    def _kind_of(self, name: str) -> str:
+        return "module" if name in self._modules else "design"
+
     def told(self) -> str:
         """What is executed, for the reader."""
         files = [
-            f"{given} as the {'module' if name in self._modules else 'design'} {name}"
-            for name, given in self._designs.items()
+            f"{given} as the {self._kind_of(name)} {name}" for name, given in self._designs.items()
         ]
         if self._property_file:
             files.append(f"{self._property_file} as the properties")
         return f"Executes {', '.join(files)}; all else is dpamt's own." if files else _NOTHING
 
 
-def _given_for(name: str, named: Sequence[str], designs: Sequence[str], where: str) -> str:
-    """The file that was given for the design of this name."""
+def _given_for(
+    name: str, named: Sequence[str], designs: Sequence[str], where: str, kind: str
+) -> str:
+    """The file that was given for the design, or the module, of this name."""
     if len(named) == len(designs) == 1:
         return designs[0]
     fitting = [given for given in designs if given == name] or [
@@ -83,7 +88,7 @@ def _given_for(name: str, named: Sequence[str], designs: Sequence[str], where: s
     ]
     if len(fitting) != 1:
         raise InputError(
-            f"{where}: is about the design {name}, which is not executed because a document names "
+            f"{where}: is about the {kind} {name}, which is not executed because a document names "
             f"it; expected it to be given too: {where} {name}"
         )
     return fitting[0]

@@ -435,8 +435,8 @@ class MachineCode(Fixed):
             operation = self.places.operation(place)
             image = self.places.image
             raise InputError(
-                f"{image.path_at(operation.site)}: {image.name_of(operation.site)}: {operation.method}() is given "
-                f"{what}; expected {expected}"
+                f"{image.path_at(operation.site)}: {image.name_of(operation.site)}: "
+                f"{operation.method}() is given {what}; expected {expected}"
             )
 
 

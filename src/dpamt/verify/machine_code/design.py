@@ -144,7 +144,10 @@ def machine_design(
         code.said += image.said_of(asked)
     missing = [name for name in HELPERS if not run.has(name)]
     if missing:
-        code.said.append(f"not in the file{'s' if modules else ''}, dpamt's own in their place: {', '.join(missing)}")
+        code.said.append(
+            f"not in the file{'s' if modules else ''}, dpamt's own in their place: "
+            + ", ".join(missing)
+        )
     return replace(
         load_design(_BASE),
         name=" + ".join(file.path.name for file in image.files()),

@@ -284,7 +284,6 @@ class Emulator:
 
     def kind_of(self, instruction: Instruction, operand: Operand, address: int, size: int) -> str:
         """Whose the memory of an operand is."""
-        where = self.memory.image.name_of(instruction.address)
         if operand.segment == "gs":
             if self.memory.is_current(address):
                 raise InputError(
@@ -297,7 +296,7 @@ class Emulator:
                 f"{self._where(instruction.address)}: {instruction.text} reaches below the stack "
                 "pointer; expected code built with -mno-red-zone, as the kernel is"
             )
-        return self.memory.kind_of(address, size, operand.access != READ, where)
+        return self.memory.kind_of(address, size, operand.access != READ, instruction.address)
 
     def place_of(self, instruction: Instruction, operand: Operand) -> tuple[int, int]:
         """(address, bytes) of a memory operand now."""

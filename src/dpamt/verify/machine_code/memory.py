@@ -163,10 +163,10 @@ class ImageMemory:
                         found[begin + n] = byte
         return bytes(found)
 
-    def kind_of(self, address: int, size: int, writes: bool, where: str) -> str:
+    def kind_of(self, address: int, size: int, writes: bool, site: int) -> str:
         """PRIVATE, CONSTANT, SHARED or NOWHERE.
 
-        Raises InputError, naming ``where``, for other memory that nobody has here.
+        Raises InputError, naming the instruction ``site``, for other memory that nobody has here.
         """
         if is_nowhere(address):
             return NOWHERE
@@ -175,26 +175,27 @@ class ImageMemory:
                 return PRIVATE
         if self._is_count(address):
             return SHARED
+        where = self.image.name_of(site)
         section = self.image.section_at(address)
         preset = address in self._bytes
         if section is None and not preset:
             does = "writes" if writes else "reads"
             extern = self.image.name_of(address)
             raise InputError(
-                f"{self.image.path}: {where} {does} {size} bytes at {extern}, which is no memory "
-                "of the image, of the thread or of its arguments"
+                f"{self.image.path_at(site)}: {where} {does} {size} bytes at {extern}, "
+                "which is no memory of the image, of the thread or of its arguments"
             )
         other = self.image.symbol_at(address)[0] if section is not None else None
         if other is not None and other.name in _OTHER_CPUS:
             raise InputError(
-                f"{self.image.path}: {where} reads {other.name}: per-CPU variables of other CPUs "
-                "are not followed"
+                f"{self.image.path_at(site)}: {where} reads {other.name}: per-CPU variables "
+                "of other CPUs are not followed"
             )
         if preset or (section is not None and _is_constant(section.name, section.writable)):
             if writes:
                 raise InputError(
-                    f"{self.image.path}: {where} writes {self.image.name_of(address)}, which is "
-                    "constant here"
+                    f"{self.image.path_at(site)}: {where} writes {self.image.name_of(address)}, "
+                    "which is constant here"
                 )
             return CONSTANT
         return SHARED
@@ -216,13 +217,13 @@ class ImageMemory:
             offset = address - self.counts_base
             if size != COUNT_BYTES or offset % COUNT_BYTES:
                 raise InputError(
-                    f"{self.image.path}: {where} reaches {size} bytes of {self.counts}"
+                    f"{self.image.path_at(site)}: {where} reaches {size} bytes of {self.counts}"
                     f"+{offset:#x}; expected one counter of {COUNT_BYTES} bytes (atomic_t)"
                 )
             return Cell(True, offset // COUNT_BYTES, self.counts, address, size)
         if address % size:
             raise InputError(
-                f"{self.image.path}: {where} reaches {size} bytes at "
+                f"{self.image.path_at(site)}: {where} reaches {size} bytes at "
                 f"{self.image.name_of(address)}, which are not aligned; expected one word, one step"
             )
         for begin in range(address - 7, address + size):
@@ -231,7 +232,7 @@ class ImageMemory:
                 continue
             if (known.address, known.size) != (address, size):
                 raise InputError(
-                    f"{self.image.path}: {where} reaches {size} bytes at "
+                    f"{self.image.path_at(site)}: {where} reaches {size} bytes at "
                     f"{self.image.name_of(address)}, and other code {known.size} bytes at "
                     f"{self.image.name_of(known.address)}; expected one size for each shared word"
                 )

@@ -218,8 +218,9 @@ class Places(Fixed):
         refused = self.answered.refuses(at)
         if refused:
             raise InputError(
-                f"{self.image.path_at(emulator.last)}: {self.image.name_of(emulator.last)} calls {refused}(), which "
-                "is neither in the file nor answered (docs/machine-code.md has the table)"
+                f"{self.image.path_at(emulator.last)}: {self.image.name_of(emulator.last)} calls "
+                f"{refused}(), which is neither in the file nor answered (docs/machine-code.md has "
+                "the table)"
             )
         name = self.answered.name_at(at)
         if name:
