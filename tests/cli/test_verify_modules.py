@@ -107,16 +107,20 @@ def test_a_certificate_is_of_the_modules_code(
     )
 
 
-def test_a_search_is_taken_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_is_taken_up(tmp_path: Path) -> None:
     image, ko = str(kernel(tmp_path)), str(joined(tmp_path / "pamt.ko", design_object("merged")))
     kept = str(tmp_path / "kept.search")
     asked = ["--vmlinux", image, "--module", ko, "--cpus", "3", "--granularity", "seamcall"]
-    assert main(["verify", *asked]) == 0
-    whole = capsys.readouterr().out.split("holds")[1].split()[0]
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    assert main(["verify", *asked, "--save", str(first)]) == 0
     assert main(["verify", *asked, "--max-states", "20", "--checkpoint", kept]) == 1
-    capsys.readouterr()
-    assert main(["verify", "--resume", kept, image, ko]) == 0
-    assert capsys.readouterr().out.split("holds")[1].split()[0] == whole
+    assert main(["verify", "--resume", kept, image, ko, "--save", str(second)]) == 0
+    one, other = (
+        json.loads(path.read_text())["designs"][0]["trials"][0] for path in (first, second)
+    )
+    for key in ("verdict", "states", "transitions", "code", "assumptions", "not_reached"):
+        assert one[key] == other[key], key
+    assert main(["verify", "--check", str(second), image, ko]) == 0
     assert "is about the module" in refused("verify", "--resume", kept, image)
 
 

@@ -71,9 +71,9 @@ in ``init_pamt_metadata``: ``kernel.spare = kernel.shared.words("host.spare")`` 
 each operation on them stands alone in its statement.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dpamt.sync import Shared
 
@@ -146,6 +146,12 @@ class OtherCode(Protocol):
 
     def identity(self) -> str:
         """SHA-256 of all that may run."""
+
+    def kept(self) -> dict[str, Any]:
+        """What a search has seen of it and its threads' histories do not say, as plain values."""
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Take what :meth:`kept` gave as seen; raises for anything else."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from dpamt.errors import InputError, ModelError
 from dpamt.files import Output, replaced
+from dpamt.host.designs.base import OtherCode
 from dpamt.own_files import STAMP
 from dpamt.sync.observed import Address
 from dpamt.verify.evidence.code_hash import dpamt_hash, hashes_of
@@ -49,6 +50,7 @@ _HEAD: Final = {
     "bounds": dict,
     "properties": list,
     "capacity": int,
+    "other_code": dict,
     "lock_order": list,
     "level_end": int,
     "bits": list,
@@ -119,6 +121,7 @@ def keep(path: str | Output, asked: Mapping[str, Any], search: Search, found: Fo
         "capacity": search.capacity,
         "apart": search.apart,
         "lines": lines.kept() if (lines := search.problem.recorder.lines) is not None else [],
+        "other_code": code.kept() if (code := _other_code(search)) is not None else {},
         "lock_order": search.engine.context.order.kept(),
         "level_end": graph.level_end,
         "bits": list(graph.bits) if isinstance(graph, CompiledGraph) else [],
@@ -240,6 +243,9 @@ def take_up(kept: Kept, search: Search) -> Found:
         for number in head["apart"]:
             search.tell_apart(number)
         _learn_again(kept, search.automata)
+        code = _other_code(search)
+        if code is not None:
+            code.take_up(head["other_code"])
         for part, now in hashes_of(search).items():
             if head["code"][part] != now:
                 raise InputError(changed % _CHANGED[part])
@@ -265,6 +271,12 @@ _CHANGED: Final = {
 
 class _CodeChanged(Exception):  # noqa: N818  (it is no error: it becomes one line)
     """A thread does not come to where it stood."""
+
+
+def _other_code(search: Search) -> OtherCode | None:
+    """The design's code that is not Python."""
+    world = search.problem.world
+    return world.design.code if world is not None else None
 
 
 def _learn_again(kept: Kept, automata: tuple[Automaton, ...]) -> None:

@@ -8,7 +8,7 @@ below it (the TDX module).
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any, Final
 
@@ -257,6 +257,22 @@ class MachineCode(Fixed):
     def digest(self) -> str:
         """SHA-256 of the instructions that ran, each with the symbol and offset where it lies."""
         return _hash(executed(self.places))
+
+    def kept(self) -> dict[str, Any]:
+        """What a search has seen of it beyond its places: what ran, and what was answered."""
+        return {"ran": sorted(self.places.ran), "called": list(self.places.called)}
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Take what :meth:`kept` gave as seen.
+
+        Raises KeyError and TypeError for anything else, InputError for what is no code here.
+        """
+        ran, called = kept["ran"], kept["called"]
+        if any(type(at) is not int for at in ran) or any(type(name) is not str for name in called):
+            raise TypeError("ran or called")
+        for at in ran:
+            self.places.instructions.at(at)
+        self.places.take_up(ran, called)
 
     def identity(self) -> str:
         """The same of get, put, their helpers, and every function that those call by name."""

@@ -9,7 +9,7 @@ From a place, given what its step gave (the value of the word; what the answered
 follows the next place.  That is learned once, in the emulator, and then looked up.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, Final, NamedTuple
 
 from dpamt.errors import InputError
@@ -150,6 +150,11 @@ class Places(Fixed):
     def ran(self) -> set[int]:
         """Addresses of the instructions that ran, or before which a thread stood."""
         return self._emulator.ran | {operation.site for operation in self._operations}
+
+    def take_up(self, ran: Iterable[int], called: Iterable[str]) -> None:
+        """Instructions that ran, and functions that were answered, before a search was taken up."""
+        self._emulator.ran.update(ran)
+        self.called = dict.fromkeys([*called, *self.called])
 
     @property
     def instructions(self) -> Instructions:
