@@ -178,15 +178,29 @@ def test_a_warn_of_each_file_is_one(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "BUG in" not in said
 
 
-def test_what_both_define(tmp_path: Path) -> None:
-    """The kernel's goes first; the module's is MODULE:NAME, with words and locks of its own."""
-    image = str(kernel(tmp_path, code_of("merged")))
-    ko = str(module(tmp_path, code_of("v2").replace("pamt_refcounts", "dpamt_refcounts")))
+def test_what_both_define(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel's goes first; the module's is MODULE:NAME, with words and locks of its own.
+
+    The kernel's helpers call the kernel's get, so they are none of the module's.
+    """
+    helper = "void *tdx_alloc_control_page(void) { __builtin_trap(); }\n"
+    image = str(kernel(tmp_path, code_of("merged") + helper))
+    text = code_of("v2").replace("pamt_refcounts", "dpamt_refcounts")
+    ko = str(module(tmp_path, text.replace("pamt_lock", "dpamt_lock")))
     said = refused("verify", "--vmlinux", image, "--module", ko)
     assert f"{ko}: dpamt_refcounts is that of {image}; expected pamt:dpamt_refcounts" in said
-    names = "get=pamt:tdx_pamt_get,put=pamt:tdx_pamt_put,counts=pamt:dpamt_refcounts"
+    names = "get=pamt:tdx_pamt_get,put=pamt:tdx_pamt_put"
+    expected = verdict(linked(tmp_path, "v2", "gcc"), tmp_path)
+    states = trial_of(tmp_path)["states"]
+    capsys.readouterr()
     found = verdict(Path(image), tmp_path, "--module", ko, "--functions", names)
-    assert found == verdict(linked(tmp_path, "v2", "gcc"), tmp_path)
+    assert found == expected
+    assert trial_of(tmp_path)["states"] == states
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pamt:dpamt_refcounts = 0x" in said
+    assert "get and put take no dpamt_lock of vmlinux by a call" in said
+    assert "in the file of get or a later one, dpamt's own in their place: " in said
+    assert "tdx_alloc_control_page" in said.partition("dpamt's own in their place: ")[2]
 
 
 WORD = "static volatile u32 seen;\n"
@@ -270,6 +284,6 @@ def test_what_is_no_module(tmp_path: Path) -> None:
         "verify", "--check", "kept.json", "--module", str(good)
     )
     far = tmp_path / "far"
-    words = ["ld", "-m", "elf_x86_64", "-e", "0", "-Ttext=0x100000000000", "-o", far]
-    subprocess.run([*words, built(KERNEL, ("-O2", "-mcmodel=large"))], check=True)
+    words: list[str | Path] = ["ld", "-m", "elf_x86_64", "-e", "0", "-Ttext=0x100000000000"]
+    subprocess.run([*words, "-o", far, built(KERNEL, ("-O2", "-mcmodel=large"))], check=True)
     assert "does not reach" in line(good, of=far)

@@ -132,6 +132,20 @@ class LinkedImage(ElfImage):
         """The kernel, then the modules in their order."""
         return self, *self.modules
 
+    def beside(self, symbol: str, names: Iterable[str], later: bool = False) -> str:
+        """The first of these names that the file of ``symbol`` defines, as it is to be asked for.
+
+        With ``later`` a module after it will do: it can call what lies in the file.  Empty: none.
+        """
+        paths = [file.path for file in self.files()]
+        first = paths.index(self._owner(symbol))
+        for path in paths[first:] if later else paths[first : first + 1]:
+            for name in names:
+                for full in (name, *(f"{module.name}:{name}" for module in self.modules)):
+                    if full in self.symbols and self._owner(full) == path:
+                        return full
+        return ""
+
     def check_used(self, names: Iterable[str]) -> None:
         """Refuse modules without effect.
 

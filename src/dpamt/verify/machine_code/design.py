@@ -15,10 +15,10 @@ from dpamt.abi.status import STATUS_NAMES, status_name
 from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
-from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.elf import ElfImage, plain_name
 from dpamt.kernel_image.linked import LinkedImage
 from dpamt.verify.machine_code.code import MachineCode
-from dpamt.verify.machine_code.functions import HELPERS, ImageFunctions
+from dpamt.verify.machine_code.functions import HELPERS, ImageFunctions, helpers_of
 from dpamt.verify.machine_code.memory import COUNT_NAMES
 from dpamt.verify.machine_code.memory_model import MODELS, TSO
 from dpamt.verify.machine_code.places import Places
@@ -115,11 +115,9 @@ def machine_design(
         if symbol is None or image.section_at(symbol.address) is None:
             raise InputError(
                 f"{files}: no function {name}; expected a kernel with Dynamic PAMT, or "
-                f"--functions {role}=SYMBOL"
+                f"--functions {role}=SYMBOL, and --module KO where it lies in one"
             )
-    counts = functions.get("counts") or next(
-        (name for name in COUNT_NAMES if image.address_of(name) is not None), ""
-    )
+    counts = functions.get("counts") or _counters(image, get)
     if functions.get("counts") and image.address_of(counts) is None:
         raise InputError(f"{files}: no variable {counts}; expected that of the counters")
     if not counts:
@@ -127,27 +125,27 @@ def machine_design(
             f"{files}: no variable {' or '.join(COUNT_NAMES)}; expected --functions counts=SYMBOL, "
             "the counters of 2M regions or a pointer to them"
         )
-    asked = [get, put, counts, *HELPERS, *(values or {})]
+    asked = [get, put, counts, *helpers_of(image, get).values(), *(values or {})]
     if isinstance(image, LinkedImage):
         image.check_used([*asked, *(values or {}).values()])
     code = MachineCode(Places(image, counts, model == TSO, values or {}), model)
 
     run = ImageFunctions(code, get, put)
-    lock = "dpamt_lock" if counts.startswith("dpamt") else "pamt_lock"
+    lock = "dpamt_lock" if plain_name(counts).startswith("dpamt") else "pamt_lock"
+    is_two = isinstance(image, LinkedImage) and lock in image.twice
+    whose = f" of {image.path_at(image.symbols[lock].address).name}" if is_two else ""
     code.shares_pamt_lock = is_taken_by_call(code.places, (get, put), lock)
     code.said.append(
         f"where a trial has a DEMOTE, it and its count are dpamt's own, under {lock} as get and put"
         if code.shares_pamt_lock
-        else f"no trial has a DEMOTE: get and put take no {lock} by a call"
+        else f"no trial has a DEMOTE: get and put take no {lock}{whose} by a call"
     )
     if isinstance(image, LinkedImage):
         code.said += image.said_of(asked)
     missing = [name for name in HELPERS if not run.has(name)]
     if missing:
-        code.said.append(
-            f"not in the file{'s' if modules else ''}, dpamt's own in their place: "
-            + ", ".join(missing)
-        )
+        files = "file of get or a later one" if modules else "file"
+        code.said.append(f"not in the {files}, dpamt's own in their place: {', '.join(missing)}")
     return replace(
         load_design(_BASE),
         name=" + ".join(file.path.name for file in image.files()),
@@ -155,8 +153,17 @@ def machine_design(
         tdx_pamt_get=run.get,
         tdx_pamt_put=run.put,
         init_pamt_metadata=run.prepare,
-        dpamt_names=counts.startswith("dpamt"),
+        dpamt_names=plain_name(counts).startswith("dpamt"),
         tolerated=tolerated,
         code=code,
         helpers=run.helpers(),
     )
+
+
+def _counters(image: ElfImage, get: str) -> str:
+    """The counters by their name in the kernel, those in the file of get first; empty: none."""
+    if isinstance(image, LinkedImage):
+        found = image.beside(get, COUNT_NAMES)
+        if found:
+            return found
+    return next((name for name in COUNT_NAMES if image.address_of(name) is not None), "")
