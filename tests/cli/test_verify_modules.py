@@ -107,21 +107,38 @@ def test_a_certificate_is_of_the_modules_code(
     )
 
 
-def test_a_search_is_taken_up(tmp_path: Path) -> None:
-    image, ko = str(kernel(tmp_path)), str(joined(tmp_path / "pamt.ko", design_object("merged")))
+@pytest.mark.parametrize("is_module", [True, False])
+def test_a_search_is_taken_up(is_module: bool, tmp_path: Path) -> None:
+    """What ran, was answered and was not reached before it was kept counts afterwards."""
+    image, ko = str(design_object("merged")), ""
+    if is_module:
+        image, ko = (
+            str(kernel(tmp_path)),
+            str(joined(tmp_path / "pamt.ko", design_object("merged"))),
+        )
+    files = [image, ko] if is_module else [image]
     kept = str(tmp_path / "kept.search")
-    asked = ["--vmlinux", image, "--module", ko, "--cpus", "3", "--granularity", "seamcall"]
+    asked = [
+        "--vmlinux",
+        image,
+        *(["--module", ko] if is_module else []),
+        "--cpus",
+        "3",
+        "--granularity",
+        "seamcall",
+    ]
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     assert main(["verify", *asked, "--save", str(first)]) == 0
     assert main(["verify", *asked, "--max-states", "20", "--checkpoint", kept]) == 1
-    assert main(["verify", "--resume", kept, image, ko, "--save", str(second)]) == 0
+    assert main(["verify", "--resume", kept, *files, "--save", str(second)]) == 0
     one, other = (
         json.loads(path.read_text())["designs"][0]["trials"][0] for path in (first, second)
     )
     for key in ("verdict", "states", "transitions", "code", "assumptions", "not_reached"):
         assert one[key] == other[key], key
-    assert main(["verify", "--check", str(second), image, ko]) == 0
-    assert "is about the module" in refused("verify", "--resume", kept, image)
+    assert main(["verify", "--check", str(second), *files]) == 0
+    if is_module:
+        assert "is about the module" in refused("verify", "--resume", kept, image)
 
 
 def test_a_module_calls_the_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,3 +304,21 @@ def test_what_is_no_module(tmp_path: Path) -> None:
     words: list[str | Path] = ["ld", "-m", "elf_x86_64", "-e", "0", "-Ttext=0x100000000000"]
     subprocess.run([*words, "-o", far, built(KERNEL, ("-O2", "-mcmodel=large"))], check=True)
     assert "does not reach" in line(good, of=far)
+
+
+def test_boot_replays_a_kernel_alone(tmp_path: Path) -> None:
+    image, ko = kernel(tmp_path), joined(tmp_path / "pamt.ko", design_object("v2"))
+    assert verdict(image, tmp_path, "--module", str(ko))[0] == 1
+    said = refused("boot", "--vmlinux", str(image), "--replay", str(tmp_path / "kept.json"))
+    assert "counterexample: of a kernel with --module; expected one of a vmlinux alone" in said
+
+
+@pytest.mark.parametrize("modules", [5, "pamt.ko", [5]])
+def test_a_document_whose_modules_are_none(modules: object, tmp_path: Path) -> None:
+    image, ko = kernel(tmp_path), joined(tmp_path / "pamt.ko", design_object("v2"))
+    assert verdict(image, tmp_path, "--module", str(ko))[0] == 1
+    kept = tmp_path / "kept.json"
+    document = json.loads(kept.read_text())
+    document["designs"][0]["trials"][0]["asked"]["modules"] = modules
+    kept.write_text(json.dumps(document))
+    assert "modules" in refused("verify", "--check", str(kept), str(image), str(ko))

@@ -146,6 +146,11 @@ def _replay(options: argparse.Namespace) -> "tuple[Mapping[str, Any], Exercise, 
             vmlinux = Path(options.vmlinux)
             build = Path(options.build) if options.build else vmlinux.parent
             try:
+                if asked.modules:
+                    raise InputError(
+                        "counterexample: of a kernel with --module; expected one of a vmlinux "
+                        "alone, for the exerciser calls the kernel's own functions"
+                    )
                 exercise = exercise_of(found, design_to_replay(asked.design, build))
                 if asked.image:
                     _check_image(vmlinux, asked, trial, found)
@@ -169,11 +174,6 @@ def _check_image(
     from dpamt.verify.evidence.code_hash import design_hash
     from dpamt.verify.machine_code.design import GET, PUT, machine_design, read_how
 
-    if asked.modules:
-        raise InputError(
-            "counterexample: of a kernel with --module; expected one of a vmlinux alone, for the "
-            "exerciser calls the kernel's own functions"
-        )
     functions, *_ = read_how(asked.image)
     names = functions.get("get", GET), functions.get("put", PUT)
     if names != (GET, PUT):
