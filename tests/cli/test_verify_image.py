@@ -31,7 +31,7 @@ def test_people_see_c(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "bad-remove" in said
     assert "NOT CONFIRMED" not in said
-    assert "every step on the word itself: the same" in said
+    assert "every step on the real word: the same" in said
     assert "tdx_pamt_put/atomic_dec_and_test" in "".join(said.split())
 
 
