@@ -1,4 +1,4 @@
-"""Failures found coarse are found fine on the same way; a way that is none is told apart."""
+"""Failures found coarse are found fine on the same way; a way that is none is known."""
 
 from dataclasses import replace
 

@@ -263,7 +263,7 @@ def test_a_word_keyed_by_the_page_is_not_one_word_for_all() -> None:
     assert broken == {KERNEL}
     assert search.apart == [0]
     (line,) = search.assumptions()
-    assert line.startswith('threads of "two" are told apart')
+    assert line.startswith('threads of "two" are kept apart')
 
 
 def test_a_declared_word_of_ones_own_keeps_threads_alike() -> None:
