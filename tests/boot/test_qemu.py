@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +92,19 @@ def left_behind(pid: int) -> list[str]:
     return found
 
 
+def beside(output: Path) -> list[Path]:
+    """The unfinished files beside an output: files.py writes there and renames at the end."""
+    return list(output.parent.glob(".dpamt-*"))
+
+
+def within(seconds: float, happens: Callable[[], bool]) -> None:
+    """Wait until it happens.  An AssertionError where it does not: no test goes on without it."""
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
     """The guest would go on for hours."""
@@ -109,28 +123,24 @@ def test_a_signal_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
         # What runs the tests in the background may have SIGINT ignored, and hand that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + SECONDS
     guests: list[int] = []
-    beside = list(tmp_path.glob(".record.*"))
-    while time.monotonic() < deadline:
-        guests = children(process.pid)
-        beside = list(tmp_path.glob(".record.*"))
-        if guests and beside and beside[0].stat().st_size > 0:  # SEAMCALLs are answered
-            break
-        time.sleep(0.05)
+
+    def answers() -> bool:
+        guests[:] = children(process.pid)
+        return bool(guests) and any(one.stat().st_size > 0 for one in beside(record))
+
+    within(SECONDS, answers)
     assert len(guests) == 1
     assert left_behind(guests[0]) == []
     process.send_signal(how)
     _, said = process.communicate(timeout=SECONDS)
-    while is_alive(guests[0]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_alive(guests[0])
+    within(SECONDS, lambda: not is_alive(guests[0]))
     assert not record.exists()
     assert list(temporary.iterdir()) == []
     if how != signal.SIGKILL:
         assert process.returncode == 130
         assert said == "dpamt: interrupted\n"
-        assert not list(tmp_path.glob(".record.*"))
+        assert beside(record) == []
 
 
 def test_a_kernel_that_qemu_does_not_take(tmp_path: Path) -> None:
