@@ -37,6 +37,14 @@ static uint64_t key_hash(int32_t local, int32_t generation, const int32_t *key, 
     return hash ^ hash >> 32;
 }
 
+static int same_key(const int32_t *a, const int32_t *b, int32_t length)
+{
+    for (int32_t n = 0; n < length; n++)
+        if (a[n] != b[n])
+            return 0;
+    return 1;
+}
+
 static struct entry *entry_at(const struct search *s, uint64_t hash, int32_t local,
                               const int32_t *key, int32_t length)
 {
@@ -47,7 +55,7 @@ static struct entry *entry_at(const struct search *s, uint64_t hash, int32_t loc
             return e;
         if (e->hash == hash && e->local == local && e->generation == generation &&
             e->length == length &&
-            (!length || !memcmp(s->keys + e->key, key, (size_t)length * sizeof *key)))
+            same_key(s->keys + e->key, key, length))
             return e;
     }
 }

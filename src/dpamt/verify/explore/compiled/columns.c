@@ -100,19 +100,23 @@ void dpamt_relax(struct search *s)
     }
 }
 
-struct search *dpamt_begin(int32_t parts)
+/* Begin a search that ``threads`` threads will share.  0: no memory. */
+struct search *dpamt_begin(int32_t threads)
 {
     struct search *s = calloc(1, sizeof *s);
     if (!s)
         return 0;
     s->rows.file = s->parents.file = s->moves.file = s->onward.file = -1;
-    s->parts = parts;
+    int32_t parts = s->parts = threads;
+    /* More segments than threads: who is done early takes one more. */
+    s->outs = threads == 1 ? 1 : 4 * threads < MOST_OUTS ? 4 * threads : MOST_OUTS;
     s->part = calloc((size_t)parts, sizeof *s->part);
-    s->out = calloc((size_t)parts, sizeof *s->out);
-    for (int32_t n = 0; s->out && n < parts; n++) {
+    s->out = calloc((size_t)s->outs, sizeof *s->out);
+    for (int32_t n = 0; s->out && n < s->outs; n++) {
         s->out[n].picked = calloc((size_t)parts, sizeof *s->out[n].picked);
         s->out[n].picked_used = calloc((size_t)parts, sizeof *s->out[n].picked_used);
-        if (!s->out[n].picked || !s->out[n].picked_used)
+        s->out[n].fresh = calloc((size_t)parts, sizeof *s->out[n].fresh);
+        if (!s->out[n].picked || !s->out[n].picked_used || !s->out[n].fresh)
             return 0;
     }
     s->entry_room = 1024;
@@ -123,7 +127,8 @@ struct search *dpamt_begin(int32_t parts)
         if (!s->part[n].table)
             s->entry_room = 0;
     }
-    if (!s->part || !s->out || !s->entries || !s->entry_room)
+    if (!s->part || !s->out || !s->entries || !s->entry_room ||
+        pthread_mutex_init(&s->team.lock, 0) || pthread_cond_init(&s->team.all_here, 0))
         return 0; /* the process has no memory left, and ends */
     return s;
 }
@@ -134,9 +139,10 @@ void dpamt_end(struct search *s)
     drop(&s->parents);
     drop(&s->moves);
     drop(&s->onward);
-    for (int32_t n = 0; n < s->parts; n++) {
-        struct out *o = s->out + n;
+    for (int32_t n = 0; n < s->parts; n++)
         free(s->part[n].table);
+    for (int32_t n = 0; n < s->outs; n++) {
+        struct out *o = s->out + n;
         free(o->rows);
         free(o->hashes);
         free(o->parents);
@@ -146,11 +152,14 @@ void dpamt_end(struct search *s)
             free(o->picked[k]);
         free(o->picked);
         free(o->picked_used);
+        free(o->fresh);
         free(o->moves);
         free(o->state_rows);
         free(o->state_moves);
         free(o->state_ends);
     }
+    pthread_cond_destroy(&s->team.all_here);
+    pthread_mutex_destroy(&s->team.lock);
     free(s->part);
     free(s->out);
     free(s->entries);

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryFile
 from typing import IO, Any, Final
 
-from dpamt.verify.explore.compiled.library import Tables, library
+from dpamt.verify.explore.compiled.library import MOST_THREADS, Tables, library
 from dpamt.verify.explore.compiled.tables import Layout, LearnedTables, Searched, integers
 from dpamt.verify.explore.graph import Graph
 from dpamt.verify.explore.judging import Found
@@ -24,6 +24,8 @@ MOST_STATES: Final = (1 << 31) - 2
 """States have numbers of 31 bits."""
 _LONGEST_CHUNK: Final = 1 << 14
 """States that a thread expands before what it found is looked up."""
+_SEGMENTS: Final = 4
+"""Parts of a chunk for each thread: one that is done early takes one more."""
 _WORTH_SHARING: Final = 256
 """States that a thread has to have for itself, so that it pays to begin several."""
 _UNKNOWN: Final = 1
@@ -44,13 +46,12 @@ class CompiledGraph:
         self._learned = LearnedTables(search)
         self._threads = threads
         self._layout = Layout(())
-        self._pool = ThreadPoolExecutor(threads, "dpamt") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, "dpamt") if threads > 1 else None
         self._at = self._call.dpamt_begin(threads)
         if not self._at:
             raise MemoryError
         self._tables = self._call.dpamt_tables(self._at).contents
         self._numbers = (ctypes.c_int64 * 4)()
-        self._done = ctypes.c_int64()
         self._fields = integers([])
         self._alone = True
         """A part of the states are expanded by one thread: the next may have to be learned."""
@@ -273,34 +274,22 @@ class CompiledGraph:
         """Expand some states from ``here`` on; whether the next one has to be learned."""
         left = self.level_end - here
         threads = 1 if self._alone else min(self._threads, left // _WORTH_SHARING) or 1
-        each = min(_LONGEST_CHUNK, -(-left // threads))
-        parts = [(n, here + n * each, here + (n + 1) * each) for n in range(threads)]
-        self._each(
-            lambda part: self._call.dpamt_expand(
-                self._at, part[0], part[1], min(part[2], self.level_end)
-            ),
-            parts,
-        )
-        why = segments = 0
-        while segments < threads and not why:
-            why = self._call.dpamt_stopped(self._at, segments, self._done)
-            segments += 1
-        looked = self._each(
-            lambda part: self._call.dpamt_look_up(self._at, part, segments), range(self._threads)
-        )
-        for failed in looked:
-            _check(failed)
-        _check(min(0, self._call.dpamt_commit(self._at, segments, most)))
-        if why > _UNKNOWN:
+        segments = 1 if threads == 1 else min(_SEGMENTS * threads, MOST_THREADS)
+        end = min(here + _LONGEST_CHUNK * threads, self.level_end)
+        self._call.dpamt_begin_chunk(self._at, here, end, segments, threads, most)
+        if self._pool is None or threads == 1:
+            ended = self._call.dpamt_chunk(self._at)
+        else:
+            others = [
+                self._pool.submit(self._call.dpamt_chunk, self._at) for _ in range(1, threads)
+            ]
+            ended = self._call.dpamt_chunk(self._at)
+            for other in others:
+                other.result()
+        if ended > _UNKNOWN:
             raise MemoryError
-        self._alone = bool(why)
-        return bool(why)
-
-    def _each(self, do: "Callable[[Any], Any]", items: Any) -> list[Any]:
-        """Do it for each item, on a thread each where there are several."""
-        if self._pool is None or len(items) == 1:
-            return [do(item) for item in items]
-        return list(self._pool.map(do, items))
+        self._alone = bool(ended)
+        return self._alone
 
     def _learn(self, state: tuple[int, ...], found: Found | None, here: int = -1) -> None:
         """Work out what may happen in a state, and add it to the tables.

@@ -178,10 +178,11 @@ static void deal(const struct search *s, struct out *o)
     }
 }
 
-/* Pass 1 of a chunk, for one thread: expand states from ``first`` to before ``end``. */
-void dpamt_expand(struct search *s, int32_t part, int64_t first, int64_t end)
+/* Pass 1 of a chunk, for one segment: expand states from ``first`` to before ``end``.  Why it
+ * stopped. */
+static int expand(struct search *s, int32_t segment, int64_t first, int64_t end)
 {
-    struct out *o = s->out + part;
+    struct out *o = s->out + segment;
     o->used = 0;
     o->first = first;
     o->done = 0;
@@ -191,4 +192,5 @@ void dpamt_expand(struct search *s, int32_t part, int64_t first, int64_t end)
         o->done += !o->stopped;
     }
     deal(s, o);
+    return (int)o->stopped;
 }

@@ -18,11 +18,10 @@ int dpamt_append(struct search *s, const int32_t *values, uint32_t parent, uint1
 
 static int table_again(struct search *s)
 {
-    for (int32_t n = 0; n < s->parts; n++) {
-        s->part[n].mask = 0;
-        if (rebuilt(s, n, s->count / s->parts + s->count / 8 + 4096))
-            return -1;
-    }
+    s->part[0].mask = 0; /* of another size in any case */
+    if (make_tables(s, s->count / s->parts + s->count / 8 + 4096) < 0)
+        return -1;
+    refill(s, 0, 1);
     return 0;
 }
 
@@ -51,7 +50,7 @@ int dpamt_settle(struct search *s, const struct tables *before, int32_t words_be
                 put_field(&s->t, row, k, values[k]);
         }
     }
-    for (int32_t n = 0; n < s->parts; n++)
+    for (int32_t n = 0; n < s->outs; n++)
         s->out[n].room = 0; /* rows of another width */
     return table_again(s);
 }
@@ -65,13 +64,6 @@ void dpamt_numbers(const struct search *s, int64_t *numbers)
     numbers[1] = s->expanded;
     numbers[2] = s->transitions;
     numbers[3] = s->end_used;
-}
-
-/* Why a thread stopped to expand; how many states of its part it has expanded. */
-int64_t dpamt_stopped(const struct search *s, int32_t part, int64_t *done)
-{
-    *done = s->out[part].done;
-    return s->out[part].stopped;
 }
 
 uint32_t dpamt_parent(const struct search *s, int64_t n) { return ((uint32_t *)s->parents.at)[n]; }

@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-_FLAGS: Final = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-w")
+_FLAGS: Final = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-w")
 MOST_THREADS: Final = 31
 """A row that waits for its number is named by its thread in five bits (state.h)."""
 MOST_FIELDS: Final = 4096
@@ -28,7 +28,17 @@ MOST_FIELDS: Final = 4096
 MOST_MISSING: Final = 256
 """Things to learn that a shard asks for at once (shard.c)."""
 _SOURCES: Final = (
-    *("state.h", "columns.c", "blocks.c", "expand.c", "number.c", "kept.c", "search.c", "shard.c"),
+    *(
+        "state.h",
+        "columns.c",
+        "blocks.c",
+        "expand.c",
+        "number.c",
+        "kept.c",
+        "team.c",
+        "search.c",
+        "shard.c",
+    ),
 )
 """The last one is compiled; it includes the others."""
 _SECONDS: Final = 120.0
@@ -88,16 +98,14 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dpamt_tables": (POINTER(Tables), (c_void_p,)),
     "dpamt_state": (None, (c_void_p, c_int64, c_void_p)),
     "dpamt_add": (c_int32, (c_void_p, c_void_p, c_int32, c_int32, c_int32)),
-    "dpamt_expand": (None, (c_void_p, c_int32, c_int64, c_int64)),
-    "dpamt_look_up": (c_int32, (c_void_p, c_int32, c_int32)),
-    "dpamt_commit": (c_int64, (c_void_p, c_int32, c_int64)),
+    "dpamt_begin_chunk": (None, (c_void_p, c_int64, c_int64, c_int32, c_int32, c_int64)),
+    "dpamt_chunk": (c_int32, (c_void_p,)),
     "dpamt_append": (c_int32, (c_void_p, c_void_p, c_uint32, c_uint16, c_uint32)),
     "dpamt_settle": (c_int32, (c_void_p, c_void_p, c_int32)),
     "dpamt_stuck": (c_int64, (c_void_p,)),
     "dpamt_spill": (c_int32, (c_void_p, c_void_p)),
     "dpamt_relax": (None, (c_void_p,)),
     "dpamt_numbers": (None, (c_void_p, POINTER(c_int64))),
-    "dpamt_stopped": (c_int64, (c_void_p, c_int32, POINTER(c_int64))),
     "dpamt_parent": (c_uint32, (c_void_p, c_int64)),
     "dpamt_move": (c_uint16, (c_void_p, c_int64)),
     "dpamt_end_at": (c_uint32, (c_void_p, c_int64)),

@@ -1,31 +1,69 @@
 /* Passes 2 and 3 of a chunk: look states up, and give new ones their numbers. */
-/* Pass 2: find the states of a chunk in one part of the table. */
 
-static int rebuilt(struct search *s, int32_t part, int64_t most)
+/* Tables in which ``most`` states fit for each part; 1: they are new, and empty (refill).  -1: no
+ * memory. */
+static int make_tables(struct search *s, int64_t most)
 {
-    struct part *p = s->part + part;
-    uint64_t size = p->mask + 1;
+    uint64_t size = s->part[0].mask + 1;
     while (size * 7 / 10 < (uint64_t)most)
         size *= 2;
-    if (size == p->mask + 1)
+    if (size == s->part[0].mask + 1)
         return 0;
-    free(p->table);
-    p->table = calloc(size, 4);
-    if (!p->table)
-        return -1;
-    p->mask = size - 1;
-    p->used = 0;
-    for (int64_t state = 0; state < s->count; state++) {
-        uint64_t hash = row_hash(row_of(s, state), s->words);
-        if (part_of(s, hash) != part)
-            continue;
-        uint64_t at = hash & p->mask;
-        while (p->table[at])
-            at = (at + 1) & p->mask;
-        p->table[at] = (uint32_t)state + 1;
-        p->used++;
+    for (int32_t n = 0; n < s->parts; n++) {
+        struct part *p = s->part + n;
+        free(p->table);
+        p->table = calloc(size, 4);
+        if (!p->table)
+            return -1;
+        p->mask = size - 1;
+        p->used = 0;
     }
-    return 0;
+    return 1;
+}
+
+/* Put states into new tables: share ``share`` of ``shares`` of the states, whatever their part.
+ * Others do it with their shares at the same time. */
+static void refill(struct search *s, int32_t share, int32_t shares)
+{
+    int64_t first = s->count * share / shares, end = s->count * (share + 1) / shares;
+    uint64_t hashes[AHEAD];
+    int64_t added[MOST_OUTS] = {0};
+    for (int64_t state = first; state < end + AHEAD; state++) {
+        if (state >= first + AHEAD) {
+            uint64_t hash = hashes[state % AHEAD];
+            int part = part_of(s, hash);
+            const struct part *p = s->part + part;
+            uint64_t at = hash & p->mask;
+            uint32_t code = (uint32_t)(state - AHEAD) + 1, none = 0;
+            while (!__atomic_compare_exchange_n(p->table + at, &none, code, 0, __ATOMIC_RELAXED,
+                                                __ATOMIC_RELAXED)) {
+                at = (at + 1) & p->mask;
+                none = 0;
+            }
+            added[part]++;
+        }
+        if (state < end) {
+            uint64_t hash = hashes[state % AHEAD] = row_hash(row_of(s, state), s->words);
+            const struct part *p = s->part + part_of(s, hash);
+            __builtin_prefetch(p->table + (hash & p->mask), 1);
+        }
+    }
+    for (int32_t part = 0; part < s->parts; part++)
+        __atomic_fetch_add(&s->part[part].used, added[part], __ATOMIC_RELAXED);
+}
+
+/* Room for a chunk in every part of the table.  ``segments``: how many outs hold the chunk.  1: the
+ * tables have to be refilled before anything else; -1: no memory. */
+static int make_room_in_tables(struct search *s, int32_t segments)
+{
+    int64_t most = 0;
+    for (int32_t part = 0; part < s->parts; part++) {
+        int64_t wanted = s->part[part].used; /* all of the chunk may be new */
+        for (int32_t n = 0; n < segments; n++)
+            wanted += s->out[n].picked_used[part];
+        most = wanted > most ? wanted : most;
+    }
+    return make_tables(s, most);
 }
 
 static const uint64_t *pending_row(const struct search *s, uint32_t code)
@@ -34,52 +72,52 @@ static const uint64_t *pending_row(const struct search *s, uint32_t code)
     return o->rows + (int64_t)(code & INDEX_MASK) * s->words;
 }
 
-/* ``segments``: how many outs hold the chunk.  Of each row: its state + 1; PENDING and where the
- * row stands that is the same and new; for a new one, itself.  -1: no memory. */
-int dpamt_look_up(struct search *s, int32_t part, int32_t segments)
+/* Pass 2: find the states of a chunk in one part of the table.  Of each row: its state + 1; PENDING
+ * and where the row stands that is the same and new; for a new one, itself. */
+static void look_up(struct search *s, int32_t part, int32_t segments)
 {
     struct part *p = s->part + part;
-    int64_t more = 0;
+    /* Others write what lies beside ``p`` and the outs: what is needed is kept apart. */
+    uint32_t *table = p->table;
+    uint64_t mask = p->mask;
+    int64_t used = p->used;
     int32_t words = s->words;
-    for (int32_t n = 0; n < segments; n++)
-        more += s->out[n].picked_used[part];
-    if (rebuilt(s, part, p->used + more)) /* all of them may be new and fall on this part */
-        return -1;
     for (int32_t n = 0; n < segments; n++) {
         struct out *o = s->out + n;
+        const uint64_t *hashes = o->hashes, *rows = o->rows;
+        uint32_t *targets = o->targets, *places = o->places;
         const uint32_t *mine = o->picked[part];
-        int64_t count = o->picked_used[part];
+        int64_t count = o->picked_used[part], before = used;
         for (int64_t k = 0; k < count; k++) {
             if (k + AHEAD < count)
-                __builtin_prefetch(p->table + (o->hashes[mine[k + AHEAD]] & p->mask));
+                __builtin_prefetch(table + (hashes[mine[k + AHEAD]] & mask));
             if (k + AHEAD / 2 < count) {
-                uint32_t near = p->table[o->hashes[mine[k + AHEAD / 2]] & p->mask];
+                uint32_t near = table[hashes[mine[k + AHEAD / 2]] & mask];
                 if (near && !(near & PENDING))
                     __builtin_prefetch(row_of(s, near - 1));
             }
             int64_t i = mine[k];
-            uint64_t hash = o->hashes[i];
-            const uint64_t *row = o->rows + i * words;
-            uint64_t at = hash & p->mask;
-            for (;; at = (at + 1) & p->mask) {
-                uint32_t found = p->table[at];
+            const uint64_t *row = rows + i * words;
+            uint64_t at = hashes[i] & mask;
+            for (;; at = (at + 1) & mask) {
+                uint32_t found = table[at];
                 if (!found) {
-                    p->table[at] = o->targets[i] = PENDING | (uint32_t)n << SEGMENT_SHIFT |
-                                                   (uint32_t)i;
-                    p->used++;
-                    o->places[i] = (uint32_t)at;
+                    table[at] = targets[i] = PENDING | (uint32_t)n << SEGMENT_SHIFT | (uint32_t)i;
+                    used++;
+                    places[i] = (uint32_t)at;
                     break;
                 }
                 const uint64_t *there =
                     found & PENDING ? pending_row(s, found) : row_of(s, found - 1);
                 if (same_row(row, there, words)) {
-                    o->targets[i] = found;
+                    targets[i] = found;
                     break;
                 }
             }
         }
+        o->fresh[part] = used - before;
     }
-    return 0;
+    p->used = used;
 }
 
 /* The state of a row; -1: there is none. */
@@ -93,61 +131,99 @@ static int64_t number_of(const struct search *s, const uint64_t *row, uint64_t h
 }
 
 /* Pass 3: give the new states of a chunk their numbers, in order, until there are more than
- * ``most``.  Returns how many states are expanded now; -1: no memory. */
-int64_t dpamt_commit(struct search *s, int32_t segments, int64_t most)
+ * ``most``.  Three steps, each after all threads have done the one before:
+ *
+ *   commit   one thread decides where the numbers of each segment begin, and makes room;
+ *   number   for each segment, its new states get their numbers and are appended;
+ *   onward   for each segment, the states that were expanded get their edge to the highest number.
+ *
+ * Returns how many segments take part; -1: no memory. */
+static int32_t commit(struct search *s, int32_t segments, int64_t most)
 {
-    int64_t more = 0;
-    int32_t words = s->words;
-    for (int32_t n = 0; n < segments; n++)
-        more += s->out[n].used;
-    if (make_room(s, s->count + more))
-        return -1;
-    uint32_t *parents = (uint32_t *)s->parents.at, *onward = (uint32_t *)s->onward.at;
-    uint16_t *moves = (uint16_t *)s->moves.at;
-    for (int32_t n = 0; n < segments; n++) {
+    int64_t count = s->count;
+    int32_t n = 0, stopped = 0;
+    for (; n < segments && !stopped; n++) {
         struct out *o = s->out + n;
-        int64_t i = 0;
-        for (int64_t state = 0; state < o->done; state++) {
-            uint32_t here = (uint32_t)(o->first + state), highest = here;
-            int any = 0;
-            for (uint32_t k = 0; k < o->state_rows[state]; k++, i++) {
-                uint32_t code = o->targets[i], number = code - 1;
-                if (code == (PENDING | (uint32_t)n << SEGMENT_SHIFT | (uint32_t)i)) {
-                    number = (uint32_t)s->count++;
-                    memcpy((uint64_t *)s->rows.at + (int64_t)number * words,
-                           o->rows + i * words, (size_t)words * 8);
-                    parents[number] = here;
-                    moves[number] = o->moves[i];
-                    onward[number] = number;
-                    s->part[part_of(s, o->hashes[i])].table[o->places[i]] = number + 1;
-                    o->targets[i] = number + 1;
-                } else if (code & PENDING) {
-                    struct out *there = s->out + ((code & ~PENDING) >> SEGMENT_SHIFT);
-                    number = there->targets[code & INDEX_MASK] - 1;
-                    o->targets[i] = number + 1;
-                }
-                highest = !any || number > highest ? number : highest;
-                any = 1;
-            }
-            onward[here] = highest;
-            s->transitions += o->state_moves[state];
-            if (o->state_ends[state]) {
-                if (s->end_used == s->end_room) {
-                    s->end_room = 2 * s->end_room + 1024;
-                    s->ends = realloc(s->ends, (size_t)s->end_room * 4);
-                    if (!s->ends)
-                        return -1;
-                }
-                s->ends[s->end_used++] = here << 1 | (o->state_ends[state] == 1);
-            }
-            s->expanded = here + 1;
-            if (s->count > most)
-                return s->expanded;
+        int64_t fresh = 0;
+        for (int32_t part = 0; part < s->parts; part++)
+            fresh += o->fresh[part];
+        o->base = count;
+        if (count + fresh > most) { /* up to and with the state with which there are too many */
+            int64_t state = 0, i = 0;
+            for (fresh = 0; state < o->done && count + fresh <= most; state++)
+                for (uint32_t k = 0; k < o->state_rows[state]; k++, i++)
+                    fresh += o->targets[i] ==
+                             (PENDING | (uint32_t)n << SEGMENT_SHIFT | (uint32_t)i);
+            o->done = state;
+            stopped = 1;
         }
-        if (o->stopped)
-            break;
+        count += fresh;
+        stopped |= o->stopped != DONE;
     }
-    return s->expanded;
+    if (make_room(s, count))
+        return -1;
+    for (int32_t k = 0; k < n; k++) {
+        const struct out *o = s->out + k;
+        for (int64_t state = 0; state < o->done; state++) {
+            s->transitions += o->state_moves[state];
+            if (!o->state_ends[state])
+                continue;
+            if (s->end_used == s->end_room) {
+                s->end_room = 2 * s->end_room + 1024;
+                s->ends = realloc(s->ends, (size_t)s->end_room * 4);
+                if (!s->ends)
+                    return -1;
+            }
+            s->ends[s->end_used++] =
+                (uint32_t)(o->first + state) << 1 | (o->state_ends[state] == 1);
+        }
+        if (o->done)
+            s->expanded = o->first + o->done;
+    }
+    s->count = count;
+    return n;
+}
+
+/* Pass 3, number: for one segment. */
+static void number(struct search *s, int32_t n)
+{
+    struct out *o = s->out + n;
+    uint64_t *rows = (uint64_t *)s->rows.at;
+    uint32_t *parents = (uint32_t *)s->parents.at, *edges = (uint32_t *)s->onward.at;
+    uint16_t *moves = (uint16_t *)s->moves.at;
+    int64_t next = o->base, i = 0;
+    int32_t words = s->words;
+    for (int64_t state = 0; state < o->done; state++)
+        for (uint32_t k = 0; k < o->state_rows[state]; k++, i++) {
+            if (o->targets[i] != (PENDING | (uint32_t)n << SEGMENT_SHIFT | (uint32_t)i))
+                continue;
+            for (int32_t word = 0; word < words; word++)
+                rows[next * words + word] = o->rows[i * words + word];
+            parents[next] = o->parents[i];
+            moves[next] = o->moves[i];
+            edges[next] = (uint32_t)next;
+            s->part[part_of(s, o->hashes[i])].table[o->places[i]] = (uint32_t)next + 1;
+            o->targets[i] = (uint32_t)++next;
+        }
+}
+
+/* Pass 3, onward: for one segment. */
+static void onward(struct search *s, int32_t n)
+{
+    const struct out *o = s->out + n;
+    uint32_t *edges = (uint32_t *)s->onward.at;
+    int64_t i = 0;
+    for (int64_t state = 0; state < o->done; state++) {
+        uint32_t highest = 0;
+        for (uint32_t k = 0; k < o->state_rows[state]; k++, i++) {
+            uint32_t code = o->targets[i];
+            if (code & PENDING) /* the same row came before, and has its number now */
+                code = s->out[(code & ~PENDING) >> SEGMENT_SHIFT].targets[code & INDEX_MASK];
+            highest = code > highest ? code : highest;
+        }
+        if (highest)
+            edges[o->first + state] = highest - 1;
+    }
 }
 
 /* The first state from which no way leads to an end; -1: there is none; -2: no memory; below

@@ -14,10 +14,11 @@
  * share the work in three passes over a chunk of states, and the order of states does not depend
  * on how many threads there are:
  *
- *   expand   each thread has a part of the chunk and writes down the states that follow;
- *   look_up  each thread has a part of the hash values, and finds those states in its own table;
- *   commit   one thread gives the new ones their numbers, in order.
+ *   expand   by segments of the chunk: the states that follow are written down;
+ *   look_up  by parts of the hash values: those states are found in the part's own table;
+ *   commit   by segments: new states get their numbers, in order.
  *
+ * Whoever is free takes the next segment or part, and all meet after each pass (team.c).
  * Of edges only the one to the highest number is kept (``onward``): it decides nearly always
  * whether a state leads to an end.  Where it does not, the state is expanded once more.
  */
@@ -27,3 +28,4 @@
 #include "expand.c"
 #include "number.c"
 #include "kept.c"
+#include "team.c"

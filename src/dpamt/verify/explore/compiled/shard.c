@@ -273,8 +273,13 @@ int dpamt_shard_take(struct shard *h, int32_t from, int64_t count, const uint64_
     struct search *s = h->s;
     struct part *p = s->part;
     int32_t words = s->words;
-    if (make_shard_room(h, s->count + count) || rebuilt(s, 0, p->used + count))
+    if (make_shard_room(h, s->count + count))
         return -1;
+    int made = make_tables(s, p->used + count);
+    if (made < 0)
+        return -1;
+    if (made)
+        refill(s, 0, 1);
     uint64_t hashes[2 * AHEAD];
     for (int64_t n = 0; n < count + AHEAD; n++) {
         if (n < count) {

@@ -1,6 +1,7 @@
 /* What a search holds in compiled memory, and how its rows are hashed; see search.c. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,8 @@ enum { ENDED = 1, AT_START = 2, SOFTIRQS_OFF = 4 };          /* flags of a local
 enum { DEAD = 1, WRONG = 2 };                                /* flags of a block */
 enum { DONE = 0, UNKNOWN = 1, NO_MEMORY = 2 };               /* why expand stopped */
 enum { MOST_FIELDS = 4096, MOST_KEY = 8192 };
+
+enum { MOST_OUTS = 31 }; /* a row that waits for its number names its out in five bits */
 
 #define AHEAD 16 /* rows: their places in the table are fetched before they are needed */
 #define PENDING 0x80000000u
@@ -49,21 +52,35 @@ struct entry {
     int32_t local, generation, key, length, first, count;
 };
 
-struct out {                        /* what one thread found while it expanded its part */
+struct out {                        /* what a thread found while it expanded a segment */
     uint64_t *rows, *hashes;
     uint32_t *parents, *targets, *places; /* places: of a new row, in its part of the table */
     uint16_t *moves;
     uint32_t **picked;              /* by part of the table: its rows, in order */
     int64_t *picked_used;
     int64_t used, room;
-    int64_t first, done, stopped;   /* states: first of the part, expanded, why it stopped */
+    int64_t first, done, stopped;   /* states: first of the segment, expanded; why it stopped */
     uint64_t missing;               /* what was looked for last; where it stopped, what is missing */
-    uint32_t *state_rows, *state_moves; /* by state of the part: rows, moves */
+    uint32_t *state_rows, *state_moves; /* by state of the segment: rows, moves */
     uint8_t *state_ends;            /* 1: nothing follows; 2: something after which nothing can */
     int64_t state_room;
+    int64_t *fresh, base;           /* by part of the table: new rows; the number of the first one */
+    char apart[64];                 /* what the next thread writes is in another cache line */
 };
 
-struct part { uint32_t *table; uint64_t mask; int64_t used; };
+struct part {                       /* of the table: all have the same mask */
+    uint32_t *table;
+    uint64_t mask;
+    int64_t used;
+    char apart[64];                 /* as in struct out */
+};
+
+struct team {                       /* threads at work on one chunk (team.c) */
+    pthread_mutex_t lock;
+    pthread_cond_t all_here;
+    int64_t round, first, end, most;
+    int32_t threads, here, segments, next, first_stopped, stopped, made;
+};
 
 struct search {
     struct tables t;
@@ -73,11 +90,12 @@ struct search {
     int64_t entry_used, entry_room;
     int32_t *keys;
     int64_t key_used, key_room;
-    int32_t parts, words;
+    int32_t parts, outs, words;
     struct part *part;
     struct out *out;
     uint32_t *ends;
     int64_t end_used, end_room;
+    struct team team;
 };
 
 static uint64_t mixed(uint64_t a, uint64_t b)
