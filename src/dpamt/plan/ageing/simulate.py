@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from os import cpu_count
 from typing import Final
 
 from dpamt.abi.pages import PAGE_SHIFT, PAGES_PER_2M
@@ -15,7 +14,7 @@ from dpamt.plan.ageing.workload import Workload
 from dpamt.plan.confidence import Interval, confidence
 from dpamt.platform.machine import Machine
 from dpamt.run.world import pamt_of_mode
-from dpamt.worker_pool import worker_pool
+from dpamt.worker_pool import usable_cpus, worker_pool
 
 Progress = Callable[[str, int, int], None]
 """Called during long work: (what, done, total)."""
@@ -85,7 +84,7 @@ def simulate(
         raise InputError("ageing: expected at least one seed, each once")
     if not any(td.share_2m for td in workload.tds):
         prepare(machine.max_pfn, progress)
-    workers = min(processes or cpu_count() or 1, len(seeds))
+    workers = min(processes or usable_cpus(), len(seeds))
     results: dict[int, _OfSeed] = {}
     if workers == 1:
         for seed in seeds:

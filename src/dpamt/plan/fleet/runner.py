@@ -4,11 +4,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from os import cpu_count
 from typing import Any, Final, TypeVar
 
 from dpamt.errors import InputError
-from dpamt.worker_pool import worker_pool
+from dpamt.worker_pool import usable_cpus, worker_pool
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -31,7 +30,7 @@ def run_jobs(
     if ray_address is not None:
         yield from _on_ray(function, jobs, ray_address)
         return
-    workers = processes or cpu_count() or 1
+    workers = processes or usable_cpus()
     if workers <= 1:
         yield from map(function, jobs)
         return

@@ -132,7 +132,7 @@ class LearnedTables:
         Returns (position, first block, count) of each thread that may go on; the caller adds them.
         """
         engine, capacity = self._engine, self._search.capacity
-        self.point(tables)
+        self._all_locals()
         locals_ = state[capacity:]
         found = []
         for kind in range(len(self._class_first) - 1):
@@ -156,11 +156,14 @@ class LearnedTables:
 
     def point(self, tables: Tables) -> None:
         """Let the tables point at the arrays, with every local that is known."""
+        self._all_locals()
+        self._put(tables)
+
+    def _all_locals(self) -> None:
         for number in range(len(self._flags), len(self._engine.locals)):
             self._local(number)
         self._void()
         self._square()
-        self._put(tables)
 
     def settle_wrong(self, found: Found) -> None:
         """A property that has failed is not asked about again."""
