@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -262,15 +261,3 @@ def test_shards_on_a_ray_cluster_and_one_of_them_killed(
     said = capsys.readouterr().err
     assert re.search(r"^dpamt: lost at depth \d+: shard 2 of 2 \(\S+, process \d+\); ", said)
     assert len(said.splitlines()) == 1
-
-
-def test_a_cluster_that_does_not_answer_is_one_line() -> None:
-    pytest.importorskip("ray")
-    with pytest.raises(InputError, match=r"^--ray 127.0.0.1:1: .*; expected a cluster$"):
-        RayTeam("127.0.0.1:1", 2)
-
-
-def test_without_ray_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"^--ray: Ray is not installed; expected dpamt\[ray\]$"):
-        RayTeam("auto", 2)

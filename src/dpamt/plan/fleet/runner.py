@@ -1,12 +1,11 @@
 """Jobs on all local cores, or on a Ray cluster; results in the order of the jobs either way."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from dpamt.errors import InputError
+from dpamt.ray_cluster import connect
 from dpamt.worker_pool import usable_cpus, worker_pool
 
 J = TypeVar("J")
@@ -49,18 +48,10 @@ def run_jobs(
 
 
 def _on_ray(function: Callable[[J], R], jobs: Iterable[J], address: str) -> Iterator[R]:
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--ray: Ray is not installed; expected pip install 'dpamt[ray]'") from None
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"--ray {address}: {line}; expected a running Ray cluster") from None
+    ray = connect(address)
     try:
         remote = ray.remote(function)
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources = ray.cluster_resources()
         most = _AHEAD * max(1, int(resources.get("CPU", 1)))
         waiting: deque[Any] = deque()
         for job in jobs:

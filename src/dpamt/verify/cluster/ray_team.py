@@ -4,65 +4,27 @@ Every machine needs the same dpamt and Python, and a C compiler; a design's file
 What shards hand to each other goes from machine to machine through Ray, not through this process.
 """
 
-import os
-import socket
 from collections.abc import Sequence
-from importlib import import_module
 from itertools import chain
 from time import sleep
 from types import TracebackType
 from typing import Any, Final, Self
 
-from dpamt.errors import InputError
+from dpamt.ray_cluster import connect
 from dpamt.verify.cluster.team import ShardLostError
 
-_CONNECT_SECONDS: Final = 5.0
 _TRIES: Final = 10
 """Seconds in which a shard turns out to be lost, after a call that failed."""
-_QUIET: Final = {
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",
-}
-"""Ray's environment.  The search says in one line that a shard is lost; Ray's own lines about it
-would stand among the results.  Source: Ray's documentation, "Configuring logging"."""
-
-
-def _answers(address: str) -> None:
-    """Refuse HOST:PORT where nobody answers: Ray itself would try for minutes."""
-    host, colon, port = address.rpartition(":")
-    if not colon or "/" in address:
-        return
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"--ray {address}: {error}; expected a cluster") from None
 
 
 class RayTeam:
     """``count`` shards on the cluster at ``address`` (``local``: one that is started here)."""
 
     def __init__(self, address: str, count: int) -> None:
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        try:
-            ray: Any = import_module("ray")
-        except ImportError:
-            raise InputError("--ray: Ray is not installed; expected dpamt[ray]") from None
+        ray = connect(address, count or None)
         from dpamt.verify.cluster.worker import Shard
 
         self._ray = ray
-        _answers(address)
-        try:
-            ray.init(
-                address=address,
-                num_cpus=(count or None) if address == "local" else None,
-                include_dashboard=False,
-                logging_level="error",
-                log_to_driver=False,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            said = str(error).splitlines()[0]
-            raise InputError(f"--ray {address}: {said}; expected a cluster") from None
         self.count = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actor: Any = ray.remote(Shard).options(scheduling_strategy="SPREAD")
         self._shards = [self._actor.remote(index, self.count) for index in range(self.count)]
