@@ -12,6 +12,7 @@ from dpamt.boot.call import Call, Recording
 from dpamt.boot.forced import Forced
 from dpamt.boot.guest_memory import Bus, GuestMemory, NoSuchMemory
 from dpamt.boot.interventions import SEAMCALL_SITES
+from dpamt.boot.kvm.freed import FreedPages
 from dpamt.boot.kvm.guests import Guests
 from dpamt.boot.outcome import DYNAMIC, STATIC, Booted, BootOptions
 from dpamt.boot.refcounts import KernelCounts, not_found
@@ -66,6 +67,7 @@ class Answering:
         result.audit.name = self._counts.name
         result.audit.not_found = not_found(image)
         self.guests = Guests() if options.kvm is not None else None
+        self.freed = FreedPages(kernel, image) if options.kvm is not None else None
         self.total = 0
         """SEAMCALLs so far."""
 
@@ -107,6 +109,7 @@ class Answering:
             self._see_config(args)
         if leaf == TDH_VP_ENTER and self.guests is not None and self._result.module is not None:
             self.guests.about_to_enter(self._result.module, before[0])
+        held = self._named(before)
         forced = self._forced.status(leaf) if self._forced.rules else None
         if self._result.sweep is not None:
             forced = self._result.sweep.answer(leaf)
@@ -121,7 +124,10 @@ class Answering:
         if self.guests is not None and self._result.module is not None:
             more = self.guests.answered(self._result.module, leaf, before, status)
             answer.registers.update(more)
-        return answer, self._wrong_now(before, after)
+        wrong = self._wrong_now(before, after) + self._freed_now(held | self._named(after))
+        if self.guests is not None and not self._options.hold:
+            wrong += self.guests.fault_again(leaf, before, status, after)
+        return answer, wrong
 
     def take_stock(self) -> None:
         """What came of the rules."""
@@ -147,6 +153,28 @@ class Answering:
         regions = {value >> 21 for value in before + after}
         known = [region for region in regions if module.pamt.find_region(region) is not None]
         return [line for region in known for line in view.check_region(region)]
+
+    def _named(self, registers: tuple[int, ...]) -> dict[int, int]:
+        """Pages of the module that a call names, where the kernel's account of them is read."""
+        module = self._result.module
+        if self.freed is None or module is None:
+            return {}
+        return self.freed.named(module, registers)
+
+    def _freed_now(self, named: dict[int, int]) -> list[str]:
+        """Pages that the kernel has freed and the module has: those that a call names, and all of
+        them at regular numbers of calls."""
+        module = self._result.module
+        if self.freed is None or module is None:
+            return []
+        whole = self.total % _WHOLE_EVERY == 0
+        wrong = self.freed.wrong(named | self.freed.held(module) if whole else named)
+        if self._result.sweep is not None:
+            return []  # each life shows its own
+        if self._options.inject or self._options.forced:
+            self._result.findings += wrong  # and what KVM does then is to be seen
+            return []
+        return wrong
 
     def wrong_at_rest(self) -> list[str]:
         """What is wrong when the guest is gone: the kernel's own counts against the pairs."""

@@ -20,6 +20,11 @@ _REFCOUNT_AT: Final = 52
 """_refcount: behind the flags, the union of five words, and _mapcount; on 64-bit without
 CONFIG_KMSAN."""
 
+_COMPOUND_AT: Final = 8
+_TAIL: Final = 1
+"""compound_info, the first word of that union, has bit 0 set in a tail page (Linux 7.3;
+compound_head before)."""
+
 
 class Kept(NamedTuple):
     """The PAMT of a TDMR: its first page, its pages, and how many of them are in use.
@@ -45,6 +50,19 @@ def references(kernel: KernelMemory, image: KernelImage, pfn: int) -> int | None
         return None
     word = kernel.read64(base + pfn * _STRUCT_PAGE_BYTES + _REFCOUNT_AT & -8)
     return None if word is None else word >> 8 * (_REFCOUNT_AT % 8) & 0xFFFF_FFFF
+
+
+def is_free(kernel: KernelMemory, image: KernelImage, pfn: int) -> bool:
+    """Whether the page allocator has a page; False where that is unknown, as of the tail of a
+    compound page."""
+    if references(kernel, image, pfn) != 0:
+        return False
+    symbol = image.symbol(_VMEMMAP)
+    base = kernel.read64(symbol.address) if symbol is not None else None
+    if base is None:
+        return False
+    word = kernel.read64(base + pfn * _STRUCT_PAGE_BYTES + _COMPOUND_AT)
+    return word is not None and not word & _TAIL
 
 
 def pamt_areas(

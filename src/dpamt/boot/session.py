@@ -36,6 +36,7 @@ from dpamt.boot.interventions import (
 )
 from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
 from dpamt.boot.kvm.coverage import MODULES_AREA
+from dpamt.boot.kvm.loaded import LoadedCode
 from dpamt.boot.kvm.prepare import prepare_kvm
 from dpamt.boot.kvm.running import KvmRun
 from dpamt.boot.kvm.sweep import Sweep
@@ -127,15 +128,14 @@ class _Session:
         self._waiting: list[tuple[Request, int, int, float]] = []
         """Requests kept back: (request, rule, count of the other CPU to wait for, deadline)."""
         self._asked: dict[int, float] = {}
+        self._last = 0.0
+        """When the last request came."""
         with TemporaryDirectory(prefix="dpamt-boot-") as folder:
             # QEMU has read its kernel and RAM disk when it has started.
             self._qemu = stack.enter_context(self._guest(Path(folder)))
         self._began = monotonic()
         self._console = Console(self._qemu.serial)
         self._kernel = KernelMemory(self._qemu.memory, image)
-        self._kvm = None
-        if options.kvm is not None:
-            self._kvm = KvmRun(options.kvm, self._qemu.memory, self._console, self._result)
         self._answering = Answering(
             options,
             self._result,
@@ -145,6 +145,11 @@ class _Session:
             recording,
             lambda: monotonic() - self._began,
         )
+        self._kvm = None
+        freed = self._answering.freed
+        if options.kvm is not None and freed is not None:
+            memory = self._qemu.memory
+            self._kvm = KvmRun(options.kvm, memory, self._console, self._result, freed)
         self._open: dict[int, Request] = {}
         """By CPU: the request that is not answered yet."""
         self._transport = self._make_transport(places)
@@ -208,7 +213,7 @@ class _Session:
             requests = self._transport.wait(self._patience())
             now = monotonic()
             for request in requests:
-                self._asked[request.cpu] = now - self._began
+                self._asked[request.cpu] = self._last = now - self._began
                 self._open[request.cpu] = request
                 self._take(request)
                 if result.ended:
@@ -240,6 +245,8 @@ class _Session:
                     f"not at its end after {self._options.timeout:.0f} s; the last line: "
                     f"{self._last_line()!r}"
                 )
+                if self._kvm is not None:
+                    result.findings += self._kvm.stands(now - self._began - self._last)
                 result.stacks = self._stacks()
             if self._progress is not None and now - told > 0.2:
                 told = now
@@ -441,16 +448,25 @@ class _Session:
         except Finding as error:
             return [f"it is not known where the CPUs stand: {error}"]
         told = []
+        prepared = self._result.prepared
+        files = prepared.modules if prepared is not None else {}
+        code = LoadedCode(files, self._console.lines())
+
+        def name_of(address: int) -> str:
+            return code.name_of(address) or self._image.name_of(address)
+
         for cpu, registers in enumerate(stopped):
             request = self._open.get(cpu)
             what = "outside the kernel's code"
             if request is not None:
                 what = self._what(request)
                 registers = request.registers
-            elif self._image.is_text(registers.get("rip", 0)):
-                what = self._image.name_of(registers["rip"])
-            found = callers(self._kernel, self._image, registers.get("rsp", 0), _FRAMES)
-            frames = [self._image.name_of(address) for address in found]
+            elif self._image.is_text(rip := registers.get("rip", 0)) or code.name_of(rip):
+                what = name_of(rip)
+            stack = registers.get("rsp", 0)
+            is_module = lambda address: bool(code.name_of(address))  # noqa: E731
+            found = callers(self._kernel, self._image, stack, _FRAMES, is_module)
+            frames = [name_of(address) for address in found]
             told.append(f"CPU {cpu}: {' < '.join([what, *frames])}")
         return told
 

@@ -5,6 +5,7 @@ when it points into code right behind a call.  Leftovers of earlier calls can be
 """
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from dpamt.abi.pages import PAGE_SHIFT, PAGE_SIZE
@@ -21,6 +22,8 @@ _LARGE: Final = 1 << 7
 _SCANNED: Final = 2048
 _NEAR_CALL: Final = 0xE8
 _INDIRECT_CALL: Final = 0xFF
+_BEFORE: Final = 7
+"""Bytes of the longest call that is looked for."""
 
 
 class KernelMemory:
@@ -71,14 +74,25 @@ class KernelMemory:
             return None
 
 
-def callers(kernel: KernelMemory, image: KernelImage, stack: int, most: int) -> list[int]:
-    """Return addresses from ``stack`` (a value of RSP) on, innermost first."""
+def callers(
+    kernel: KernelMemory,
+    image: KernelImage,
+    stack: int,
+    most: int,
+    is_module: Callable[[int], bool] = lambda _: False,
+) -> list[int]:
+    """Return addresses from ``stack`` (a value of RSP) on, innermost first.
+
+    ``is_module`` says of an address whether it lies in the code of a module.
+    """
     found: list[int] = []
     for offset in range(0, _SCANNED, 8):
         word = kernel.read64(stack + offset)
         if word is None:
             break
-        if image.is_text(word) and _is_behind_call(image, word):
+        if (image.is_text(word) and _is_behind_call(image, word)) or (
+            is_module(word) and _is_behind_call_there(kernel, word)
+        ):
             found.append(word)
             if len(found) == most:
                 break
@@ -87,10 +101,24 @@ def callers(kernel: KernelMemory, image: KernelImage, stack: int, most: int) -> 
 
 def _is_behind_call(image: KernelImage, address: int) -> bool:
     try:
-        before = image.file_bytes(address - 7, 7)
+        before = image.file_bytes(address - _BEFORE, _BEFORE)
     except InputError:
         return False
     if before[2] == _NEAR_CALL:
         target = address + struct.unpack_from("<i", before, 3)[0]
         return image.is_text(target)
+    return _is_indirect(before)
+
+
+def _is_behind_call_there(kernel: KernelMemory, address: int) -> bool:
+    """As the guest has its code: a module's file is not relocated."""
+    words = [kernel.read64(address - _BEFORE & -8), kernel.read64((address - _BEFORE & -8) + 8)]
+    if None in words:
+        return False
+    data = b"".join(word.to_bytes(8, "little") for word in words if word is not None)
+    before = data[(address - _BEFORE) % 8 :][:_BEFORE]
+    return before[2] == _NEAR_CALL or _is_indirect(before)
+
+
+def _is_indirect(before: bytes) -> bool:
     return _INDIRECT_CALL in (before[5], before[4], before[1])

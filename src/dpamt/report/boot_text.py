@@ -1,5 +1,6 @@
 """What a boot came to, as wide as the terminal and as one JSON document."""
 
+from collections import Counter
 from collections.abc import Iterator
 from textwrap import wrap
 from typing import Any, Final
@@ -240,8 +241,13 @@ def _bottom(booted: Booted) -> Iterator[str]:
         told = f"{kept:,} of its PAMT pages" if kept else "every PAMT page"
         verb = "did not give back" if kept else "gave back"
         yield from paragraph(f"The kernel {verb} {told} after that.", "")
+    times = Counter((one.kind, one.text) for one in booted.complaints)
     for complaint in booted.complaints:
-        yield from paragraph(f"KERNEL SAYS: {complaint.kind}: {complaint.text}", "")
+        count = times.pop((complaint.kind, complaint.text), 0)
+        if not count:
+            continue  # told with the first of its kind
+        often = f" ({count:,} times)" if count > 1 else ""
+        yield from paragraph(f"KERNEL SAYS: {complaint.kind}: {complaint.text}{often}", "")
         for frame in complaint.stack[:_SHOWN_FRAMES]:
             yield f"    {frame}"[: width()]
     if booted.module is not None and booted.ended == "reboot":

@@ -95,6 +95,7 @@ def _swept(sweep: Sweep) -> Iterator[str]:
             if count
         ]
         left = f"; NOT GIVEN BACK: {', '.join(kept)}" if kept else ""
+        left += f"; FREED, and the module has them: {life.freed}" if life.freed else ""
         yield from paragraph(f"{life.number:3} {title(life)}: {what}{left}", "  ")
     yield ""
     lossy = [life for life in sweep.lives if life.tds or life.pages or life.pairs]
@@ -209,6 +210,7 @@ def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> di
                 "guest_pages": phase.guest_pages,
                 "sept_pages": phase.sept_pages,
                 "control_pages": phase.control_pages,
+                "freed_pages": phase.freed_pages,
             }
             for phase in booted.phases
         ],
@@ -230,6 +232,7 @@ def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> di
                 "tds_left": life.tds,
                 "pages_left": life.pages,
                 "pairs_left": life.pairs,
+                "pages_freed": life.freed,
             }
             for life in booted.sweep.lives
         ],

@@ -3,9 +3,9 @@
     python -m tests.boot.kernel.build [kasan|kcsan]
 
 prints the folder of the build, or says why there can be none and exits 1.  It is kept in the user's
-cache by source version and configuration, the sanitizer's fragment included.  Without a sanitizer,
-kernels with Dynamic PAMT are built beside it (``patches/``), each from a copy of the build before:
-``build-dynamic``, ``build-v2``.  Each has a source of its own (hard links where nothing differs): a
+cache by source version and configuration, the sanitizer's fragment included.  Kernels with Dynamic
+PAMT are built beside it (``patches/``), each from a copy of the build before: ``build-dynamic`` and,
+without a sanitizer, ``build-v2``.  Each has a source of its own (hard links where nothing differs): a
 module is built against the headers of its kernel.  They are ``source``, ``source-dynamic`` and
 ``source-v2``.  KVM's modules are built with the first of VARIANTS, whose patches change KVM.
 
@@ -67,7 +67,7 @@ def main() -> None:
         version = apt.version()
         configuration = b"".join(fragment.read_bytes() for fragment in fragments)
         configuration += " ".join(variables).encode()
-        variants = () if wanted else VARIANTS
+        variants = VARIANTS[:1] if wanted else VARIANTS
         configuration += b"".join(
             patch.read_bytes() for variant in variants for patch in patches_of(variant)
         )

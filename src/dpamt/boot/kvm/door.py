@@ -1,7 +1,8 @@
 """The page that the VMM and dpamt share: phases end there, and the VMM waits until they are seen.
 
 The VMM prints where the page lies in guest memory, writes a number into its first word, and waits
-until the second has it too.
+until the second has it too.  Behind them is a text for each TD: the step of its making that is not
+done yet.
 """
 
 import re
@@ -12,7 +13,9 @@ from dpamt.boot.guest_memory import GuestMemory, NoSuchMemory
 
 _SAID: Final = re.compile(r"\bdpamt: door (0x[0-9a-f]+)\n")
 _MARK: Final = b"dpamt: door 0x"
-_BYTES: Final = 16
+_BYTES: Final = 4096
+_TEXT: Final = 64
+"""Bytes of the text of a TD; the first of them lies behind the words (vmm.c, tell_step)."""
 
 
 class Door:
@@ -38,6 +41,14 @@ class Door:
         self._words[2] = enough
         self._seen = number
         self._words[1] = number
+
+    def standing(self, tds: int) -> list[str]:
+        """By TD: the step that its VMM has begun and not finished; empty: none."""
+        if self._words is None:
+            return []
+        data = self._words.tobytes()
+        texts = (data[at : at + _TEXT] for at in range(_TEXT, _TEXT * (tds + 1), _TEXT))
+        return [text.partition(b"\0")[0].decode("ascii", "replace") for text in texts]
 
     def _find(self) -> bool:
         if not self._console.says(_MARK):

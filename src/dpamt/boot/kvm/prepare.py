@@ -39,6 +39,8 @@ class PreparedKvm:
     kernel_change: Change
     intel: Path
     """kvm-intel.ko as it was built."""
+    modules: dict[str, Path] = field(default_factory=dict)
+    """All three as they were built, by name."""
     files: dict[str, bytes] = field(default_factory=dict)
     module_changes: list[FileChange] = field(default_factory=list)
 
@@ -67,7 +69,7 @@ def prepare_kvm(
     old = image.read(address, len(sites.code))
     why = "values of the VMX capabilities, for kvm-intel.ko"
     change = Change(address, old, sites.code, "behind _etext", why)
-    prepared = PreparedKvm(change, paths[_INTEL], module_changes=sites.changes)
+    prepared = PreparedKvm(change, paths[_INTEL], paths, module_changes=sites.changes)
     prepared.files = {name: path.read_bytes() for name, path in paths.items()}
     prepared.files[_INTEL] = module.with_changes(sites.changes)
     prepared.files["init"] = build_vmm(folder)

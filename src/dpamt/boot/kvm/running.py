@@ -1,11 +1,12 @@
 """KVM's part in a boot: phases that end, and what is judged when the guest is gone."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dpamt.boot.console import Console
 from dpamt.boot.guest_memory import GuestMemory
 from dpamt.boot.kvm.coverage import coverage_of, instructions_in, sections_said
 from dpamt.boot.kvm.door import Door
+from dpamt.boot.kvm.freed import FreedPages
 from dpamt.boot.kvm.guests import Guests
 from dpamt.boot.kvm.judge import left_over, wrong_with_kvm
 from dpamt.boot.kvm.prepare import KvmOptions
@@ -16,17 +17,26 @@ from dpamt.boot.kvm.told import read_vmm
 if TYPE_CHECKING:
     from dpamt.boot.outcome import Booted
 
+_QUIET: Final = 5.0
+"""Seconds without a SEAMCALL that are worth a word."""
+
 
 class KvmRun:
     """The run of one script; what it comes to goes into ``result``."""
 
     def __init__(
-        self, options: KvmOptions, memory: GuestMemory, console: Console, result: "Booted"
+        self,
+        options: KvmOptions,
+        memory: GuestMemory,
+        console: Console,
+        result: "Booted",
+        freed: FreedPages,
     ) -> None:
         self._options = options
         self._result = result
         self._stocks = Stocks(options.script.phases)
         self._door = Door(memory, console)
+        self._freed = freed
 
     def look(self) -> None:
         """Take stock when the VMM says that a phase has ended."""
@@ -34,9 +44,29 @@ class KvmRun:
         if not phase:
             return
         result = self._result
-        result.phases.append(self._stocks.take(phase, result))
+        result.phases.append(self._stocks.take(phase, result, self._see_freed()))
         enough = result.sweep is not None and not result.sweep.next_life(result.phases)
         self._door.open(phase, enough)
+
+    def stands(self, silent: float) -> list[str]:
+        """Where the VMM is when the time is over; ``silent``: seconds since the last SEAMCALL."""
+        tds = self._options.script.tds
+        steps = zip(tds, self._door.standing(len(tds)), strict=False)
+        where = [f"{name} is in {step}" for name, step in steps if step]
+        quiet = f"no SEAMCALL for {silent:.0f} s" if silent >= _QUIET else ""
+        told = "; ".join(filter(None, (*where, quiet)))
+        return [f"stuck: {told}"] if told else []
+
+    def _see_freed(self) -> int:
+        """How many pages the kernel has freed and the module has, now that nothing runs."""
+        module = self._result.module
+        if module is None:
+            return 0
+        held = self._freed.held(module)
+        wrong = self._freed.wrong(held)
+        if self._result.sweep is None:
+            self._result.findings += wrong
+        return len(self._freed.free_among(held))
 
     def judge(self, guests: Guests | None, code_log: bytes, injects: bool) -> None:
         """What was wrong, and which lines ran.  Raises InputError for modules without lines."""

@@ -25,6 +25,8 @@ class PhaseStock:
     guest_pages: int
     sept_pages: int
     control_pages: int
+    freed_pages: int = 0
+    """Of all these and the pairs': pages that the kernel has freed all the same."""
 
 
 class Stocks:
@@ -34,7 +36,7 @@ class Stocks:
         self._phases = phases
         self._told: Counter[tuple[int, int]] = Counter()
 
-    def take(self, number: int, booted: "Booted") -> PhaseStock:
+    def take(self, number: int, booted: "Booted", freed_pages: int = 0) -> PhaseStock:
         """The phase that has just ended, ``number`` from 1."""
         name = self._phases[number - 1] if number <= len(self._phases) else f"phase {number}"
         since = {
@@ -56,4 +58,5 @@ class Stocks:
             types[PT_REG],
             types[PT_EPT],
             types.total() - types[PT_REG] - types[PT_EPT],
+            freed_pages,
         )

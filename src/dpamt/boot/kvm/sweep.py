@@ -44,6 +44,8 @@ class Life:
     pages: int = 0
     pairs: int = 0
     """Left behind by this life."""
+    freed: int = 0
+    """Pages of those that the kernel has freed: it may give them to anybody."""
 
 
 class Sweep:
@@ -85,6 +87,7 @@ class Sweep:
             life.tds = now.tds - before.tds
             life.pages = _pages(now) - _pages(before)
             life.pairs = now.pairs - before.pairs
+            life.freed = max(now.freed_pages - before.freed_pages, 0)
         if len(self.lives) == len(self.calls):
             self.done = True
             return False

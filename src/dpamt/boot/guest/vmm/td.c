@@ -36,7 +36,10 @@ static int failed(struct td *td, const char *what, long result, u64 hw_error)
 /* Each step by its name; the first that fails is told. */
 #define STEP(what, call) \
 	do { \
-		long result_ = (call); \
+		long result_; \
+		tell_step(td, what); \
+		result_ = (call); \
+		tell_step(td, 0); \
 		if (result_ < 0) \
 			return failed(td, "dpamt: at " what, result_, hw_error); \
 	} while (0)

@@ -129,6 +129,19 @@ static void make_door(void)
 	SAY("dpamt: door &", (entry & ((1UL << 55) - 1)) * PAGE);
 }
 
+/* A text of 64 bytes for each TD, behind the words of the door. */
+void tell_step(struct td *td, const char *step)
+{
+	char *at = (char *)door + 64 * (1 + td->number);
+	u32 i = 0;
+
+	while (step && step[i] && i < 63) {
+		at[i] = step[i];
+		i++;
+	}
+	at[i] = 0;
+}
+
 static void knock(u32 what)
 {
 	SAY("dpamt: phase %", what);
@@ -419,6 +432,7 @@ void main_of_all(void)
 	load_module("/irqbypass.ko", "");
 	load_module("/kvm.ko", "");
 	load_module("/kvm-intel.ko", "tdx=1 nested=0");
+	tell_section("kvm:.text", "/sys/module/kvm/sections/.text");
 	tell_section(".text", "/sys/module/kvm_intel/sections/.text");
 	tell_section(".noinstr.text", "/sys/module/kvm_intel/sections/.noinstr.text");
 	tell_section(".init.text", "/sys/module/kvm_intel/sections/.init.text");

@@ -54,6 +54,8 @@ struct td {
 	struct vcpu vcpu[MAX_VCPUS];
 };
 
+/* vmm.c: dpamt reads from outside what step a TD is in; 0: none. */
+void tell_step(struct td *td, const char *step);
 /* td.c: the process of a TD; never returns. */
 void td_process(struct td *td);
 /* tour.c */
