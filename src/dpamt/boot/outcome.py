@@ -13,6 +13,7 @@ from dpamt.boot.exerciser import Exercise, Told
 from dpamt.boot.forced import ForcedRule
 from dpamt.boot.hold import HoldRule
 from dpamt.boot.interventions import Change, Place
+from dpamt.boot.kvm.allocations import Allocations
 from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.prepare import KvmOptions, PreparedKvm
 from dpamt.boot.kvm.stock import PhaseStock
@@ -117,6 +118,8 @@ class Booted:
     """(What the guests of TDs asked, answer) of what did not succeed."""
     sweep: Sweep | None = None
     """What came of each SEAMCALL that failed in its turn."""
+    allocations: Allocations | None = None
+    """What came of each allocation that failed in its turn."""
     coverage: Coverage | None = None
     """Lines of KVM's TDX code that ran."""
     told: Told | None = None

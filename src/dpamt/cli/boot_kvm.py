@@ -50,17 +50,36 @@ def add_options(parser: Parser) -> None:
         metavar="STATUS",
         help="instead of --tds: each SEAMCALL of a small TD's life fails in turn with this status",
     )
-    parser.only_with("--modules --tds --coverage --tour --sweep", "--kvm")
-    parser.not_with("--tds", "--tour --sweep")
-    parser.not_with("--tour", "--sweep")
+    parser.add_argument(
+        "--fail-allocations",
+        type=_every,
+        metavar="N",
+        help="instead of --tds: each Nth memory allocation of a small TD's life fails in turn (1: "
+        "each), where the kernel has fault injection",
+    )
+    parser.only_with("--modules --tds --coverage --tour --sweep --fail-allocations", "--kvm")
+    parser.not_with("--tds", "--tour --sweep --fail-allocations")
+    parser.not_with("--tour", "--sweep --fail-allocations")
+    parser.not_with("--fail-allocations", "--sweep")
     parser.not_with("--sweep", "--inject --hold", "it dictates the answers itself")
     others = "--exercise --replay --initrd --kernel"
     parser.not_with("--kvm", others, "expected none of them with --kvm")
     parser.not_with("--modules", "--build")
 
 
+def _every(text: str) -> int:
+    every = int(text)
+    if not 1 <= every <= 1000:
+        raise ValueError(text)
+    return every
+
+
+_every.__name__ = "number of allocations (1 to 1000)"
+
+
 def scenario_of(options: argparse.Namespace) -> "Scenario | None":
-    """The scenario of --tds; None with --tour and --sweep, which have a script of their own.
+    """The scenario of --tds; None with --tour, --sweep and --fail-allocations, which have
+    a script of their own.
 
     Raises InputError for one that cannot be, and for --transport gdb.
     """
@@ -71,7 +90,7 @@ def scenario_of(options: argparse.Namespace) -> "Scenario | None":
 
     if options.transport != "mailbox":
         raise InputError("--transport gdb: KVM's module calls the mailbox's code; expected no gdb")
-    if options.tour or options.sweep:
+    if options.tour or options.sweep or options.fail_allocations:
         return None
     if options.tds:
         return load_scenario(options.tds)
@@ -85,6 +104,7 @@ def kvm_options(
     """What KVM is to be run with.  Raises InputError for a scenario that it cannot run."""
     from pathlib import Path
 
+    from dpamt.boot.kvm.allocations import allocations_script
     from dpamt.boot.kvm.prepare import KvmOptions
     from dpamt.boot.kvm.sweep import sweep_script
     from dpamt.boot.kvm.tour import tour
@@ -94,6 +114,8 @@ def kvm_options(
     require("boot --kvm", "capstone")
     if scenario is not None:
         script = translate(scenario, cpus, memory)
+    elif options.fail_allocations:
+        script = allocations_script(options.fail_allocations)
     else:
         script = sweep_script() if options.sweep else tour()
     return KvmOptions(
@@ -101,6 +123,7 @@ def kvm_options(
         Path(options.modules) if options.modules else None,
         Path(options.build) if options.build else None,
         options.sweep or "",
+        options.fail_allocations or 0,
         bool(options.coverage),
     )
 

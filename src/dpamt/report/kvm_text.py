@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from dpamt.abi.leaves import leaf_name
 from dpamt.abi.status import status_name
+from dpamt.boot.kvm.allocations import Allocations
 from dpamt.boot.kvm.compare import Compared
 from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.judge import guests_met
@@ -24,7 +25,7 @@ def kvm_text(booted: Booted, compared: Compared | None, not_compared: str) -> st
     """The sections of the report that only a run with KVM has."""
     lines = [
         *_changes(booted),
-        *(_phases(booted) if booted.sweep is None else _swept(booted.sweep)),
+        *_lives(booted),
         *_left(booted),
         *_held(compared, not_compared),
         *coverage_text(booted.coverage),
@@ -81,6 +82,35 @@ def _phases(booted: Booted) -> Iterator[str]:
     yield ""
 
 
+def _lives(booted: Booted) -> Iterator[str]:
+    """The run by its phases; where each phase is a life in which something fails, by those."""
+    if booted.sweep is not None:
+        return _swept(booted.sweep)
+    if booted.allocations is not None:
+        return _failed_allocations(booted.allocations)
+    return _phases(booted)
+
+
+def _failed_allocations(allocations: Allocations) -> Iterator[str]:
+    every = allocations.every
+    which = "Each allocation" if every == 1 else f"One of {every} allocations"
+    yield from _title(f"{which} of a TD's life failed in turn")
+    groups: Counter[tuple[str, str, str]] = Counter()
+    for life in allocations.lives:
+        what = "; ".join(dict.fromkeys(filter(None, (life.call, *life.reactions))))
+        groups[life.where or "?", life.kind, what] += 1
+    for (where, kind, what), count in groups.items():
+        yield from paragraph(f"{count:4} in {where} ({kind}): {what}", "  ")
+    yield ""
+    lossy = sum(1 for life in allocations.lives if life.tds or life.pages or life.pairs)
+    yield from paragraph(
+        f"{len(allocations.lives):,} of about {allocations.counted:,} allocations failed, one in "
+        f"a life; after {lossy} of them something was not given back.",
+        "  ",
+    )
+    yield ""
+
+
 def _swept(sweep: Sweep) -> Iterator[str]:
     yield from _title(f"Each SEAMCALL of a TD's life failed in turn, with {sweep.status_name}")
     for life in sweep.lives:
@@ -117,11 +147,12 @@ def _left(booted: Booted) -> Iterator[str]:
     if totals:
         exits = ", ".join(f"{count:,} {exit_name(kind)}" for kind, count in sorted(totals.items()))
         yield from paragraph(f"KVM_RUN came back with {exits}.", "")
-    for trouble in told.troubles if booted.sweep is None else ():
+    by_lives = booted.sweep is not None or booted.allocations is not None
+    for trouble in () if by_lives else told.troubles:
         yield from paragraph(f"The VMM: {trouble}.", "")
     for text in guests_met(booted.guests_refused):
         yield from paragraph(f"A guest: {text}.", "")
-    if told.passed_over and booted.sweep is None:
+    if told.passed_over and not by_lives:
         yield from paragraph(
             f"{told.passed_over} commands were passed over: their TDs were not there.", ""
         )
@@ -236,10 +267,36 @@ def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> di
             }
             for life in booted.sweep.lives
         ],
+        "allocations": _allocations(booted.allocations),
         "coverage": _coverage(booted.coverage),
         "not_compared": not_compared or None,
         "counts_compared": None if compared is None else compared.counts,
         "different": None if compared is None else [_row(one) for one in compared.different],
+    }
+
+
+def _allocations(allocations: Allocations | None) -> dict[str, Any] | None:
+    if allocations is None:
+        return None
+    return {
+        "every": allocations.every,
+        "counted": allocations.counted,
+        "all_done": allocations.done,
+        "lives": [
+            {
+                "life": life.number,
+                "allocation": life.nth,
+                "kind": life.kind,
+                "function": life.where,
+                "call": life.call,
+                "reactions": life.reactions,
+                "tds_left": life.tds,
+                "pages_left": life.pages,
+                "pairs_left": life.pairs,
+                "pages_freed": life.freed,
+            }
+            for life in allocations.lives
+        ],
     }
 
 

@@ -42,6 +42,11 @@ class Door:
         self._seen = number
         self._words[1] = number
 
+    @property
+    def allocation_failed(self) -> bool:
+        """Whether an allocation failed that the script wanted to fail, in the phase that ended."""
+        return self._words is not None and bool(self._words[3])
+
     def standing(self, tds: int) -> list[str]:
         """By TD: the step that its VMM has begun and not finished; empty: none."""
         if self._words is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from dpamt.boot.interventions import Change
+from dpamt.boot.kvm.allocations import check_kernel
 from dpamt.boot.kvm.module_file import FileChange, ModuleFile
 from dpamt.boot.kvm.modules import NAMES, build_modules, modules_in
 from dpamt.boot.kvm.script import Script
@@ -28,6 +29,8 @@ class KvmOptions:
     build: Path | None = None
     sweep: str = ""
     """The status that each SEAMCALL of a TD's life fails with in turn; empty: none does."""
+    allocations: int = 0
+    """Each so-and-so-many-th allocation of a TD's life fails in turn; 0: none does."""
     coverage: bool = False
     """Whether to tell which lines of KVM's TDX code ran."""
 
@@ -57,6 +60,8 @@ def prepare_kvm(
         paths = modules_in(options.modules)
     else:
         paths = build_modules(options.build or image.path.parent, options.coverage)
+    if options.allocations:
+        check_kernel(image)
     address = _free(image, changes)
     module = ModuleFile(paths[_INTEL])
     sites = vmx_sites(module, address)

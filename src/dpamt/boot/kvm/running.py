@@ -46,6 +46,9 @@ class KvmRun:
         result = self._result
         result.phases.append(self._stocks.take(phase, result, self._see_freed()))
         enough = result.sweep is not None and not result.sweep.next_life(result.phases)
+        if result.allocations is not None:
+            failed = self._door.allocation_failed
+            enough = not result.allocations.next_life(result.phases, failed)
         self._door.open(phase, enough)
 
     def stands(self, silent: float) -> list[str]:
@@ -84,6 +87,10 @@ class KvmRun:
             expected = expected_warnings(result.complaints)
             result.complaints = [one for one in result.complaints if one not in expected]
             return
+        if result.allocations is not None:
+            result.allocations.finish(result.console, script.tds)
+            result.findings += result.allocations.findings()
+            return  # what the VMM met is what the failures were for
         result.findings += wrong_with_kvm(told, result.guests_refused, result.counts, injects)
         if result.module is not None and result.ended == "reboot":
             result.findings += left_over(result.module)

@@ -28,6 +28,11 @@ class PhaseStock:
     freed_pages: int = 0
     """Of all these and the pairs': pages that the kernel has freed all the same."""
 
+    @property
+    def pages(self) -> int:
+        """What TDs have."""
+        return self.guest_pages + self.sept_pages + self.control_pages
+
 
 class Stocks:
     """Takes stock at the end of each phase, in their order."""

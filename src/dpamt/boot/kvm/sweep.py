@@ -28,6 +28,12 @@ _FAILED: Final = re.compile(r"SEAMCALL (TDH_\w+) failed: (0x[0-9a-f]+)")
 _ITS_WARNING: Final = re.compile(r"\b(?:vmx/tdx\.c|tdx/tdx\.c|kvm_host\.h|mmu/\w+\.c):\d+ at ")
 """Where KVM and the core WARN of a SEAMCALL that failed: __TDX_BUG_ON, KVM_BUG_ON, get and put."""
 
+_WORDS: Final = (word(ACCEPT, _IMAGE, 2), word(SHARE, _IMAGE, 1), word(UNSHARE, _IMAGE, 1))
+LIFE_TD: Final = f"td 0 1 {_PAGES} {_IMAGE}"
+"""The TD of a life: one vCPU."""
+LIFE: Final = ("build 0", f"words 0 0 {' '.join(map(str, _WORDS))}", "go", "close 0")
+"""A life: built, two pages accepted, one converted, closed."""
+
 
 @dataclass(slots=True)
 class Life:
@@ -85,7 +91,7 @@ class Sweep:
         if self.lives:
             life, now, before = self.lives[-1], stocks[-1], stocks[-2]
             life.tds = now.tds - before.tds
-            life.pages = _pages(now) - _pages(before)
+            life.pages = now.pages - before.pages
             life.pairs = now.pairs - before.pairs
             life.freed = max(now.freed_pages - before.freed_pages, 0)
         if len(self.lives) == len(self.calls):
@@ -124,22 +130,11 @@ def expected_warnings(complaints: list[Complaint]) -> list[Complaint]:
 
 def sweep_script(lives: int = MOST_LIVES) -> Script:
     """As many lives of a TD with one vCPU: built, two pages accepted, one converted, closed."""
-    words = [word(ACCEPT, _IMAGE, 2), word(SHARE, _IMAGE, 1), word(UNSHARE, _IMAGE, 1)]
-    life = [
-        "build 0",
-        f"words 0 0 {' '.join(map(str, words))}",
-        "go",
-        "close 0",
-    ]
-    lines = [f"td 0 1 {_PAGES} {_IMAGE}", "phase 1"]
+    lines = [LIFE_TD, "phase 1"]
     for number in range(1, lives + 1):
-        lines += [*life, f"phase {number + 1}"]
+        lines += [*LIFE, f"phase {number + 1}"]
     names = (_BEFORE, "in peace", *(f"life {number}" for number in range(1, lives)))
     return Script("\n".join(lines) + "\n", names, ("the TD",))
-
-
-def _pages(stock: PhaseStock) -> int:
-    return stock.guest_pages + stock.sept_pages + stock.control_pages
 
 
 def title(life: Life) -> str:

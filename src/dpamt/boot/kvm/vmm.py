@@ -9,7 +9,7 @@ from typing import Final
 from dpamt.boot.exerciser import INIT_FLAGS, line_that_matters
 from dpamt.errors import InputError
 
-_PARTS: Final = ("vmm.c", "td.c", "run.c", "memory.c", "tour.c")
+_PARTS: Final = ("vmm.c", "td.c", "run.c", "memory.c", "fail.c", "tour.c")
 _HEADERS: Final = ("sys.h", "kvm_abi.h", "vmm.h")
 
 

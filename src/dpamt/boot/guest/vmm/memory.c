@@ -10,19 +10,19 @@ long make_slot(struct td *td, u64 gpa)
 	};
 
 	td->gpa = gpa;
-	return SYS(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
+	return KVM(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
 }
 
 long delete_slot(struct td *td)
 {
 	struct kvm_region region = { .slot = 0, .gpa = td->gpa };
 
-	return SYS(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
+	return KVM(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
 }
 
 long punch(struct td *td, u64 gpa, u64 bytes)
 {
-	return SYS(SYS_fallocate, td->memory, FALLOCATE_PUNCH, gpa - td->gpa, bytes);
+	return KVM(SYS_fallocate, td->memory, FALLOCATE_PUNCH, gpa - td->gpa, bytes);
 }
 
 /* As QEMU does it: the attribute first, then the pages of what it is no more go back. */
@@ -31,7 +31,7 @@ long set_private(struct td *td, u64 gpa, u64 bytes, int private)
 	struct kvm_attributes attributes = {
 		.gpa = gpa, .bytes = bytes, .attributes = private ? KVM_ATTRIBUTE_PRIVATE : 0,
 	};
-	long result = SYS(SYS_ioctl, td->vm, KVM_SET_ATTRIBUTES, &attributes);
+	long result = KVM(SYS_ioctl, td->vm, KVM_SET_ATTRIBUTES, &attributes);
 
 	if (result)
 		return result;

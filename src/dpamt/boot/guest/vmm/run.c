@@ -105,7 +105,7 @@ static void run_vcpu(struct td *td, struct vcpu *vcpu)
 	if (!load(&td->stop))
 		store(&vcpu->state, RUNNING);
 	while (go_on && !load(&td->stop)) {
-		long result = SYS(SYS_ioctl, vcpu->file, KVM_RUN);
+		long result = KVM(SYS_ioctl, vcpu->file, KVM_RUN);
 
 		if (result == -EINTR || result == -EAGAIN)
 			continue;
@@ -118,8 +118,8 @@ static void run_vcpu(struct td *td, struct vcpu *vcpu)
 		go_on = result < 0 ? memory_fault(td, vcpu) : handle_exit(td, vcpu);
 	}
 	/* The mapped page keeps the VM alive. */
-	SYS(SYS_munmap, vcpu->page, 3 * PAGE);
-	SYS(SYS_close, vcpu->file);
+	KVM(SYS_munmap, vcpu->page, 3 * PAGE);
+	KVM(SYS_close, vcpu->file);
 	set_state(td, vcpu, ENDED);
 	SYS(SYS_exit, 0);
 }

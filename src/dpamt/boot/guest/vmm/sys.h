@@ -10,7 +10,7 @@ typedef unsigned long u64;
 
 enum {
 	SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_mmap = 9, SYS_munmap = 11,
-	SYS_rt_sigaction = 13, SYS_ioctl = 16, SYS_pread64 = 17, SYS_madvise = 28,
+	SYS_rt_sigaction = 13, SYS_ioctl = 16, SYS_pread64 = 17, SYS_pwrite64 = 18, SYS_madvise = 28,
 	SYS_nanosleep = 35, SYS_getpid = 39, SYS_clone = 56, SYS_fork = 57, SYS_exit = 60,
 	SYS_wait4 = 61, SYS_kill = 62, SYS_mlock = 149, SYS_mount = 165, SYS_reboot = 169,
 	SYS_gettid = 186, SYS_futex = 202, SYS_tgkill = 234, SYS_exit_group = 231,

@@ -11,7 +11,7 @@ static struct kvm_cpuids cpuids;
 static long tdx(int file, u32 id, u32 flags, void *data, u64 *hw_error)
 {
 	struct kvm_tdx_command command = { .id = id, .flags = flags, .data = (u64)data };
-	long result = SYS(SYS_ioctl, file, KVM_ENCRYPT_OP, &command);
+	long result = KVM(SYS_ioctl, file, KVM_ENCRYPT_OP, &command);
 
 	*hw_error = command.hw_error;
 	return result;
@@ -21,7 +21,7 @@ static long enable(struct td *td, u32 cap, u64 value)
 {
 	struct kvm_cap wanted = { .cap = cap, .args = { value } };
 
-	return SYS(SYS_ioctl, td->vm, KVM_ENABLE_CAP, &wanted);
+	return KVM(SYS_ioctl, td->vm, KVM_ENABLE_CAP, &wanted);
 }
 
 static int failed(struct td *td, const char *what, long result, u64 hw_error)
@@ -49,7 +49,7 @@ static int make_vm(struct td *td)
 	u64 hw_error = 0;
 
 	STEP("open", td->kvm = SYS(SYS_open, "/dev/kvm", O_RDWR | O_CLOEXEC, 0));
-	STEP("KVM_CREATE_VM", td->vm = SYS(SYS_ioctl, td->kvm, KVM_CREATE_VM, KVM_VM_TDX));
+	STEP("KVM_CREATE_VM", td->vm = KVM(SYS_ioctl, td->kvm, KVM_CREATE_VM, KVM_VM_TDX));
 	STEP("SPLIT_IRQCHIP", enable(td, KVM_CAP_SPLIT_IRQCHIP, 24));
 	STEP("EXIT_HYPERCALL", enable(td, KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE));
 	capabilities.cpuid.count = 256;
@@ -70,7 +70,7 @@ static int make_vcpu(struct td *td, u32 index)
 	u64 hw_error = 0;
 	long at;
 
-	STEP("KVM_CREATE_VCPU", vcpu->file = SYS(SYS_ioctl, td->vm, KVM_CREATE_VCPU, index));
+	STEP("KVM_CREATE_VCPU", vcpu->file = KVM(SYS_ioctl, td->vm, KVM_CREATE_VCPU, index));
 	if (td->tour && !index)
 		tour_new_vcpu(td, vcpu);
 	cpuids.count = 3;
@@ -81,9 +81,9 @@ static int make_vcpu(struct td *td, u32 index)
 	cpuids.entries[1].eax = 0x80000008;
 	cpuids.entries[2].function = 0x80000008;
 	cpuids.entries[2].eax = GUEST_PHYSICAL_BITS << 16 | GUEST_PHYSICAL_BITS;
-	STEP("KVM_SET_CPUID2", SYS(SYS_ioctl, vcpu->file, KVM_SET_CPUID2, &cpuids));
+	STEP("KVM_SET_CPUID2", KVM(SYS_ioctl, vcpu->file, KVM_SET_CPUID2, &cpuids));
 	STEP("TDX_INIT_VCPU", tdx(vcpu->file, TDX_INIT_VCPU, 0, 0, &hw_error));
-	at = SYS(SYS_mmap, 0, 3 * PAGE, PROT_RW, MAP_SHARED, vcpu->file, 0);
+	at = KVM(SYS_mmap, 0, 3 * PAGE, PROT_RW, MAP_SHARED, vcpu->file, 0);
 	STEP("mmap of the run page", at < 0 && at > -4096 ? at : 0);
 	vcpu->page = (void *)at;
 	return 0;
@@ -100,9 +100,9 @@ static int make_memory(struct td *td)
 
 	td->shared = map_pages(td->pages * PAGE, MAP_PRIVATE | MAP_NORESERVE);
 	STEP("mmap of memory", td->shared ? 0 : -12);
-	STEP("KVM_CREATE_GUEST_MEMFD", td->memory = SYS(SYS_ioctl, td->vm, KVM_CREATE_FILE, &file));
+	STEP("KVM_CREATE_GUEST_MEMFD", td->memory = KVM(SYS_ioctl, td->vm, KVM_CREATE_FILE, &file));
 	STEP("KVM_SET_USER_MEMORY_REGION2", make_slot(td, 0));
-	STEP("KVM_SET_MEMORY_ATTRIBUTES", SYS(SYS_ioctl, td->vm, KVM_SET_ATTRIBUTES, &private));
+	STEP("KVM_SET_MEMORY_ATTRIBUTES", KVM(SYS_ioctl, td->vm, KVM_SET_ATTRIBUTES, &private));
 	if (td->tour)
 		tour_not_final(td, &td->vcpu[0]);
 	image.source = (u64)td->shared;
@@ -121,7 +121,7 @@ static long prefault(struct td *td, u32 vcpu, u64 gpa, u64 bytes)
 	long result;
 
 	do {
-		result = SYS(SYS_ioctl, td->vcpu[vcpu].file, KVM_PREFAULT, &range);
+		result = KVM(SYS_ioctl, td->vcpu[vcpu].file, KVM_PREFAULT, &range);
 	} while (result == -EINTR || result == -EAGAIN);
 	return result;
 }
@@ -132,7 +132,7 @@ static long interrupt(struct td *td, u32 vcpu, u32 vector)
 		.address_low = 0xfee00000 | vcpu << 12, .data = vector,
 	};
 
-	long result = SYS(SYS_ioctl, td->vm, KVM_SIGNAL_MSI, &message);
+	long result = KVM(SYS_ioctl, td->vm, KVM_SIGNAL_MSI, &message);
 
 	return result > 0 ? 0 : result;	/* above 0: to so many vCPUs */
 }
@@ -157,7 +157,7 @@ static long obey(struct td *td)
 	case ORDER_INTERRUPT:
 		return interrupt(td, a, b);
 	case ORDER_NMI:
-		return SYS(SYS_ioctl, td->vcpu[a].file, KVM_NMI, 0);
+		return KVM(SYS_ioctl, td->vcpu[a].file, KVM_NMI, 0);
 	default:
 		return 0;
 	}
@@ -181,8 +181,8 @@ static void close_all(struct td *td)
 			futex_wait(&vcpu->state, RUNNING, 1);
 		}
 	}
-	SYS(SYS_close, td->memory);
-	SYS(SYS_close, td->vm);
+	KVM(SYS_close, td->memory);
+	KVM(SYS_close, td->vm);
 }
 
 /* A signal only has to bring KVM_RUN back. */
@@ -225,6 +225,7 @@ void td_process(struct td *td)
 	u32 seen = load(&td->answered);
 
 	catch_signals();
+	fail_in(td);
 	td->result = 0;
 	store(&td->alive, !build(td));
 	store(&td->answered, seen + 1);
@@ -242,5 +243,7 @@ void td_process(struct td *td)
 		changed(td);
 	}
 	close_all(td);
+	if (td->fail)
+		SAY("dpamt: td % allocations %", td->number, ALLOCATIONS - td->fail);
 	SYS(SYS_exit_group, 0);
 }

@@ -13,6 +13,8 @@
  *   pause MS                        give what was started time to come somewhere
  *   order N KIND A B C              something that the VMM itself does
  *   close N, kill N                 end it in order, or by SIGKILL
+ *   failing                         let allocations be failed (fail.c)
+ *   fail N NUMBER                   the allocation of TD N's next life that fails
  *   phase K                         tell dpamt, and wait until it has taken stock
  *
  * A command for a TD that could not be built, or has died, is passed over and counted.
@@ -20,7 +22,7 @@
 #include "vmm.h"
 
 static struct td *tds;
-static u32 *door;	/* [0] what we say, [1] the last of it that dpamt has seen, [2] 1: that is enough */
+static u32 *door;	/* [0] what we say, [1] the last of it that dpamt has seen, [2] 1: that is enough, [3] 1: an allocation failed */
 static u32 passed_over;
 static char *script;
 static long log = 1;	/* the kernel's own, so that no line of its and no line of ours mix */
@@ -145,6 +147,9 @@ void tell_step(struct td *td, const char *step)
 static void knock(u32 what)
 {
 	SAY("dpamt: phase %", what);
+	door[3] = 0;
+	for (struct td *td = tds; tds && td < tds + MAX_TDS; td++)
+		door[3] |= td->failed;
 	store(&door[0], what);
 	while (load(&door[1]) != what)
 		pause_ms(1);
@@ -397,6 +402,13 @@ static void do_line(char *at)
 		for_td(at, 'k');
 	} else if (is(&at, "phase")) {
 		knock(number(&at));
+	} else if (is(&at, "failing")) {
+		make_allocations_fail();
+	} else if (is(&at, "fail")) {
+		struct td *td = &tds[number(&at)];
+
+		td->fail = number(&at);
+		td->failed = 0;
 	} else if (is(&at, "pause")) {
 		pause_ms(number(&at));
 	} else if (is(&at, "start")) {

@@ -9,6 +9,9 @@
 
 enum { MAX_TDS = 32, MAX_VCPUS = 16, MAX_WORDS = 1 << 15 };
 
+/* More allocations than a TD's life has: none of them fails, and they are counted. */
+enum { ALLOCATIONS = 0x7fffffff };
+
 /* Where a guest reads its next instruction: 8 bytes of MMIO.  dpamt/boot/kvm/guest.py has it too. */
 #define NEXT_WORD_GPA (1UL << 40)
 
@@ -47,6 +50,8 @@ struct td {
 	long args[3];
 	long result;
 	u32 stop;
+	u32 fail;		/* the allocation that is to fail, from now on; 0: none */
+	u32 failed;		/* whether it did */
 	u32 changes;		/* counts whatever the conductor may be waiting for */
 	int kvm, vm, memory;	/* files */
 	u8 *shared;		/* the VMM's own mapping: what shared pages are backed by */
@@ -56,6 +61,13 @@ struct td {
 
 /* vmm.c: dpamt reads from outside what step a TD is in; 0: none. */
 void tell_step(struct td *td, const char *step);
+/* fail.c: every call to KVM goes through it. */
+long kvm_call(long n, long a, long b, long c, long d, long e, long f);
+void fail_in(struct td *td);
+void make_allocations_fail(void);
+#define KVM(n, ...) KVM_(n, ##__VA_ARGS__, 0, 0, 0, 0, 0, 0)
+#define KVM_(n, a, b, c, d, e, f, ...) \
+	kvm_call(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 /* td.c: the process of a TD; never returns. */
 void td_process(struct td *td);
 /* tour.c */
