@@ -47,6 +47,11 @@ class Door:
         """Whether an allocation failed that the script wanted to fail, in the phase that ended."""
         return self._words is not None and bool(self._words[3])
 
+    @property
+    def free_pages(self) -> int:
+        """Free pages of the machine when the phase ended; 0: not known."""
+        return self._words[4] if self._words is not None else 0
+
     def standing(self, tds: int) -> list[str]:
         """By TD: the step that its VMM has begun and not finished; empty: none."""
         if self._words is None:

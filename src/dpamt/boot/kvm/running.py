@@ -47,8 +47,8 @@ class KvmRun:
         result.phases.append(self._stocks.take(phase, result, self._see_freed()))
         enough = result.sweep is not None and not result.sweep.next_life(result.phases)
         if result.allocations is not None:
-            failed = self._door.allocation_failed
-            enough = not result.allocations.next_life(result.phases, failed)
+            failed, free = self._door.allocation_failed, self._door.free_pages
+            enough = not result.allocations.next_life(result.phases, failed, free)
         self._door.open(phase, enough)
 
     def stands(self, silent: float) -> list[str]:

@@ -38,6 +38,39 @@ void make_allocations_fail(void)
 	write_file("/sys/kernel/debug/failslab/verbose_ratelimit_interval_ms", "0", 1);
 }
 
+/* The number behind `word`, where `at` has it; else 0. */
+static u32 number_behind(const char *at, const char *word)
+{
+	u32 value = 0;
+
+	while (*word)
+		if (*at++ != *word++)
+			return 0;
+	while (*at == ' ')
+		at++;
+	while (*at >= '0' && *at <= '9')
+		value = value * 10 + *at++ - '0';
+	return value;
+}
+
+/* Of the whole machine, those in the lists of each CPU too. */
+u32 free_pages(void)
+{
+	static char text[64 << 10];
+	long file = SYS(SYS_open, "/proc/zoneinfo", O_CLOEXEC), got;
+	u64 size = 0;
+	u32 pages = 0;
+
+	while (size < sizeof(text) - 1 &&
+	       (got = SYS(SYS_read, file, text + size, sizeof(text) - 1 - size)) > 0)
+		size += got;
+	SYS(SYS_close, file);
+	text[size] = 0;
+	for (u64 at = 0; at < size; at++)
+		pages += number_behind(text + at, "pages free ") + number_behind(text + at, " count:");
+	return pages;
+}
+
 static void set_nth(long file, u32 value)
 {
 	char text[12];

@@ -22,7 +22,8 @@
 #include "vmm.h"
 
 static struct td *tds;
-static u32 *door;	/* [0] what we say, [1] the last of it that dpamt has seen, [2] 1: that is enough, [3] 1: an allocation failed */
+static u32 *door;	/* [0] what we say, [1] the last of it that dpamt has seen, [2] 1: that is enough, [3] 1: an allocation failed,
+			   [4] free pages of the machine */
 static u32 passed_over;
 static char *script;
 static long log = 1;	/* the kernel's own, so that no line of its and no line of ours mix */
@@ -150,6 +151,7 @@ static void knock(u32 what)
 	door[3] = 0;
 	for (struct td *td = tds; tds && td < tds + MAX_TDS; td++)
 		door[3] |= td->failed;
+	door[4] = free_pages();
 	store(&door[0], what);
 	while (load(&door[1]) != what)
 		pause_ms(1);

@@ -65,6 +65,7 @@ void tell_step(struct td *td, const char *step);
 long kvm_call(long n, long a, long b, long c, long d, long e, long f);
 void fail_in(struct td *td);
 void make_allocations_fail(void);
+u32 free_pages(void);
 #define KVM(n, ...) KVM_(n, ##__VA_ARGS__, 0, 0, 0, 0, 0, 0)
 #define KVM_(n, a, b, c, d, e, f, ...) \
 	kvm_call(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
