@@ -289,8 +289,10 @@ class _Session:
         if self._options.exercise is not None:
             self._judge_exercise(self._options.exercise)
         if self._kvm is not None:
-            injects = bool(self._options.inject or self._options.forced)
-            self._kvm.judge(self._answering.guests, self._qemu.code_log(), injects)
+            dictates = bool(self._options.forced)
+            injects = dictates or bool(self._options.inject)
+            log = self._qemu.code_log()
+            self._kvm.judge(self._answering.guests, log, injects, dictates)
         followed = result.followed
         if followed is not None and not followed.is_same:
             why = followed.departure or "it ended before"

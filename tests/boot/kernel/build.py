@@ -4,10 +4,11 @@
 
 prints the folder of the build, or says why there can be none and exits 1.  It is kept in the user's
 cache by source version and configuration, the sanitizer's fragment included.  Kernels with Dynamic
-PAMT are built beside it (``patches/``), each from a copy of the build before: ``build-dynamic`` and,
-without a sanitizer, ``build-v2``.  Each has a source of its own (hard links where nothing differs): a
-module is built against the headers of its kernel.  They are ``source``, ``source-dynamic`` and
-``source-v2``.  KVM's modules are built with the first of VARIANTS, whose patches change KVM.
+PAMT are built beside it (``patches/``), each from a copy of the build before: ``build-dynamic``
+and, without a sanitizer, ``build-v2``.  Each has a source of its own (hard links where nothing
+differs): a module is built against the headers of its kernel.  They are ``source``,
+``source-dynamic`` and ``source-v2``.  KVM's modules are built with the first of VARIANTS, whose
+patches change KVM.
 
 The package comes from the mirror that apt is configured for on this machine, through an apt state
 of its own: the machine's is not changed.

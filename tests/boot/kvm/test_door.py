@@ -19,6 +19,8 @@ def test_phases_end_at_the_door(tmp_path: Path) -> None:
     console = Console(ours)
     door = Door(memory, console)
     assert door.knocked() == 0
+    assert not door.allocation_failed
+    assert (door.free_pages, door.standing(2)) == (0, [])
     theirs.sendall(b"[    1.0] x\r\ndpamt: door 0x3")
     sleep(0.05)
     assert door.knocked() == 0  # the line is not whole
@@ -35,6 +37,12 @@ def test_phases_end_at_the_door(tmp_path: Path) -> None:
     assert door.knocked() == 2
     door.open(2, enough=True)
     assert (memory.read32(PLACE + 4), memory.read32(PLACE + 8)) == (2, 1)
+    memory.write32(PLACE + 12, 1)
+    memory.write32(PLACE + 16, 99)
+    memory.write(PLACE + 128, b"TDX_INIT_VM\0old")
+    assert door.allocation_failed
+    assert door.free_pages == 99
+    assert door.standing(3) == ["", "TDX_INIT_VM", ""]
     theirs.close()
     console.finish()
     memory.close()

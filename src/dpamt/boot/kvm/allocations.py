@@ -6,8 +6,8 @@ that calls (``guest/vmm/fail.c``).  What KVM does about it is shown by the funct
 memory; what it does not give back is a finding, for no SEAMCALL failed.
 
 Pages that the module never had are not in its tables.  All lives are alike, so a kernel that loses
-some in each has ever less free memory.  That number has noise (slabs, counts that each CPU keeps), so
-only the second half of many lives counts, and only a loss well above the noise.
+some in each has ever less free memory.  That number has noise (slabs, counts that each CPU keeps),
+so only the second half of many lives counts, and only a loss well above the noise.
 """
 
 import re

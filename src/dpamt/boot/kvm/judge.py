@@ -22,10 +22,15 @@ def wrong_with_kvm(
     refused: Counter[tuple[str, str]],
     counts: Counter[tuple[int, int]],
     injects: bool,
+    dictates: bool = False,
 ) -> list[str]:
-    """Findings; what follows from injected calls is for the report alone, not a finding."""
+    """Findings; what follows from injected calls is for the report alone, not a finding.
+
+    ``dictates``: answers were dictated, behind the module's back.  Where rules only made the module
+    busy, a correct host still never sees the answers of :func:`wrong_answers`.
+    """
     if injects:
-        return []
+        return [] if dictates else wrong_answers(counts)
     found = [f"the VMM: {trouble}" for trouble in told.troubles]
     found += [f"a guest: {text}" for text in guests_met(refused)]
     return found + wrong_answers(counts)

@@ -71,7 +71,7 @@ class KvmRun:
             self._result.findings += wrong
         return len(self._freed.free_among(held))
 
-    def judge(self, guests: Guests | None, code_log: bytes, injects: bool) -> None:
+    def judge(self, guests: Guests | None, code_log: bytes, injects: bool, dictates: bool) -> None:
         """What was wrong, and which lines ran.  Raises InputError for modules without lines."""
         result, script = self._result, self._options.script
         told = result.vmm = read_vmm(result.console, script.tds)
@@ -91,6 +91,7 @@ class KvmRun:
             result.allocations.finish(result.console, script.tds)
             result.findings += result.allocations.findings()
             return  # what the VMM met is what the failures were for
-        result.findings += wrong_with_kvm(told, result.guests_refused, result.counts, injects)
+        refused = result.guests_refused
+        result.findings += wrong_with_kvm(told, refused, result.counts, injects, dictates)
         if result.module is not None and result.ended == "reboot":
             result.findings += left_over(result.module)
