@@ -57,9 +57,10 @@ bench: $(VENV)/.ready-test
 fuzz: $(VENV)/.ready-test
 	$(BIN)/python -m tests.module.fuzz $(if $(N),--calls $(N)) $(if $(SEED),--seed $(SEED))
 
-# Small bugs put into the PAMT and lock files, one after another: what the tests see of them.
+# Small bugs put into the source, one after another: what the tests see of them.  A sample of each package,
+# or: make mutants PACKAGE=plan SAMPLE=40 SEED=7, make mutants FILE=plan/fresh.py.
 mutants: $(VENV)/.ready-mutants
-	$(BIN)/python -m tests.mutants
+	$(BIN)/python -m tests.mutants $(PACKAGE) $(FILE) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m dpamt.run.schema_text > docs/scenario.md

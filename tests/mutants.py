@@ -1,173 +1,209 @@
-"""``make mutants``: mutmut puts one small bug after another into the files of a group.
+"""``make mutants``: small bugs are put into the source one at a time; do the tests see them?
 
-``python -m tests.mutants [WORKERS] [GROUP]``: ``pamt`` (the PAMT and lock files, the default),
-``files`` (what writes files for the user) or ``plan`` (a part of the plan's arithmetic).  It works
-on a copy in ``build/mutants``, so that the checkout is not touched, runs for each mutant those of
-the chosen tests that reach it, and prints what survived.  Mutants that no test can tell are listed
-in ``mutants_equivalent.toml``, by reason.  Exit 1 when fewer than LEAST are killed.
+``python -m tests.mutants`` takes of each package of ``src/dpamt`` a random sample of all mutants
+that mutmut's operators make, and prints a score with its 95 % interval.  ``PACKAGE...`` names
+packages or files (``plan``, ``plan/fresh.py``; a file's mutants all run unless ``--sample`` says
+fewer).
+
+The whole source has tens of thousands of mutants, so they are sampled; and a mutant is a changed
+source file, not a switch inside of each function, because ``verify`` reads the positions and the
+source of what it runs.  Three steps, all on a copy in ``build/mutants``:
+
+1. mutmut's operators list the mutants (:mod:`tests.mutants_made`).
+2. The tests of the package run once, to see which lines each of them reaches and what CPU time it
+   takes (:mod:`tests.mutants_reach`).  A test that is slow, or that fails in a copy, is left out.
+3. Each mutant meets the tests that reach it, quickest first, until one fails.
+
+The tests of a package are those of the folder of its name and of AND_TESTS: other tests would kill
+more, so a score is a lower bound.  Mutants that no test can tell are listed in
+``mutants_equivalent.toml``, by reason, and are not counted.  Exit 1 when a score is below LEAST.
 """
 
-import re
-import shutil
-import subprocess
+import argparse
+import json
+import math
+import random
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import NormalDist
+from typing import Final
 
-GROUPS = {
-    "pamt": (
-        [
-            "module/checks.py",
-            "module/leaves/phymem_pamt.py",
-            "module/pamt.py",
-            "sync/entry_pages.py",
-            "sync/host_priority.py",
-            "sync/lock_set.py",
-            "sync/shared_exclusive.py",
-        ],
-        [
-            "tests/sync/test_host_priority.py",
-            "tests/sync/test_lock_set.py",
-            "tests/sync/test_runs.py",
-            "tests/sync/test_shared.py",
-            "tests/sync/test_step_lock_set.py",
-            "tests/sync/test_tree_walk.py",
-            "tests/sync/test_way_again.py",
-            "tests/module/test_1g_pages.py",
-            "tests/module/test_check_order.py",
-            "tests/module/test_checks.py",
-            "tests/module/test_fatal.py",
-            "tests/module/test_fault_pairs.py",
-            "tests/module/test_l2_sept.py",
-            "tests/module/test_missing_pair_and_hints.py",
-            "tests/module/test_pair_boundaries.py",
-            "tests/module/test_pamt.py",
-            "tests/module/test_phymem_pamt.py",
-            "tests/module/test_view.py",
-            "tests/module/test_vp.py",
-        ],
-    ),
-    "files": (
-        ["files.py", "own_files.py"],
-        ["tests/test_files.py", "tests/test_own_files.py"],
-    ),
-    "plan": (
-        ["plan/break_even.py", "plan/fresh.py", "plan/mix_size.py"],
-        ["tests/plan/test_answer.py", "tests/plan/test_figures.py", "tests/plan/test_mix.py"],
-    ),
+from tests.mutants_made import Mutant, mutants_of
+from tests.mutants_reach import Copy, Reach
+
+ROOT: Final = Path(__file__).parent.parent
+SOURCE: Final = ROOT / "src" / "dpamt"
+TOP: Final = "top"
+"""The files that lie in no package."""
+
+AND_TESTS: Final = {
+    "cli": ["tests/test_files.py"],
+    "host": ["tests/cli/test_run.py"],
+    "plan": ["tests/cli/test_plan.py", "tests/cli/test_plan_fleet.py"],
+    "report": ["tests/cli/test_reports.py", "tests/cli/test_plan.py"],
+    "run": ["tests/cli/test_run.py"],
+    "trace": ["tests/cli/test_decode.py", "tests/cli/test_trace.py"],
+    TOP: ["tests/test_files.py", "tests/test_own_files.py", "tests/cli/test_main.py"],
 }
-"""Name to files, and the tests that run on their mutants."""
+"""Package to the tests that are its own beside those of its folder."""
+LEFT_OUT: Final = ("tests/boot/kernel", "tests/boot/kvm", "tests/verify/judge")
+"""Tests that boot a kernel, or search without reductions."""
 
-FILES, TESTS = GROUPS[next((name for name in GROUPS if name in sys.argv[1:]), "pamt")]
-"""Quick ones that reach those files; the fuzzer would kill more, and take hours."""
-LEAST = 0.9
+LEAST: Final = 0.5
+DEFAULT_SAMPLE: Final = 25
+DEFAULT_SEED: Final = 19
 
-ROOT = Path(__file__).parent.parent
-PLACE = ROOT / "build" / "mutants"
-# Without shrinking and with the same examples each time: a killed mutant is killed in a moment.
-CONFTEST = """
-from hypothesis import HealthCheck, Phase, settings
 
-settings.register_profile(
-    "mutants",
-    database=None,
-    deadline=None,
-    derandomize=True,
-    max_examples=60,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-settings.load_profile("mutants")
-"""
-CONFIG = f"""
-[tool.mutmut]
-source_paths = ["src"]
-only_mutate = {[f"src/dpamt/{file}" for file in FILES]}
-pytest_add_cli_args_test_selection = {TESTS}
-timeout_multiplier = 4.0
-timeout_constant = 3.0
-use_git_change_detection = false
-"""
+@dataclass(frozen=True)
+class Score:
+    """What became of the mutants of one package or file."""
+
+    name: str
+    made: int
+    """How many there are; the others count those that ran."""
+    killed: int
+    equivalent: int
+    survived: int
+
+    @property
+    def share(self) -> float:
+        return self.killed / max(1, self.killed + self.survived)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.killed, self.killed + self.survived)
+
+    def line(self) -> str:
+        ran = self.killed + self.equivalent + self.survived
+        low, high = self.interval
+        numbers = (self.made, ran, self.killed, self.equivalent, self.survived)
+        shown = "".join(f"{number:12,}" for number in numbers)
+        return f"{self.name:28}{shown}{self.share:8.0%}  {low:.0%} to {high:.0%}"
+
+
+HEADINGS: Final = ("mutants", "run", "killed", "equivalent", "survived")
+
+
+def wilson(killed: int, of: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share that was seen in a sample (E. B. Wilson, 1927)."""
+    if not of:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share, extra = killed / of, z * z / of
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / of + extra / of / 4) / (1 + extra)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def equivalent() -> set[str]:
-    """The mutants that no test can tell, as :func:`changed` names them."""
+    """The mutants that no test can tell, as :attr:`Mutant.change` names them."""
     text = (ROOT / "tests" / "mutants_equivalent.toml").read_text(encoding="utf-8")
     return {mutant for group in tomllib.loads(text)["equivalent"] for mutant in group["mutants"]}
 
 
-def prepare() -> None:
-    """A fresh copy, with the settings of the run."""
-    shutil.rmtree(PLACE, ignore_errors=True)
-    PLACE.mkdir(parents=True)
-    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for folder in ("src", "tests"):
-        shutil.copytree(ROOT / folder, PLACE / folder, ignore=left_out)
-    (PLACE / "tests" / "conftest.py").write_text(CONFTEST)
-    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + CONFIG
-    (PLACE / "pyproject.toml").write_text(settings, encoding="utf-8")
+def packages() -> list[str]:
+    found = [path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
+    return [*sorted(found), TOP]
 
 
-def mutmut(*arguments: str) -> str:
-    command = [sys.executable, "-m", "mutmut", *arguments]
-    ran = subprocess.run(command, cwd=PLACE, capture_output=True, text=True, check=False)
-    return ran.stdout
+def files_of(name: str) -> list[str]:
+    """The source files of a package, or the one file named; from ``src/dpamt``."""
+    if name.endswith(".py"):
+        return [name]
+    found = SOURCE.glob("*.py") if name == TOP else (SOURCE / name).rglob("*.py")
+    return sorted(str(path.relative_to(SOURCE)) for path in found)
 
 
-def changed(mutant: str) -> str:
-    """What a mutant is: its function and the line that it changes."""
-    lines = mutmut("show", mutant).splitlines()
-    old = [line[1:].strip() for line in lines if re.match(r"-(?!--)", line)]
-    new = [line[1:].strip() for line in lines if re.match(r"\+(?!\+\+)", line)]
-    return f"{function_of(mutant)}: {' '.join(old)}  ->  {' '.join(new)}"
+def tests_of(package: str) -> list[str]:
+    folder = [] if package == TOP else [f"tests/{package}"]
+    return [*folder, *AND_TESTS.get(package, [])]
 
 
-def function_of(mutant: str) -> str:
-    """``dpamt.sync.words.xǁWordǁadd__mutmut_3`` is ``sync.words.Word.add``."""
-    name = mutant.split("__mutmut_")[0].removeprefix("dpamt.")
-    return name.replace(".xǁ", ".").replace("ǁ", ".").replace(".x_", ".")
+def package_of(name: str) -> str:
+    if not name.endswith(".py"):
+        return name
+    return name.partition("/")[0] if "/" in name else TOP
+
+
+def chosen(mutants: list[Mutant], sample: int, seed: str) -> list[Mutant]:
+    """A sample without replacement that depends on the seed alone; all, where they are fewer."""
+    if sample >= len(mutants):
+        return mutants
+    picked = random.Random(seed).sample(range(len(mutants)), sample)
+    return [mutants[index] for index in sorted(picked)]
+
+
+def verdicts(
+    copy: Copy, name: str, options: argparse.Namespace
+) -> Iterator[tuple[Mutant | None, str]]:
+    """Each mutant that ran and what became of it, after a row (None, how many were made)."""
+    mutants = [m for file in files_of(name) for m in mutants_of(SOURCE, file)]
+    yield None, str(len(mutants))
+    everything = name.endswith(".py") and options.sample is None
+    size = len(mutants) if everything else options.sample or DEFAULT_SAMPLE
+    reach = Reach(copy, options.tests or tests_of(package_of(name)), LEFT_OUT)
+    print(f"# {name}: {reach.about()}", flush=True)
+    known = equivalent()
+    for mutant in chosen(mutants, size, f"{options.seed} {name}"):
+        if mutant.change in known:
+            yield mutant, "equivalent"
+        else:
+            yield mutant, copy.judge(mutant, reach.tests(mutant), options.seconds)
+
+
+def scored(copy: Copy, name: str, options: argparse.Namespace) -> Score:
+    made, counts = 0, Counter[str]()
+    for mutant, verdict in verdicts(copy, name, options):
+        if mutant is None:
+            made = int(verdict)
+            continue
+        counts[verdict] += 1
+        if verdict not in ("killed", "hung", "equivalent"):
+            print(f"{verdict}: {mutant.file}:{mutant.line}: {mutant.change}", flush=True)
+    killed = counts["killed"] + counts["hung"]
+    survived = counts["survived"] + counts["not reached"]
+    score = Score(name, made, killed, counts["equivalent"], survived)
+    print(score.line(), flush=True)
+    return score
+
+
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", allow_abbrev=False)
+    parser.add_argument("names", nargs="*", metavar="PACKAGE", help="or FILE.py; default: all")
+    parser.add_argument("--sample", type=int, metavar="N", help="mutants of each package or file")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    parser.add_argument("--seconds", type=float, default=10.0, help="CPU of tests for a mutant")
+    parser.add_argument("--tests", nargs="+", metavar="PATH", help="these, not the package's")
+    parser.add_argument("--json", type=Path, help="write the scores there")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if not (SOURCE / name).exists() and name != TOP:
+            parser.error(f"{name}: expected one of {', '.join(packages())}, or a file of these")
+    if options.sample is not None and options.sample < 1:
+        parser.error(f"--sample {options.sample}: expected 1 or more")
+    return options
 
 
 def main() -> int:
     """Run, count, show; see the head of the file."""
-    if "--keep" not in sys.argv:
-        prepare()
-        workers = next((word for word in sys.argv[1:] if word.isdigit()), "2")
-        command = [sys.executable, "-m", "mutmut", "run", "--max-children", workers]
-        ran = subprocess.run(command, cwd=PLACE, check=False)
-        if ran.returncode:
-            print("mutmut did not run through: do the tests pass?")
-            return 1
-    lines = mutmut("results", "--all", "true").splitlines()
-    verdicts = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
-    counts: Counter[tuple[str, str]] = Counter()
-    known = equivalent()
-    alive = []
-    for mutant, verdict in verdicts.items():
-        file = ".".join(function_of(mutant).split(".")[:-1])
-        file = next(f for f in FILES if file.startswith(f.removesuffix(".py").replace("/", ".")))
-        if verdict in ("killed", "timeout"):
-            counts[file, "killed"] += 1
-            continue
-        what = changed(mutant)
-        counts[file, "equivalent" if what in known else "survived"] += 1
-        if what not in known:
-            alive.append(f"{verdict}: {what}")
-    for line in sorted(alive):
-        print(line)
-    kinds = ("killed", "equivalent", "survived")
-    print(f"{'':32}" + "".join(f"{kind:>12}" for kind in ("mutants", *kinds)))
-    for file in [*FILES, ""]:
-        row = [
-            sum(n for (at, what), n in counts.items() if at == (file or at) and what == kind)
-            for kind in kinds
-        ]
-        print(f"{file or 'all':32}" + "".join(f"{n:12,}" for n in (sum(row), *row)))
-    killed = sum(n for (_, kind), n in counts.items() if kind == "killed")
-    share = killed / max(1, sum(counts.values()))
-    print(f"killed {share:.1%}")
-    return 0 if verdicts and share >= LEAST else 1
+    options = options_of()
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    size = options.sample or f"{DEFAULT_SAMPLE} a package, all of a file"
+    print(f"# seed {options.seed}, sample {size}, {options.seconds:g} s of tests a mutant, {today}")
+    copy = Copy(ROOT, ROOT / "build" / "mutants")
+    scores = [scored(copy, name, options) for name in options.names or packages()]
+    print(f"\n{'':28}{''.join(f'{word:>12}' for word in HEADINGS)}{'score':>8}  95 %")
+    for score in scores:
+        print(score.line())
+    if options.json is not None:
+        rows = [{**vars(score), "share": score.share} for score in scores]
+        options.json.write_text(json.dumps({"seed": options.seed, "scores": rows}, indent=1))
+    return int(any(score.share < LEAST for score in scores))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dpamt.abi.pages import LEVEL_2M, LEVEL_4K, PAGES_PER_2M
 from dpamt.host.kvm.gmem import NO_MEMORY, SITE_FOLIO, SITE_PAGE, GuestMemfd
+from dpamt.platform.page_allocator import Snapshot
 from tests.host.rig import Host, booted
 
 HOST = booted("merged", 48)
@@ -55,6 +56,84 @@ def test_pages_stay_until_punched(
     assert dict(gmem.ranges.non_zero()) == dict(gmem.pages.non_zero()) == {}
     assert dict(gmem.punched.non_zero()) == {}
     gmem.forget()
+
+
+MOVES = st.tuples(st.sampled_from("fffplP"), st.integers(0, 3 * PAGES_PER_2M - 1))
+
+
+@given(st.booleans(), st.lists(MOVES, max_size=30), st.sets(st.integers(0, 12)))
+@settings(max_examples=40, deadline=None)
+def test_a_leaked_page_is_nobodys_again(
+    huge: bool, moves: list[tuple[str, int]], failing: set[int]
+) -> None:
+    """It is out of the file and not free; a folio is lost whole.  All else goes back."""
+    host = booted("merged", 48)
+    gmem = gmem_of(host, huge)
+    before = host.allocator.snapshot()
+    first = host.allocator.allocations
+    host.allocator.fail_when = lambda _site, ordinal: ordinal - first in failing
+    known: dict[int, int] = {}
+    folios: dict[int, int] = {}
+    lost: set[int] = set()
+    for move, gfn in moves:
+        at = gfn // PAGES_PER_2M
+        if move == "f":
+            pfn, _ = gmem.get_pfn(gfn)
+            if pfn == NO_MEMORY:
+                continue
+            assert pfn not in lost
+            assert known.setdefault(gfn, pfn) == pfn
+            if gmem.ranges.at(at).load() > 0x3FF:
+                folios[at] = pfn - gfn % PAGES_PER_2M
+        elif move == "l":
+            gmem.leak(gfn)
+            if at in folios:
+                base = folios.pop(at)
+                lost |= set(range(base, base + PAGES_PER_2M))
+                known = {k: v for k, v in known.items() if k // PAGES_PER_2M != at}
+            elif gfn in known:
+                lost.add(known.pop(gfn))
+        elif move == "p":
+            gmem.punch(gfn)
+            known.pop(gfn, None)
+        else:
+            gmem.punch_range(at * PAGES_PER_2M)
+            known = {k: v for k, v in known.items() if k // PAGES_PER_2M != at}
+        folios = {k: v for k, v in folios.items() if gmem.ranges.at(k).load() > 0x3FF}
+        assert host.allocator.free_among(lost) == []
+        assert {gfn for gfn, _ in gmem.pages.non_zero()} == {
+            gfn for gfn in known if gfn // PAGES_PER_2M not in folios
+        }
+        for at in range(3):
+            if at not in folios:
+                pages = [gfn for gfn in known if gfn // PAGES_PER_2M == at]
+                assert gmem.ranges.at(at).load() == len(pages)
+                assert not any(
+                    number // PAGES_PER_2M == at for number, _ in gmem.punched.non_zero()
+                )
+    host.allocator.fail_when = None
+    for at in range(3):
+        gmem.punch_range(at * PAGES_PER_2M)
+    free = pages_of(host.allocator.snapshot())
+    assert pages_of(before) - free == lost
+    assert free <= pages_of(before)
+    assert not any([*gmem.ranges.non_zero(), *gmem.pages.non_zero(), *gmem.punched.non_zero()])
+
+
+def pages_of(snapshot: Snapshot) -> set[int]:
+    return {pfn for _, ranges in snapshot for start, end in ranges for pfn in range(start, end)}
+
+
+def test_the_words_of_a_file_are_its_own_and_go_with_it() -> None:
+    host = booted("merged", 48)
+    one, other = GuestMemfd(host.kernel, 7, False), GuestMemfd(host.kernel, 8, False)
+    one.get_pfn(3)
+    other.get_pfn(3)
+    one.forget()
+    again = GuestMemfd(host.kernel, 7, False)
+    assert [*again.pages.non_zero(), *again.ranges.non_zero(), *again.punched.non_zero()] == []
+    assert [gfn for gfn, _ in other.pages.non_zero()] == [3]
+    assert (one.vm_id, one.huge, one.kernel) == (7, False, host.kernel)
 
 
 def meanwhile(host: Host, at: str, action: Callable[[], object]) -> None:

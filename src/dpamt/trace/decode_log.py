@@ -115,8 +115,9 @@ def decode_log(lines: Iterable[str | Line], alone: Reader = meanings) -> Iterato
 def _of_exit(exited: re.Match[str]) -> list[Explained]:
     """KVM's line on a TD that it ends: RAX of TDH.VP.ENTER, exit reason, the TD's KeyID."""
     status, reason, keyid, address = (int(exited[at], 10 if at == 2 else 16) for at in range(1, 5))
-    shift = (address // keyid).bit_length() - 1 if keyid else -1
-    if keyid and address == keyid << shift:
+    times = address // keyid if keyid else 0
+    shift = times.bit_length() - 1
+    if times and address == keyid << shift:
         where = f"address bits of KeyID {keyid}: KeyIDs begin at bit {shift}"
     else:
         where = "not the KeyID in address bits"

@@ -169,13 +169,16 @@ def _read(kernel: Kernel, cpu: Cpu, item: MetadataField, index: int) -> int:
 
 
 def _read_cpuid_config(kernel: Kernel, cpu: Cpu, count: int) -> tuple[tuple[int, int, int], ...]:
-    """The CPUID leaves that a TD's owner may configure."""
-    entries: list[tuple[int, int, int]] = []
+    """The CPUID leaves that a TD's owner may configure: all leaves first, then all values."""
+    leaves: list[int] = []
     for index in range(count):
         leaf = _read(kernel, cpu, field.CPUID_CONFIG_LEAVES, index)
+        leaves.append(leaf)
+    entries: list[tuple[int, int, int]] = []
+    for index in range(count):
         eax_ebx = _read(kernel, cpu, field.CPUID_CONFIG_VALUES, 2 * index)
         ecx_edx = _read(kernel, cpu, field.CPUID_CONFIG_VALUES, 2 * index + 1)
-        entries.append((leaf, eax_ebx, ecx_edx))
+        entries.append((leaves[index], eax_ebx, ecx_edx))
     return tuple(entries)
 
 
