@@ -10,8 +10,9 @@ source file, not a switch inside of each function, because ``verify`` reads the 
 source of what it runs.  Three steps, all on a copy in ``build/mutants``:
 
 1. mutmut's operators list the mutants (:mod:`tests.mutants_made`).
-2. The tests of the package run once, to see which lines each of them reaches and what CPU time it
-   takes (:mod:`tests.mutants_reach`).  A test that is slow, or that fails in a copy, is left out.
+2. The tests of the package run once, in random order, to see which lines each of them reaches and
+   what CPU time it takes (:mod:`tests.mutants_reach`).  A test that is slow, or that fails in a
+   copy, is left out, and so is what --reach-seconds are not enough for.
 3. Each mutant meets the tests that reach it, quickest first, until one fails.
 
 The tests of a package are those of the folder of its name and of AND_TESTS: other tests would kill
@@ -146,7 +147,8 @@ def verdicts(
     yield None, str(len(mutants))
     everything = name.endswith(".py") and options.sample is None
     size = len(mutants) if everything else options.sample or DEFAULT_SAMPLE
-    reach = Reach(copy, options.tests or tests_of(package_of(name)), LEFT_OUT)
+    tests = options.tests or tests_of(package_of(name))
+    reach = Reach(copy, tests, LEFT_OUT, options.reach_seconds, str(options.seed))
     print(f"# {name}: {reach.about()}", flush=True)
     known = equivalent()
     for mutant in chosen(mutants, size, f"{options.seed} {name}"):
@@ -178,6 +180,13 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="mutants of each package or file")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--seconds", type=float, default=10.0, help="CPU of tests for a mutant")
+    parser.add_argument(
+        "--reach-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="CPU to see what tests reach",
+    )
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="these, not the package's")
     parser.add_argument("--json", type=Path, help="write the scores there")
     options = parser.parse_args(arguments)

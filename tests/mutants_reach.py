@@ -9,12 +9,14 @@ import hashlib
 import importlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +47,8 @@ settings.load_profile("mutants")
 """
 _SLOW: Final = 1.5
 """CPU seconds of a test, with its lines counted, from which on it is left out."""
+_SETS: Final = 5
+"""Sets of parameters of a test function that are taken at most."""
 _WAITING: Final = 30.0
 """The same in seconds of the clock, for what waits or runs in other processes."""
 _MEMORY: Final = 12 << 30
@@ -165,12 +169,28 @@ class _Only:
 class _Watch:
     """A pytest plugin: the lines and the CPU time of each test that passes."""
 
-    def __init__(self, source: Path, out: Path) -> None:
+    def __init__(self, source: Path, out: Path, seconds: float, seed: str) -> None:
         self.out = out
         self.source = source
+        self.seconds = seconds
+        self.random = random.Random(seed)
+        self.found = 0
         self.cover: Any = coverage.Coverage(data_file=None, config_file=False, source=[str(source)])
         self.times: dict[str, float] = {}
         self.left: dict[str, str] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """In random order, so that what the time is not enough for is any of them."""
+        self.found = len(items)
+        self.random.shuffle(items)
+        sets: Counter[str] = Counter()
+        kept = []
+        for item in items:
+            function = item.nodeid.partition("[")[0]
+            sets[function] += 1
+            if sets[function] <= _SETS:
+                kept.append(item)
+        items[:] = kept
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -178,6 +198,9 @@ class _Watch:
         start = time.process_time()
         yield
         self.times[item.nodeid] = time.process_time() - start
+        self.seconds -= self.times[item.nodeid]
+        if self.seconds < 0:
+            item.session.shouldstop = "the time for this is over"
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_call(self) -> Iterator[None]:
@@ -209,7 +232,7 @@ class _Watch:
             }
             for file in data.measured_files()
         }
-        found = {"times": self.times, "left": self.left, "lines": lines}
+        found = {"found": self.found, "times": self.times, "left": self.left, "lines": lines}
         self.out.write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -220,22 +243,26 @@ def _too_slow(*_: object) -> None:
 class Reach:
     """What the tests of a package reach; kept in ``build`` until source or tests change."""
 
-    def __init__(self, copy: Copy, tests: list[str], left_out: tuple[str, ...]) -> None:
+    def __init__(
+        self, copy: Copy, tests: list[str], left_out: tuple[str, ...], seconds: float, seed: str
+    ) -> None:
         copy.kept.mkdir(exist_ok=True)
         texts = sorted((copy.place / "src").rglob("*.py"))
         for test in tests:
             at = copy.place / test
             texts += [at] if at.is_file() else sorted(at.rglob("*.py"))
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in texts)).hexdigest()[:16]
+        parts = [f"{seconds} {seed} {tests}".encode(), *(path.read_bytes() for path in texts)]
+        digest = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
         kept = copy.kept / f"{digest}.json"
         out = copy.kept / f"{digest}.out"
         if not kept.exists():
             ignored = [f"--ignore={copy.place / folder}" for folder in left_out]
-            watch = _Watch(copy.place / "src" / "dpamt", kept)
+            watch = _Watch(copy.place / "src" / "dpamt", kept, seconds, seed)
             copy.pytest([*ignored, *tests], watch, None, out)
         if not kept.exists():
             raise SystemExit(f"the tests did not run: see {out}")
         found = json.loads(kept.read_text(encoding="utf-8"))
+        self.found: int = found["found"]
         self.times: dict[str, float] = found["times"]
         self.left: dict[str, str] = found["left"]
         self.lines: dict[str, dict[str, list[str]]] = found["lines"]
@@ -244,10 +271,14 @@ class Reach:
         kinds = [f"{list(self.left.values()).count(k)} {k}" for k in sorted({*self.left.values()})]
         out = f"; left out: {', '.join(kinds)}" if kinds else ""
         used = [self.times[name] for name in self.times if name not in self.left]
-        return f"{len(used)} tests, {sum(used):.0f} s of CPU with their lines counted{out}"
+        spent = f"{sum(used):.0f} s of CPU with their lines counted"
+        return f"{len(used)} of {self.found} tests, {spent}{out}"
 
     def tests(self, mutant: Mutant) -> list[tuple[str, float]]:
-        """Tests that reach the change, then those that reach its function; each quickest first."""
+        """Tests that reach the change, then those that reach its function; each quickest first.
+
+        A constant is written while files are imported, and used anywhere: there, all tests follow.
+        """
         lines = self.lines.get(mutant.file, {})
 
         def reaching(first: int, last: int) -> set[str]:
@@ -258,6 +289,8 @@ class Reach:
 
         near = reaching(mutant.first, mutant.last)
         far = reaching(*mutant.body) - near
+        rest = set() if mutant.function else {*self.times} - near - far - {*self.left}
         ordered = [*sorted(near, key=self.times.__getitem__)]
         ordered += sorted(far, key=self.times.__getitem__)
+        ordered += sorted(rest, key=self.times.__getitem__)
         return [(name, self.times[name]) for name in ordered]

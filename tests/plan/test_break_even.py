@@ -48,14 +48,21 @@ def regions_hit(pages: int, regions: int) -> float:
 
 
 FIGURES = st.tuples(
-    st.integers(-3, 60), st.integers(0, PAIR - 1), st.integers(1, 40), st.integers(0, 20)
+    st.integers(-3, 60),
+    st.integers(0, PAIR - 1),
+    st.integers(1, 40),
+    st.integers(0, 20),
+    st.none() | st.integers(1, 300),
 )
+"""Pairs, bytes more than they take, regions, pages at idle, pages of memory (None: all regions)."""
 
 
 @given(FIGURES)
-def test_the_point_is_where_adding_up_arrives(figures: tuple[int, int, int, int]) -> None:
-    pairs, over, regions, idle = figures
-    memory = regions * REGION - 5 * PAGE
+def test_the_point_is_where_adding_up_arrives(
+    figures: tuple[int, int, int, int, int | None],
+) -> None:
+    pairs, over, regions, idle, few = figures
+    memory = few * PAGE if few is not None else regions * REGION - 5 * PAGE
     size = host(
         idle * PAGE + 40 * PAIR + pairs * PAIR + over, idle * PAGE + 40 * PAIR, memory, regions
     )
@@ -88,9 +95,9 @@ def test_the_point_is_where_adding_up_arrives(figures: tuple[int, int, int, int]
 
 
 @settings(max_examples=25)
-@given(st.integers(2, 30), st.integers(0, 511), st.integers(0, 9))
-def test_the_curve_counts_regions(regions: int, missing: int, idle: int) -> None:
-    memory = regions * REGION - missing * PAGE
+@given(st.integers(2, 30), st.integers(0, 511), st.integers(0, 9), st.booleans())
+def test_the_curve_counts_regions(regions: int, pages_of: int, idle: int, few: bool) -> None:
+    memory = (pages_of + 1) * PAGE if few else regions * REGION - pages_of * PAGE
     point = break_even(host(10**9, idle * PAGE, memory, regions))
     assert [at.share for at in point.curve] == [index / 100 for index in range(101)]
     pages = [
@@ -110,6 +117,16 @@ def test_the_curve_counts_regions(regions: int, missing: int, idle: int) -> None
         assert scattered == packed or low - 0.501 <= scattered <= high + 0.501
         assert scattered >= max(packed, low - 0.501)
     assert point.curve[0].packed == point.curve[0].scattered == idle * PAGE
+
+
+def test_scattered_pages_bring_their_share_of_s_ept_pages() -> None:
+    """4,096 pages in 4,096 regions: 8 S-EPT pages more."""
+    hit = 0.0
+    for _ in range(4096 + 8):
+        hit += 1 - hit / 4096
+    last = break_even(host(10**9, 0, 4096 * PAGE, 4096)).curve[-1]
+    assert last.scattered == round(hit) * PAIR
+    assert last.packed == 8 * PAIR
 
 
 def test_shares_above_all_memory_are_no_answer() -> None:
