@@ -1,6 +1,6 @@
 """Placing VMs on a small cluster, against hosts kept as plain numbers and searched one by one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -92,6 +92,7 @@ LIVES = st.lists(
     st.sampled_from([0.0, 0.1, 0.25]),
     st.sampled_from([(40.0, 1.0, 0.0), (25.0, 7.0, 0.0), (30.0, 2.5, 3.0), (20.0, 50.0, 0.0)]),
     st.integers(-1, 3),
+    st.none() | st.integers(-1, 1),
 )
 def test_a_small_cluster_by_hand(
     drawn: list[tuple[int, int, int, int, float, bool]],
@@ -103,6 +104,7 @@ def test_a_small_cluster_by_hand(
     reserve: float,
     span: tuple[float, float, float],
     watched: int,
+    tight: int | None,
 ) -> None:
     end, step, begin = span
     lives: list[Life] = sorted(
@@ -110,10 +112,15 @@ def test_a_small_cluster_by_hand(
         for at, stay, ranges, cpus, share, td in drawn
     )
     sizes = sizes_of(memory * MIB, vcpus, tds, static)
+    if tight is not None:  # to the byte what the first VMs take, or one more, or one less
+        needs = [sizes.takes(*life[2:5]).dynamic_bytes for life in lives[: memory % 5]]
+        room = MIB + sum(needs) + tight
+        sizes = replace(sizes, memory_bytes=max(room, 6 * MIB), vcpus=99, max_tds=99)
+        reserve = 0.0
     modes = []
     for dynamic in (False, not static):
         pamt = MIB if dynamic else 5 * MIB
-        modes.append(ByHand(int(memory * MIB * (1 - reserve)) - pamt, sizes, hosts, dynamic))
+        modes.append(ByHand(int(sizes.memory_bytes * (1 - reserve)) - pamt, sizes, hosts, dynamic))
     second = modes[1]
 
     def leave(now: float) -> None:
@@ -147,6 +154,7 @@ def test_a_small_cluster_by_hand(
         result.normal,
     )
     assert [np.asarray(one).shape for one in made] == [(len(moments), hosts)] * 6
+    assert [one.dtype for one in made] == [np.int64, np.int32, *[np.int64] * 4]
     for at, wanted in enumerate(samples):
         assert [one[at].tolist() for one in made] == wanted
     assert result.events == second.watched
