@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --modules --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --spill --sweep --td --td-share --tds --timeout --tolerate --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --fail-allocations --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --modules --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --spill --sweep --td --td-share --tds --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -136,6 +136,7 @@ complete -c dpamt -n '_shtab_dpamt_using boot' -l tds -xka "(__fish_complete_pat
 complete -c dpamt -n '_shtab_dpamt_using boot' -l coverage -d 'of --kvm: which lines of the kernel'"'"'s arch/x86/kvm/vmx/tdx.c ran'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l tour -d 'instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, right and wrong'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l sweep -x -d 'instead of --tds: each SEAMCALL of a small TD'"'"'s life fails in turn with this status'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l fail-allocations -x -d 'instead of --tds: each Nth memory allocation of a small TD'"'"'s life fails in turn (1: each), where the kernel has fault injection'
 complete -c dpamt -n '_shtab_dpamt_using; and test $_shtab_dpamt_npos -eq 0' -a plan -d 'size hosts: whether TDX comes up, what Dynamic PAMT saves or costs'
 complete -c dpamt -n '_shtab_dpamt_using plan' -s h -l help -d 'show this help message and exit'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l td -x -d 'TDs on each host, such as 40x16GiB/4vcpu@2M=90%; may be given again'
