@@ -34,7 +34,7 @@ class FreedPages:
     def __init__(self, kernel: KernelMemory, image: KernelImage) -> None:
         self._kernel = kernel
         self._image = image
-        self.named: dict[int, int] = {}
+        self.reported: dict[int, int] = {}
         """Page to its type, of those found so far: each is reported once."""
 
     def named(self, module: TdxModule, registers: Iterable[int]) -> dict[int, int]:
@@ -63,9 +63,9 @@ class FreedPages:
         return [page for page in sorted(pages) if is_free(self._kernel, self._image, page)]
 
     def wrong(self, pages: dict[int, int]) -> list[str]:
-        """A sentence for each kind of page that the allocator has and that it has not named before."""
-        new = [page for page in self.free_among(pages) if page not in self.named]
-        self.named |= {page: pages[page] for page in new}
+        """A sentence for each kind of page that the allocator has and that is new."""
+        new = [page for page in self.free_among(pages) if page not in self.reported]
+        self.reported |= {page: pages[page] for page in new}
         return list(_by_kind(new, pages))
 
 
