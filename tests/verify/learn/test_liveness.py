@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 import dpamt.verify.learn.liveness as liveness
 from dpamt.verify.learn.liveness import Liveness, exception_handlers
 
+from . import naive_liveness
+
 NAMES = "abcde"
 _FILES = count()
 
@@ -156,6 +158,76 @@ def live_at_steps(source: str) -> list[set[str]]:
 )
 def test_no_more_is_live_than_can_be_read(source: str, expected: list[set[str]]) -> None:
     assert live_at_steps(source) == expected
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(BODY, LEAVING)
+def test_exactly_what_can_be_read_is_live(body: list[str], leaving: str) -> None:
+    """Neither less nor more, after each instruction."""
+    function, source = made(body, leaving)
+    code = function.__code__
+    live = Liveness(code)
+    for offset, names in naive_liveness.live_after(code, source).items():
+        assert live.after(offset) == tuple(sorted(names)), (source, offset)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "for a in range(b):\n    for c in range(d, e):\n        step(1)\n    step(2)\nstep(a)",
+        "for a in range(b):\n    step(1)\n\n    if c:\n        step(2)\nelse:\n    step(3)",
+        "for a in range(len([b])):\n    a = step(a)\nwhile more():\n    step(e)",
+        "try:\n    a = step(1)\nexcept ValueError:\n    b = step(2)\nfinally:\n    step(a)",
+        "for a in (b, c):\n    step(a)",
+    ],
+)
+def test_loops_and_handlers_exactly(source: str) -> None:
+    function, text = made(source.split("\n"), "return a")
+    code = function.__code__
+    live = Liveness(code)
+    text = text.replace("for a in (b, c)", "for a in range(b, c)")  # any loop counts as one
+    for offset, names in naive_liveness.live_after(code, text).items():
+        assert live.after(offset) == tuple(sorted(names)), offset
+
+
+def test_a_function_whose_source_is_gone_has_no_loops() -> None:
+    function, text = made(["for a in range(b):", "    step(1)"], "return c")
+    renamed = function.__code__.replace(co_name="g")
+    bare = naive_liveness.live_after(function.__code__, text.replace("range", "other"))
+    live = Liveness(renamed)
+    assert all(live.after(offset) == tuple(sorted(names)) for offset, names in bare.items())
+    assert liveness.liveness_of(renamed) is liveness.liveness_of(renamed)
+
+
+def test_a_decorated_function_is_found_by_its_first_line() -> None:
+    source = "def f(step, b):\n    for a in range(b):\n        step(1)\n    return 0\n"
+    decorated = f"same = lambda one: one\n@same\n@same\n{source}"
+    file = f"<function {next(_FILES)} of test_liveness>"
+    linecache.cache[file] = (len(decorated), None, decorated.splitlines(keepends=True), file)
+    space: dict[str, Any] = {}
+    exec(compile(decorated, file, "exec"), space)
+    code = space["f"].__code__
+    live = Liveness(code)
+    for offset, names in naive_liveness.live_after(code, decorated).items():
+        assert live.after(offset) == tuple(sorted(names))
+
+
+def test_exception_tables_of_all_sizes() -> None:
+    """Each row as dis reads it: offsets and depths in one byte and in several."""
+    for blocks in (0, 1, 5, 60, 400):
+        lines = [
+            line
+            for number in range(blocks)
+            for line in ("try:", f"    step({number})", "except ValueError:", "    step(a)")
+        ]
+        for code in every_code(
+            made([*lines, "with step as b:", "    step(b)"], "return a")[0].__code__
+        ):
+            rows = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]
+            assert [tuple(row) for row in exception_handlers(code)] == [
+                (row.start, row.end, row.target, row.depth, bool(row.lasti)) for row in rows
+            ]
+            assert all(type(row.keeps_position) is bool for row in exception_handlers(code))
 
 
 def test_the_test_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
