@@ -58,7 +58,8 @@ def test_pages_stay_until_punched(
     gmem.forget()
 
 
-MOVES = st.tuples(st.sampled_from("fffplP"), st.integers(0, 3 * PAGES_PER_2M - 1))
+GFNS = st.sampled_from([0, 511, 512, 513, 1023, 1024]) | st.integers(0, 3 * PAGES_PER_2M - 1)
+MOVES = st.tuples(st.sampled_from("fffplP"), GFNS)
 
 
 @given(st.booleans(), st.lists(MOVES, max_size=30), st.sets(st.integers(0, 12)))
@@ -122,6 +123,29 @@ def test_a_leaked_page_is_nobodys_again(
 
 def pages_of(snapshot: Snapshot) -> set[int]:
     return {pfn for _, ranges in snapshot for start, end in ranges for pfn in range(start, end)}
+
+
+def test_a_punched_page_of_a_folio_comes_back_and_counts_again() -> None:
+    host = booted("merged", 48)
+    before = host.allocator.snapshot()
+    gmem = gmem_of(host, True)
+    base = gmem.get_pfn(77)[0] - 77
+    assert gmem.get_pfn(0) == (base, LEVEL_2M)
+    gmem.punch(77)
+    assert gmem.get_pfn(80) == (base + 80, LEVEL_4K)
+    assert gmem.get_pfn(77) == (base + 77, LEVEL_4K)
+    assert gmem.get_pfn(77) == (base + 77, LEVEL_2M)
+    assert [*gmem.punched.non_zero()] == []
+    for gfn in range(PAGES_PER_2M):
+        assert host.allocator.free_among(range(base, base + PAGES_PER_2M)) == []
+        gmem.punch(gfn)
+        if gfn == 100:  # in use again: the folio stays for it
+            gmem.get_pfn(100)
+    assert host.allocator.free_among([base + 100]) == []
+    gmem.punch(100)
+    assert gmem.ranges.at(0).load() == 0
+    assert [gmem.punched.at(gfn).load() for gfn in (0, 100, 511)] == [0, 0, 0]
+    assert host.allocator.snapshot() == before
 
 
 def test_the_words_of_a_file_are_its_own_and_go_with_it() -> None:
