@@ -46,7 +46,7 @@ settings.register_profile(
 )
 settings.load_profile("mutants")
 """
-_SLOW: Final = 1.5
+_SLOW: Final = 3.0
 """CPU seconds of a test, with its lines counted, from which on it is left out."""
 _SETS: Final = 5
 """Sets of parameters of a test function that are taken at most."""

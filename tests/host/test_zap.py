@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dpamt.abi.leaves import (
@@ -84,8 +84,16 @@ def _around(
     return seamcall
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 6 * 512), st.integers(0, 6 * 512))
+BORDERS = st.integers(0, 6).map(lambda at: at * 512) | st.integers(0, 6 * 512)
+
+
+@settings(max_examples=8, deadline=None)
+@given(BORDERS, BORDERS)
+@example(512, 1024)
+@example(0, 511)
+@example(511, 1025)
+@example(600, 1536)
+@example(0, 5 * 512)
 def test_a_hole_takes_what_is_in_it_and_nothing_else(one: int, other: int) -> None:
     first, end = sorted((one, other))
     made = mapped()
@@ -98,6 +106,20 @@ def test_a_hole_takes_what_is_in_it_and_nothing_else(one: int, other: int) -> No
     for at, base in made.still_large().items():
         left |= {at * 512 + slot: base + slot for slot in range(512)}
     assert left == {gfn: pfn for gfn, pfn in backing.items() if not first <= gfn < end}
+    words = [made.vm.mirror[LEVEL_4K].at(gfn).load() for gfn in range(first, end)]
+    assert all(word == 0 for word in words)
+    # A folio goes back when none of its pages is left; else its punched pages are marked.
+    punched = set()
+    for at, pfn in {
+        0: made.small[0],
+        1: made.large[1],
+        2: made.large[2],
+        4: made.small[4 * 512],
+    }.items():
+        inside = set(range(max(first, at * 512), min(end, at * 512 + 512)))
+        assert made.is_free(pfn) == (len(inside) == 512)
+        punched |= inside if len(inside) < 512 else set()
+    assert {gfn for gfn, _ in vm.gmem.punched.non_zero()} == punched
     assert vm.bugged.load() == 0
     assert host.audit(idle=False) == []
     # Every page of the hole can come back, and is then mapped as any other.
