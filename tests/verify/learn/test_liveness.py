@@ -179,6 +179,8 @@ def test_exactly_what_can_be_read_is_live(body: list[str], leaving: str) -> None
         "for a in range(len([b])):\n    a = step(a)\nwhile more():\n    step(e)",
         "try:\n    a = step(1)\nexcept ValueError:\n    b = step(2)\nfinally:\n    step(a)",
         "for a in (b, c):\n    step(a)",
+        "a = yield from step(b)\nif a:\n    step(c)",
+        "with step(b) as a:\n    while a:\n        a = more() or c",
     ],
 )
 def test_loops_and_handlers_exactly(source: str) -> None:
