@@ -310,6 +310,14 @@ class OutputFolder:
         above = next(folder for folder in at.absolute().parents if folder.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise InputError(f"{self.path}: cannot be made in {above}; expected a folder to write")
+        import tempfile
+
+        try:  # as for a file: /sys and a full disk refuse root too
+            os.rmdir(tempfile.mkdtemp(prefix=".dpamt-", dir=above))
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be made in {above}: {_why(error)}; expected a folder to write"
+            ) from None
 
     @contextmanager
     def open(self) -> Iterator[dict[str, IO[Any]]]:

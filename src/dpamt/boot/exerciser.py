@@ -4,6 +4,7 @@ Its sources are in ``guest/``: a module named kvm-intel, and an init without a C
 does is chosen by a line such as ``hammer:design=v6:rounds=1000``.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -125,7 +126,7 @@ def build_files(
 
     Raises InputError when the tree is not prepared for modules, or the compiler complains.
     """
-    build = build.resolve()  # make -C goes there
+    build = Path(os.path.realpath(build))  # make -C goes there
     called = image.symbol(_CALLED)
     if called is None:
         raise InputError(f"{image.path}: no symbol {_CALLED!r}: CONFIG_INTEL_TDX_HOST is not set")

@@ -32,6 +32,7 @@ def _boot(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from pathlib import Path
 
+    from dpamt.boot.boot_files import bzimage, initrd
     from dpamt.boot.call import Recording
     from dpamt.boot.compare import told_by_host, told_by_kernel
     from dpamt.boot.exerciser import parse_exercise
@@ -73,8 +74,8 @@ def _boot(options: argparse.Namespace) -> int:
         pamt = pamt or (DYNAMIC if exercise.parameters["design"] != "kernel" else None)
     chosen = BootOptions(
         vmlinux=Path(options.vmlinux),
-        kernel=Path(options.kernel) if options.kernel else None,
-        initrd=_file(options.initrd),
+        kernel=None if options.kernel is None else bzimage(options.kernel),
+        initrd=None if options.initrd is None else initrd(options.initrd),
         transport=options.transport,
         cpus=cpus,
         memory=memory,
@@ -317,19 +318,6 @@ def _parser() -> Parser:
     parser.only_with("--build", "--exercise --replay --kvm")
     parser.not_with("--console", "--json", "the document has all the kernel said")
     return parser
-
-
-def _file(name: str | None) -> "Path | None":
-    from pathlib import Path
-
-    from dpamt.errors import InputError
-
-    if name is None:
-        return None
-    path = Path(name)
-    if not path.is_file():
-        raise InputError(f"{name}: no such file; expected an initial RAM disk")
-    return path
 
 
 def _count(text: str) -> int:

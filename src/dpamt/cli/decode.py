@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
 
 def is_log(text: str) -> bool:
-    """Whether a VALUE is the path of a file: one that exists, and no number or name."""
+    """Whether a VALUE is the path of a file: one that exists or has a ``/``, no number or name."""
     from pathlib import Path
 
     from dpamt.errors import InputError
@@ -34,6 +34,8 @@ def is_log(text: str) -> bool:
     try:
         read_value(text)
     except InputError:
+        if "/" in text:  # meant as one: if it cannot be read, the reason is said
+            return True
         try:
             return Path(text).is_file() or Path(text).is_fifo()
         except (OSError, ValueError):
@@ -100,25 +102,23 @@ def _lines(path: str | None) -> "Iterator[Line]":
     import io
     from pathlib import Path
 
-    from dpamt.errors import InputError
+    from dpamt.inputs import STDIN_NAME, standard_input
     from dpamt.platform.lines import Line
     from dpamt.platform.log_bytes import COMPRESSED, text_of
     from dpamt.platform.log_lines import log_lines, plain
-    from dpamt.platform.read_machine import STDIN_NAME, read_file, read_stdin
+    from dpamt.platform.read_machine import read_file, read_stdin
 
     if path is not None:
         yield from log_lines(text_of(read_file(Path(path)), path), path)
         return
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("decode: no VALUE; expected one, a file, or a log on standard input")
-    stream = sys.stdin.buffer
+    stream = standard_input("expected a VALUE, a file, or a log there (dmesg | dpamt decode)")
     peeked = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
     # UTF-16 of Western text has a zero in each pair, where its byte order says.
     wide = (peeked[:2], peeked[3:4]) == (b"\xff\xfe", b"\0") or (
         (peeked[:2], peeked[2:3]) == (b"\xfe\xff", b"\0")
     )
     if wide or peeked.startswith((*COMPRESSED, b"{", b"\x1e")):
-        yield from log_lines(text_of(read_stdin(), STDIN_NAME), STDIN_NAME)
+        yield from log_lines(text_of(read_stdin(stream), STDIN_NAME), STDIN_NAME)
         return
     # A log may hold any bytes.
     for number, line in enumerate(io.TextIOWrapper(stream, "utf-8", errors="replace"), 1):

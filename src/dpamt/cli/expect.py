@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from dpamt.plan.expect.td_range import InUse
     from dpamt.platform.machine import Machine
 
-_SHARES = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%?(?:\s*-\s*(\d{1,3}(?:\.\d{1,4})?)\s*%?)?")
+_SHARES = re.compile(
+    r"(\d{1,3}(?:\.\d{1,4})?)\s*%?(?:\s*-\s*(\d{1,3}(?:\.\d{1,4})?)\s*%?)?", re.ASCII
+)
 _MOST_RUN_PAGES = 1 << 24
 _MOST_CLOSED = 64
+_MOST_CHECKS = 1 << 20
+"""Bytes of standard input."""
 
 
 def main(arguments: list[str]) -> int:
@@ -107,19 +111,21 @@ def _in_use(text: str) -> "InUse":
 
 
 def _reads(texts: list[str]) -> "list[Read]":
-    import sys
-
     from dpamt.errors import InputError
+    from dpamt.inputs import STDIN_NAME, decode, standard_input
     from dpamt.plan.expect.check import parse_checks
 
+    expected = "expected CHECKPOINT=NUMBER lines"
     lines: list[str] = []
     for text in texts:
         if text != "-":
             lines.append(text)
             continue
-        if sys.stdin is None or sys.stdin.isatty():
-            raise InputError("--check -: nothing on standard input; expected a number a line")
-        lines += [line for line in sys.stdin.read(1 << 20).splitlines() if line.strip()]
+        data = standard_input(expected).read(_MOST_CHECKS)
+        found = [line for line in decode(data, STDIN_NAME, expected).splitlines() if line.strip()]
+        if not found:
+            raise InputError(f"--check -: nothing on standard input; {expected}")
+        lines += found
     return parse_checks(lines)
 
 

@@ -14,6 +14,9 @@ COLLECT_AFTER = (100_000, 20, 100)
 """Thresholds of the cyclic garbage collector: a host, or a search, is made of many small objects
 that last as long as it does."""
 
+_LONGEST_WORD = 600
+"""Characters of one word of a message; a path may have several hundred."""
+
 VERBS = {
     "run": "run a host and its TDs: static against Dynamic PAMT, phase by phase",
     "verify": "run a design through every interleaving: what holds, or how it fails",
@@ -64,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None:  # of a stream, not of a file
             return _failed(f"output: {error.strerror}; expected somewhere to write to", 2)
+        if isinstance(error, OSError) and not _is_own(str(error.filename)):
+            return _failed(f"{error.filename}: {error.strerror}; expected a file to work with", 2)
         if isinstance(error, ModuleNotFoundError):
             from dpamt.cli.extras import EXTRAS, needs
 
@@ -109,9 +114,22 @@ def _failed(message: str, code: int) -> int:
         sys.stdout.flush()
     except OSError:
         _drop_output()
-    line = " ".join(message.split())
+    line = " ".join(map(_short, message.split()))
     sys.stderr.write(f"dpamt: {line}\n")
     return code
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file came with dpamt: the user cannot help it if one cannot be read."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.abspath(name).startswith(package + os.sep)
+
+
+def _short(word: str) -> str:
+    """What was given may be longer than any screen."""
+    if len(word) <= _LONGEST_WORD:
+        return word
+    return f"{word[: _LONGEST_WORD // 2]}...{word[-_LONGEST_WORD // 4 :]}"
 
 
 def _open_closed_streams() -> None:

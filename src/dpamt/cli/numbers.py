@@ -1,5 +1,7 @@
 """Numbers that options of several verbs take, with one meaning and one range."""
 
+from dpamt.abi.pages import MAX_PA_LIMIT
+
 
 def parse_jobs(text: str) -> int:
     """Processes."""
@@ -15,6 +17,14 @@ def parse_seed(text: str) -> int:
 
 
 parse_seed.__name__ = "seed (a whole number from 0)"
+
+
+def parse_bits(text: str) -> int:
+    """Bits of an address; what a processor has of them the machine checks."""
+    return _whole(text, 1, MAX_PA_LIMIT.bit_length() - 1)
+
+
+parse_bits.__name__ = "number of bits (1 to 52)"
 
 
 def parse_memory(text: str) -> str:

@@ -6,6 +6,7 @@ Its refusals are one line.  It knows which options name files, so that no comman
 
 import argparse
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,27 @@ from typing import Any, NoReturn
 
 from dpamt.errors import InputError
 
+_GIVEN = "options given so far"
+_ODD_NUMBER = re.compile(r"(?=.*(?:_|[^\x00-\x7f]))[+-]?[\d_.]*\d[\d_.]*")
 FORCE_HELP = "replace a file that dpamt did not write (docs/outputs.md)"
+
+
+class _Once(argparse._StoreAction):
+    """An option that takes one value: a second one would be dropped, or drop the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string is not None:
+            given = vars(namespace).setdefault(_GIVEN, {})
+            if self.dest in given:
+                parser.error(f"{option_string} is given twice; expected it once")
+            given[self.dest] = True
+        super().__call__(parser, namespace, values, option_string)
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +48,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **about: Any) -> None:
         super().__init__(**about, allow_abbrev=False)
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
         self._inputs: list[tuple[argparse.Action, Callable[[str], str]]] = []
         self._outputs: list[tuple[argparse.Action, str, tuple[str, ...] | None]] = []
         self._go_on: dict[str, str] = {}
@@ -36,6 +59,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, exit code 2."""
         raise InputError(f"{self.prog.removeprefix('dpamt ')}: {message} ({self.prog} --help)")
+
+    def print_help(self, file: Any = None) -> None:
+        """To standard output; argparse's own drops what a full disk does not take."""
+        (file or sys.stdout).write(self.format_help())
+        (file or sys.stdout).flush()
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """As argparse has it, less what Python reads and nobody means: ``1_0`` as 10, and digits
+        of other scripts.  An option without its value is refused."""
+        name = _name(action)
+        if not arg_string.strip() and action.option_strings and action.default != "":
+            self.error(f"argument {name}: nothing given; expected {action.metavar}")
+        if action.option_strings and _ODD_NUMBER.fullmatch(arg_string):
+            self.error(f"argument {name}: {arg_string!r}; expected a number in digits 0 to 9")
+        return super()._get_value(action, arg_string)
 
     def add_input(
         self,
@@ -103,6 +141,7 @@ class Parser(argparse.ArgumentParser):
 
     def _parse(self, arguments: list[str], empty: argparse.Namespace) -> argparse.Namespace:
         options, unknown = self.parse_known_args(arguments, empty)
+        vars(options).pop(_GIVEN, None)
         if unknown:
             from difflib import get_close_matches
 

@@ -135,21 +135,23 @@ def _trace(fleet: str) -> Iterator["Path | None"]:
     from shutil import copyfileobj
     from tempfile import TemporaryDirectory
 
+    from dpamt.inputs import standard_input
+
     if fleet in GENERATED:
         yield None
         return
     if fleet != "-":
         yield Path(fleet)
         return
-    import sys
-
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("--fleet -: no standard input; expected lives of VMs there")
+    stream = standard_input("expected lives of VMs there (--fleet -)")
     with TemporaryDirectory(prefix="dpamt-fleet-") as folder:
         path = Path(folder) / "standard input"
         with path.open("wb") as file:
-            copyfileobj(sys.stdin.buffer, file)
-        yield path
+            copyfileobj(stream, file)
+        try:
+            yield path
+        except InputError as error:  # nobody knows that file
+            raise InputError(str(error).replace(str(path), path.name)) from None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dpamt.cli.numbers import parse_jobs, parse_seed
+from dpamt.cli.numbers import parse_bits, parse_jobs, parse_seed
 from dpamt.cli.parser import Parser
 from dpamt.plan.fleet import TABLES
 
@@ -61,13 +61,13 @@ def plan_parser() -> Parser:
     )
     parser.add_argument(
         "--pa-bits",
-        type=int,
+        type=parse_bits,
         metavar="N",
         help="width of the host's physical addresses, in bits (default 52)",
     )
     parser.add_argument(
         "--keyid-bits",
-        type=int,
+        type=parse_bits,
         metavar="N",
         help="width of KeyIDs, in bits (default: from the log, at least 6)",
     )

@@ -158,22 +158,14 @@ def _seldom_collected() -> Iterator[None]:
 
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
-    import sys
+    from dpamt.inputs import opened, standard_input
 
-    from dpamt.errors import InputError
-
+    expected = "expected a recording"
     if name == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            raise InputError("trace -: nothing on standard input; expected a recording")
-        yield sys.stdin.buffer
+        yield standard_input(expected)
         return
-    try:
-        with open(name, "rb") as file:
-            yield file
-    except OSError as error:
-        if error.filename is None:
-            raise
-        raise InputError(f"{name}: {error.strerror}; expected a recording") from None
+    with opened(name, expected) as file:
+        yield file
 
 
 def _parser() -> Parser:

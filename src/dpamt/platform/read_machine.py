@@ -1,11 +1,11 @@
 """Take what a user has, a file or a size, and hand back a Machine."""
 
-import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from dpamt.errors import InputError
+from dpamt.inputs import STDIN_NAME, read_bytes, standard_input
 from dpamt.platform import e820, iomem
 from dpamt.platform.dmesg import machine_from_dmesg
 from dpamt.platform.lines import decode
@@ -18,7 +18,6 @@ PACKAGED_HOSTS: Final = ("host-1tib", "module-too-old", "reserved-areas")
 """Names for :func:`packaged_host`."""
 
 STDIN: Final = "-"
-STDIN_NAME: Final = "standard input"
 
 
 def read_machine(argument: str) -> Machine:
@@ -30,11 +29,7 @@ def read_machine(argument: str) -> Machine:
     if argument == STDIN:
         return machine_from_text(text_of(read_stdin(), STDIN_NAME), STDIN_NAME)
     path = Path(argument)
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):
-        exists = False
-    if exists:
+    if _is_there(path):
         return machine_from_text(text_of(read_file(path), argument), argument)
     if looks_like_size(argument):
         return machine_from_size(argument)
@@ -42,6 +37,18 @@ def read_machine(argument: str) -> Machine:
         f"{argument}: no such file; expected a dmesg (sudo dmesg > FILE), /proc/iomem or e820 "
         "file, or a size such as 64GiB"
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:  # no permission to look, a name that is too long, links in a circle
+        raise InputError(
+            f"{path}: {error.strerror}; expected a file that can be read, or a size such as 64GiB"
+        ) from None
+    return True
 
 
 def packaged_host(name: str) -> Machine:
@@ -71,22 +78,18 @@ def machine_from_text(text: str, source: str) -> Machine:
     return machine_from_dmesg(text, source)
 
 
-def read_stdin() -> bytes:
-    """All of standard input.  Raises InputError where there is none, or it is too long."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("-: no standard input; expected a log there (dmesg | dpamt plan -)")
-    return _bounded(sys.stdin.buffer.read(MAX_TEXT_BYTES + 1), STDIN_NAME)
+def read_stdin(stream: BinaryIO | None = None) -> bytes:
+    """All of standard input, or of this stream of it.
+
+    Raises InputError where there is none, or it is too long.
+    """
+    stream = stream or standard_input("expected a log there (dmesg | dpamt plan -)")
+    return _bounded(stream.read(MAX_TEXT_BYTES + 1), STDIN_NAME)
 
 
 def read_file(path: Path) -> bytes:
     """The bytes of a file; a failure is reported in one line."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or error}; expected a file that can be read"
-        ) from None
+    data = read_bytes(str(path), "expected a file that can be read", MAX_TEXT_BYTES + 1)
     return _bounded(data, str(path))
 
 

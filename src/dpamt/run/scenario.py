@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from dpamt.errors import InputError
+from dpamt.inputs import decode, read_bytes
 from dpamt.module.injection_rules import parse_rule
 from dpamt.module.releases import release_named
 from dpamt.platform.read_machine import PACKAGED_HOSTS
@@ -184,24 +185,13 @@ def _elsewhere(place: Callable[[str], str], prefix: str) -> Callable[[str], str]
 
 def load_scenario(path: str) -> Scenario:
     """The scenario in a file.  Raises InputError, one line, for anything wrong with it."""
-    file = Path(path)
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_SCENARIO_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; expected a scenario") from None
-    except ValueError as error:
-        raise InputError(f"{path!r}: {error}; expected a scenario") from None
+    data = read_bytes(path, "expected a scenario", MAX_SCENARIO_BYTES + 1)
     if len(data) > MAX_SCENARIO_BYTES:
         raise InputError(f"{path}: larger than 1 MiB; expected a scenario")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not UTF-8 text; expected a scenario") from None
+    text = decode(data, path, "expected a scenario")
     if all(line.lstrip().startswith("#") for line in text.splitlines() if line.strip()):
         raise InputError(f"{path}: nothing in it; expected a scenario (docs/scenario.md)")
-    return scenario_from_text(text, path, file.parent)
+    return scenario_from_text(text, path, Path(path).parent)
 
 
 def scenario_from_text(text: str, source: str, folder: Path | None = None) -> Scenario:

@@ -34,7 +34,9 @@ def read_toml(text: str, source: str) -> tuple[dict[str, Any], Lines]:
         match = _SYNTAX_AT.fullmatch(str(error))
         reason = match[1] if match else str(error)
         line = int(match[2]) if match and match[2] else text.rstrip("\n").count("\n") + 1
-        raise InputError(f"{source}:{line}: not valid TOML: {reason}") from None
+        raise InputError(
+            f"{source}:{line}: not valid TOML: {reason}; expected a scenario"
+        ) from None
     except RecursionError:
         raise InputError(f"{source}:1: nested too deeply; expected a scenario") from None
     return document, _Scanner(text).lines()

@@ -41,7 +41,7 @@ def out_of_reach(file: Path) -> list[Breach]:
     pending, seen = [file], {file}
     while pending:
         now = pending.pop()
-        tree = ast.parse(now.read_text(encoding="utf-8"))
+        tree = ast.parse(now.read_bytes())
         found += [Breach(now, line, said) for line, said in _behind_words(tree)]
         for node in ast.walk(tree):
             names: list[str] = []

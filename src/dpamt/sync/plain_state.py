@@ -49,7 +49,7 @@ def plain_changes(file: Path) -> list[Breach]:
 
     What is called at boot only may change the kernel.
     """
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_bytes())
     found = [
         Breach(file, node.lineno, f"{ast.unparse(node)} is changed, and is no word")
         for function in _at_any_time(tree)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dpamt.errors import InputError
+from dpamt.inputs import json_reason, read_text
 from dpamt.trace.vector_shape import Json, check_race, check_scenario, number, refuse
 
 __all__ = ["Json", "Race", "Scenario", "VectorFile", "number", "read_vector_file", "read_vectors"]
@@ -62,12 +63,7 @@ def read_vector_file(path: Path) -> VectorFile:
     Raises InputError, with file, line and field, for a file that cannot be read, a line that is not
     a JSON object, and a scenario that is not written as it must be.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a vector file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text; expected a vector file (JSON lines)") from error
+    text = read_text(str(path), "expected a vector file (JSON lines)")
     scenarios: list[Scenario] = []
     races: list[Race] = []
     for index, line in enumerate(text.split("\n"), 1):
@@ -87,9 +83,7 @@ def _object(place: str, line: str) -> dict[str, Any]:
     try:
         data = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{place}: column {error.colno}: {error.msg}; expected a JSON object"
-        ) from error
+        raise InputError(f"{place}: {json_reason(error)}; expected a JSON object") from error
     except RecursionError as error:
         raise InputError(f"{place}: nested too deeply; expected a JSON object") from error
     if not isinstance(data, dict):

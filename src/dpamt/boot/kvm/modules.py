@@ -43,7 +43,7 @@ def build_modules(build: Path, lines: bool = False) -> dict[str, Path]:
 
     Raises InputError when the tree is not prepared or configured for it, or the compiler complains.
     """
-    build = build.resolve()  # make -C goes there
+    build = Path(os.path.realpath(build))  # make -C goes there
     source = build / "source" if (build / "source").exists() else build
     exported = symvers(build)
     if exported is None or not (build / "scripts/module.lds").exists():

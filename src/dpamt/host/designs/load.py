@@ -15,6 +15,7 @@ from dpamt.abi.status import TDX_MISSING_PAMT_PAGE_PAIR
 from dpamt.errors import DpamtError, InputError
 from dpamt.host.core import demote, refcounts
 from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
+from dpamt.inputs import read_text
 from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.primitives import missing
 
@@ -85,11 +86,7 @@ def load_design(name_or_path: str) -> Design:
 
 def _import(path: Path) -> ModuleType:
     """Run the user's file as a module; an error in it is reported with its line."""
-    try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"{path}: {reason}; expected a Python file with a design") from None
+    source = read_text(str(path), "expected a Python file with a design")
     try:
         code = compile(source, str(path), "exec")
     except (SyntaxError, ValueError) as error:
@@ -279,7 +276,7 @@ def _line_of(source: str, name: str) -> int:
     path = Path(source)
     if path.suffix != ".py":
         return 1
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.parse(path.read_bytes()).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(one, ast.Name) and one.id == name for one in targets):
             return node.lineno

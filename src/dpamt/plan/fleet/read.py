@@ -5,6 +5,8 @@ Which columns are known stands in forms.py and docs/plan-fleets.md.  CSV may be 
 """
 
 import lzma
+import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,8 +59,7 @@ def read_vms(
     ``notes`` when it is read.  Raises InputError, with the file, the line and the field, for what
     is not as it has to be.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: expected a CSV or Parquet file of VM lives")
+    _check_is_file(path)
     told = [] if notes is None else notes
     try:
         with path.open("rb") as file:
@@ -90,7 +91,23 @@ def read_vms(
             yield _checked(place, names, batch, host_types, share_2m)
         told += identifiers.notes("row" if parquet else "line")
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}; expected CSV or Parquet") from None
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}: {reason}; expected CSV or Parquet") from None
+
+
+def _check_is_file(path: Path) -> None:
+    """A pipe could be read only once, and a folder not at all."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        reason = error.strerror
+    except ValueError as error:  # a zero byte in the name
+        reason = str(error)
+    else:
+        if stat.S_ISREG(mode):
+            return
+        reason = "is a folder" if stat.S_ISDIR(mode) else "is no regular file"
+    raise InputError(f"{path}: {reason}; expected a CSV or Parquet file of VM lives")
 
 
 def _is_own(found: Sequence[str]) -> bool:
@@ -138,23 +155,19 @@ def _csv_names(path: Path) -> tuple[list[str], bool]:
     return found, False
 
 
+_WRONG_ROW: Final = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
+"""In pyarrow's message (cpp/src/arrow/csv/parser.cc, MismatchingColumns)."""
+
+
 def _csv_rows(path: Path, names: Mapping[str, str], found: Sequence[str], headless: bool) -> Rows:
-    wrong: list[str] = []
-
-    def invalid(row: pa.csv.InvalidRow) -> str:
-        wrong.append(
-            f"{path}, line {row.number}: {row.actual_columns} fields; "
-            f"expected {row.expected_columns}"
-        )
-        return "error"
-
     try:
         with opened(path) as file:
-            yield from _batches_of(file, path, names, found, headless, invalid)
-    except pa.ArrowInvalid:
-        if wrong:
-            raise InputError(wrong[0]) from None
-        raise
+            yield from _batches_of(file, path, names, found, headless)
+    except pa.ArrowInvalid as error:  # a handler of such rows fails where one is not UTF-8
+        row = _WRONG_ROW.search(str(error))
+        if row is None:
+            raise
+        raise InputError(f"{path}, line {row[1]}: {row[3]} fields; expected {row[2]}") from None
 
 
 def _batches_of(
@@ -163,7 +176,6 @@ def _batches_of(
     names: Mapping[str, str],
     found: Sequence[str],
     headless: bool,
-    invalid: Callable[[pa.csv.InvalidRow], str],
 ) -> Rows:
     reader = pa.csv.open_csv(
         file,
@@ -173,7 +185,7 @@ def _batches_of(
             skip_rows=0 if headless else 1,
             column_names=found,
         ),
-        pa.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=invalid),
+        pa.csv.ParseOptions(ignore_empty_lines=False),
         pa.csv.ConvertOptions(
             include_columns=list(names.values()),
             column_types=dict.fromkeys(names.values(), pa.string()),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dpamt.errors import InputError
+from dpamt.inputs import decode, json_reason, read_bytes
 from dpamt.trace.judge.findings import COUNT_DIFFERS, TraceFinding
 from dpamt.trace.judge.state import NO_PAIR, PAIR, State, origin_text
 
@@ -33,11 +34,11 @@ class Counters:
 def read_counts(path: str) -> Counters:
     """The counters of a file.  Raises InputError for another file."""
     expected = "expected what the script of dpamt trace --how drgn prints"
+    text = decode(read_bytes(path, expected, _MOST_BYTES), path, expected)
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(_MOST_BYTES))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; {expected}") from None
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: {json_reason(error)}; {expected}") from None
     except (ValueError, RecursionError):
         raise InputError(f"{path}: no JSON document; {expected}") from None
     if not isinstance(found, dict) or found.get("dpamt_counts") != 1:

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from typing import Final
 
 from dpamt.errors import InputError
+from dpamt.inputs import opened
 
 _LINE: Final = re.compile(rb"([0-9a-f]{8,16}) [A-Za-z] (\S{1,300})(?:\t\[\S{1,100}\])?$")
 _RAW: Final = re.compile(rb"[0-9a-f]{8,16}$")
@@ -27,16 +28,13 @@ class Symbols:
     def __init__(self, path: str) -> None:
         expected = "expected a copy of /proc/kallsyms, read as root"
         found: list[tuple[int, bytes]] = []
-        try:
-            with open(path, "rb") as file:
-                for number, line in enumerate(file, 1):
-                    match = _LINE.match(line.rstrip(b"\n"))
-                    if match is None:
-                        raise InputError(f"{path}: line {number} is no symbol; {expected}")
-                    if line[match.end(1) + 1] in _CODE:
-                        found.append((int(match[1], 16), match[2]))
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; {expected}") from None
+        with opened(path, expected) as file:
+            for number, line in enumerate(file, 1):
+                match = _LINE.match(line.rstrip(b"\n"))
+                if match is None:
+                    raise InputError(f"{path}:{number}: no symbol; {expected}")
+                if line[match.end(1) + 1] in _CODE:
+                    found.append((int(match[1], 16), match[2]))
         found.sort()
         if not found or not found[-1][0]:
             raise InputError(f"{path}: no function with an address; {expected}")

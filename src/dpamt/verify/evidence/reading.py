@@ -9,10 +9,10 @@ dpamt could have written, each text without control characters, which a terminal
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from dpamt.errors import InputError
+from dpamt.inputs import decode, json_reason, read_bytes
 
 MOST_BYTES: Final = 64 << 20
 """Of a document; that of every design of dpamt with every trial has about a third of it."""
@@ -37,12 +37,11 @@ def read_json(path: str, expected: str) -> dict[str, Any]:
     Raises InputError, one line that names the file and ends with ``expected``, for a file that
     cannot be read or is no such document.
     """
+    data = read_bytes(path, expected, MOST_BYTES + 1)
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        return parse_json(text)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; {expected}") from None
+        return parse_json(decode(data, path, expected).encode())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: {json_reason(error)}; {expected}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}; {expected}") from None
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_TYPE_NAMES
 from dpamt.errors import InputError
+from dpamt.inputs import read_text
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import PROPERTY_NAMES, Property
 
@@ -63,16 +64,13 @@ _KNOWN: Final = frozenset(PROPERTY_NAMES)
 
 def load_properties(path: str) -> tuple[Custom, ...]:
     """The functions of a file.  Raises InputError for a file that cannot be used."""
-    try:
-        source = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path}: {what}; expected a Python file of properties") from None
+    source = read_text(path, "expected a Python file of properties")
     names: dict[str, object] = {"__name__": Path(path).stem, "__file__": path}
     try:
         exec(compile(source, path, "exec"), names)
     except SyntaxError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}; expected Python") from None
+        line = error.lineno or 1  # of a zero byte Python says no line
+        raise InputError(f"{path}:{line}: {error.msg}; expected Python") from None
     except Exception as error:
         raise InputError(f"{path}: {type(error).__name__}: {error}; expected it to load") from None
     found = []
