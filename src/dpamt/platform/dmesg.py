@@ -156,7 +156,7 @@ def _read_boot(lines: list[Line], source: str) -> _Log:
 def _read_line(log: _Log, line: Line) -> bool:
     """Take in one line; whether its form shows that it is complete."""
     text = line.text
-    if "tdx" in text or "TDX" in text or "PAMT" in text or "KeyID" in text or "tme:" in text:
+    if any(mark in text for mark in ("tdx", "TDX", "PAMT", "KeyID", "tme:", "CPU0:")):
         mark = _CMR_MARK.search(text)
         if mark:
             return _read_cmr(log, line, text[mark.end() :].strip())

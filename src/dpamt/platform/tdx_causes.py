@@ -41,6 +41,15 @@ _BIOS_STEPS: Final = (
 
 CAUSES: Final[tuple[Cause, ...]] = (
     Cause(
+        "not-intel",
+        r"CPU0: +(?:AMD|Hygon|Centaur|Shanghai)",
+        "the processor is not one of Intel's, and TDX is",
+        "take the log of a machine with an Intel processor that has TDX; for a machine of this size "
+        "give the size instead of the log, such as 64GiB",
+        "arch/x86/kernel/cpu/common.c, print_cpu_info(), at boot for CPU 0",
+        0,
+    ),
+    Cause(
         "reserved-areas",
         r"reserved areas exhausted",
         "a TDMR needs more reserved areas than the TDX module takes (16): the memory map has too "
@@ -248,7 +257,7 @@ _ERRNO: Final = re.compile(r"(?:initialization failed|TDX module) \((-\d{1,4})\)
 
 def cause_of(text: str) -> Cause | None:
     """The row that a line of a log shows, if any."""
-    if "TDX" not in text and "tdx" not in text and "tme" not in text and "SEAMCALL" not in text:
+    if not any(mark in text for mark in ("TDX", "tdx", "tme", "SEAMCALL", "CPU0:")):
         return None
     for pattern, cause in _COMPILED:
         if pattern.search(text):
