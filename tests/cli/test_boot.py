@@ -53,7 +53,7 @@ def vmlinux(tmp_path: Path) -> str:
         (("--hold", "0@TDH.SYS.INIT:until=7:1"), "CPU 7; expected 0 to 1"),
         (("--hold", "0@TDH.SYS.INIT:until=0:1"), "would wait for itself"),
         (("--hold", "0@tdx_init/nothing:until=1:1"), "no symbol 'nothing'"),
-        (("--initrd", "/no/such/file"), "/no/such/file: no such file"),
+        (("--initrd", "/no/such/file"), "/no/such/file: No such file"),
         (("--kernel", "/no/such/bzImage"), "--transport gdb"),
         (("--exercise", "dance"), "'dance'; expected one of life, hammer, hostile"),
         (("--record", "/no/such/folder/file"), "/no/such/folder/file"),

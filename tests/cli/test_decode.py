@@ -118,4 +118,4 @@ def test_a_terminal_is_not_waited_for(
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stdin", terminal)
     assert main(["decode"]) == 2
-    assert "no VALUE" in capsys.readouterr().err
+    assert "expected a VALUE" in capsys.readouterr().err

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import dpamt as dpamt_package
 from dpamt.abi.leaves import LEAF_NAMES
-from dpamt.cli.list import KINDS
+from dpamt.cli.list import FILES, KINDS
 from dpamt.cli.main import VERBS
 from dpamt.host.designs.load import SHIPPED
 from dpamt.module.releases import RELEASES
@@ -135,3 +136,30 @@ def test_what_is_listed_is_taken(tmp_path: Path) -> None:
     assert "TDX module 1.5.25" in ended.out
     (tmp_path / "default").write_text("x")
     assert refused("run", "default", cwd=tmp_path).startswith("default:1:")
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_file_of_what_is_listed(kind: str, tmp_path: Path) -> None:
+    """Whoever has the command alone, and no checkout, starts from it."""
+    folder, ending = FILES[kind]
+    for row in json.loads(dpamt("list", kind, "--json").out)[kind]:
+        ended = dpamt("list", kind, "--source", row["name"])
+        name = row["name"].replace("-", "_") if ending == ".py" else row["name"]
+        file = Path(dpamt_package.__file__).parent / folder / f"{name}{ending}"
+        assert ended.out == file.read_text("utf-8")
+
+
+def test_the_source_of_a_design_is_a_design(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(dpamt("list", "designs", "--source", "v2").out)
+    ended = dpamt("verify", "./mine.py", "--cpus", "2", cwd=tmp_path)
+    assert ended.code == 1
+    assert "FAILS: at-rest, bad-remove, leak." in ended.out
+
+
+def test_the_source_of_nothing() -> None:
+    assert refused("list", "designs", "--source", "x").startswith(
+        "list designs --source x: expected one of static, lazy"
+    )
+    assert "they have no files; expected one of designs, hosts" in refused(
+        "list", "trials", "--source", "pages"
+    )

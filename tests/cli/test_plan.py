@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from dpamt.cli.extras import needs
 from dpamt.cli.plan_options import plan_parser
 from dpamt.plan.ageing.tornado import DRIVERS
 
@@ -107,6 +108,13 @@ def test_a_host_that_ages_in_text_json_and_page(tmp_path: Path) -> None:
     assert f"{round(ageing['pairs']['mean'][-1]):,} pairs" in " ".join(text.out.split())
     assert max(map(len, text.out.splitlines())) <= 80
     assert "after 0.101 weeks" in page.read_text(encoding="utf-8")
+
+
+def test_pipx_installs_where_pip_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.prefix", "/home/me/.local/share/pipx/venvs/dpamt")
+    assert str(needs("plan --html", "plotly")) == (
+        "plan --html needs plotly: pipx runpip dpamt install 'dpamt[plots]'"
+    )
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def linked(folder: Path, name: str, cc: str, *flags: str) -> Path:
 def verdict(path: Path, folder: Path, *options: str) -> tuple[int, str, list[str]]:
     """Exit code, verdict of the first search, properties that fail."""
     kept = folder / "kept.json"
-    given = ["--vmlinux", str(path), "--cpus", "2", *options, "--save", str(kept), "--force"]
+    cpus = () if "--cpus" in options else ("--cpus", "2")
+    given = ["--vmlinux", str(path), *cpus, *options, "--save", str(kept), "--force"]
     code = main(["verify", *given])
     trial = json.loads(kept.read_text())["designs"][0]["trials"][0]
     return code, trial["verdict"], sorted(f["broken"] for f in trial["counterexamples"])

@@ -105,3 +105,40 @@ def test_the_log_is_believed_against_the_model() -> None:
     text = " ".join(plan_text([plan]).split())
     assert "TDX comes up here" not in text
     assert "it does not show what failed" in text
+
+
+MAP = "BIOS-e820: [mem 0x0000000000100000-0x000000103fffffff] usable\n"
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        "AMD EPYC 9654 96-Core Processor (family: 0x19, model: 0x11, stepping: 0x1)",
+        "AMD EPYC (family: 0x1a, model: 0x2, stepping: 0x1)",
+        "Hygon C86 7285 32-core Processor (family: 0x18, model: 0x1, stepping: 0x1)",
+    ],
+)
+def test_a_processor_that_is_not_intels(processor: str) -> None:
+    """Any machine's dmesg has a memory map that TDX could live on."""
+    log = f"[    0.000000] {MAP}[    0.259513] smpboot: CPU0: {processor}\n"
+    plan = plan_host(machine_from_text(log, "log"))
+    assert (plan.answer.kind, plan.found) == ("failed-in-its-log", True)
+    said = " ".join(plan_text([plan]).split())
+    assert (
+        "TDX did not come up on this host: the processor is not one of Intel's, and TDX is "
+        "(line 2 of its log)." in said
+    )
+
+
+@pytest.mark.parametrize("processor", ["Intel(R) Xeon(R) Platinum 8592+", "Genuine Intel(R) 0000"])
+def test_a_log_without_tdx_is_no_success(processor: str) -> None:
+    log = (
+        f"[    0.000000] {MAP}[    0.25] smpboot: CPU0: {processor} (family: 0x6, model: 0xcf, "
+        "stepping: 0x2)\n"
+    )
+    plan = plan_host(machine_from_text(log, "log"))
+    assert headline(plan).sentence.startswith(
+        "TDX can come up here, by the memory map; the log does not say that it did; while no TD"
+    )
+    size = plan_host(machine_from_text(MAP, "e820"))  # not a log: nothing could be said in it
+    assert headline(size).sentence.startswith("TDX comes up here; ")

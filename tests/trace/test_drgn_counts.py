@@ -146,7 +146,7 @@ def test_what_is_no_file_of_counters_is_refused(tmp_path: Path) -> None:
     assert counters.regions == COUNTS
     assert counters.tdmrs == ((2 << 30, 0x1000, 0x3000, 0x5000),)
     for text, why in (
-        ("[", "no JSON"),
+        ("[", ":1: column 2: Expecting value"),
         ("{}", "no dpamt_counts of 1"),
         ('{"dpamt_counts": 1}', "regions is no list"),
         ('{"dpamt_counts": 1, "regions": [[1, 2], [3]]}', r"regions\[1\]"),

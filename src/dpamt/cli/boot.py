@@ -32,7 +32,7 @@ def _boot(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from dpamt.boot.boot_files import bzimage, initrd
+    from dpamt.boot.boot_files import initrd
     from dpamt.boot.call import Recording
     from dpamt.boot.compare import told_by_host, told_by_kernel
     from dpamt.boot.exerciser import parse_exercise
@@ -74,7 +74,7 @@ def _boot(options: argparse.Namespace) -> int:
         pamt = pamt or (DYNAMIC if exercise.parameters["design"] != "kernel" else None)
     chosen = BootOptions(
         vmlinux=Path(options.vmlinux),
-        kernel=None if options.kernel is None else bzimage(options.kernel),
+        kernel=_kernel(options),
         initrd=None if options.initrd is None else initrd(options.initrd),
         transport=options.transport,
         cpus=cpus,
@@ -318,6 +318,16 @@ def _parser() -> Parser:
     parser.only_with("--build", "--exercise --replay --kvm")
     parser.not_with("--console", "--json", "the document has all the kernel said")
     return parser
+
+
+def _kernel(options: argparse.Namespace) -> "Path | None":
+    from pathlib import Path
+
+    from dpamt.boot.boot_files import bzimage
+
+    if options.kernel is None or options.transport != "gdb":  # which is refused later
+        return None if options.kernel is None else Path(options.kernel)
+    return bzimage(options.kernel)
 
 
 def _count(text: str) -> int:

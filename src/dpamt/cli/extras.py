@@ -1,6 +1,8 @@
 """What is installed only on request: whoever needs it and has it not gets one line, before any
 work."""
 
+import os
+import sys
 from typing import Final
 
 from dpamt.errors import InputError
@@ -31,6 +33,11 @@ def require(what: str, *modules: str) -> None:
 
 
 def needs(what: str, module: str) -> InputError:
-    """The line: ``plan --html needs plotly: pip install 'dpamt[plots]'``."""
+    """The line: ``plan --html needs plotly: pip install 'dpamt[plots]'``, or what pipx has for it.
+
+    Both find the dpamt that is installed, and add to it what the extra has besides.
+    """
     package, extra = EXTRAS[module]
-    return InputError(f"{what} needs {package}: pip install 'dpamt[{extra}]'")
+    by_pipx = f"{os.sep}pipx{os.sep}venvs{os.sep}" in sys.prefix
+    install = "pipx runpip dpamt install" if by_pipx else "pip install"
+    return InputError(f"{what} needs {package}: {install} 'dpamt[{extra}]'")

@@ -22,6 +22,9 @@ def _list(options: argparse.Namespace) -> int:
 
     from dpamt.cli.output import write_document, write_text
 
+    if options.source is not None:
+        write_document(_source(options.kind, options.source))
+        return 0
     rows = list(KINDS[options.kind]())
     if options.json:
         write_document(json.dumps({options.kind: rows}, indent=2) + "\n")
@@ -29,6 +32,22 @@ def _list(options: argparse.Namespace) -> int:
     width = max(len(str(row["name"])) for row in rows)
     write_text("".join(line + "\n" for row in rows for line in _lines(row, width)))
     return 0
+
+
+def _source(kind: str, name: str) -> str:
+    """The text of a file that comes with dpamt, to start one of one's own from."""
+    from importlib.resources import files
+
+    from dpamt.errors import InputError
+
+    if kind not in FILES:
+        raise InputError(f"list {kind}: they have no files; expected one of {', '.join(FILES)}")
+    names = [row["name"] for row in KINDS[kind]()]
+    if name not in names:
+        raise InputError(f"list {kind} --source {name}: expected one of {', '.join(names)}")
+    folder, ending = FILES[kind]
+    stem = name.replace("-", "_") if ending == ".py" else name
+    return (files("dpamt") / folder / f"{stem}{ending}").read_text(encoding="utf-8")
 
 
 def _lines(row: Row, width: int) -> Iterable[str]:
@@ -124,6 +143,14 @@ KINDS: Final[dict[str, Callable[[], Iterable[Row]]]] = {
 }
 
 
+FILES: Final = {
+    "designs": ("host/designs", ".py"),
+    "hosts": ("platform/data", ".dmesg"),
+    "scenarios": ("run/scenarios", ".toml"),
+}
+"""Kinds that are files: the folder in dpamt, and how their names end."""
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="dpamt list",
@@ -132,5 +159,12 @@ def _parser() -> Parser:
         "(run, plan, boot, conform), leaves (decode, --inject).",
     )
     parser.add_argument("kind", choices=tuple(KINDS), metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument(
+        "--source",
+        metavar="NAME",
+        help="print the file of this design, host or scenario, to start one of your own from: "
+        "dpamt list designs --source merged > mine.py",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.not_with("--source", "--json")
     return parser

@@ -44,8 +44,8 @@ CAUSES: Final[tuple[Cause, ...]] = (
         "not-intel",
         r"CPU0: +(?:AMD|Hygon|Centaur|Shanghai)",
         "the processor is not one of Intel's, and TDX is",
-        "take the log of a machine with an Intel processor that has TDX; for a machine of this size "
-        "give the size instead of the log, such as 64GiB",
+        "take the log of a machine with an Intel processor that has TDX; for a machine of this "
+        "size give the size instead of the log, such as 64GiB",
         "arch/x86/kernel/cpu/common.c, print_cpu_info(), at boot for CPU 0",
         0,
     ),

@@ -27,7 +27,7 @@ def test_addresses_get_their_names(tmp_path: Path) -> None:
     [
         ("", "no function with an address"),
         ("0000000000000000 T __seamcall\n", "no function with an address"),
-        ("hello\n", "line 1 is no symbol"),
+        ("hello\n", ":1: no symbol"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
