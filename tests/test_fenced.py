@@ -62,7 +62,7 @@ NOT_RUN: Final = {
     r"export PATH=.*": "it changes the reader's shell",
     r"(sudo )?dmesg > .*|drgn .*": "of the reader's own host",
     r"pip(x)? install .*": "an installation; `make bare` installs the wheel",
-    r"cp merged.py mine.py|\$EDITOR mine\.py": "`tests/bare.py` makes the same file, by the diff of the page",
+    r"cp merged\.py mine\.py|\$EDITOR mine\.py": "tests/bare.py makes it, by the page's diff",
     r"make -C linux .*|\(cd linux .*": "builds a kernel: `make test-kernel` runs the same",
     r"podman .*": "no container engine where CI runs; the page says so",
     r"kb\(\) .*|launch_td .*|close_td .*|a=\$\(kb\).*|if ! dpamt expect .*|--check .*|then .*|fi": (
