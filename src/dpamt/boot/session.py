@@ -35,7 +35,7 @@ from dpamt.boot.interventions import (
     find_rendezvous,
 )
 from dpamt.boot.judge import wrong_answers, wrong_at_rest, wrong_in_threads
-from dpamt.boot.kvm.allocations import Allocations
+from dpamt.boot.kvm.allocations import Allocations, keeps_freed
 from dpamt.boot.kvm.coverage import MODULES_AREA
 from dpamt.boot.kvm.loaded import LoadedCode
 from dpamt.boot.kvm.prepare import prepare_kvm
@@ -117,7 +117,8 @@ class _Session:
         if options.kvm is not None and options.kvm.sweep:
             self._result.sweep = Sweep(options.kvm.sweep)
         if options.kvm is not None and options.kvm.allocations:
-            self._result.allocations = Allocations(options.kvm.allocations)
+            every = options.kvm.allocations
+            self._result.allocations = Allocations(every, keeps_freed(image))
         self._holds = Holds(options.hold)
         self._delays = Delays(options.delays)
         self._late: list[tuple[float, Request]] = []

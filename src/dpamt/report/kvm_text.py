@@ -98,14 +98,16 @@ def _failed_allocations(allocations: Allocations) -> Iterator[str]:
     groups: Counter[tuple[str, str, str]] = Counter()
     for life in allocations.lives:
         what = "; ".join(dict.fromkeys(filter(None, (life.call, *life.reactions))))
-        groups[life.where or "?", life.kind, what] += 1
+        groups[life.where, life.kind, what] += 1
     for (where, kind, what), count in groups.items():
-        yield from paragraph(f"{count:4} in {where} ({kind}): {what}", "  ")
+        place = f"in {where} ({kind})" if where else "that the kernel does not report"
+        yield from paragraph(f"{count:4} {place}: {what}", "  ")
     yield ""
     lossy = sum(1 for life in allocations.lives if life.tds or life.pages or life.pairs)
     yield from paragraph(
         f"{len(allocations.lives):,} of about {allocations.counted:,} allocations failed, one in "
-        f"a life; after {lossy} of them something was not given back.",
+        f"a life; after {lossy} of them something was not given back."
+        + ("  Free memory is not judged: KASAN keeps it." if allocations.keeps_freed else ""),
         "  ",
     )
     yield ""

@@ -35,7 +35,7 @@ BUSY = (
 FOUND = {
     Wrong.NO_PUT_AFTER_ZAP: r"leak: region \S+ its refcount is \d+, and TDX uses 0",
     Wrong.NO_PUT_OF_CONTROL_PAGE: r"leak: region \S+ its refcount is \d+, and TDX uses 0",
-    Wrong.NO_TOPUP: r"stuck: it \(TD 1\) is in TDX_INIT_MEM_REGION; no SEAMCALL for \d+ s",
+    Wrong.NO_TOPUP: r"stuck: it \(TD 1\) is in TDX_INIT_MEM_REGION",
     Wrong.NO_PUT_AFTER_BUSY_AUG: r"leak: region \S+ its refcount is \d+, and TDX uses 0",
     Wrong.FREED_BEFORE_RECLAIM: r"PAGE.RECLAIM: freed: the kernel has freed the page .*\(TDCX\)",
     Wrong.PUT_TWICE: r"bad-remove: TDH.PHYMEM.PAMT.REMOVE answered TDX_PAMT_PAGE_NOT_EMPTY",

@@ -91,6 +91,13 @@ def test_a_kernel_that_loses_pages_in_each_life(lost: int, noise: int, found: in
     assert any("loses about" in text for text in allocations.findings()) is bool(found)
 
 
+def test_with_kasan_free_memory_is_not_judged() -> None:
+    allocations = Allocations(1, keeps_freed=True)
+    for n in range(60):
+        allocations.next_life([stock()] * (n + 1), True, 10_000 - 30 * n)
+    assert allocations.lost_in_a_life() == 0
+
+
 def test_a_few_lives_tell_nothing_of_losses() -> None:
     allocations, _ = lived(1, [(stock(), True, 10_000 - 50 * n) for n in range(12)])
     assert allocations.lost_in_a_life() == 0

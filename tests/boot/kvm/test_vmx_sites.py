@@ -36,6 +36,35 @@ setup_vmcs_config:
     ret
 .size setup_vmcs_config, .-setup_vmcs_config
 """
+ASKED_BACK = """
+native_read_msr:
+    push %rbp
+    mov %edi, %ecx
+    push {pushed}
+    rdmsr
+    shl $0x20, %rdx
+    mov $somewhere, %rdi
+    or %rdx, %rax
+    pop {pushed}
+    cmp %rbp, 0(%rsp)
+    je 1f
+    xor %eax, %eax
+1:  pop %rbp
+    ret
+.size native_read_msr, .-native_read_msr
+"""
+"""With KASAN: a relocated instruction behind the RDMSR, a push before it."""
+FLAGS = """
+setup_vmcs_config:
+    xor %eax, %eax
+    mov $0x48c, %ecx
+    rdmsr
+    jne 2f
+    ret
+2:  xor %eax, %eax
+    ret
+.size setup_vmcs_config, .-setup_vmcs_config
+"""
 SUPPORTED = """
 __kvm_is_vmx_supported:
     mov $1, %eax
@@ -115,6 +144,18 @@ def test_capabilities_have_their_values_in_the_changed_module(tmp_path: Path) ->
     assert run(module, "setup_vmcs_config") == VMX_MSRS[0x48C] & 0xFFFF_FFFF
 
 
+@pytest.mark.parametrize("pushed", ["%rbx", "%r13", "%rbp"])
+def test_a_push_before_it_is_displaced_too(tmp_path: Path, pushed: str) -> None:
+    module = built(tmp_path, ASKED_BACK.format(pushed=pushed), SUPPORTED, FLUSH)
+    for msr, value in VMX_MSRS.items():
+        assert run(module, "native_read_msr", msr) == value
+
+
+def test_the_flags_are_those_before_the_rdmsr(tmp_path: Path) -> None:
+    module = built(tmp_path, FLAGS, SUPPORTED, FLUSH)
+    assert run(module, "setup_vmcs_config") == VMX_MSRS[0x48C] & 0xFFFF_FFFF
+
+
 def test_another_msr_is_read_by_rdmsr(tmp_path: Path) -> None:
     # TSC_AUX is 0 in the emulator, EFER is not: long mode is on.
     assert run(built(tmp_path, *ALL), "native_read_msr", 0xC000_0080) & 0x500
@@ -149,9 +190,11 @@ def test_a_change_whose_old_bytes_are_not_there_is_refused(tmp_path: Path) -> No
         module.with_changes([wrong])
 
 
-BRANCH_BEHIND = SETUP.replace("xor %ecx, %ecx", "jmp 2f\n2:")
-MEMORY_BEHIND = SETUP.replace("xor %ecx, %ecx", "mov somewhere(%rip), %ecx")
-TARGET_BEHIND = SETUP.replace("mov $0x48c", "jmp 2f\n mov $0x48c").replace(
+REFUSED = SETUP.replace("rdmsr", "jmp 3f\n3: rdmsr")
+"""The RDMSR is a target: nothing before it can be displaced."""
+BRANCH_BEHIND = REFUSED.replace("xor %ecx, %ecx", "jmp 2f\n2:")
+MEMORY_BEHIND = REFUSED.replace("xor %ecx, %ecx", "mov somewhere(%rip), %ecx")
+TARGET_BEHIND = REFUSED.replace("mov $0x48c", "jmp 2f\n mov $0x48c").replace(
     "mov %rax, %r13", "2: mov %rax, %r13"
 )
 

@@ -7,7 +7,8 @@ memory; what it does not give back is a finding, for no SEAMCALL failed.
 
 Pages that the module never had are not in its tables.  All lives are alike, so a kernel that loses
 some in each has ever less free memory.  That number has noise (slabs, counts that each CPU keeps),
-so only the second half of many lives counts, and only a loss well above the noise.
+so only the second half of many lives counts, and only a loss well above the noise.  KASAN keeps
+freed objects for a while, so with it free memory says nothing.
 """
 
 import re
@@ -38,6 +39,7 @@ _FORCED: Final = "FAULT_INJECTION: forcing a failure."
 _KIND: Final = re.compile(r"^name (\w+),")
 _FRAME: Final = re.compile(r"^ *([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[(\w+)\])?")
 _OURS: Final = ("tdx_", "dpamt_", "kvm_")
+_ALLOCATOR: Final = re.compile(r"dump_stack|should_fail|_*(?:k[mvz]*alloc|kmem_cache|alloc_|slab)")
 _CALLS: Final = {3: "close", 9: "mmap", 11: "munmap", 16: "ioctl", 285: "fallocate"}
 """System calls by number (Linux arch/x86/entry/syscalls/syscall_64.tbl)."""
 
@@ -64,8 +66,10 @@ class FailedLife:
 class Allocations:
     """Each ``every``-th allocation fails; the lives so far."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, keeps_freed: bool = False) -> None:
         self.every = every
+        self.keeps_freed = keeps_freed
+        """Whether the kernel has KASAN: what it frees is not free memory at once."""
         self.counted = 0
         """Allocations of the life in which none failed."""
         self.lives: list[FailedLife] = []
@@ -106,7 +110,7 @@ class Allocations:
         """Pages that the machine loses for good in each life, by the second half of them; 0: none,
         or too few lives to tell."""
         half = self._free[len(self._free) // 2 :]
-        if len(half) < _LEAST_LIVES or not all(half):
+        if self.keeps_freed or len(half) < _LEAST_LIVES or not all(half):
             return 0.0
         lost = half[0] - half[-1]
         in_a_life = lost / (len(half) - 1)
@@ -142,7 +146,8 @@ def _read(life: FailedLife, lines: list[str], tds: tuple[str, ...]) -> None:
             what = errno_name(result) if result > 0 else "no error"
             life.call = f"{_CALLS.get(number, f'system call {number}')}: {what}"
     ours = (name for name, module in frames if module or name.startswith(_OURS))
-    life.where = next(ours, frames[0][0] if frames else "")
+    others = (name for name, _ in frames if not _ALLOCATOR.match(name))
+    life.where = next(ours, "") or next(others, "")
 
 
 def _frames(lines: list[str]) -> Iterator[tuple[str, str]]:
@@ -160,6 +165,11 @@ def _lost(life: FailedLife) -> str:
     what = ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in kinds if count)
     freed = f", {life.freed} of them freed all the same" if life.freed else ""
     return f"allocation {life.nth:,} failed in {life.where}: NOT GIVEN BACK: {what}{freed}"
+
+
+def keeps_freed(image: KernelImage) -> bool:
+    """Whether this is a kernel with KASAN (Linux mm/kasan/quarantine.c)."""
+    return image.symbol("kasan_quarantine_put") is not None
 
 
 def check_kernel(image: KernelImage) -> None:

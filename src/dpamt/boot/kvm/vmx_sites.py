@@ -3,15 +3,16 @@
 A TD's vCPU has no VMCS of the host: KVM enters it by one SEAMCALL, which is answered here.  What
 stands in the way of loading KVM and running TDs is
 
-- RDMSR of the VMX capability MSRs: TCG reads 0 there.  The instruction and those behind it, seven
+- RDMSR of the VMX capability MSRs: TCG reads 0 there.  The instruction and those around it, seven
   bytes at least, become a call through a pointer in the unused end of the kernel's text; the code
   there gives fixed values for these MSRs, executes RDMSR for any other, then what was displaced.
   An absolute indirect call (ff 14 25) needs no relocation, wherever the module is loaded.
 - CPUID in ``__kvm_is_vmx_supported``: its one use is bit 5 of ECX, VMX.  It becomes a move of it.
 - INVEPT, from the flush of a TD's shared EPT: it becomes a test that sets the flags of success.
 
-Displaced instructions are only such that work on registers, carry no relocation and are no target
-of a jump; else the site is refused.
+Displaced instructions are only such that work on registers, or push one, carry no relocation, and
+that nobody jumps into the middle of; else the site is refused.  Those behind the RDMSR are enough
+in most kernels; KASAN has relocated ones there, and some before it are taken too.
 """
 
 import struct
@@ -44,9 +45,12 @@ _COUNT: Final = max(VMX_MSRS) - _FIRST + 1
 _CALL_POINTER: Final = b"\xff\x14\x25"
 """call *disp32, absolute."""
 _CALL_BYTES: Final = 7
+_NEAR_CALL_BYTES: Final = 5
 _NOP: Final = b"\x90"
 _ENDBR64: Final = bytes.fromhex("f30f1efa")
 _RET: Final = b"\xc3"
+_PUSHFQ: Final = b"\x9c"
+_POPFQ: Final = b"\x9d"
 _MOV_CL_VMX: Final = bytes.fromhex("b120")
 """mov $0x20, %cl: CPUID.1:ECX bit 5."""
 _CPUID: Final = bytes.fromhex("0fa2")
@@ -110,15 +114,17 @@ def _displace(
     module: ModuleFile, function: Function, site: Any, address: int, lookup: int, code: bytearray
 ) -> FileChange:
     """The change at an RDMSR; its code and pointer are put behind ``code``."""
-    moved = _movable(module, function, site)
-    size = site.size + len(moved)
+    before, behind = _around(module, function, site)
+    first = before[0].address if before else site.address
+    size = sum(one.size for one in (*before, site, *behind))
     code += bytes(-len(code) % 8)
     pointer = address + len(code)
     start = pointer + 8
-    call_at = start + len(_ENDBR64)
-    body = _ENDBR64 + b"\xe8" + struct.pack("<i", lookup - (call_at + 5)) + moved + _RET
+    body = _ENDBR64 + b"".join(map(_elsewhere, before)) + _PUSHFQ
+    body += b"\xe8" + struct.pack("<i", lookup - (start + len(body) + _NEAR_CALL_BYTES))
+    body += _POPFQ + b"".join(map(_elsewhere, behind)) + _RET
     code += start.to_bytes(8, "little") + body
-    offset = function.offset + site.address
+    offset = function.offset + first
     new = (_CALL_POINTER + _absolute(pointer)).ljust(size, _NOP)
     return FileChange(
         offset,
@@ -129,30 +135,63 @@ def _displace(
     )
 
 
-def _movable(module: ModuleFile, function: Function, site: Any) -> bytes:
-    """The bytes of the instructions behind an RDMSR that make room for the call."""
+def _around(module: ModuleFile, function: Function, site: Any) -> tuple[list[Any], list[Any]]:
+    """The instructions before and behind an RDMSR that make room for the call, no more than needed:
+    behind it where that is enough."""
     listed = _instructions(module, function)
     targets = {one.operands[0].imm for one in listed if _is_branch(one)}
-    moved = b""
-    at = site.address + site.size
-    by_address = {one.address: one for one in listed}
-    while site.size + len(moved) < _CALL_BYTES:
-        one = by_address.get(at)
-        offset = function.offset + at
-        if (
-            one is None
-            or at in targets
-            or not _only_registers(one)
-            or module.is_relocated(offset, one.size)
-        ):
-            found = module.data[offset : offset + 8].hex()
-            raise InputError(
-                f"{module.path}: {found} behind the RDMSR in {function.name}+{site.address:#x}; "
-                "expected instructions on registers that a call can stand for"
-            )
-        moved += bytes(one.bytes)
-        at += one.size
-    return moved
+    place = next(index for index, one in enumerate(listed) if one.address == site.address)
+
+    def moves(one: Any) -> bool:
+        stays = _only_registers(one) or _is_push(one)
+        return stays and not module.is_relocated(function.offset + one.address, one.size)
+
+    before: list[Any] = []
+    behind: list[Any] = []
+    size = site.size
+    for one in listed[place + 1 :]:
+        if size >= _CALL_BYTES or one.address in targets or not moves(one):
+            break
+        behind.append(one)
+        size += one.size
+    for one in reversed(listed[:place]):
+        # What follows it is inside the call from now on: nobody may jump there.
+        inside = before[0] if before else site
+        if size >= _CALL_BYTES or inside.address in targets or not moves(one):
+            break
+        before.insert(0, one)
+        size += one.size
+    if size < _CALL_BYTES:
+        offset = function.offset + site.address + site.size
+        found = module.data[offset : offset + 8].hex()
+        raise InputError(
+            f"{module.path}: {found} behind the RDMSR in {function.name}+{site.address:#x}; "
+            "expected instructions on registers, there or before it, that a call can stand for"
+        )
+    return before, behind
+
+
+def _elsewhere(one: Any) -> bytes:
+    """What does the same as an instruction, in a function that is called in its place."""
+    return _push_below(one) if _is_push(one) else bytes(one.bytes)
+
+
+def _is_push(one: Any) -> bool:
+    """Whether an instruction pushes a 64-bit register other than RSP."""
+    from capstone.x86 import X86_OP_REG
+
+    if one.mnemonic != "push" or one.op_str == "rsp":
+        return False
+    return bool(one.operands[0].type == X86_OP_REG and one.operands[0].size == 8)
+
+
+def _push_below(one: Any) -> bytes:
+    """A push below the return address: xchg REG, (%rsp); push REG; mov 8(%rsp), REG."""
+    number = one.bytes[-1] & 7
+    rex = 0x4C if one.size > 1 else 0x48  # REX.W, and REX.R for R8 to R15
+    modrm = number << 3 | 4  # a register, and an address by a SIB byte: RSP
+    exchange = bytes((rex, 0x87, modrm, 0x24))
+    return exchange + bytes(one.bytes) + bytes((rex, 0x8B, 0x40 | modrm, 0x24, 8))
 
 
 def _capability_reads(module: ModuleFile, function: Function) -> list[Any]:

@@ -25,6 +25,18 @@ long punch(struct td *td, u64 gpa, u64 bytes)
 	return KVM(SYS_fallocate, td->memory, FALLOCATE_PUNCH, gpa - td->gpa, bytes);
 }
 
+/* A kernel without CONFIG_ADVISE_SYSCALLS gets a new mapping in place of the old one. */
+long drop_pages(void *at, u64 bytes)
+{
+	long result = SYS(SYS_madvise, at, bytes, MADV_DONTNEED);
+
+	if (result != -ENOSYS)
+		return result;
+	result = SYS(SYS_mmap, at, bytes, PROT_RW,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
+	return result < 0 && result > -4096 ? result : 0;
+}
+
 /* As QEMU does it: the attribute first, then the pages of what it is no more go back. */
 long set_private(struct td *td, u64 gpa, u64 bytes, int private)
 {
@@ -36,6 +48,6 @@ long set_private(struct td *td, u64 gpa, u64 bytes, int private)
 	if (result)
 		return result;
 	if (private)
-		return SYS(SYS_madvise, td->shared + (gpa - td->gpa), bytes, MADV_DONTNEED);
+		return drop_pages(td->shared + (gpa - td->gpa), bytes);
 	return punch(td, gpa, bytes);
 }

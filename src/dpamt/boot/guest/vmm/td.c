@@ -153,7 +153,7 @@ static long obey(struct td *td)
 	case ORDER_SLOT_MAKE:
 		return make_slot(td, a * PAGE);
 	case ORDER_FORGET:
-		return SYS(SYS_madvise, td->shared + a * PAGE, b * PAGE, MADV_DONTNEED);
+		return drop_pages(td->shared + a * PAGE, b * PAGE);
 	case ORDER_INTERRUPT:
 		return interrupt(td, a, b);
 	case ORDER_NMI:

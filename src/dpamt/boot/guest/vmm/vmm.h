@@ -84,3 +84,4 @@ long set_private(struct td *td, u64 gpa, u64 bytes, int private);
 long punch(struct td *td, u64 gpa, u64 bytes);
 long make_slot(struct td *td, u64 gpa);
 long delete_slot(struct td *td);
+long drop_pages(void *at, u64 bytes);
