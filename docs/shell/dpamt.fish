@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --fail-allocations --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --modules --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --source --spill --sweep --td --td-share --tds --timeout --tolerate --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --fail-allocations --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --modules --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --spill --sweep --td --td-share --tds --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -212,6 +212,5 @@ complete -c dpamt -n '_shtab_dpamt_using decode' -l as -xka "status leaf operand
 complete -c dpamt -n '_shtab_dpamt_using decode' -l json -d 'one JSON document (docs/decode.md)'
 complete -c dpamt -n '_shtab_dpamt_using; and test $_shtab_dpamt_npos -eq 0' -a list -d 'list designs, trials, hosts, scenarios, releases, leaves'
 complete -c dpamt -n '_shtab_dpamt_using list' -s h -l help -d 'show this help message and exit'
-complete -c dpamt -n '_shtab_dpamt_using list' -l source -x -d 'print the file of this design, host or scenario, to start one of your own from: dpamt list designs --source merged > mine.py'
 complete -c dpamt -n '_shtab_dpamt_using list' -l json -d 'one JSON document'
 complete -c dpamt -n '_shtab_dpamt_using list; and test $_shtab_dpamt_npos -eq 0' -ka "designs trials hosts scenarios releases leaves" -d 'designs, trials, hosts, scenarios, releases, leaves'

@@ -194,7 +194,8 @@ def boot_schema() -> Schema:
 def _kvm(calls: Schema, bytes_: Schema) -> Schema:
     """What a boot with --kvm adds."""
     change = {"offset": _NUMBER, "where": _TEXT, "why": _TEXT, "old": bytes_, "new": bytes_}
-    pages = ("pairs", "tds", "guest_pages", "sept_pages", "control_pages")
+    pages = ("pairs", "tds", "guest_pages", "sept_pages", "control_pages", "freed_pages")
+    left = dict.fromkeys(("tds_left", "pages_left", "pairs_left", "pages_freed"), _NUMBER)
     row = {
         **dict.fromkeys(("phase", "what"), _TEXT),
         **dict.fromkeys(("model", "kernel"), _NUMBER),
@@ -206,7 +207,18 @@ def _kvm(calls: Schema, bytes_: Schema) -> Schema:
         "call_of_leaf": _NUMBER,
         "made": _YES_NO,
         "reactions": _TEXTS,
-        **dict.fromkeys(("tds_left", "pages_left", "pairs_left"), _NUMBER),
+        **left,
+    }
+    failed = {
+        **dict.fromkeys(("life", "allocation"), _NUMBER),
+        **dict.fromkeys(("kind", "function", "call"), _TEXT),
+        "reactions": _TEXTS,
+        **left,
+    }
+    allocations = {
+        **dict.fromkeys(("every", "counted"), _NUMBER),
+        "all_done": _YES_NO,
+        "lives": list_of(object_of(failed)),
     }
     function = {"name": _TEXT, "lines": _NUMBER, "missed": list_of(_NUMBER)}
     coverage = {
@@ -222,6 +234,7 @@ def _kvm(calls: Schema, bytes_: Schema) -> Schema:
             "exits": list_of(object_of({"td": _NUMBER, "exit": _TEXT, "count": _NUMBER})),
             **dict.fromkeys(("vmm_troubles", "guests"), _TEXTS),
             "sweep": or_null(list_of(object_of(life))),
+            "allocations": or_null(object_of(allocations)),
             "coverage": or_null(object_of(coverage)),
             "not_compared": or_null(_TEXT),
             "counts_compared": or_null(_NUMBER),
