@@ -245,7 +245,7 @@ def _bottom(booted: Booted) -> Iterator[str]:
     for complaint in booted.complaints:
         count = times.pop((complaint.kind, complaint.text), 0)
         if not count:
-            continue  # stands with the first of its kind
+            continue  # shown with the first of its kind
         often = f" ({count:,} times)" if count > 1 else ""
         yield from paragraph(f"KERNEL SAYS: {complaint.kind}: {complaint.text}{often}", "")
         for frame in complaint.stack[:_SHOWN_FRAMES]:
