@@ -20,7 +20,7 @@ from dpamt.module.module import TdxModule
 from dpamt.module.pamt import TYPE_MASK
 from dpamt.module.view import ModuleView
 
-_MOST_SHOWN: Final = 8
+_MOST: Final = 8
 _OPERANDS: Final = 3
 """RCX, RDX and R8 name pages."""
 _HPA_BITS: Final = 46
@@ -63,7 +63,7 @@ class FreedPages:
         return [page for page in sorted(pages) if is_free(self._kernel, self._image, page)]
 
     def wrong(self, pages: dict[int, int]) -> list[str]:
-        """A sentence for each kind of page that the allocator has and that was not reported before."""
+        """A sentence for each kind of page that the allocator has, each page once."""
         new = [page for page in self.free_among(pages) if page not in self.reported]
         self.reported |= {page: pages[page] for page in new}
         return list(_by_kind(new, pages))
@@ -72,10 +72,10 @@ class FreedPages:
 def _by_kind(free: list[int], pages: dict[int, int]) -> Iterator[str]:
     for kind in sorted({pages[page] for page in free}):
         listed = [f"{page << PAGE_SHIFT:#x}" for page in free if pages[page] == kind]
-        more = f" and {len(listed) - _MOST_SHOWN:,} more" if len(listed) > _MOST_SHOWN else ""
+        more = f" and {len(listed) - _MOST:,} more" if len(listed) > _MOST else ""
         plural = "" if len(listed) == 1 else "s"
         yield (
-            f"freed: the kernel has freed the page{plural} {', '.join(listed[:_MOST_SHOWN])}{more}, "
+            f"freed: the kernel has freed the page{plural} {', '.join(listed[:_MOST])}{more}, "
             f"and the module still has {'them' if plural else 'it'} "
             f"({PAGE_TYPE_NAMES.get(kind, kind)})"
         )
