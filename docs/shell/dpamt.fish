@@ -51,7 +51,7 @@ function _shtab_dpamt_using
 end
 
 set -g _shtab_dpamt_commands run verify boot plan trace expect conform decode list
-set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --fail-allocations --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --modules --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --spill --sweep --td --td-share --tds --timeout --tolerate --transport --trial --unit --until --vmlinux
+set -g _shtab_dpamt_opts_with_value --age --append --as --build --case --check --checkpoint --control-pages --conversions --core --core-at --counts --cpus --design --engine --exercise --fail-allocations --failures --fleet --format --fragmentation --functions --granularity --grouping --hold --host --how --html --in-use --initrd --inject --jobs --junit --kallsyms --kernel --keyid-bits --layout --life --machine-gib --max-memory --max-states --max-tds --memory --memory-model --module --modules --numa --occupancy --out --pa-bits --pair-pages --pairs --pamt --parquet --perfetto --price --processes --property --ray --record --reductions --regions --release --replay --resume --sarif --save --seed --seeds --set --share-2m --smp --source --spill --sweep --td --td-share --tds --timeout --tolerate --transport --trial --unit --until --vmlinux
 
 complete -c dpamt -e
 complete -c dpamt -f
@@ -135,8 +135,9 @@ complete -c dpamt -n '_shtab_dpamt_using boot' -l modules -xka "(__fish_complete
 complete -c dpamt -n '_shtab_dpamt_using boot' -l tds -xka "(__fish_complete_path (commandline -ct))" -d 'what the TDs of --kvm do: a scenario of dpamt run (one small TD)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l coverage -d 'of --kvm: which lines of the kernel'"'"'s arch/x86/kvm/vmx/tdx.c ran'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l tour -d 'instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, right and wrong'
-complete -c dpamt -n '_shtab_dpamt_using boot' -l sweep -x -d 'instead of --tds: each SEAMCALL of a small TD'"'"'s life fails in turn with this status'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l sweep -x -d 'instead of --tds: each SEAMCALL of a small TD'"'"'s life fails in turn: with a status, busy, no-entropy or no-key, such as busy:row=2 or TDH.MEM.*:TDX_OPERAND_INVALID; several are done one after the other (docs/boot-kvm.md)'
 complete -c dpamt -n '_shtab_dpamt_using boot' -l fail-allocations -x -d 'instead of --tds: each Nth memory allocation of a small TD'"'"'s life fails in turn (1: each), where the kernel has fault injection'
+complete -c dpamt -n '_shtab_dpamt_using boot' -l checks -d 'instead of --tds: what KVM'"'"'s posted TDX selftests check, as scenarios of dpamt'"'"'s own'
 complete -c dpamt -n '_shtab_dpamt_using; and test $_shtab_dpamt_npos -eq 0' -a plan -d 'size hosts: whether TDX comes up, what Dynamic PAMT saves or costs'
 complete -c dpamt -n '_shtab_dpamt_using plan' -s h -l help -d 'show this help message and exit'
 complete -c dpamt -n '_shtab_dpamt_using plan' -l td -x -d 'TDs on each host, such as 40x16GiB/4vcpu@2M=90%; may be given again'
@@ -212,5 +213,6 @@ complete -c dpamt -n '_shtab_dpamt_using decode' -l as -xka "status leaf operand
 complete -c dpamt -n '_shtab_dpamt_using decode' -l json -d 'one JSON document (docs/decode.md)'
 complete -c dpamt -n '_shtab_dpamt_using; and test $_shtab_dpamt_npos -eq 0' -a list -d 'list designs, trials, hosts, scenarios, releases, leaves'
 complete -c dpamt -n '_shtab_dpamt_using list' -s h -l help -d 'show this help message and exit'
+complete -c dpamt -n '_shtab_dpamt_using list' -l source -x -d 'print the file of this design, host or scenario, to start one of your own from: dpamt list designs --source merged > mine.py'
 complete -c dpamt -n '_shtab_dpamt_using list' -l json -d 'one JSON document'
 complete -c dpamt -n '_shtab_dpamt_using list; and test $_shtab_dpamt_npos -eq 0' -ka "designs trials hosts scenarios releases leaves" -d 'designs, trials, hosts, scenarios, releases, leaves'

@@ -18,17 +18,18 @@ def test_every_leaf_and_status_by_name(leaf: int, status: int) -> None:
 
 @given(
     st.integers(0, 3).map(lambda n: {"nth": n} if n else {}),
+    st.integers(0, 3).map(lambda n: {"row": n} if n else {}),
     st.integers(0, 4).map(lambda n: {"every": n} if n else {}),
     st.integers(0, 3).map(lambda n: {"times": n} if n else {}),
 )
 def test_which_calls_are_hit(
-    nth: dict[str, int], every: dict[str, int], times: dict[str, int]
+    nth: dict[str, int], row: dict[str, int], every: dict[str, int], times: dict[str, int]
 ) -> None:
-    options = nth | every | times
+    options = nth | row | every | times
     rule = ForcedRule("", TDH_SYS_RD, TDX_SYS_BUSY, **options)
     forced = Forced((rule,))
     hit = [n for n in range(1, 21) if forced.status(TDH_SYS_RD) is not None]
-    wanted = [n for n in range(1, 21) if not rule.nth or n == rule.nth]
+    wanted = [n for n in range(1, 21) if not rule.nth or rule.nth <= n < rule.nth + rule.row]
     wanted = [n for n in wanted if not rule.every or n % rule.every == 0]
     assert hit == wanted[: rule.times or None]
     assert forced.seen == [20]

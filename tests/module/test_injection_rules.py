@@ -81,6 +81,8 @@ def refusal(text: str) -> str:
         ("TDH.MEM.PAGE.AUG:busy=R8:nth=1:every=2", "expected one of nth, every, share"),
         ("TDH.MEM.PAGE.AUG:busy=R8:nth=1:nth=2", "nth is said twice"),
         ("TDH.MEM.PAGE.AUG:busy=R8:seed=2", "seed without share"),
+        ("TDH.MEM.PAGE.AUG:busy=R8:row=2", "row without nth"),
+        ("TDH.MEM.PAGE.AUG:busy=R8:nth=1:row=0", "expected a whole number from 1"),
         ("TDH.MEM.PAGE.AUG:busy=R8:when=2", "expected one of nth, every"),
         ("TDH.MEM.PAGE.AUG:busy=R8:", "expected one of nth, every"),
         ("TDH.MEM.PAGE.AUG:busy=R8:region=here", "expected an address"),

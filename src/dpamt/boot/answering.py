@@ -15,7 +15,7 @@ from dpamt.boot.interventions import SEAMCALL_SITES
 from dpamt.boot.kvm.freed import FreedPages
 from dpamt.boot.kvm.guests import Guests
 from dpamt.boot.outcome import DYNAMIC, STATIC, Booted, BootOptions
-from dpamt.boot.refcounts import KernelCounts, not_found
+from dpamt.boot.refcounts import KernelCounts, not_found, surplus
 from dpamt.boot.request import Answer, Request
 from dpamt.boot.stack import KernelMemory, callers
 from dpamt.errors import InputError
@@ -59,6 +59,8 @@ class Answering:
         self._image = image
         self._recording = recording
         self._clock = clock
+        self.where: Callable[[int], str] = lambda stack: ""
+        """The function of KVM's that makes a SEAMCALL, by its RSP; set when it is known."""
         self._forced = Forced(options.forced)
         self._injector: Injector | None = None
         self._walls: list[SeamCall] = []
@@ -111,8 +113,10 @@ class Answering:
             self.guests.about_to_enter(self._result.module, before[0])
         held = self._named(before)
         forced = self._forced.status(leaf) if self._forced.rules else None
-        if self._result.sweep is not None:
-            forced = self._result.sweep.answer(leaf)
+        sweep, module = self._result.sweep, self._result.module
+        if sweep is not None and module is not None:
+            processor = module.processors[request.cpu]
+            forced = sweep.seamcall(processor, rax, args, lambda: self.where(registers["rsp"]))
         status = self._walls[request.cpu](rax, args) if forced is None else forced
         after = args.as_tuple()
         self.total += 1
@@ -179,6 +183,14 @@ class Answering:
     def wrong_at_rest(self) -> list[str]:
         """What is wrong when the guest is gone: the kernel's own counts against the pairs."""
         return self._wrong_counts(self._counts.wrong_at_rest)
+
+    def surplus(self) -> dict[int, int]:
+        """By region, how many pages more than TDX uses the kernel counts; empty: not known."""
+        module, view = self._result.module, self._view
+        if module is None or view is None or not module.pamt.dynamic or not self._counts.is_known:
+            return {}
+        pages = {region: pair.page_count for region, pair in view.pairs().items()}
+        return surplus(self._counts, pages)
 
     def _wrong_counts(self, judge: Callable[[dict[int, int]], list[str]]) -> list[str]:
         module, view = self._result.module, self._view

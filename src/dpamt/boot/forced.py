@@ -1,6 +1,6 @@
 """Answers that a rule dictates, for leaves that the model would answer otherwise.
 
-    LEAF:answer=STATUS[:nth=N][:every=N][:times=N]     TDH.SYS.INIT:answer=TDX_OPERAND_BUSY
+    LEAF:answer=STATUS[:nth=N[:row=N]][:every=N][:times=N]     TDH.SYS.INIT:answer=TDX_OPERAND_BUSY
 
 STATUS is a name (``dpamt decode`` knows them all) or a number.  The module does not see such a
 call, and the registers stay as they were.  Any other rule is one of :mod:`dpamt.boot.delays` or of
@@ -31,6 +31,7 @@ class ForcedRule:
     leaf: int
     status: int
     nth: int = 0
+    row: int = 1
     every: int = 0
     times: int = 0
 
@@ -41,7 +42,7 @@ class Forced(Tally[ForcedRule]):
     def status(self, leaf: int) -> int | None:
         """The status that a rule dictates for this call of a leaf; None when none does."""
         for index, rule in enumerate(self.rules):
-            if rule.leaf == leaf and self.is_hit(index):
+            if rule.leaf == leaf and self.is_hit(index, row=rule.row):
                 return rule.status
         return None
 
@@ -79,14 +80,18 @@ def parse_forced(text: str) -> ForcedRule:
         key, _, value = part.partition("=")
         if part.startswith(_ANSWER) and status is None:
             status = status_of(text, value)
-        elif key in ("nth", "every", "times") and key not in options:
+        elif key in ("nth", "row", "every", "times") and key not in options:
             if not value.isdecimal() or not 0 < int(value) < 1 << 60:
                 raise InputError(f"{text}: {part}; expected a whole number from 1")
             options[key] = int(value)
         else:
-            raise InputError(f"{text}: {part!r}; expected one each of answer, nth, every, times")
+            raise InputError(
+                f"{text}: {part!r}; expected one each of answer, nth, row, every, times"
+            )
     if status is None:
         raise InputError(f"{text}: no answer; expected answer=STATUS")
+    if "row" in options and "nth" not in options:
+        raise InputError(f"{text}: row without nth; expected nth=N:row=N")
     return ForcedRule(text, numbers[name], status, **options)
 
 

@@ -120,6 +120,8 @@ class Booted:
     """What came of each SEAMCALL that failed in its turn."""
     allocations: Allocations | None = None
     """What came of each allocation that failed in its turn."""
+    checks: dict[str, list[str]] | None = None
+    """Of checks of KVM: by name, what is not as it has to be."""
     coverage: Coverage | None = None
     """Lines of KVM's TDX code that ran."""
     told: Told | None = None

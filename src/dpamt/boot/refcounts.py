@@ -19,6 +19,8 @@ _PAGE_COUNTERS: Final = PAGE_SIZE // _COUNTER_BYTES
 _REGION_PAGES: Final = 512
 _MOST_REGIONS: Final = 1 << 23
 """16 TiB: a guest may say anything."""
+LEFT_COUNT: Final = "leak: region "
+MORE_COUNTS: Final = "refcounts: "
 _MOST_TOLD: Final = 8
 
 NAMES: Final = (("dpamt_refcounts", "dpamt_lock"), ("pamt_refcounts", "pamt_lock"))
@@ -120,14 +122,23 @@ class KernelCounts:
         found = _no_pair(counted, paired)
         found += [f"{_name(region)} has a pair, and its refcount is 0" for region in idle]
         found += [
-            f"leak: {_name(region)}: its refcount is {counted[region]}, and TDX uses {pages} of "
-            "its pages"
+            f"{LEFT_COUNT}{region << 21:#x}: its refcount is {counted[region]}, and TDX "
+            f"uses {pages} of its pages"
             for region, pages in sorted(paired.items())
             if counted.get(region, 0) > pages
         ]
         negative = [(region, count) for region, count in counted.items() if count < 0]
         found += [f"{_name(region)}: its refcount is {count}" for region, count in negative]
         return _most(found)
+
+
+def surplus(counts: KernelCounts, paired: Mapping[int, int]) -> dict[int, int]:
+    """By region, how many pages more than TDX uses the counter has; when nothing runs."""
+    return {
+        region: count - paired.get(region, 0)
+        for region, count in counts.counted().items()
+        if count > paired.get(region, 0)
+    }
 
 
 def _no_pair(counted: dict[int, int], paired: Collection[int]) -> list[str]:
@@ -143,7 +154,7 @@ def _most(lines: list[str]) -> list[str]:
     more = len(lines) - _MOST_TOLD
     if more <= 0:
         return lines
-    return [*lines[:_MOST_TOLD], f"and {more:,} more regions whose refcount and pair do not agree"]
+    return [*lines[:_MOST_TOLD], f"{MORE_COUNTS}{more:,} more regions whose counts are wrong"]
 
 
 def _name(region: int) -> str:

@@ -152,8 +152,12 @@ class _Session:
         self._kvm = None
         freed = self._answering.freed
         if options.kvm is not None and freed is not None:
-            memory = self._qemu.memory
-            self._kvm = KvmRun(options.kvm, memory, self._console, self._result, freed)
+            memory, kernel = self._qemu.memory, self._kernel
+            self._kvm = KvmRun(
+                options.kvm, memory, kernel, image, self._console, self._result, freed
+            )
+            self._kvm.surplus = self._answering.surplus
+            self._answering.where = self._kvm.where
         self._open: dict[int, Request] = {}
         """By CPU: the request that is not answered yet."""
         self._transport = self._make_transport(places)

@@ -35,14 +35,17 @@ class Tally(Generic[R]):
         self.seen = [0] * len(rules)
         self.hits = [0] * len(rules)
 
-    def is_hit(self, index: int, drawn: bool = True) -> bool:
-        """One more call that a rule looks at; ``drawn``: whether chance lets it be hit."""
+    def is_hit(self, index: int, drawn: bool = True, row: int = 1) -> bool:
+        """One more call that a rule looks at; ``drawn``: whether chance lets it be hit; ``row``:
+        how many calls in a row ``nth`` stands for."""
         rule = self.rules[index]
         self.seen[index] += 1
         seen = self.seen[index]
         if not drawn or (rule.times and self.hits[index] >= rule.times):
             return False
-        if (rule.nth and seen != rule.nth) or (rule.every and seen % rule.every):
+        if rule.nth and not rule.nth <= seen < rule.nth + row:
+            return False
+        if rule.every and seen % rule.every:
             return False
         self.hits[index] += 1
         return True

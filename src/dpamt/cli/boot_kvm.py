@@ -47,8 +47,11 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--sweep",
-        metavar="STATUS",
-        help="instead of --tds: each SEAMCALL of a small TD's life fails in turn with this status",
+        action="append",
+        metavar="WHAT",
+        help="instead of --tds: each SEAMCALL of a small TD's life fails in turn: with a status, "
+        "busy, no-entropy or no-key, such as busy:row=2 or TDH.MEM.*:TDX_OPERAND_INVALID; "
+        "several are done one after the other (docs/boot-kvm.md)",
     )
     parser.add_argument(
         "--fail-allocations",
@@ -57,10 +60,16 @@ def add_options(parser: Parser) -> None:
         help="instead of --tds: each Nth memory allocation of a small TD's life fails in turn (1: "
         "each), where the kernel has fault injection",
     )
-    parser.only_with("--modules --tds --coverage --tour --sweep --fail-allocations", "--kvm")
-    parser.not_with("--tds", "--tour --sweep --fail-allocations")
-    parser.not_with("--tour", "--sweep --fail-allocations")
-    parser.not_with("--fail-allocations", "--sweep")
+    parser.add_argument(
+        "--checks",
+        action="store_true",
+        default=None,
+        help="instead of --tds: what KVM's posted TDX selftests check, as scenarios of dpamt's own",
+    )
+    scripts = ("--tds", "--tour", "--sweep", "--checks", "--fail-allocations")
+    parser.only_with(f"--modules --coverage {' '.join(scripts)}", "--kvm")
+    for index, name in enumerate(scripts[:-1], 1):
+        parser.not_with(name, " ".join(scripts[index:]))
     parser.not_with("--sweep", "--inject --hold", "it dictates the answers itself")
     others = "--exercise --replay --initrd --kernel"
     parser.not_with("--kvm", others, "expected none of them with --kvm")
@@ -78,8 +87,8 @@ _every.__name__ = "number of allocations (1 to 1000)"
 
 
 def scenario_of(options: argparse.Namespace) -> "Scenario | None":
-    """The scenario of --tds; None with --tour, --sweep and --fail-allocations, which have
-    a script of their own.
+    """The scenario of --tds; None with --tour, --sweep, --checks and --fail-allocations, which
+    have a script of their own.
 
     Raises InputError for one that cannot be, and for --transport gdb.
     """
@@ -90,7 +99,7 @@ def scenario_of(options: argparse.Namespace) -> "Scenario | None":
 
     if options.transport != "mailbox":
         raise InputError("--transport gdb: KVM's module calls the mailbox's code; expected no gdb")
-    if options.tour or options.sweep or options.fail_allocations:
+    if options.tour or options.sweep or options.checks or options.fail_allocations:
         return None
     if options.tds:
         return load_scenario(options.tds)
@@ -106,24 +115,30 @@ def kvm_options(
 
     from dpamt.boot.kvm.allocations import allocations_script
     from dpamt.boot.kvm.prepare import KvmOptions
+    from dpamt.boot.kvm.selftests import load_checks
     from dpamt.boot.kvm.sweep import sweep_script
     from dpamt.boot.kvm.tour import tour
     from dpamt.boot.kvm.translate import translate
     from dpamt.cli.extras import require
 
     require("boot --kvm", "capstone")
+    checks = None
     if scenario is not None:
         script = translate(scenario, cpus, memory)
     elif options.fail_allocations:
         script = allocations_script(options.fail_allocations)
+    elif options.checks:
+        checks = load_checks()
+        script = checks.script
     else:
         script = sweep_script() if options.sweep else tour()
     return KvmOptions(
         script,
         Path(options.modules) if options.modules else None,
         Path(options.build) if options.build else None,
-        options.sweep or "",
+        tuple(options.sweep or ()),
         options.fail_allocations or 0,
+        checks,
         bool(options.coverage),
     )
 

@@ -90,7 +90,7 @@ class Injector:
         if rule.times == result.hits:
             return False
         if rule.nth:
-            return result.seen == rule.nth
+            return rule.nth <= result.seen < rule.nth + rule.row
         if rule.every:
             return result.seen % rule.every == 0
         return rule.share == 1 or self._picks[index].random() < rule.share

@@ -11,6 +11,7 @@ A rule is one line::
                interrupt       an interrupt is pending
                no-key          the key engine fails
     OPTION     nth=N           only the N-th of the calls (counted from 1)
+               row=N           with nth: that call and those after it, N in a row
                every=N         every N-th
                share=F         each with probability F (0 to 1), by a seed
                seed=S          of share (0 if not given)
@@ -68,6 +69,7 @@ class Rule:
     condition: str
     operand: str = ""
     nth: int = 0
+    row: int = 1
     every: int = 0
     share: float = 1.0
     seed: int = 0
@@ -162,6 +164,8 @@ def _check_together(text: str, options: dict[str, Any]) -> None:
             raise InputError(f"{text}: {' and '.join(given)}; expected {ours}")
     if "seed" in options and "share" not in options:
         raise InputError(f"{text}: seed without share; expected share=F:seed=S")
+    if "row" in options and "nth" not in options:
+        raise InputError(f"{text}: row without nth; expected nth=N:row=N")
 
 
 def _option(text: str, key: str, value: str) -> int | float | range:
@@ -219,6 +223,7 @@ _READERS: Final[dict[str, tuple[Callable[[str], int | float | range | None], str
     "share": (_share, "a share from 0 to 1"),
     "seed": (_from_zero, "a whole number from 0"),
     "times": (_from_one, "a whole number from 1"),
+    "row": (_from_one, "a whole number from 1"),
     "region": (_region, "an address below 2^52, such as 0x40000000"),
     "hpa": (_range, "a range of addresses, such as 0x40000000-0x80000000"),
     "gpa": (_range, "a range of guest addresses, such as 0x0-0x200000"),

@@ -195,25 +195,27 @@ def _kvm(calls: Schema, bytes_: Schema) -> Schema:
     """What a boot with --kvm adds."""
     change = {"offset": _NUMBER, "where": _TEXT, "why": _TEXT, "old": bytes_, "new": bytes_}
     pages = ("pairs", "tds", "guest_pages", "sept_pages", "control_pages", "freed_pages")
-    left = dict.fromkeys(("tds_left", "pages_left", "pairs_left", "pages_freed"), _NUMBER)
     row = {
         **dict.fromkeys(("phase", "what"), _TEXT),
         **dict.fromkeys(("model", "kernel"), _NUMBER),
         "because": or_null(_TEXT),
     }
     life = {
-        "life": _NUMBER,
-        "leaf": _TEXT,
-        "call_of_leaf": _NUMBER,
+        **dict.fromkeys(("life", "call_of_leaf", "tries", "tds_left"), _NUMBER),
+        **dict.fromkeys(("inject", "leaf", "called_by"), _TEXT),
         "made": _YES_NO,
+        "status": or_null(_HEX),
         "reactions": _TEXTS,
-        **left,
+        **dict.fromkeys(("source_does", "source_function", "contradiction"), or_null(_TEXT)),
+        "pages_left": list_of(object_of({"address": _HEX, "kind": _TEXT})),
+        **dict.fromkeys(("pairs_left", "pages_freed"), list_of(_HEX)),
+        "counts_left": list_of(object_of({"region": _HEX, "count": _NUMBER})),
     }
+    failed_left = ("tds_left", "pages_left", "pairs_left", "pages_freed")
     failed = {
-        **dict.fromkeys(("life", "allocation"), _NUMBER),
+        **dict.fromkeys(("life", "allocation", *failed_left), _NUMBER),
         **dict.fromkeys(("kind", "function", "call"), _TEXT),
         "reactions": _TEXTS,
-        **left,
     }
     allocations = {
         **dict.fromkeys(("every", "counted"), _NUMBER),
@@ -235,6 +237,7 @@ def _kvm(calls: Schema, bytes_: Schema) -> Schema:
             **dict.fromkeys(("vmm_troubles", "guests"), _TEXTS),
             "sweep": or_null(list_of(object_of(life))),
             "allocations": or_null(object_of(allocations)),
+            "checks": or_null(list_of(object_of({"name": _TEXT, "wrong": _TEXTS}))),
             "coverage": or_null(object_of(coverage)),
             "not_compared": or_null(_TEXT),
             "counts_compared": or_null(_NUMBER),

@@ -10,10 +10,10 @@ from dpamt.boot.kvm.allocations import Allocations
 from dpamt.boot.kvm.compare import Compared
 from dpamt.boot.kvm.coverage import Coverage
 from dpamt.boot.kvm.judge import guests_met
-from dpamt.boot.kvm.sweep import Sweep, title
 from dpamt.boot.kvm.told import exit_name
 from dpamt.boot.outcome import Booted, BootOptions
 from dpamt.host.kvm.differences import Difference
+from dpamt.report.kvm_sweep_text import sweep_json, sweep_text
 from dpamt.report.run_text import paragraph
 from dpamt.run.scenario import Scenario
 
@@ -26,6 +26,7 @@ def kvm_text(booted: Booted, compared: Compared | None, not_compared: str) -> st
     lines = [
         *_changes(booted),
         *_lives(booted),
+        *_checked(booted),
         *_left(booted),
         *_held(compared, not_compared),
         *coverage_text(booted.coverage),
@@ -85,7 +86,7 @@ def _phases(booted: Booted) -> Iterator[str]:
 def _lives(booted: Booted) -> Iterator[str]:
     """The run by its phases; where each phase is a life in which something fails, by those."""
     if booted.sweep is not None:
-        return _swept(booted.sweep)
+        return sweep_text(booted.sweep)
     if booted.allocations is not None:
         return _failed_allocations(booted.allocations)
     return _phases(booted)
@@ -113,29 +114,12 @@ def _failed_allocations(allocations: Allocations) -> Iterator[str]:
     yield ""
 
 
-def _swept(sweep: Sweep) -> Iterator[str]:
-    yield from _title(f"Each SEAMCALL of a TD's life failed in turn, with {sweep.status_name}")
-    for life in sweep.lives:
-        kept_any = life.tds or life.pages or life.pairs
-        nothing = "nothing was said of it" if kept_any else "it went on"
-        what = "; ".join(life.reactions) or nothing
-        if not life.came:
-            what = "not made in this life"
-        kept = [
-            f"{count} {name}{'' if count == 1 else 's'}"
-            for count, name in ((life.tds, "TD"), (life.pages, "page"), (life.pairs, "page pair"))
-            if count
-        ]
-        left = f"; NOT GIVEN BACK: {', '.join(kept)}" if kept else ""
-        left += f"; FREED, and the module has them: {life.freed}" if life.freed else ""
-        yield from paragraph(f"{life.number:3} {title(life)}: {what}{left}", "  ")
-    yield ""
-    lossy = [life for life in sweep.lives if life.tds or life.pages or life.pairs]
-    yield from paragraph(
-        f"{len(sweep.lives)} calls; after {len(lossy)} of them something was not given back."
-        + ("" if sweep.done else "  NOT ALL: the script had no more lives, or the run ended."),
-        "  ",
-    )
+def _checked(booted: Booted) -> Iterator[str]:
+    if booted.checks is None:
+        return
+    yield from _title("Checks")
+    for name, wrong in booted.checks.items():
+        yield from paragraph(f"{name}: {'; '.join(wrong) if wrong else 'as it has to be'}", "  ")
     yield ""
 
 
@@ -253,23 +237,11 @@ def kvm_json(booted: Booted, compared: Compared | None, not_compared: str) -> di
         ],
         "vmm_troubles": told.troubles if told else [],
         "guests": guests_met(booted.guests_refused),
-        "sweep": None
-        if booted.sweep is None
-        else [
-            {
-                "life": life.number,
-                "leaf": leaf_name(life.leaf),
-                "call_of_leaf": life.nth,
-                "made": life.came,
-                "reactions": life.reactions,
-                "tds_left": life.tds,
-                "pages_left": life.pages,
-                "pairs_left": life.pairs,
-                "pages_freed": life.freed,
-            }
-            for life in booted.sweep.lives
-        ],
         "allocations": _allocations(booted.allocations),
+        "sweep": None if booted.sweep is None else sweep_json(booted.sweep),
+        "checks": None
+        if booted.checks is None
+        else [{"name": name, "wrong": wrong} for name, wrong in booted.checks.items()],
         "coverage": _coverage(booted.coverage),
         "not_compared": not_compared or None,
         "counts_compared": None if compared is None else compared.counts,

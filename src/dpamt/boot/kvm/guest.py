@@ -56,6 +56,8 @@ VMCALL: Final = 14
 """A hypercall that is not of the TDX ABI: R10 is its number."""
 EXPECT: Final = 16
 """Of the next CALL or VMCALL: the status that it has to give back; 1 as pages: with bit 63 set."""
+RETURNS: Final = 17
+"""Of the next CALL or VMCALL: the value that R11 has to come back with; 1 as pages: R12."""
 EXIT: Final = 15
 """Leave by this exit reason; what KVM does about it is not the guest's to know."""
 
@@ -107,6 +109,7 @@ class WordGuest:
         self._seed = 0
         self._registers: dict[int, int] = {}
         self._expected = TDVMCALL_SUCCESS
+        self._returns: dict[str, int] = {}
         self.interrupts = 0
         """Posted interrupts that were taken."""
         self._seen = 0
@@ -193,6 +196,8 @@ class WordGuest:
             return self._interrupted(exits) if external else operand
         if operation == EXPECT:
             self._expected = operand | pages << 63
+        elif operation == RETURNS:
+            self._returns["r12" if pages else "r11"] = operand
         elif operation == REGISTER:
             shared = SHARED if operand >> 35 else 0  # the operand's top bit: the SHARED bit
             self._registers[pages] = operand & ~(1 << 35) | shared
@@ -210,6 +215,11 @@ class WordGuest:
         if exits.r10 != expected:
             call = f"TDVMCALL {self._plan[-1] & _OPERAND_MASK:#x}"
             self.refused[call, hex(exits.r10)] += 1
+        returns, self._returns = self._returns, {}
+        for register, due in returns.items():
+            if (value := getattr(exits, register)) != due:
+                call = f"TDVMCALL {self._plan[-1] & _OPERAND_MASK:#x}"
+                self.refused[call, f"{register} {value:#x}, where {due:#x} is due"] += 1
         self._finish()
 
     def _left(self, _exits: TdxModuleArgs) -> None:

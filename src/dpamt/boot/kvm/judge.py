@@ -8,13 +8,14 @@ from dpamt.boot.kvm.told import VmmTold
 from dpamt.module.module import TdxModule
 from dpamt.module.view import ModuleView
 
-_KINDS = {
+KINDS = {
     PT_TDR: "TDR",
     PT_TDVPR: "TDVPR",
     PT_TDCX: "TDCX",
     PT_EPT: "S-EPT",
     PT_REG: "guest",
 }
+"""Page types of TDs, in words."""
 
 
 def wrong_with_kvm(
@@ -51,7 +52,7 @@ def left_over(module: TdxModule) -> list[str]:
     pairs = len(view.pairs()) if module.pamt.dynamic else 0
     found = []
     if tds or used:
-        kinds = Counter(_KINDS.get(use.type, f"type {use.type}") for use in used.values())
+        kinds = Counter(KINDS.get(use.type, f"type {use.type}") for use in used.values())
         pages = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
         with_pairs = f", {pairs} page pairs" if pairs else ""
         first = min(used, default=0) << PAGE_SHIFT

@@ -9,6 +9,7 @@ from dpamt.boot.kvm.allocations import check_kernel
 from dpamt.boot.kvm.module_file import FileChange, ModuleFile
 from dpamt.boot.kvm.modules import NAMES, build_modules, modules_in
 from dpamt.boot.kvm.script import Script
+from dpamt.boot.kvm.selftests import Checks
 from dpamt.boot.kvm.vmm import build_vmm
 from dpamt.boot.kvm.vmx_sites import vmx_sites
 from dpamt.boot.stub import STUB_BYTES
@@ -27,10 +28,13 @@ class KvmOptions:
     script: Script
     modules: Path | None = None
     build: Path | None = None
-    sweep: str = ""
-    """The status that each SEAMCALL of a TD's life fails with in turn; empty: none does."""
+    sweep: tuple[str, ...] = ()
+    """How SEAMCALLs of a TD's life fail in turn (:mod:`dpamt.boot.kvm.sweep_words`); empty: none
+    does."""
     allocations: int = 0
     """Each so-and-so-many-th allocation of a TD's life fails in turn; 0: none does."""
+    checks: Checks | None = None
+    """What the script has to come to, where it is that of checks."""
     coverage: bool = False
     """Whether to tell which lines of KVM's TDX code ran."""
 

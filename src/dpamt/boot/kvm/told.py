@@ -31,6 +31,10 @@ _ENDED: Final = re.compile(
 _EXITS: Final = re.compile(r"^td (\d+) vcpu (\d+) exit (\d+) times (\d+)$")
 _DIED: Final = re.compile(r"^td (\d+) died status (0x[0-9a-f]+)$")
 _TOUR: Final = re.compile(r"^td (\d+) tour wanted (-?\d+) got (-?\d+) in:")
+_BUGGED: Final = re.compile(r"^td (\d+) bugged$")
+_STUCK: Final = re.compile(r"^td (\d+) stuck$")
+_WANTED: Final = re.compile(r"^td (\d+) order (\d+) wanted (\d+) got (-?\d+)$")
+_SAW: Final = re.compile(r"^td (\d+) vcpu (\d+) saw (\d+)((?: 0x[0-9a-f]+)*)$")
 _END: Final = re.compile(r"^end passed (\d+) failed (\d+)$")
 _NOT_LOADED: Final = "not loaded:"
 
@@ -46,6 +50,17 @@ class VmmTold:
     ended: bool = False
     passed_over: int = 0
     """Commands for TDs that were not there."""
+    errors: list[str] = field(default_factory=list)
+    """The errnos of the VMM's ioctls that failed, by name."""
+    ended_by: list[int] = field(default_factory=list)
+    """Exits that ended vCPUs, of those that no guest asked for."""
+    saw: dict[tuple[int, int], list[tuple[int, ...]]] = field(default_factory=dict)
+    """By (TD, vCPU): its exits in their order, each by its reason and what it carried, of TDs that
+    tell them."""
+    bugged: bool = False
+    """Whether KVM has given up a VM whose VMM asked it."""
+    stuck: bool = False
+    """Whether a call into KVM came back by a signal only."""
 
 
 def errno_name(number: int) -> str:
@@ -84,11 +99,28 @@ def read_vmm(lines: list[str], tds: tuple[str, ...]) -> VmmTold:
             wanted, got = (errno_name(int(found[n])) if int(found[n]) else "0" for n in (2, 3))
             toured = f"{_name(tds, found[1])}: {got}, where {wanted} is due, for"
         elif found := _ERROR.match(rest):
+            told.errors.append(errno_name(int(found[2])))
             hardware = f", TDX status {found[3]}" if int(found[3], 16) else ""
             told.troubles.append(
                 f"{_name(tds, found[1])} was not built: {at}: {errno_name(int(found[2]))}{hardware}"
             )
+        elif found := _SAW.match(rest):
+            carried = [int(one, 16) for one in found[4].split()]
+            exits = told.saw.setdefault((int(found[1]), int(found[2])), [])
+            exits.append((int(found[3]), *carried))
+        elif found := _WANTED.match(rest):
+            answer = errno_name(int(found[4])) if int(found[4]) else "no error"
+            told.troubles.append(
+                f"{_name(tds, found[1])}: the VMM's order {found[2]}: {answer}, where "
+                f"{errno_name(int(found[3]))} is due"
+            )
+        elif found := _BUGGED.match(rest):
+            told.bugged = True
+        elif found := _STUCK.match(rest):
+            told.stuck = True
+            told.troubles.append(f"{_name(tds, found[1])}: KVM did not return until a signal came")
         elif found := _ORDER.match(rest):
+            told.errors.append(errno_name(int(found[3])))
             told.troubles.append(
                 f"{_name(tds, found[1])}: the VMM's order {found[2]} failed: "
                 f"{errno_name(int(found[3]))}"
@@ -110,8 +142,10 @@ def _see_end(told: VmmTold, tds: tuple[str, ...], found: re.Match[str]) -> None:
     reason, error = int(found[3]), int(found[4])
     who = f"{_name(tds, found[1])}, vCPU {found[2]}"
     if error:
+        told.errors.append(errno_name(error))
         told.troubles.append(f"{who}: KVM_RUN failed: {errno_name(error)}")
     elif reason not in _ASKED_FOR:
+        told.ended_by.append(reason)
         told.troubles.append(f"{who}: KVM_RUN ended by {exit_name(reason)}, {found[5]}")
 
 

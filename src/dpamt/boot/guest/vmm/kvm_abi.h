@@ -34,6 +34,7 @@ struct kvm_tdx_capabilities {
 struct kvm_tdx_region { u64 source, gpa, pages; };
 
 #define KVM_CREATE_VM		KVM_REQUEST(0, 0x01, 0)
+#define KVM_CHECK_EXTENSION	KVM_REQUEST(0, 0x03, 0)
 #define KVM_VCPU_MMAP_SIZE	KVM_REQUEST(0, 0x04, 0)
 #define KVM_CREATE_VCPU		KVM_REQUEST(0, 0x41, 0)
 #define KVM_SET_REGION2		KVM_REQUEST(1, 0x49, sizeof(struct kvm_region))

@@ -9,7 +9,20 @@ long make_slot(struct td *td, u64 gpa)
 		.address = (u64)td->shared, .file = td->memory,
 	};
 
-	td->gpa = gpa;
+	long result = KVM(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
+
+	if (!result)
+		td->gpa = gpa;
+	return result;
+}
+
+/* A slot without guest_memfd, for shared memory alone: made, moved, and deleted when it has no pages. */
+long plain_slot(struct td *td, u64 gpa, u64 pages)
+{
+	struct kvm_region region = {
+		.slot = 1, .gpa = gpa, .bytes = pages * PAGE, .address = (u64)td->shared,
+	};
+
 	return KVM(SYS_ioctl, td->vm, KVM_SET_REGION2, &region);
 }
 
@@ -35,6 +48,29 @@ long drop_pages(void *at, u64 bytes)
 	result = SYS(SYS_mmap, at, bytes, PROT_RW,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
 	return result < 0 && result > -4096 ? result : 0;
+}
+
+/*
+ * Free pages, one in each of N 2M regions: pages that are given out next are each the first of
+ * their region.  The rest of the regions stays taken, by a file of guest_memfd until the reboot.
+ * Free pages are kept by CPU, so everything goes on on this one.
+ */
+void scatter(u64 regions)
+{
+	u64 first_cpu = 1;
+	struct kvm_create_file file = { .bytes = regions << 21 };
+	long kvm = SYS(SYS_open, "/dev/kvm", O_RDWR | O_CLOEXEC, 0);
+	long vm = SYS(SYS_ioctl, kvm, KVM_CREATE_VM, KVM_VM_TDX);
+	long held = vm < 0 ? vm : SYS(SYS_ioctl, vm, KVM_CREATE_FILE, &file);
+	long result = held < 0 ? held : SYS(SYS_sched_setaffinity, 0, 8, &first_cpu);
+
+	if (!result)
+		result = SYS(SYS_fallocate, held, FALLOCATE_KEEP, 0, file.bytes);
+
+	for (u64 i = 0; i < regions && !result; i++)
+		result = SYS(SYS_fallocate, held, FALLOCATE_PUNCH, i << 21, PAGE);
+	if (result)
+		SAY("dpamt: scatter error %", -result);
 }
 
 /* As QEMU does it: the attribute first, then the pages of what it is no more go back. */

@@ -55,6 +55,53 @@ static int memory_fault(struct td *td, struct vcpu *vcpu)
 	return result ? end(vcpu, result, page->fault.gpa) : 1;
 }
 
+/* What a device gives that is read. */
+static const u64 device = 0x1122334455667788;
+
+static void copy(u8 *to, const u8 *from, u32 bytes)
+{
+	while (bytes--)
+		*to++ = *from++;
+}
+
+/* An exit with what it carries, for TDs that tell each of theirs. */
+static void tell_exit(struct td *td, struct vcpu *vcpu)
+{
+	struct kvm_run_page *page = vcpu->page;
+	u64 n = td->number, v = vcpu - td->vcpu, kind = page->exit_reason, data = 0;
+
+	switch (kind) {
+	case EXIT_IO:
+		if (page->io.direction)
+			copy((u8 *)&data, (u8 *)page + page->io.data_offset, page->io.size);
+		SAY("dpamt: td % vcpu % saw % & & & &", n, v, kind, page->io.direction, page->io.port,
+		    page->io.size, data);
+		break;
+	case EXIT_MMIO:
+		if (page->mmio.gpa == NEXT_WORD_GPA)
+			break;
+		if (page->mmio.is_write)
+			copy((u8 *)&data, page->mmio.data, page->mmio.bytes);
+		SAY("dpamt: td % vcpu % saw % & & & &", n, v, kind, page->mmio.is_write, page->mmio.gpa,
+		    page->mmio.bytes, data);
+		break;
+	case EXIT_HYPERCALL:
+		SAY("dpamt: td % vcpu % saw % & & &", n, v, kind, page->hypercall.args[0],
+		    page->hypercall.args[1], page->hypercall.args[2]);
+		break;
+	case EXIT_SYSTEM_EVENT:
+		SAY("dpamt: td % vcpu % saw % & & &", n, v, kind, page->event.type,
+		    page->event.count, page->event.data[12]);
+		break;
+	case EXIT_MEMORY_FAULT:
+		SAY("dpamt: td % vcpu % saw % & & &", n, v, kind, page->fault.flags, page->fault.gpa,
+		    page->fault.bytes);
+		break;
+	default:
+		SAY("dpamt: td % vcpu % saw %", n, v, kind);
+	}
+}
+
 static int handle_exit(struct td *td, struct vcpu *vcpu)
 {
 	struct kvm_run_page *page = vcpu->page;
@@ -65,7 +112,7 @@ static int handle_exit(struct td *td, struct vcpu *vcpu)
 	case EXIT_MMIO:
 		if (page->mmio.is_write)
 			return 1;
-		word = 0;
+		word = td->tells ? device : 0;
 		if (page->mmio.gpa == NEXT_WORD_GPA && !next_word(td, vcpu, &word))
 			return 0;
 		*(u64 *)page->mmio.data = word;
@@ -81,6 +128,8 @@ static int handle_exit(struct td *td, struct vcpu *vcpu)
 		page->hypercall.result = 0;
 		return 1;
 	case EXIT_IO:
+		if (td->tells && !page->io.direction)
+			copy((u8 *)page + page->io.data_offset, (const u8 *)&device, page->io.size);
 		return 1;
 	case EXIT_TDX:
 		page->tdx.result = 0;
@@ -115,6 +164,8 @@ static void run_vcpu(struct td *td, struct vcpu *vcpu)
 		}
 		if (vcpu->page->exit_reason < EXIT_KINDS)
 			vcpu->exits[vcpu->page->exit_reason]++;
+		if (td->tells)
+			tell_exit(td, vcpu);
 		go_on = result < 0 ? memory_fault(td, vcpu) : handle_exit(td, vcpu);
 	}
 	/* The mapped page keeps the VM alive. */

@@ -13,7 +13,7 @@ enum {
 	SYS_rt_sigaction = 13, SYS_ioctl = 16, SYS_pread64 = 17, SYS_pwrite64 = 18, SYS_madvise = 28,
 	SYS_nanosleep = 35, SYS_getpid = 39, SYS_clone = 56, SYS_fork = 57, SYS_exit = 60,
 	SYS_wait4 = 61, SYS_kill = 62, SYS_mlock = 149, SYS_mount = 165, SYS_reboot = 169,
-	SYS_gettid = 186, SYS_futex = 202, SYS_tgkill = 234, SYS_exit_group = 231,
+	SYS_gettid = 186, SYS_futex = 202, SYS_sched_setaffinity = 203, SYS_tgkill = 234, SYS_exit_group = 231,
 	SYS_fallocate = 285, SYS_finit_module = 313,
 };
 
@@ -23,8 +23,8 @@ enum {
 	MADV_DONTNEED = 4, O_RDWR = 2, O_CLOEXEC = 02000000,
 	EINTR = 4, EAGAIN = 11, EFAULT = 14, ENOSYS = 38, ETIMEDOUT = 110, SIGKILL = 9, SIGUSR1 = 10,
 	WNOHANG = 1, FUTEX_WAIT = 0, FUTEX_WAKE = 1,
-	/* Punch a hole, keep the size. */
-	FALLOCATE_PUNCH = 3,
+	/* Keep the size; punch a hole and keep it. */
+	FALLOCATE_KEEP = 1, FALLOCATE_PUNCH = 3,
 };
 
 #define PAGE 4096UL

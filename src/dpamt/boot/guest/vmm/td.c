@@ -24,11 +24,21 @@ static long enable(struct td *td, u32 cap, u64 value)
 	return KVM(SYS_ioctl, td->vm, KVM_ENABLE_CAP, &wanted);
 }
 
+/* KVM refuses every ioctl of a VM that it has given up (KVM_BUG_ON), with -EIO. */
+static void tell_bugged(struct td *td)
+{
+	enum { EIO = 5 };
+
+	if (td->vm > 0 && SYS(SYS_ioctl, td->vm, KVM_CHECK_EXTENSION, 0) == -EIO)
+		SAY("dpamt: td % bugged", td->number);
+}
+
 static int failed(struct td *td, const char *what, long result, u64 hw_error)
 {
 	SAY("dpamt: td % failed ", td->number);
 	say_line(what, 0);
 	SAY("dpamt: td % error % hw &", td->number, -result, hw_error);
+	tell_bugged(td);
 	td->result = result;
 	return -1;
 }
@@ -158,6 +168,11 @@ static long obey(struct td *td)
 		return interrupt(td, a, b);
 	case ORDER_NMI:
 		return KVM(SYS_ioctl, td->vcpu[a].file, KVM_NMI, 0);
+	case ORDER_ALIVE:
+		tell_bugged(td);
+		return 0;
+	case ORDER_PLAIN_SLOT:
+		return plain_slot(td, a * PAGE, b);
 	default:
 		return 0;
 	}
@@ -220,6 +235,21 @@ static int build(struct td *td)
 	return 0;
 }
 
+/* What could not be built is gone before anybody hears of it. */
+static void undo(struct td *td)
+{
+	for (u32 i = 0; i < td->vcpus; i++) {
+		if (td->vcpu[i].page)
+			SYS(SYS_munmap, td->vcpu[i].page, 3 * PAGE);
+		if (td->vcpu[i].file > 0)
+			SYS(SYS_close, td->vcpu[i].file);
+	}
+	if (td->memory > 0)
+		SYS(SYS_close, td->memory);
+	if (td->vm > 0)
+		SYS(SYS_close, td->vm);
+}
+
 void td_process(struct td *td)
 {
 	u32 seen = load(&td->answered);
@@ -228,6 +258,8 @@ void td_process(struct td *td)
 	fail_in(td);
 	td->result = 0;
 	store(&td->alive, !build(td));
+	if (!td->alive)
+		undo(td);
 	store(&td->answered, seen + 1);
 	changed(td);
 	if (!td->alive)

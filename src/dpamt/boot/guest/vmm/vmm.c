@@ -5,16 +5,19 @@
  *
  * /script has a command in each line (dpamt/boot/kvm/script.py writes it):
  *
- *   td N VCPUS PAGES IMAGE_PAGES [1]   a TD that can be built; 1: with the tour of tour.c
+ *   td N VCPUS PAGES IMAGE_PAGES [T]   a TD that can be built; T 1: with the tour of tour.c; 2: each
+ *                                   exit of its vCPUs is told
  *   build N                         make it, measure it, start its vCPUs
  *   words N VCPU WORD...            instructions for a guest, not begun before go or start
  *   go                              all guests do theirs; until each has asked for more, or ended
  *   start                           the same without waiting
  *   pause MS                        give what was started time to come somewhere
- *   order N KIND A B C              something that the VMM itself does
+ *   order N KIND A B C [ERRNO]      something that the VMM itself does, and the error that is due
  *   close N, kill N                 end it in order, or by SIGKILL
  *   failing                         let allocations be failed (fail.c)
  *   fail N NUMBER                   the allocation of TD N's next life that fails
+ *   patience N                      from now on, a signal ends what does not return in N times 100 ms
+ *   scatter N                       leave free pages in N 2M regions, one each, and hold the rest
  *   phase K                         tell dpamt, and wait until it has taken stock
  *
  * A command for a TD that could not be built, or has died, is passed over and counted.
@@ -159,6 +162,9 @@ static void knock(u32 what)
 
 static u32 failed_orders;
 
+/* Times 100 ms until a call into KVM that does not return is sent a signal; 0: it is waited for. */
+static u32 patience;
+
 /* Whether the process of a TD is still there; tells when it is not. */
 static int has_process(struct td *td)
 {
@@ -175,16 +181,20 @@ static int has_process(struct td *td)
 	return 0;
 }
 
-/* Until the process of a TD has done what it was asked; it may die on the way. */
+/* Until the process of a TD has done what it was asked; it may die on the way, or need a signal. */
 static void await_answer(struct td *td)
 {
 	u32 changes;
 
-	for (;;) {
+	for (u32 rounds = 1;; rounds++) {
 		changes = load(&td->changes);
 		if (load(&td->answered) == load(&td->asked) || !has_process(td))
 			return;
 		futex_wait(&td->changes, changes, 100);
+		if (rounds == patience) {
+			SAY("dpamt: td % stuck", td->number);
+			SYS(SYS_kill, td->process, SIGUSR1);
+		}
 	}
 }
 
@@ -193,11 +203,13 @@ static void build(struct td *td)
 	long process;
 
 	td->changes = td->stop = 0;
+	td->vm = td->memory = 0;
 	for (u32 i = 0; i < td->vcpus; i++) {
 		struct vcpu *vcpu = &td->vcpu[i];
 
 		vcpu->posted = vcpu->written = vcpu->taken = vcpu->state = 0;
-		vcpu->error = 0;
+		vcpu->error = vcpu->file = 0;
+		vcpu->page = 0;
 		vcpu->why = vcpu->detail = 0;
 		vcpu->told = 0;
 		for (u32 kind = 0; kind < EXIT_KINDS; kind++)
@@ -227,14 +239,17 @@ static void ask(struct td *td, u32 kind, u64 a, u64 b, u64 c)
 	futex_wake(&td->asked);
 }
 
-static void order(struct td *td, u32 kind, u64 a, u64 b, u64 c)
+static void order(struct td *td, u32 kind, u64 a, u64 b, u64 c, u64 due)
 {
 	ask(td, kind, a, b, c);
 	await_answer(td);
-	if (td->result) {
-		failed_orders++;
+	if (td->result == -(long)due)
+		return;
+	failed_orders++;
+	if (due)
+		SAY("dpamt: td % order % wanted % got %", td->number, kind, due, -td->result);
+	else
 		SAY("dpamt: td % order % error %", td->number, kind, -td->result);
-	}
 }
 
 /* What each vCPU met, when its TD ends. */
@@ -308,12 +323,16 @@ static void tell_ended(struct td *td)
 static void await_guests(void)
 {
 	for (struct td *td = tds; td < tds + MAX_TDS; td++) {
-		while (load(&td->alive)) {
+		for (u32 rounds = 1; load(&td->alive); rounds++) {
 			u32 changes = load(&td->changes);
 
 			if (!is_busy(td) || !has_process(td))
 				break;
 			futex_wait(&td->changes, changes, 100);
+			if (rounds == patience) {
+				SAY("dpamt: td % stuck", td->number);
+				SYS(SYS_kill, td->process, SIGKILL);
+			}
 		}
 		if (load(&td->alive))
 			tell_ended(td);
@@ -376,7 +395,7 @@ static void for_td(char *at, int what)
 	} else if (what == 'o') {
 		u64 kind = number(&at), a = number(&at), b = number(&at), c = number(&at);
 
-		order(td, kind, a, b, c);
+		order(td, kind, a, b, c, number(&at));
 	} else {
 		finish(td, what == 'k');
 	}
@@ -392,6 +411,8 @@ static void do_line(char *at)
 		td->pages = number(&at);
 		td->image = number(&at);
 		td->tour = number(&at);
+		td->tells = td->tour == 2;
+		td->tour &= 1;
 	} else if (is(&at, "build")) {
 		for_td(at, 'b');
 	} else if (is(&at, "words")) {
@@ -413,6 +434,10 @@ static void do_line(char *at)
 		td->failed = 0;
 	} else if (is(&at, "pause")) {
 		pause_ms(number(&at));
+	} else if (is(&at, "patience")) {
+		patience = number(&at);
+	} else if (is(&at, "scatter")) {
+		scatter(number(&at));
 	} else if (is(&at, "start")) {
 		publish();
 	} else if (is(&at, "go")) {

@@ -37,11 +37,12 @@ struct vcpu {
 /* What the conductor wants of a TD's process. */
 enum order {
 	ORDER_NONE, ORDER_PREFAULT, ORDER_PUNCH, ORDER_ATTRIBUTES, ORDER_SLOT_DELETE,
-	ORDER_SLOT_MAKE, ORDER_FORGET, ORDER_INTERRUPT, ORDER_NMI, ORDER_CLOSE,
+	ORDER_SLOT_MAKE, ORDER_FORGET, ORDER_INTERRUPT, ORDER_NMI, ORDER_ALIVE,
+	ORDER_PLAIN_SLOT, ORDER_CLOSE,
 };
 
 struct td {
-	u32 number, vcpus, tour;
+	u32 number, vcpus, tour, tells;	/* tells: each exit */
 	u64 pages, image;
 	int process;		/* 0: none */
 	u32 alive;
@@ -85,3 +86,5 @@ long punch(struct td *td, u64 gpa, u64 bytes);
 long make_slot(struct td *td, u64 gpa);
 long delete_slot(struct td *td);
 long drop_pages(void *at, u64 bytes);
+long plain_slot(struct td *td, u64 gpa, u64 pages);
+void scatter(u64 regions);
