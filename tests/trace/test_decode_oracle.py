@@ -117,6 +117,8 @@ def test_the_facts_of_registers() -> None:
     cpuid = FailedCall(leaf["TDH.SYS.INIT"], 0xC000090000000000)
     facts = register_meaning(cpuid, "rcx", 2 << 32 | 7, {}).facts
     assert facts == {"cpuid_leaf": 7, "cpuid_subleaf": 2}
+    busy = FailedCall(leaf["TDH.MEM.PAGE.AUG"], 0x8000020000000001)
+    assert register_meaning(busy, "rdx", 5 << 12, {"rdx": 5 << 12}).text == "TDR 0x5000"
     assert FailedCall(None, 0).leaf_name == "the leaf"
     assert FailedCall(777, 0).leaf_name == "leaf 777"
     assert FailedCall(6 | 1 << 16, 0).leaf_name == "TDH.MEM.PAGE.AUG"
