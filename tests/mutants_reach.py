@@ -236,7 +236,7 @@ class _Watch:
         data = self.cover.get_data()
         lines = {
             str(Path(file).relative_to(self.source)): {
-                str(line): sorted(set(names) - {""})
+                str(line): sorted(set(names))
                 for line, names in data.contexts_by_lineno(file).items()
             }
             for file in data.measured_files()
@@ -282,7 +282,7 @@ class Reach:
     def tests(self, mutant: Mutant) -> list[tuple[str, float]]:
         """Tests that reach the change, then those that reach its function; each quickest first.
 
-        A constant is written while files are imported, and used anywhere: there, all tests follow.
+        What runs while files are imported is used anywhere: there, all tests follow.
         """
         lines = self.lines.get(mutant.file, {})
 
@@ -290,11 +290,13 @@ class Reach:
             names: set[str] = set()
             for line in range(first, last + 1):
                 names.update(lines.get(str(line), ()))
-            return names - set(self.left)
+            return names - set(self.left)  # the empty name stands for imports
 
         near = reaching(mutant.first, mutant.last)
         far = reaching(*mutant.body) - near
-        rest = set() if mutant.function else {*self.times} - near - far - {*self.left}
+        imported = not mutant.function or "" in near | far
+        rest = {*self.times} - near - far - {*self.left} if imported else set()
+        near, far = near - {""}, far - {""}
         ordered = [*sorted(near, key=self.times.__getitem__)]
         ordered += sorted(far, key=self.times.__getitem__)
         ordered += sorted(rest, key=self.times.__getitem__)

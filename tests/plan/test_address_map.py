@@ -120,3 +120,17 @@ def test_what_a_cell_is(counts: tuple[int, ...]) -> None:
     else:
         assert names.count(KINDS[kind]) == max(counts[1:])
         assert kind == 1 + counts[1:].index(max(counts[1:]))
+
+
+def test_a_large_host_fits_a_picture_and_its_progress_is_told() -> None:
+    """10,000 regions in at most 4,096 cells; a word for each 4,096 folios."""
+    memory = (MemoryBlock(0, 10_000 * 512),)
+    kernel = SimpleNamespace(
+        memory_list=memory, pamt_areas=[], allocator=HandOut([], [r * 512 for r in range(9000)])
+    )
+    said: list[int] = []
+    pages = TdPages(1, 0, 0, 0, 9000, 0, 0)
+    made = maps.address_map(cast(Kernel, kernel), pages, lambda _what, at, _of: said.append(at))
+    assert said == [4096, 8192]
+    assert len(made) == -(-10_000 // 3)
+    assert sum(cell.counts[HUGE] for cell in made) == 9000

@@ -1,8 +1,7 @@
 """A second decoder: strings of binary digits cut by the recorded layouts, one template a sentence.
 
 It shares no code with ``dpamt.trace``: the module's numbers are those of the recorded tables, the
-names that these lack (older statuses, classes, exit reasons, MSRs, operand formats) are read from
-``abi``.
+names that these lack (classes, exit reasons, MSRs, operand formats) are read from ``abi``.
 """
 
 import json
@@ -11,11 +10,9 @@ from typing import Any
 
 from dpamt.abi import leaf_table as formats
 from dpamt.abi.exits import EXIT_REASON_NAMES
-from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.metadata import FIELD_ARRAYS, FIELDS
 from dpamt.abi.msrs import msr_text
-from dpamt.abi.operands import OPERAND_NAMES
-from dpamt.abi.status import CLASS_NAMES, STATUS_NAMES
+from dpamt.abi.status import CLASS_NAMES
 from dpamt.abi.status_details import DETAILS, SHOWS_SEPT_ENTRY
 from dpamt.abi.td_metadata import VCPU_FIELDS
 
@@ -23,18 +20,14 @@ DATA = Path(__file__).parent.parent / "data"
 TABLES: dict[str, Any] = json.loads((DATA / "tdx-module-tables.json").read_text())
 
 LEAF_NAME: dict[int, str] = {
-    **LEAF_NAMES,
     **{number: name for name, number in TABLES["leaves"].items()},
+    69: "TDH.SYS.DISABLE",  # of Linux 7.3.4; no open release has it
 }
-OPERAND_NAME: dict[int, str] = {
-    **OPERAND_NAMES,
-    **{n: name for name, n in TABLES["operand_ids"].items()},
-}
+OPERAND_NAME: dict[int, str] = {number: name for name, number in TABLES["operand_ids"].items()}
 OP_STATE_NAME: dict[int, str] = {number: name for name, number in TABLES["op_states"].items()}
 SEPT_STATE_NAME: dict[int, str] = {number: name for name, number in TABLES["sept_states"].items()}
 STATUS_NAME: dict[str, str] = {
-    **{f"0x{number:016x}": name for number, name in STATUS_NAMES.items()},
-    **{text: name for name, text in TABLES["status"].items()},
+    f"0x{int(text, 16):016x}": name for name, text in TABLES["status"].items()
 }
 PAGE_TYPE_NAME: dict[int, str] = {
     n: name.replace("PT_", "", 1) for name, n in TABLES["page_types"].items()
