@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dpamt.abi import leaves, metadata, operands, pages, sept, states, status, tdmr
+from dpamt.abi import exits, leaves, metadata, operands, pages, sept, states, status, tdmr
 
 TABLES: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data" / "tdx-module-tables.json").read_text()
@@ -152,3 +152,19 @@ def test_more_reserved_areas_than_fit_are_refused() -> None:
 def test_shown_sept_entries_are_those_recorded_from_the_module() -> None:
     assert sept.ENTRY_SVE | 0x100010000 | sept.ENTRY_LEAF == 0x80000001000100F0
     assert sept.ENTRY_XU | sept.ENTRY_RWX == 0x407
+
+
+def test_exit_reasons_are_those_of_the_kernels_header() -> None:
+    """Where the C library's headers are: linux-libc-dev has Linux's uapi asm/vmx.h."""
+    headers = [*Path("/usr/include").glob("*/asm/vmx.h"), *Path("/usr/include").glob("asm/vmx.h")]
+    if not headers:
+        pytest.skip("no asm/vmx.h here")
+    lines = headers[0].read_text(encoding="utf-8").splitlines()
+    pairs = [line.split()[1:3] for line in lines if line.startswith("#define EXIT_REASON_")]
+    known = {name.removeprefix("EXIT_REASON_"): int(value, 0) for name, value in pairs}
+    ours = {name: number for number, name in exits.EXIT_REASON_NAMES.items()}
+    assert {name: number for name, number in ours.items() if name in known} == {
+        name: number for name, number in known.items() if name in ours
+    }
+    assert len(set(ours) & set(known)) > 50
+    assert all(type(number) is int for number in ours.values())
