@@ -45,7 +45,7 @@ FOUND = {
     Wrong.NO_GET: r"bad-remove: TDH.PHYMEM.PAMT.REMOVE answered",
     Wrong.ZAP_DOES_NOTHING: r"freed: the kernel has freed the pages .*\(REG\)",
     Wrong.NO_TRACK: r"PAGE.REMOVE TDX_TLB_TRACKING_NOT_DONE: 0 in dpamt run",
-    Wrong.NO_WRITE_BACK: r"out of balance: \w+: pages written back: 0, expected \d+",
+    Wrong.NO_WRITE_BACK: r"out of balance: \w+: pages written back: \d+, expected \d+",
     Wrong.SEPT_PAGE_LOST: r"leak: region \S+ its refcount is \d+, and TDX uses 0",
     Wrong.PUT_OF_GFN: r"bad-remove: TDH.PHYMEM.PAMT.REMOVE answered TDX_NO_PAMT_PAGE_PAIR",
     Wrong.FREED_WITHOUT_RECLAIM: r"freed: the kernel has freed the pages .*\(TDCX\)",
