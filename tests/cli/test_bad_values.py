@@ -42,6 +42,7 @@ SPECIAL = {
     "boot --property": "boot --vmlinux given.elf --replay given.json",
     "boot --core-at": "boot --vmlinux given.elf --core core",
     "boot --sweep": "boot --vmlinux given.elf --kvm",
+    "boot --fail-allocations": "boot --vmlinux given.elf --kvm",
 }
 """What stands before an option, so that it would have an effect."""
 
