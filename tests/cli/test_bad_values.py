@@ -37,6 +37,7 @@ SPECIAL = {
     **dict.fromkeys(("plan --fragmentation", "plan --conversions", "plan --max-tds"), AGE),
     **dict.fromkeys(("plan --until", "plan --td-share", "plan --machine-gib"), FLEET),
     **dict.fromkeys(("plan --price", "plan --processes", "plan --ray"), FLEET),
+    "list --source": "list designs",
     "expect --case": "expect",
     "expect --td": "expect",
     "boot --property": "boot --vmlinux given.elf --replay given.json",

@@ -5,7 +5,7 @@ before it, with the locks that it takes, are what `--sweep` chooses from (:mod:`
 later life has one rule, which a user can give to `--inject` as it stands.  Free pages are
 scattered, so that nearly each page that the TD takes is the first of its 2M region.
 
-What KVM does is seen by the calls that come behind the failed one, by what the VMM is told, by
+What KVM does is seen by the calls that come behind the failed one, by the errors that the VMM gets, by
 whether its VM is bugged, and by the pages and page pairs that are left.  It is held against
 :mod:`dpamt.boot.kvm.reactions`.  What a life has left is then taken back from the module behind the
 kernel's back (:mod:`take_back`), or the kernel, which frees some of it, would trip in a later life.
@@ -105,7 +105,7 @@ class Life:
     leaf: int
     nth: int
     at_the_end: bool = False
-    """Whether the guest had been entered for the last time: nobody is told of a failure then."""
+    """Whether the guest had been entered for the last time: a failure reaches nobody then."""
     came: bool = False
     """Whether the call was made: a page pair may be there already."""
     status: int = 0
