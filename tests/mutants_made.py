@@ -36,7 +36,8 @@ class Mutant:
         """The whole file with the bug in it."""
         changed = deep_replace(self.module, self.mutation.original_node, self.mutation.mutated_node)
         assert isinstance(changed, cst.Module)
-        return changed.code
+        code: str = changed.code
+        return code
 
     @cached_property
     def change(self) -> str:

@@ -5,8 +5,8 @@ answered.  All that time the kernel has to hold it: ``_refcount`` of its ``struc
 and nobody else is given the page.  So a count of 0 is wrong at any moment, whatever the other CPUs
 do meanwhile.  The module's tree cannot show this: it stays right until somebody uses the page.
 
-Migration, reclaim and splits of a folio hold a count at 0 for a moment (folio_ref_freeze).  Pages of
-guest_memfd are not moved (AS_INACCESSIBLE, unevictable), and the others have no mapping.
+Migration, reclaim and splits of a folio hold a count at 0 for a moment (folio_ref_freeze).  Pages
+of guest_memfd are not moved (AS_INACCESSIBLE, unevictable), and the others have no mapping.
 
 The tail of a compound page has no count of its own (bit 0 of the word behind its flags says so);
 such a page is not judged.  Nor is any where the kernel has no ``vmemmap_base``.

@@ -5,8 +5,8 @@ before it, with the locks that it takes, are what `--sweep` chooses from (:mod:`
 later life has one rule, which a user can give to `--inject` as it stands.  Free pages are
 scattered, so that nearly each page that the TD takes is the first of its 2M region.
 
-What KVM does is seen by the calls that come behind the failed one, by the errors that the VMM gets, by
-whether its VM is bugged, and by the pages and page pairs that are left.  It is held against
+What KVM does is seen by the calls that come behind the failed one, by the errors that the VMM gets,
+by whether its VM is bugged, and by the pages and page pairs that are left.  It is held against
 :mod:`dpamt.boot.kvm.reactions`.  What a life has left is then taken back from the module behind the
 kernel's back (:mod:`take_back`), or the kernel, which frees some of it, would trip in a later life.
 """
