@@ -54,12 +54,21 @@ from dpamt.sync.observed import (
     WAITS,
     Address,
 )
-from dpamt.verify.explore.context import context_of, where_taken
+from dpamt.verify.explore.context import KERNEL_LOCK_STEPS, context_of, where_taken
 from dpamt.verify.explore.learned_blocks import Block, Blocks, LearnedBlocks, MicroStep
-from dpamt.verify.explore.run import Run
+from dpamt.verify.explore.run import Run, Ways
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
 from dpamt.verify.explore.symmetry import NotAlikeError
-from dpamt.verify.learn.automaton import CHOICE, MARK, Automaton, Event, Node, Step
+from dpamt.verify.learn.automaton import (
+    CHOICE,
+    MARK,
+    STOP,
+    Automaton,
+    Event,
+    Events,
+    Node,
+    Step,
+)
 from dpamt.verify.learn.values import BLOCKED, MISUSED, filled
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 
@@ -87,7 +96,6 @@ class Engine(LearnedBlocks):
         under it is safe from that thread."""
         self._watched = problem.always_arrays
         """Arrays that properties of every state look at: each write there has its own state."""
-        self._kinds = {automaton: kind for kind, automaton in enumerate(automata)}
         self.context = context_of(problem)
 
     # Blocks.
@@ -140,60 +148,82 @@ class Engine(LearnedBlocks):
         self, kind: int, run: Run, state: tuple[int, ...], others: tuple[int, ...]
     ) -> list[Run]:
         """Every way the block goes; empty when its first step must wait."""
-        automaton = self.automata[kind]
-        ends: list[Run] = []
-        pending = [run]
-        while pending:
-            now = pending.pop()
-            while True:
-                node = automaton.nodes[now.node]
-                if node.step is None:
-                    ends.append(now)
-                    break
-                noticed = self._may_switch(kind, node, now)
-                waits = node.step.method in WAITS
-                merged = not (now.noticed or waits or kind in self._unsafe)
-                if now.steps and noticed and not merged:
-                    ends.append(now)
-                    break
-                if node.step.method == CHOICE:
-                    for choice in range(node.step.arguments[1] - 1, 0, -1):
-                        other = now.copy()
-                        self._go(automaton, other, choice)
-                        pending.append(other)
-                    self._go(automaton, now, 0)
-                    continue
-                if len(now.steps) > _LONGEST_BLOCK:
-                    site = node.sites[-1]
-                    raise Finding(
-                        f"{site.file}:{site.line}: {automaton.name}: more than {_LONGEST_BLOCK:,} "
-                        "steps that no other CPU can notice"
-                    )
-                if len(now.steps) > _MAY_GO_ROUND and now.has_been_here():
-                    ends.append(now)  # others have to go on first; or nobody ever does: a livelock
-                    break
-                going, result = self._perform(kind, now, node.step, state, others)
-                if not going:
-                    if now.steps:
-                        ends.append(now)
-                    break
-                now.noticed += self._commits(node.step, noticed)
-                self._go(automaton, now, result)
-                if now.misused:
-                    ends.append(now)
-                    break
-        return ends
+        ways = Ways(kind, state, others)
+        result = self._next(ways, run)
+        if result is not STOP:
+            ways.pending.append((run, result))
+        while ways.pending:
+            self._go(ways, *ways.pending.pop())
+        return ways.ends
 
-    def _go(self, automaton: Automaton, run: Run, result: Any) -> None:
-        node = automaton.nodes[run.node]
+    def _go(self, ways: Ways, run: Run, result: Any) -> None:
+        """Go one way to its end, from a step that has this result.
+
+        Where an edge is not known, the thread runs, and asks here for the result of each step.
+        """
+        automaton = self.automata[ways.kind]
+
+        def further(node: int, events: Events) -> Any:
+            nonlocal result
+            self._done(automaton, ways.kind, run, result, node, events)
+            result = self._next(ways, run)
+            return result
+
+        while result is not STOP:
+            edge = automaton.go(run.node, result, further)
+            if edge is None:
+                return
+            further(*edge)
+
+    def _done(
+        self, automaton: Automaton, kind: int, run: Run, result: Any, node: int, events: Events
+    ) -> None:
+        """The run's step had this result and led to ``node``."""
+        before = automaton.nodes[run.node]
         run.steps.append(MicroStep(run.node, result))
-        run.node, events = automaton.after(run.node, result)
-        assert node.step is not None
+        run.node = node
+        step = before.step
+        assert step is not None
+        if not events and step.method not in KERNEL_LOCK_STEPS:
+            return  # nothing that the rules ask for
         where = where_taken(automaton, reversed(run.steps))
-        kind = self._kinds[automaton]
-        told = self.context.after(kind, node.step, node.sites, result, run.held, events, where)
+        told = self.context.after(kind, step, before.sites, result, run.held, events, where)
         run.misused |= any(event.kind == "misuse" for event in told)
         run.events.extend(told)
+
+    def _next(self, ways: Ways, now: Run) -> Any:
+        """The result of the next step, which is done; STOP: the block goes no further."""
+        kind = ways.kind
+        node = self.automata[kind].nodes[now.node]
+        if node.step is None or now.misused:
+            ways.ends.append(now)
+            return STOP
+        noticed = self._may_switch(kind, node, now)
+        waits = node.step.method in WAITS
+        merged = not (now.noticed or waits or kind in self._unsafe)
+        if now.steps and noticed and not merged:
+            ways.ends.append(now)
+            return STOP
+        if node.step.method == CHOICE:
+            choices = range(node.step.arguments[1] - 1, 0, -1)
+            ways.pending += [(now.copy(), choice) for choice in choices]
+            return 0
+        if len(now.steps) > _LONGEST_BLOCK:
+            site = node.sites[-1]
+            raise Finding(
+                f"{site.file}:{site.line}: {self.automata[kind].name}: more than "
+                f"{_LONGEST_BLOCK:,} steps that no other CPU can notice"
+            )
+        if len(now.steps) > _MAY_GO_ROUND and now.has_been_here():
+            ways.ends.append(now)  # others have to go on first; or nobody ever does: a livelock
+            return STOP
+        going, result = self._perform(kind, now, node.step, ways.state, ways.others)
+        if not going:
+            if now.steps:
+                ways.ends.append(now)
+            return STOP
+        now.noticed += self._commits(node.step, noticed)
+        return result
 
     def _may_switch(self, kind: int, node: Node, run: Run) -> bool:
         """Whether others can notice the node's step, so that another CPU may come in before it."""

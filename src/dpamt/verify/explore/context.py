@@ -52,6 +52,8 @@ from dpamt.verify.programs.problem import Problem
 Held = dict[Address, bool]
 """The locks of a thread and whether exclusively, and what it keeps off its CPU (False)."""
 
+KERNEL_LOCK_STEPS: Final = WAITS | TRIES | UNLOCKS
+"""Steps that the rules ask for, whatever happens after them."""
 _NO_IRQS: Final = "interrupts off by "
 _NO_SOFTIRQS: Final = "softirqs off by "
 _OFF: Final = {

@@ -1,4 +1,4 @@
-"""A block while it is worked out: where the thread is, its reads, writes and events."""
+"""A block while it is worked out: where the thread is, its reads, writes and events; its ways."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -63,3 +63,17 @@ class Run:
             self.noticed,
             self.misused,
         )
+
+
+@dataclass(slots=True)
+class Ways:
+    """All ways that a block of a thread of class ``kind`` goes in a state."""
+
+    kind: int
+    state: tuple[int, ...]
+    others: tuple[int, ...]
+    """The other threads' locals."""
+    ends: list[Run] = field(default_factory=list)
+    """Those that are worked out."""
+    pending: list[tuple[Run, Any]] = field(default_factory=list)
+    """Those that are not: how far they are, and the result of the step there."""

@@ -237,6 +237,7 @@ class Search:
                 self._began = began
                 self._search(found)
                 self.prove_alike()
+                self._prove_steady()
             except NotAlikeError as differs:
                 self._give_up_symmetry(differs)
                 so_far = None
@@ -257,6 +258,7 @@ class Search:
             try:
                 self._warm_up()
                 self.prove_alike()
+                self._prove_steady()
                 return
             except NotAlikeError as differs:
                 self._give_up_symmetry(differs)
@@ -275,6 +277,11 @@ class Search:
             why = image.check()
             if why:
                 raise NotAlikeError(number, why)
+
+    def _prove_steady(self) -> None:
+        """Raise InputError where a thread goes by something that no word shows."""
+        for automaton in self.automata:
+            automaton.prove_steady()
 
     def tell_apart(self, number: int) -> None:
         """Make each thread of a class a class of its own, and forget what was learned."""

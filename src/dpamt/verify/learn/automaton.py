@@ -5,12 +5,19 @@ to the next node.  To learn an edge the thread is run again from its start: the 
 earlier steps are fed back, so it comes to where it was, and goes on to the next step.  Two
 histories that lead to the same place are one node, which keeps the first of them.
 
+A thread that has come to a place for the first time may go on from there in the same run, with the
+result that the search has for its step (``Further``): it is what a run from the start would come
+to, if the thread goes by nothing but its results.  That is held against it later.  Every run from
+the start must make the steps that are known; where no run led over a place that was gone on to,
+:meth:`Automaton.prove_steady` makes one.
+
 Some steps are no operations on words: a *mark* says that a SEAMCALL begins (result None), a
 *choice* has several results that the search explores all of.
 """
 
 import sys
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -68,6 +75,10 @@ class Stopped(NamedTuple):
     leaf: int
     dropped: bool
 
+    def key(self) -> Hashable:
+        """What is equal where the thread would go on alike."""
+        return self.step, self.place, self.leaf
+
 
 @dataclass(slots=True)
 class Node:
@@ -87,6 +98,12 @@ class Node:
     edges: dict[Hashable, tuple[int, Events]] = field(default_factory=dict)
 
 
+Further = Callable[[int, Events], Any]
+"""Given a node that a thread stands at for the first time, and what happened on the way there: the
+result of its step to go on with, or STOP."""
+STOP: Final = object()
+
+
 class _Suspended(BaseException):
     """Stops a thread before a step that has no result yet; not an Exception: nobody catches it."""
 
@@ -102,7 +119,10 @@ class Recorder:
     def __init__(self, places: ControlPoints) -> None:
         self._places = places
         self._history: tuple[Any, ...] = ()
+        self._length = 0
+        """How many results there are: those of the history, and those of a run that goes on."""
         self._expected: list[Step] | None = None
+        self._further: Callable[[Stopped], Any] | None = None
         self._position = 0
         self.events: list[Event] = []
         self.trail: list[tuple[int, Event]] = []
@@ -117,10 +137,21 @@ class Recorder:
         self.lines: ReachedLines | None = None
         """The lines of the design that ran; None: nobody asks."""
 
-    def begin(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> None:
-        """Start a run with these results, of these steps where they are known."""
+    def begin(
+        self,
+        history: tuple[Any, ...],
+        steps: list[Step] | None = None,
+        further: Callable[[Stopped], Any] | None = None,
+    ) -> None:
+        """Start a run with these results, of these steps where they are known.
+
+        There may be one step more than results: the one that it must come to.  ``further`` says
+        how it goes on then: with a result, or STOP.
+        """
         self._history = history
+        self._length = len(history)
         self._expected = steps
+        self._further = further
         self._position = 0
         self.events = []
         self.trail = []
@@ -130,19 +161,14 @@ class Recorder:
     def step(self, address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
         """The recorded result of the step; the first step without one ends the run."""
         position = self._position
-        if position < len(self._history):
+        if position < self._length:
             self._position = position + 1
             if self._expected is not None:
-                expected = self._expected[position]
-                if (
-                    expected.method != method
-                    or expected.address != address
-                    or expected.arguments != arguments
-                ):
-                    raise OtherStepError(expected, Step(address, method, arguments))
+                if self._expected[position] != (address, method, arguments):
+                    raise OtherStepError(self._expected[position], Step(address, method, arguments))
                 if self.watch_drops and method == "add":
                     self.drops[position] = is_dropped(sys._getframe(2), _enter.__code__)
-            if position + 1 == len(self._history):
+            if position + 1 == self._length:
                 self.events = []
                 if self.lines is not None:
                     self.lines.begin(sys._getframe(2), _enter.__code__)
@@ -150,11 +176,29 @@ class Recorder:
         if self.stopped is None:
             if self.lines is not None:
                 self.lines.end()
+            step = Step(address, method, arguments)
+            expected = self._expected
+            if expected is not None and expected[position:] not in ([], [step]):
+                raise OtherStepError(expected[position], step)
             frame = sys._getframe(2)
             key, sites = self._places.of(frame, _enter.__code__, method)
             dropped = method == "add" and is_dropped(frame, _enter.__code__)
-            self.stopped = Stopped(Step(address, method, arguments), key, sites, self.leaf, dropped)
+            stopped = Stopped(step, key, sites, self.leaf, dropped)
+            result = self._further(stopped) if self._further is not None else STOP
+            if result is not STOP:
+                self._position = self._length = position + 1
+                self.events = []
+                if self.lines is not None:
+                    self.lines.begin(frame, _enter.__code__)
+                return result
+            self.stopped = stopped
         raise _Suspended
+
+    def over(self) -> None:
+        """The run has ended."""
+        self._places.forget()
+        if self.lines is not None:
+            self.lines.end()
 
     def mark(self, leaf: int) -> None:
         """A SEAMCALL begins; with NO_LEAF, a thread that is not there from the start."""
@@ -175,7 +219,7 @@ class Recorder:
     def may_sleep(self, what: str) -> None:
         """The thread calls what may sleep; the caller's caller is where it does so."""
         if self.stopped is None:
-            new = self._position == len(self._history)  # else an earlier edge has reported it
+            new = self._position == self._length  # else an earlier edge has reported it
             sites = sites_of(sys._getframe(2), _enter.__code__) if new else ()
             self.tell(Event(MAY_SLEEP, what, sites))
 
@@ -215,9 +259,7 @@ class Ran:
 
     def key(self) -> Hashable:
         """What is equal where the thread would go on alike."""
-        if self.stopped is None:
-            return ("end", self.end)
-        return (self.stopped.step, self.stopped.place, self.stopped.leaf)
+        return ("end", self.end) if self.stopped is None else self.stopped.key()
 
 
 def run_once(
@@ -226,13 +268,15 @@ def run_once(
     watch: Watch,
     history: tuple[Any, ...],
     steps: "list[Step] | None" = None,
+    further: Callable[[Stopped], Any] | None = None,
 ) -> Ran:
     """Run a thread from its start, with these results of its steps, to its next step or its end.
 
     ``steps`` are those that the results are of, where they are known: the run must make the same.
+    ``further`` is asked at the next step how it goes on.
     """
     body = start()
-    recorder.begin(history, steps)
+    recorder.begin(history, steps, further)
     end: Event | None = None
     watch.observer = recorder
     if recorder.lines is not None and not history:
@@ -246,8 +290,7 @@ def run_once(
         end = Event("raised", type(finding).__name__, (str(finding),))
     finally:
         watch.observer = None
-        if recorder.lines is not None:
-            recorder.lines.end()
+        recorder.over()
     if recorder.stopped is not None:
         return Ran(recorder.stopped, None, tuple(recorder.events), tuple(recorder.trail))
     assert end is not None
@@ -268,20 +311,25 @@ class Automaton:
         self._start = start
         self._recorder = recorder
         self._watch = watch
-        self._known: dict[Any, int] = {}
+        self._known: dict[Hashable, int] = {}
         self.nodes: list[Node] = []
         self.runs = 0
         self._from = -1
         """The node that the run under way goes on from."""
+        self._gone_on: set[int] = set()
+        """Nodes that no run from the start has led to, as far as is known."""
         if recorder.plain is not None:
             recorder.plain.begin()
-        first, self.first_events = self._run(())
+        ran = self._once((), None, None)
+        first, self.first_events = self._arrive(ran.stopped, ran.end, ()), ran.events
         assert first == 0
+        if recorder.plain is not None:
+            recorder.plain.ran(lambda: self._untraced(()))
 
     def codes(self) -> set[CodeType]:
         """The functions that have stood on the thread's stack at a step."""
         return {
-            frame[0]
+            frame.code
             for key in self._known
             if isinstance(key, tuple) and key[0] != "end"
             for frame in key[1]
@@ -289,23 +337,47 @@ class Automaton:
 
     def after(self, node: int, result: Hashable) -> tuple[int, Events]:
         """The node that follows when the step of ``node`` gave ``result``, and what happened."""
-        edges = self.nodes[node].edges
-        if self.nodes[node].dropped:
-            result = None  # whatever it is, nobody looks
-        known = edges.get(result)
-        if known is None:
-            history = (*self.nodes[node].history, result)
-            known = edges[result] = self._run(history, self._steps_to(node))
-        return known
+        edge = self.go(node, result, None)
+        assert edge is not None
+        return edge
 
-    def _steps_to(self, number: int) -> list[Step]:
+    def go(self, node: int, result: Hashable, further: Further | None) -> tuple[int, Events] | None:
+        """The same; from a place that is new the thread goes on as ``further`` says.
+
+        None: it was ``further`` that stopped it, and was given all nodes on the way.
+        """
+        here = self.nodes[node]
+        if here.dropped:
+            result = None  # whatever it is, nobody looks
+        known = here.edges.get(result)
+        return known if known is not None else self._learn(here, result, further)
+
+    def _learn(self, node: Node, result: Any, further: Further | None) -> tuple[int, Events] | None:
+        """Run the thread to learn an edge, and those behind it as long as ``further`` says."""
+        self._from = node.number
+        run = _GoingOn(self, node, result, further)
+        plain = self._recorder.plain
+        try:
+            ran = self._once(run.history, self.steps_to(node.number), run.arrived)
+        except BaseException:
+            if plain is not None and run.node is not node:
+                plain.made(run.again)
+            raise
+        if ran.stopped is None:
+            run.ended(ran)
+        if plain is not None:
+            plain.ran(run.again)
+        if run.failure is not None:
+            raise run.failure
+        return run.edge
+
+    def steps_to(self, number: int) -> list[Step]:
         """The steps whose results are the history of a node, and the step of the node itself."""
         steps: list[Step] = []
-        self._from = number
         while number >= 0:
             node = self.nodes[number]
-            assert node.step is not None
-            steps.append(node.step)
+            if node.step is not None:
+                steps.append(node.step)
             number = node.before
         steps.reverse()
         return steps
@@ -317,32 +389,55 @@ class Automaton:
             number = self.after(number, result)[0]
         return number
 
-    def _run(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> tuple[int, Events]:
-        known = self._once(history, steps)
+    def prove_steady(self) -> None:
+        """Run the thread from its start to every place that it was only gone on to.
+
+        Raises InputError where it does something else than the first time.
+        """
+        inner = {node.before for node in self.nodes}
+        leaves, self._gone_on = sorted(self._gone_on - inner), set()
+        plain = self._recorder.plain
+        with plain.together() if plain is not None else nullcontext():
+            for number in leaves:
+                self._come_again(self.nodes[number])
+
+    def _come_again(self, node: Node) -> None:
+        ran = self._untraced(node.history, self.steps_to(node.number))
         plain = self._recorder.plain
         if plain is not None:
-            plain.ran(lambda: self._untraced(history))
-        return known
+            plain.ran(lambda: self._untraced(node.history))
+        if self._known.get(ran.key()) != node.number:
+            site = node.sites[-1] if node.sites else None
+            where = f"{site.file}:{site.line}: " if site is not None else ""
+            raise InputError(
+                f"{where}{self.name}: a second run with the same results comes to another place: "
+                "it goes by something that no word shows (a global, the time, a random number)"
+            )
 
-    def _untraced(self, history: tuple[Any, ...]) -> None:
-        """A run once more, for somebody who traces it himself."""
+    def _untraced(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> Ran:
+        """A run once more, of which the lines are known or are traced by somebody else."""
         recorder = self._recorder
         lines, recorder.lines = recorder.lines, None
         try:
-            self._once(history, None)
+            return self._once(history, steps, None)
         finally:
             recorder.lines = lines
 
-    def _once(self, history: tuple[Any, ...], steps: list[Step] | None) -> tuple[int, Events]:
+    def _once(
+        self,
+        history: tuple[Any, ...],
+        steps: list[Step] | None,
+        arrived: Callable[[Stopped], Any] | None,
+    ) -> Ran:
         self.runs += 1
-        ran = run_once(self._start, self._recorder, self._watch, history, steps)
-        stopped = ran.stopped
+        return run_once(self._start, self._recorder, self._watch, history, steps, arrived)
+
+    def _arrive(self, stopped: Stopped | None, end: Event | None, history: tuple[Any, ...]) -> int:
+        """The node where a thread has come to."""
         if stopped is None:
-            node = Node(0, None, (), -1, False, history, end=ran.end)
-        else:
-            step, _, sites, leaf, dropped = stopped
-            node = Node(0, step, sites, leaf, dropped, history)
-        return self._node(ran.key(), node), ran.events
+            return self._node(("end", end), Node(0, None, (), -1, False, history, end=end))
+        step, _, sites, leaf, dropped = stopped
+        return self._node(stopped.key(), Node(0, step, sites, leaf, dropped, history))
 
     def _node(self, key: Hashable, node: Node) -> int:
         """The number of the node with that key: a known one, or this."""
@@ -352,3 +447,61 @@ class Automaton:
             node.before = self._from
             self.nodes.append(node)
         return number
+
+
+class _GoingOn:
+    """A run that learns an edge, and goes on from each place that is new."""
+
+    def __init__(
+        self, automaton: Automaton, node: Node, result: Any, further: Further | None
+    ) -> None:
+        self._automaton = automaton
+        self._further = further
+        self.node = node
+        self.result = result
+        """The edge that is being learned: from which node, by which result."""
+        self.history = (*node.history, result)
+        self.edge: tuple[int, Events] | None = None
+        """The last edge, unless ``further`` was given it."""
+        self.failure: BaseException | None = None
+        """What ``further`` raised: not through the thread's own code, which might catch it."""
+        self._first = node
+
+    def arrived(self, stopped: Stopped) -> Any:
+        """The thread stands before its next step: the result to go on with, or STOP."""
+        automaton = self._automaton
+        watch, recorder = automaton._watch, automaton._recorder
+        known = len(automaton.nodes)
+        number = automaton._arrive(stopped, None, self.history)
+        self.edge = self.node.edges[self.result] = number, tuple(recorder.events)
+        if number < known or self._further is None:
+            return STOP
+        if self.node is not self._first:
+            automaton._gone_on.add(number)
+        edge, self.edge = self.edge, None
+        observer, watch.observer = watch.observer, None
+        try:
+            result = self._further(*edge)
+        except BaseException as failure:
+            self.failure = failure
+            return STOP
+        finally:
+            watch.observer = observer
+        if result is STOP:
+            return STOP
+        self.node = automaton.nodes[number]
+        self.result = None if self.node.dropped else result
+        self.history = (*self.history, self.result)
+        automaton._from = number
+        return self.result
+
+    def ended(self, ran: Ran) -> None:
+        """The thread has ended instead."""
+        number = self._automaton._arrive(None, ran.end, self.history)
+        if self.node is not self._first:
+            self._automaton._gone_on.add(number)
+        self.edge = self.node.edges[self.result] = number, ran.events
+
+    def again(self) -> Ran:
+        """The whole run once more."""
+        return self._automaton._untraced(self.history)

@@ -7,6 +7,7 @@ that private pools, register files and lock lists tell places apart by content.
 
 from collections.abc import Callable, Hashable
 from enum import Enum
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
@@ -66,6 +67,7 @@ _NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
 _BUILT_IN: Final = (int, str, bytes, bytearray, float, tuple, list, dict, set, frozenset)
 """Kinds that a subclass adds state to; the kinds themselves have their own ways."""
 _DEPTH: Final = 12
+_GENERATORS: Final = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 _ROOT: Final = Path(dpamt.__file__).parent
 _UNSET: Final = object()
 
@@ -93,10 +95,14 @@ def tell_sites(code: CodeType, teller: Callable[[FrameType], tuple[CallSite, ...
 
 def sites_of_frame(frame: FrameType) -> tuple[CallSite, ...]:
     """Where a frame is, for people: its line, or what it stands for, innermost last."""
-    code = frame.f_code
-    teller = _TELLERS.get(code)
+    teller = _TELLERS.get(frame.f_code)
     told = teller(frame) if teller is not None else ()
-    return told or (CallSite(code.co_qualname, code.co_filename, frame.f_lineno or 0),)
+    return told or (_site_of(frame),)
+
+
+def _site_of(frame: FrameType) -> CallSite:
+    code = frame.f_code
+    return CallSite(code.co_qualname, code.co_filename, frame.f_lineno or 0)
 
 
 def sites_of(frame: FrameType | None, stop: CodeType) -> tuple[CallSite, ...]:
@@ -132,8 +138,38 @@ def _site_text(site: CallSite) -> str:
     return f"{site.function} ({short_path(site.file)}:{site.line})"
 
 
+class Standing:
+    """How a frame stands: equal to itself alone, and made once for all frames that are alike."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: CodeType) -> None:
+        self.code = code
+
+
+class _Spot(NamedTuple):
+    """What is known of all frames of one code object at one instruction."""
+
+    code: CodeType
+    """One of those that are equal."""
+    own: CodeType
+    """The frames' own: it stays alive, so that its id stays its own."""
+    offset: int
+    names: tuple[str, ...]
+    """Of the locals that may still be read."""
+    sites: tuple[CallSite, ...]
+    """Empty: the frame itself must be asked."""
+    waits: bool
+    """Nothing but calls that come from the frame itself can change what these names are bound to:
+    while it waits in one call, they stay as they are."""
+
+
 class ControlPoints:
     """Turns stopped threads into places.
+
+    A place is made for every step that is learned, and its outer frames are mostly those of the
+    place before.  A frame that has waited in one call since then is not looked at again, if all
+    that it holds are values that nobody can change.
 
     ``machine`` are the objects that are one and the same in every run; ``fixed_types`` are types
     all of whose instances are.
@@ -148,12 +184,21 @@ class ControlPoints:
         self._slots: dict[type, list[str]] = {}
         self._seen: dict[int, int] = {}
         """Objects that the place being made shows already, by id."""
-        self._nothing_waits: set[tuple[CodeType, int]] = set()
-        """Calls that were seen to keep nothing on the stack of their frame."""
+        self._is_settled = True
+        """Whether nothing was shown of which the content can change."""
+        self._spots: dict[tuple[int, int], _Spot] = {}
+        """By id of the code and offset; only calls that keep nothing on their frame's stack."""
+        self._codes: dict[CodeType, CodeType] = {}
+        """Of code objects that are equal, one."""
+        self._standing: dict[tuple[int, int, tuple[Hashable, ...]], Standing] = {}
+        self._stack: list[FrameType] = []
+        """The frames of the place made last, the outermost first; with them, by frame, how it
+        stands and its call sites if it holds nothing that can change, else None."""
+        self._settled: list[tuple[Standing, tuple[CallSite, ...]] | None] = []
 
     def of(
         self, frame: FrameType, stop: CodeType, called: str
-    ) -> tuple[Hashable, tuple[CallSite, ...]]:
+    ) -> tuple[tuple[Standing, ...], tuple[CallSite, ...]]:
         """(key, call sites) of the stack from ``frame`` outwards, up to the frame of ``stop``.
 
         ``called`` is the step that ``frame`` calls.  The innermost comes last.  Call sites are for
@@ -161,29 +206,85 @@ class ControlPoints:
 
         Raises InputError or ModelError where a frame holds something that is not shown.
         """
-        self._seen.clear()
-        show, plain = self.show, _PLAIN
-        keys: list[Hashable] = []
-        sites: list[CallSite] = []
+        stack: list[FrameType] = []
         current: FrameType | None = frame
         while current is not None and current.f_code is not stop:
-            code = current.f_code
-            if (code, current.f_lasti) not in self._nothing_waits:
-                check_nothing_waits(current, called)
-                self._nothing_waits.add((code, current.f_lasti))
-            called = code.co_name
-            names = liveness_of(code).after(current.f_lasti)
-            here = current.f_locals if names else {}
+            stack.append(current)
+            current = current.f_back
+        stack.reverse()
+        waited = self._have_waited(stack)
+        settled: list[tuple[Standing, tuple[CallSite, ...]] | None] = [None] * len(stack)
+        self._seen.clear()
+        keys: list[Standing] = []
+        told: list[tuple[CallSite, ...]] = []
+        for n in range(len(stack) - 1, -1, -1):
+            current = stack[n]
+            known = self._settled[n] if n < waited else None
+            if known is None:
+                known = self._look(current, called)
+                if self._is_settled:
+                    settled[n] = known
+            else:
+                settled[n] = known
+            keys.append(known[0])
+            told.append(known[1])
+            called = current.f_code.co_name
+        self._stack, self._settled = stack, settled
+        keys.reverse()
+        return tuple(keys), tuple([site for sites in reversed(told) for site in sites])
+
+    def forget(self) -> None:
+        """The frames of the place made last are over."""
+        self._stack, self._settled = [], []
+
+    def _have_waited(self, stack: list[FrameType]) -> int:
+        """How many of the outermost frames have been in the same call since the last place.
+
+        The innermost frame that both have may have gone on; those around it have not.
+        """
+        same = 0
+        for now, before in zip(stack, self._stack, strict=False):
+            if now is not before or now.f_code.co_flags & _GENERATORS:
+                break  # a generator may be gone on with from a second call
+            same += 1
+        return same - 1
+
+    def _look(self, frame: FrameType, called: str) -> tuple[Standing, tuple[CallSite, ...]]:
+        """How a frame stands, and its call sites; ``_is_settled`` says whether that can change."""
+        at = id(frame.f_code), frame.f_lasti
+        spot = self._spots.get(at)
+        if spot is None:
+            check_nothing_waits(frame, called)
+            spot = self._spots[at] = self._spot(frame)
+        self._is_settled = spot.waits
+        plain, show = _PLAIN, self.show
+        shown: tuple[Hashable, ...] = ()
+        if spot.names:
+            here = frame.f_locals
             try:
                 # Most values are plain: a call for each of them would take most of the time.
-                held = [here.get(name) for name in names]
+                held = [here.get(name) for name in spot.names]
                 shown = tuple([item if type(item) in plain else show(item) for item in held])
             except ModelError as error:
-                raise _of_whom(current, error) from None
-            keys.append((code, current.f_lasti, shown))
-            sites += reversed(sites_of_frame(current))
-            current = current.f_back
-        return tuple(reversed(keys)), tuple(reversed(sites))
+                raise _of_whom(frame, error) from None
+        key = id(spot.code), spot.offset, shown
+        standing = self._standing.get(key)
+        if standing is None:
+            standing = self._standing[key] = Standing(spot.code)
+        return standing, spot.sites or sites_of_frame(frame)
+
+    def _spot(self, frame: FrameType) -> _Spot:
+        code = frame.f_code
+        names = liveness_of(code).after(frame.f_lasti)
+        told = code in _TELLERS
+        return _Spot(
+            self._codes.setdefault(code, code),
+            code,
+            frame.f_lasti,
+            names,
+            () if told else (_site_of(frame),),
+            not (told or code.co_cellvars or code.co_freevars),
+        )
 
     def show(self, value: Any, depth: int = 0) -> Hashable:
         """A value as something hashable that is equal where the value would act alike.
@@ -231,6 +332,7 @@ class ControlPoints:
         """Show the whole the first time, then its name: one object is not two equal ones."""
 
         def show(value: Any, depth: int) -> Hashable:
+            self._is_settled = False
             if depth > _DEPTH:
                 raise ModelError(f"a thread holds a {kind.__name__} too deep to be shown")
             seen = self._seen.get(id(value))

@@ -120,9 +120,13 @@ class PlainState:
 
         Raises InputError when something has changed; inside ``together`` that may come later.
         """
-        self._runs.append(again)
+        self.made(again)
         if not self._together or len(self._runs) >= _MOST_RUNS:
             self.check()
+
+    def made(self, again: Callable[[], object]) -> None:
+        """The same of a run that was broken off: whoever made it looks when all is over."""
+        self._runs.append(again)
 
     @contextmanager
     def together(self) -> Iterator[None]:
