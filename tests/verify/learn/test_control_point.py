@@ -62,9 +62,13 @@ class Machine:
     pass
 
 
+PLACES = ControlPoints((), (Machine,))
+"""Places are compared with others of the same machine."""
+
+
 def show(*values: Any) -> Any:
-    places = ControlPoints((), (Machine,))
-    return tuple(places.show(value) for value in values)
+    PLACES.forget()
+    return tuple(PLACES.show(value) for value in values)
 
 
 def typed(value: Any) -> Any:
@@ -255,6 +259,9 @@ def test_what_an_exception_came_from_and_attributes_of_functions_are_shown() -> 
 
     points = ControlPoints((), ())
     before = points.show(function)
+    points.forget()
+    assert points.show(function) == before
+    points.forget()
     function.seen = 1  # type: ignore[attr-defined]
     assert points.show(function) != before
     error, other = ValueError(1), ValueError(1)

@@ -41,7 +41,7 @@ from typing import Any, Final
 import dpamt
 from dpamt.errors import InputError
 from dpamt.host.core.kernel import Cpu, Kernel
-from dpamt.verify.learn.control_point import slots_of
+from dpamt.verify.learn.shown import slots_of
 
 _OWN: Final = Path(dpamt.__file__).parent
 _INSTALLED: Final = tuple(

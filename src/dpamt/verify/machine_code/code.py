@@ -20,7 +20,8 @@ from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import SITE_PAIR
 from dpamt.sync.observed import Address, ObservedShared
 from dpamt.verify.learn.automaton import CHOICE
-from dpamt.verify.learn.control_point import CallSite, Fixed, tell_sites
+from dpamt.verify.learn.control_point import CallSite, tell_sites
+from dpamt.verify.learn.shown import Fixed
 from dpamt.verify.machine_code import answered
 from dpamt.verify.machine_code.memory import (
     COUNT_BYTES,

@@ -12,7 +12,7 @@ from dpamt.host.core.page_cache import SITE_CACHE, SITE_PAIR, PamtCache
 from dpamt.host.designs.base import Helpers
 from dpamt.kernel_image.elf import ElfImage
 from dpamt.kernel_image.linked import LinkedImage
-from dpamt.verify.learn.control_point import Fixed
+from dpamt.verify.learn.shown import Fixed
 from dpamt.verify.machine_code.cache import bytes_of_cache, cache_after
 from dpamt.verify.machine_code.code import MachineCode
 from dpamt.verify.machine_code.memory import ARGUMENTS, STRUCT_PAGE, VMEMMAP

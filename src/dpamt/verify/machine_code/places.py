@@ -18,7 +18,7 @@ from dpamt.kernel_image.elf import ElfImage
 from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, Instructions
 from dpamt.kernel_image.lines import SourceLine
 from dpamt.kernel_image.linked import lines_of
-from dpamt.verify.learn.control_point import Fixed
+from dpamt.verify.learn.shown import Fixed
 from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, Answered
 from dpamt.verify.machine_code.atomics import atomic_step, check_atomic
 from dpamt.verify.machine_code.emulator import (

@@ -12,7 +12,7 @@ from dpamt.host.core.kernel import Kernel
 from dpamt.sync import Mutex, RwLock, SpinLock, Word
 from dpamt.sync.observed import Address, ObservedShared, ObservedWord, ObservedWords
 from dpamt.verify.learn.automaton import Recorder
-from dpamt.verify.learn.control_point import Fixed
+from dpamt.verify.learn.shown import Fixed
 from dpamt.verify.machine_code.memory import Cell
 from dpamt.verify.machine_code.places import Places
 
