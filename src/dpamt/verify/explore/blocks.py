@@ -72,6 +72,11 @@ from dpamt.verify.learn.automaton import (
 from dpamt.verify.learn.values import BLOCKED, MISUSED, filled
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 
+_SHARED_USES: Final = READS | SHARES
+"""Steps that change nothing which another one of them could notice."""
+_NO_ACCESS: Final = (frozenset(ACQUIRES) | RELEASES | LOCK_READS) - {STORES_AND_RELEASES}
+"""Steps that neither read nor write what a word holds beside its lock."""
+_PAGE_STEPS: Final = PAGE_READS | PAGE_WRITES
 _LONGEST_BLOCK: Final = 100_000
 _MAY_GO_ROUND: Final = 64
 """A block of more steps is looked at for going round: a thread that waits for a word to change."""
@@ -236,7 +241,7 @@ class Engine(LearnedBlocks):
         if step.method in LOOKS:
             self.words.look(step.address)
         if step.method in WAITS:
-            if not _is_shared_use(step):
+            if step.method not in _SHARED_USES:
                 self.words.vary(step.address)
             return self.words.is_varying(step.address)
         if node.leaf >= 0 and (
@@ -259,11 +264,11 @@ class Engine(LearnedBlocks):
         """Whether the step is on a word that others touch and somebody changes."""
         words, step = self.words, node.step
         assert step is not None
-        if step.method in PAGE_READS or step.method in PAGE_WRITES:
+        if step.method in _PAGE_STEPS:
             words.use_page((step.address.array, step.address.number), kind)
             page = words.known.pages[step.address.array, step.address.number]
             return page == SHARED_BY_ALL or self.problem.classes[kind].count > 1
-        if not _is_shared_use(step):
+        if step.method not in _SHARED_USES:
             words.vary(step.address)
             if self._watched and step.address.array.startswith(self._watched):
                 return True
@@ -273,7 +278,7 @@ class Engine(LearnedBlocks):
             return False
         if step.method == STORES_AND_RELEASES:
             words.use(step.address, run.held, True)
-        elif step.method not in ACQUIRES and step.method not in RELEASES | LOCK_READS:
+        elif step.method not in _NO_ACCESS:
             words.use(step.address, run.held, step.method not in READS)
             if kind not in self._unsafe and words.is_guarded(step.address):
                 return False
@@ -305,13 +310,11 @@ class Engine(LearnedBlocks):
             return True, None
         words = self.words
         operations = words.operations(step.address.array)
-        if _is_shared_use(step) and not words.is_varying(step.address):
+        if method in _SHARED_USES and not words.is_varying(step.address):
             words.known.taken_as_fixed.add(step.address)
             return True, operations.outcome(step, words.start_value(step.address)).result
         words.vary(step.address)
-        if method == STORES_AND_RELEASES or (
-            method not in ACQUIRES and method not in RELEASES | LOCK_READS
-        ):
+        if method not in _NO_ACCESS:
             words.use(step.address, run.held, method not in READS)
         value = self._value(kind, run, step.address, state)
         how, result, after = operations.outcome(step, value)
@@ -490,7 +493,3 @@ class Engine(LearnedBlocks):
 def _hold(held: dict[Address, bool], lock: Address, exclusively: bool, taken: bool) -> None:
     if taken:
         held[lock] = exclusively
-
-
-def _is_shared_use(step: Step) -> bool:
-    return step.method in READS or step.method in SHARES

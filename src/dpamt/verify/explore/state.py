@@ -118,7 +118,8 @@ class Words:
         self.shared: list[Slot] = []
         self.own: list[list[Slot]] = [[] for _ in problem.classes]
         self._places: dict[Address, tuple[int, int]] = {}
-        self._operations: dict[str, Operations] = {}
+        self._operations = problem.operations
+        self._paged: dict[str, tuple[str, int]] = {}
         self.start_pages: dict[tuple[str, int], Hashable] = {}
         """Contents before anybody ran of the pages that are used whole."""
         self.capacity = knowledge.slots + SPARE_SLOTS
@@ -233,9 +234,11 @@ class Words:
         Raises Restart when the word was taken to be guarded, and this use shows that it is not.
         """
         known = self.known
-        use = Use(tuple(sorted(held.items())), writes)
-        uses = known.uses.setdefault(address, set())
-        if use in uses:
+        use = Use(tuple(sorted(held.items())) if held else (), writes)
+        uses = known.uses.get(address)
+        if uses is None:
+            uses = known.uses[address] = set()
+        elif use in uses:
             return
         uses.add(use)
         whole = known.page_uses.get(self.page_of(address), set()) if known.page_uses else set()
@@ -300,11 +303,19 @@ class Words:
 
     def page_of(self, address: Address) -> tuple[str, int] | None:
         """(array, page) of an entry's word; None for any other word."""
-        name = address.array.removesuffix(REST)
-        if name != address.array:
-            return name, address.number
-        array = self.problem.shared.array(name)
-        return (name, address.number >> 9) if isinstance(array, EntryPages) else None
+        name = address.array
+        how = self._paged.get(name)
+        if how is None:
+            how = self._paged[name] = self._how_paged(name)
+        array, shift = how
+        return (array, address.number >> shift) if array else None
+
+    def _how_paged(self, name: str) -> tuple[str, int]:
+        """Of the words of an array: the array of their pages, and the bits of an entry's number."""
+        array = name.removesuffix(REST)
+        if array != name:
+            return array, 0
+        return (name, 9) if isinstance(self.problem.shared.array(name), EntryPages) else ("", 0)
 
     def use_page(self, page: tuple[str, int], kind: int) -> list[Address]:
         """A thread of class ``kind`` reads or writes the page whole: its words, the rest last."""

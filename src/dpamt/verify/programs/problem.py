@@ -12,6 +12,7 @@ from dpamt.verify.learn.automaton import Recorder, Start
 from dpamt.verify.learn.control_point import ControlPoints
 
 if TYPE_CHECKING:
+    from dpamt.verify.learn.values import Operations
     from dpamt.verify.programs.world import World
 
 SEAMCALL: Final = "seamcall"
@@ -94,3 +95,5 @@ class Problem:
     """What the verdict rests on and was not proved, a sentence each."""
     world: "World | None" = None
     """The machine, for properties that a user adds."""
+    operations: "dict[str, Operations]" = field(default_factory=dict)
+    """What steps do to words, by array; filled by every search of the problem."""
