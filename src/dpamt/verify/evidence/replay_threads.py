@@ -16,7 +16,7 @@ from dpamt.errors import Finding
 from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
 from dpamt.verify.evidence.counterexample import StepTold, event_text
-from dpamt.verify.explore.context import Held, context_of, kept_off
+from dpamt.verify.explore.context import KERNEL_LOCK_STEPS, Held, context_of, kept_off
 from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start, Step
 from dpamt.verify.learn.control_point import CallSite, short_path, sites_of, sites_of_frame
 from dpamt.verify.learn.values import BLOCKED, Operations, do_step, read_word, value_text
@@ -30,13 +30,29 @@ class _Stopped(BaseException):
     """Ends a thread that stands before a step when the run is over."""
 
 
+class _Turn:
+    """Given by one thread and taken by another; a bare lock, as a step costs two of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.take = self._lock.acquire
+
+    def give(self) -> None:
+        """Let the one go on that takes it; once, however often it was given."""
+        try:
+            self._lock.release()
+        except RuntimeError:  # given before, and not taken yet
+            return
+
+
 class Cpu:
     """One CPU: its thread, where it stands, and its events since its last step."""
 
     def __init__(self, number: int, start: Start, kind: int = 0) -> None:
         self.number = number
         self.start = start
-        self.go = threading.Semaphore(0)
+        self.go = _Turn()
         self.standing: tuple[Address, str, tuple[Any, ...]] | None = None
         self.site: tuple[str, str, int, int] = ("", "", 0, 0)
         self.sites: tuple[CallSite, ...] = ()
@@ -58,7 +74,7 @@ class Run:
     def __init__(self, problem: Problem, found: Mapping[str, Any]) -> None:
         self._problem = problem
         self._found = found
-        self._back = threading.Semaphore(0)
+        self._back = _Turn()
         self._here = threading.local()
         self._stopping = False
         self._failure: BaseException | None = None
@@ -91,7 +107,7 @@ class Run:
         ]
         for thread in self._threads:
             thread.start()
-            self._back.acquire()
+            self._back.take()
         # The wrappers of the machine speak to its recorder, a single one: let it speak to us.
         recorder.step = self.step  # type: ignore[method-assign]
         recorder.tell = self._tell  # type: ignore[method-assign]
@@ -127,7 +143,7 @@ class Run:
         self._problem.shared.watch.observer = None
         self._stopping = True
         for cpu in self._cpus:
-            cpu.go.release()
+            cpu.go.give()
         for thread in self._threads:
             thread.join()
         recorder = self._problem.recorder
@@ -257,8 +273,8 @@ class Run:
 
     def _resume(self, cpu: Cpu) -> None:
         cpu.standing = None
-        cpu.go.release()
-        self._back.acquire()
+        cpu.go.give()
+        self._back.take()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -269,8 +285,8 @@ class Run:
         self._here.cpu = cpu
         try:
             body: Body = cpu.start()
-            self._back.release()
-            cpu.go.acquire()
+            self._back.give()
+            cpu.go.take()
             if self._stopping:
                 return
             ended = _ended_with(body)
@@ -280,16 +296,18 @@ class Run:
         except BaseException as failure:
             self._failure = failure
         cpu.ended = True
-        self._back.release()
+        self._back.give()
 
     def step(self, address: Address, method: str, arguments: tuple[Any, ...]) -> Any:
         """Stand before the step until it is this thread's turn, then do it."""
         cpu: Cpu = self._here.cpu
         cpu.standing = address, method, arguments
-        cpu.site = _site(sys._getframe(1))
-        cpu.sites = sites_of(sys._getframe(1), _ended_with.__code__)
-        self._back.release()
-        cpu.go.acquire()
+        frame = sys._getframe(1)
+        cpu.site = _site(frame)
+        if method in KERNEL_LOCK_STEPS or method in ACQUIRES:  # nobody asks for others'
+            cpu.sites = sites_of(frame, _ended_with.__code__)
+        self._back.give()
+        cpu.go.take()
         if self._stopping:
             raise _Stopped
         cpu.result = self._perform(cpu, address, method, arguments)
@@ -362,4 +380,6 @@ def _site(frame: FrameType | None) -> tuple[str, str, int, int]:
 
 def _plain(value: Any) -> Any:
     """A value as it comes back from JSON."""
+    if value is None or type(value) in (int, str, bool):
+        return value
     return json.loads(json.dumps(value, default=str))

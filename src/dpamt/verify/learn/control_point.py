@@ -4,6 +4,7 @@ What a local shows is its value, or what it holds (:mod:`dpamt.verify.learn.show
 """
 
 from collections.abc import Callable, Hashable
+from functools import cache
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from pathlib import Path
 from types import CodeType, FrameType
@@ -61,6 +62,7 @@ def sites_of(frame: FrameType | None, stop: CodeType) -> tuple[CallSite, ...]:
     return tuple(reversed(sites))
 
 
+@cache
 def short_path(file: str) -> str:
     """A source file as people name it: below the package, or as given."""
     path = Path(file)
