@@ -72,6 +72,8 @@ _NO_STATE_OF_ITS_OWN: Final = getattr(object, "__reduce__", None)
 _BUILT_IN: Final = (int, str, bytes, bytearray, float, tuple, list, dict, set, frozenset)
 """Kinds that a subclass adds state to; the kinds themselves have their own ways."""
 _DEPTH: Final = 12
+_MOST_KEPT: Final = 4096
+"""Values of one type whose showing is remembered."""
 _UNSET: Final = Shown()
 """Of an attribute that is not there."""
 
@@ -140,6 +142,9 @@ class ShownValues:
     def _way(self, kind: type) -> Way:
         """How values of a type are shown."""
         one, tag = self._one, self._tag(kind)
+        if kind is bool:
+            yes, no = one((tag, True)), one((tag, False))
+            return lambda value, depth: yes if value else no
         if kind in _PLAIN_BESIDES:
             return lambda value, depth: one((tag, value))
         if issubclass(kind, Enum):
@@ -152,9 +157,8 @@ class ShownValues:
             return self._fixed
         if issubclass(kind, MethodType):
             return self._method
-        if kind is list:
-            return self._once(self._items(kind), kind)
         ways: dict[type, Way] = {
+            list: self._items(kind),
             FunctionType: self._function,
             dict: self._mapping,
             set: self._set,
@@ -165,18 +169,19 @@ class ShownValues:
 
     def _once(self, way: Way, kind: type) -> Way:
         """Show the whole the first time, then its name: one object is not two equal ones."""
-        one = self._one
+        one, seen = self._one, self._seen
+        empty = one((self._tag(kind),)) if kind is list else None
 
         def show(value: Any, depth: int) -> Hashable:
             self.can_change = True
             if depth > _DEPTH:
                 raise ModelError(f"a thread holds a {kind.__name__} too deep to be shown")
-            seen = self._seen
-            number = seen.get(id(value))
+            at = id(value)
+            number = seen.get(at)
             if number is not None:
                 return one(("same", number))
-            seen[id(value)] = len(seen)
-            return way(value, depth)
+            seen[at] = len(seen)
+            return way(value, depth) if empty is None or value else empty
 
         return show
 
@@ -191,14 +196,40 @@ class ShownValues:
         return self._one((self._tag(type(value)), *sorted(map(repr, value))))
 
     def _items(self, kind: type) -> Way:
-        show, plain, one, tag = self.show, PLAIN, self._one, self._tag(kind)
+        show, plain, tag = self.show, PLAIN, self._tag(kind)
+        contents = self._contents
 
         def items(value: Any, depth: int) -> Hashable:
-            return one(
-                (tag, *[item if type(item) in plain else show(item, depth + 1) for item in value])
+            content = (
+                tag,
+                *[item if type(item) in plain else show(item, depth + 1) for item in value],
             )
+            known = contents.get(content)
+            if known is None:
+                known = contents[content] = Shown()
+            return known
 
-        return items
+        return self._kept_if_fixed(items) if kind is tuple else items
+
+    def _kept_if_fixed(self, way: Way) -> Way:
+        """Show a value once only, if all that it holds are values that nobody can change."""
+        kept: dict[int, tuple[Any, Hashable]] = {}
+        """By id: the value, which is alive so that its id stays its own, and how it shows."""
+
+        def show(value: Any, depth: int) -> Hashable:
+            known = kept.get(id(value))
+            if known is not None:
+                return known[1]
+            before, self.can_change = self.can_change, False
+            shown = way(value, depth)
+            if not self.can_change:
+                if len(kept) >= _MOST_KEPT:
+                    kept.clear()
+                kept[id(value)] = value, shown
+            self.can_change |= before
+            return shown
+
+        return show
 
     def _mapping(self, value: Any, depth: int) -> Hashable:
         show = self.show
@@ -217,8 +248,8 @@ class ShownValues:
     def _function(self, value: FunctionType, depth: int) -> Hashable:
         show = self.show
         deeper = depth + 1
-        held = vars(value)
-        attributes = [(name, show(item, deeper)) for name, item in sorted(held.items())]
+        held = value.__dict__
+        attributes = [(name, show(held[name], deeper)) for name in sorted(held)] if held else ()
         closure = [show(_inside(cell), deeper) for cell in value.__closure__ or ()]
         defaults = [show(item, deeper) for item in value.__defaults__ or ()]
         by_name = [show(item, deeper) for item in (value.__kwdefaults__ or {}).values()]
@@ -226,9 +257,8 @@ class ShownValues:
 
     def _fixed(self, value: Any, depth: int) -> Hashable:
         address = getattr(value, "address", None)
-        if address is not None:
-            return self._one(("word", address))
-        known = self._machine[id(value)] = Shown()
+        known = Shown() if address is None else self._one(("word", address))
+        self._machine[id(value)] = known
         self._kept.append(value)
         return known
 
@@ -267,6 +297,9 @@ class ShownValues:
                 shown.append(item if type(item) in plain else show(item, depth + 1))
             return one((tag, order, *shown))
 
+        own = kind.__module__.startswith("dpamt.") and not getattr(kind, "__dictoffset__", 0)
+        if own and getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+            return self._kept_if_fixed(content)
         return content
 
     def _attributes(self, kind: type) -> list[str]:
