@@ -34,12 +34,10 @@ was let go of only left movers may follow.  Inside a SEAMCALL the granularity sa
 that is a bound of the verdict, not a reduction.
 """
 
-from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from dpamt.errors import Finding
-from dpamt.sync.host_priority import EX, PAYLOAD_SHIFT
 from dpamt.sync.observed import (
     ACQUIRES,
     LOCK_READS,
@@ -55,10 +53,10 @@ from dpamt.sync.observed import (
     Address,
 )
 from dpamt.verify.explore.context import KERNEL_LOCK_STEPS, context_of, where_taken
-from dpamt.verify.explore.learned_blocks import Block, Blocks, LearnedBlocks, MicroStep
+from dpamt.verify.explore.learned_blocks import Block, Blocks, MicroStep
 from dpamt.verify.explore.run import Run, Ways
-from dpamt.verify.explore.state import REST, SHARED_BY_ALL, Knowledge, Local, Words, stripped
-from dpamt.verify.explore.symmetry import NotAlikeError
+from dpamt.verify.explore.state import SHARED_BY_ALL, Knowledge, Local, stripped
+from dpamt.verify.explore.whole_pages import WholePages
 from dpamt.verify.learn.automaton import (
     CHOICE,
     MARK,
@@ -69,7 +67,7 @@ from dpamt.verify.learn.automaton import (
     Node,
     Step,
 )
-from dpamt.verify.learn.values import BLOCKED, MISUSED, filled
+from dpamt.verify.learn.values import BLOCKED, MISUSED
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 
 _SHARED_USES: Final = READS | SHARES
@@ -77,12 +75,14 @@ _SHARED_USES: Final = READS | SHARES
 _NO_ACCESS: Final = (frozenset(ACQUIRES) | RELEASES | LOCK_READS) - {STORES_AND_RELEASES}
 """Steps that neither read nor write what a word holds beside its lock."""
 _PAGE_STEPS: Final = PAGE_READS | PAGE_WRITES
+_OF_ANY_LEAF: Final = LOOKS | WAITS | {MARK, CHOICE}
+"""Steps that are the same in a SEAMCALL and outside of one."""
 _LONGEST_BLOCK: Final = 100_000
 _MAY_GO_ROUND: Final = 64
 """A block of more steps is looked at for going round: a thread that waits for a word to change."""
 
 
-class Engine(LearnedBlocks):
+class Engine(WholePages):
     """The blocks of all threads of a problem, at one granularity; filled while it is searched."""
 
     def __init__(
@@ -92,10 +92,10 @@ class Engine(LearnedBlocks):
         knowledge: Knowledge,
         granularity: str,
     ) -> None:
-        self.problem = problem
+        super().__init__(problem, automata, knowledge)
         self.granularity = granularity
-        self.words = Words(problem, knowledge)
-        super().__init__(automata)
+        self._fixed: dict[Step, Any] = {}
+        """Results of steps on words that nobody changes."""
         self._unsafe = {kind.interrupts for kind in problem.classes if kind.interrupts >= 0}
         """Classes that another thread may interrupt while they hold a lock: nothing that they do
         under it is safe from that thread."""
@@ -174,11 +174,16 @@ class Engine(LearnedBlocks):
             result = self._next(ways, run)
             return result
 
+        nodes = automaton.nodes
         while result is not STOP:
-            edge = automaton.go(run.node, result, further)
+            here = nodes[run.node]
+            edge = here.edges.get(None if here.dropped else result)
             if edge is None:
-                return
-            further(*edge)
+                edge = automaton.go(run.node, result, further)
+                if edge is None:
+                    return
+            self._done(automaton, ways.kind, run, result, *edge)
+            result = self._next(ways, run)
 
     def _done(
         self, automaton: Automaton, kind: int, run: Run, result: Any, node: int, events: Events
@@ -203,14 +208,16 @@ class Engine(LearnedBlocks):
         if node.step is None or now.misused:
             ways.ends.append(now)
             return STOP
+        step = node.step
+        method = step.method
         noticed = self._may_switch(kind, node, now)
-        waits = node.step.method in WAITS
-        merged = not (now.noticed or waits or kind in self._unsafe)
-        if now.steps and noticed and not merged:
-            ways.ends.append(now)
-            return STOP
-        if node.step.method == CHOICE:
-            choices = range(node.step.arguments[1] - 1, 0, -1)
+        if noticed and now.steps:
+            merged = not (now.noticed or method in WAITS or kind in self._unsafe)
+            if not merged:
+                ways.ends.append(now)
+                return STOP
+        if method == CHOICE:
+            choices = range(step.arguments[1] - 1, 0, -1)
             ways.pending += [(now.copy(), choice) for choice in choices]
             return 0
         if len(now.steps) > _LONGEST_BLOCK:
@@ -222,34 +229,36 @@ class Engine(LearnedBlocks):
         if len(now.steps) > _MAY_GO_ROUND and now.has_been_here():
             ways.ends.append(now)  # others have to go on first; or nobody ever does: a livelock
             return STOP
-        going, result = self._perform(kind, now, node.step, ways.state, ways.others)
+        going, result = self._perform(kind, now, step, ways.state, ways.others)
         if not going:
             if now.steps:
                 ways.ends.append(now)
             return STOP
-        now.noticed += self._commits(node.step, noticed)
+        if noticed or method in WAITS or method in UNLOCKS:
+            now.noticed += self._commits(step, noticed)
         return result
 
     def _may_switch(self, kind: int, node: Node, run: Run) -> bool:
         """Whether others can notice the node's step, so that another CPU may come in before it."""
         step = node.step
         assert step is not None
-        if step.method == MARK:
-            return self.granularity == SEAMCALL
-        if step.method == CHOICE:
-            return False
-        if step.method in LOOKS:
-            self.words.look(step.address)
-        if step.method in WAITS:
-            if step.method not in _SHARED_USES:
-                self.words.vary(step.address)
-            return self.words.is_varying(step.address)
+        method = step.method
+        if method in _OF_ANY_LEAF:
+            if method == MARK:
+                return self.granularity == SEAMCALL
+            if method == CHOICE:
+                return False
+            if method in LOOKS:
+                self.words.look(step.address)
+            if method in WAITS:
+                if method not in _SHARED_USES:
+                    self.words.vary(step.address)
+                return self.words.is_varying(step.address)
         if node.leaf >= 0 and (
-            self.granularity == SEAMCALL
-            or (self.granularity == LOCKS and step.method not in LOCK_STEPS)
+            self.granularity == SEAMCALL or (self.granularity == LOCKS and method not in LOCK_STEPS)
         ):
             return False
-        if step.method in UNLOCKS and kind not in self._unsafe:
+        if method in UNLOCKS and kind not in self._unsafe:
             # A release of what the thread does not hold ends everything: it moves nowhere.
             return step.address not in run.held or not self.words.is_mover(step.address)
         return self._is_noticed(kind, node, run)
@@ -300,24 +309,25 @@ class Engine(LearnedBlocks):
         self, kind: int, run: Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
     ) -> tuple[bool, Any]:
         """Do one step: (whether it could be done, its result)."""
-        method = step.method
+        method, address = step.method, step.address
         if method == MARK:
             return True, None
-        if method in PAGE_READS:
-            return True, self._read_page(kind, run, step, state, others)
-        if method in PAGE_WRITES:
+        if method in _PAGE_STEPS:
+            if method in PAGE_READS:
+                return True, self._read_page(kind, run, step, state, others)
             self._write_page(kind, run, step, state)
             return True, None
         words = self.words
-        operations = words.operations(step.address.array)
-        if method in _SHARED_USES and not words.is_varying(step.address):
-            words.known.taken_as_fixed.add(step.address)
-            return True, operations.outcome(step, words.start_value(step.address)).result
-        words.vary(step.address)
+        known = words.known
+        if method in _SHARED_USES and not words.is_varying(address):
+            known.taken_as_fixed.add(address)
+            return True, self._of_fixed(step)
+        if address not in known.varying:
+            words.vary(address)
         if method not in _NO_ACCESS:
-            words.use(step.address, run.held, method not in READS)
-        value = self._value(kind, run, step.address, state)
-        how, result, after = operations.outcome(step, value)
+            words.use(address, run.held, method not in READS)
+        value = self._value(kind, run, address, state)
+        how, result, after = words.operations(address.array).outcome(step, value)
         if how == BLOCKED:
             return False, None
         if how == MISUSED:
@@ -325,169 +335,25 @@ class Engine(LearnedBlocks):
             run.misused = True
             result = None
         if after != value:
-            self._write(kind, run, step.address, after)
-        if method != "add":
-            words.no_counter(step.address)
+            self._write(kind, run, address, after)
+        if method != "add" and address not in known.no_counters:
+            words.no_counter(address)
         if method in ACQUIRES:
             if ACQUIRES[method] is None:
-                _hold(run.held, step.address, result >= 0 and "exclusive" in method, result >= 0)
+                _hold(run.held, address, result >= 0 and "exclusive" in method, result >= 0)
             else:
-                _hold(run.held, step.address, ACQUIRES[method] is True, result is not False)
+                _hold(run.held, address, ACQUIRES[method] is True, result is not False)
         elif method in RELEASES and method not in UNLOCKS:  # those: see Context.after
-            run.held.pop(step.address, None)
+            run.held.pop(address, None)
         return True, result
 
-    def _value(self, kind: int, run: Run, address: Address, state: tuple[int, ...]) -> Any:
-        owner, slot = self.words.place(address, kind)
-        if owner != SHARED_BY_ALL:
-            return self.words.own[owner][slot].values[run.own.get(slot, 0)]
-        number = run.writes.get(slot)
-        if number is None:
-            number = run.reads[slot] = state[slot]
-        return self.words.shared[slot].values[number]
-
-    def _write(self, kind: int, run: Run, address: Address, value: Hashable) -> None:
-        owner, slot = self.words.place(address, kind)
-        if owner != SHARED_BY_ALL:
-            run.own[slot] = self.words.own[owner][slot].number(value)
-        else:
-            run.writes[slot] = self.words.shared[slot].number(value)
-
-    def _read_page(
-        self, kind: int, run: Run, step: Step, state: tuple[int, ...], others: tuple[int, ...]
-    ) -> Any:
-        page = step.address.array, step.address.number
-        *entries, rest = self.words.use_page(page, kind)
-        self.words.use_whole(page, run.held, False)
-        values = [self._value(kind, run, entry, state) for entry in entries]
-        if self._own_entries(page):
-            run.others.add(page)
-        if step.method == "any_exclusive":
-            values += [value for own in self._others_on((page,), others)[0] for value in own]
-            return any(value & EX for value in values)
-        payloads = self._rest_of_page(page, self._value(kind, run, rest, state))
-        for entry, value in zip(entries, values, strict=True):
-            payloads[entry.number & 511] = value >> PAYLOAD_SHIFT
-        if step.method == "payloads":
-            for number, _ in self._own_entries(page):
-                raise NotAlikeError(number, f"page {page} is read entry by entry")
-            return tuple(payloads)
-        first, end = step.arguments
-        seen = {
-            own for own in self._own_entries(page) if self._is_all_in(*own, first=first, end=end)
-        }
-        theirs = any(
-            value >> PAYLOAD_SHIFT
-            for values in self._others_on((page,), others, seen)[0]
-            for value in values
-        )
-        return any(payloads[first:end]) or theirs
-
-    def _is_all_in(self, number: int, slot: int, first: int, end: int) -> bool:
-        """Whether the entry of every thread of a class lies in that part of its page; or of none.
-
-        Raises NotAlikeError where only some do: those threads cannot be interchanged.
-        """
-        address = self.words.own[number][slot].address
-        inside = {
-            first <= index & 511 < end
-            for word in self.problem.classes[number].own
-            if (word.array, word.indices[0]) == address
-            for index in word.indices
-        }
-        if len(inside) > 1:
-            raise NotAlikeError(number, f"only some of their pages lie in a part of {address}")
-        return inside == {True}
-
-    def _rest_of_page(self, page: tuple[str, int], rest: Any) -> list[int]:
-        if rest[0] == "start":
-            return list(self.problem.shared.array(page[0]).at(page[1]).payloads())
-        if rest[0] == "fill":
-            return [rest[1]] * 512
-        return [rest[1] + index * rest[2] for index in range(512)]
-
-    def _write_page(self, kind: int, run: Run, step: Step, state: tuple[int, ...]) -> None:
-        page = step.address.array, step.address.number
-        *entries, rest = self.words.use_page(page, kind)
-        self.words.use_whole(page, run.held, True)
-        self.words.rewrite(page)
-        arguments = step.arguments
-        for entry in entries:
-            self.words.vary(entry)
-            before = self._value(kind, run, entry, state)
-            self._write(
-                kind, run, entry, filled(entry.number & 511, step.method, arguments, before)
-            )
-        self.words.vary(rest)
-        if step.method == "fill_run":
-            self._write(kind, run, rest, ("run", *arguments))
-        else:
-            self._write(kind, run, rest, ("fill", arguments[0] if arguments else 0))
-        if self._own_entries(page):
-            if step.method == "fill_run":
-                raise Finding(f"page {page} holds words of several threads and is renumbered")
-            run.fills.append((*page, step.method, arguments))
-
-    # Own words of threads of one class, seen by another thread that uses their page whole.
-
-    def _own_entries(self, page: tuple[str, int]) -> list[tuple[int, int]]:
-        """(class, own slot) of words in the page that are declared as a class's own."""
-        return [
-            (number, slot)
-            for number, kind in enumerate(self.problem.classes)
-            if kind.count > 1
-            for slot, word in enumerate(self.words.own[number])
-            if self.words.page_of(word.address) == page and not word.address.array.endswith(REST)
-        ]
-
-    def _others_on(
-        self,
-        pages: tuple[tuple[str, int], ...],
-        others: tuple[int, ...],
-        seen: "set[tuple[int, int]] | None" = None,
-    ) -> tuple[Any, ...]:
-        """The other threads' own values in each page, without their order.
-
-        Of the words (class, own slot) in ``seen`` only, if that is given.
-        """
-        found: list[Any] = []
-        for page in pages:
-            slots = [own for own in self._own_entries(page) if seen is None or own in seen]
-            values = [self._share(slots, number) for number in others]
-            found.append(tuple(sorted(filter(any, values))))
-        return tuple(found)
-
-    def _share(self, slots: list[tuple[int, int]], number: int) -> tuple[Any, ...]:
-        """What a local has in those of the (class, own slot) that are of its class."""
-        local = self.locals[number]
-        return tuple(
-            self.words.own[kind][slot].values[local.own[slot] if slot < len(local.own) else 0]
-            for kind, slot in slots
-            if kind == local.kind
-        )
-
-    def contributions(
-        self, pages: tuple[tuple[str, int], ...], number: int
-    ) -> tuple[tuple[Any, ...], ...]:
-        """By page, the values that a local's own words in it have; () where all are 0."""
-        shares = (self._share(self._own_entries(page), number) for page in pages)
-        return tuple(share if any(share) else () for share in shares)
-
-    def felt(self, local: int, fills: tuple[tuple[str, int, str, tuple[Any, ...]], ...]) -> int:
-        """The local of a thread after another one has written pages that it has words in."""
-        before = self.locals[local]
-        own = list(before.own)
-        for array, page, method, arguments in fills:
-            for kind, slot in self._own_entries((array, page)):
-                if kind == before.kind and slot < len(own):
-                    word = self.words.own[kind][slot]
-                    value = filled(
-                        word.address.number & 511, method, arguments, word.values[own[slot]]
-                    )
-                    own[slot] = word.number(value)
-        return self.number(
-            Local(before.kind, before.node, stripped(dict(enumerate(own))), before.held)
-        )
+    def _of_fixed(self, step: Step) -> Any:
+        """The result of a step on a word that nobody changes."""
+        if step not in self._fixed:
+            value = self.words.start_value(step.address)
+            outcome = self.words.operations(step.address.array).outcome(step, value)
+            self._fixed[step] = outcome.result
+        return self._fixed[step]
 
 
 def _hold(held: dict[Address, bool], lock: Address, exclusively: bool, taken: bool) -> None:
