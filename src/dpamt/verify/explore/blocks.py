@@ -60,13 +60,13 @@ from dpamt.verify.explore.whole_pages import WholePages
 from dpamt.verify.learn.automaton import (
     CHOICE,
     MARK,
-    STOP,
     Automaton,
     Event,
     Events,
     Node,
     Step,
 )
+from dpamt.verify.learn.going_on import STOP
 from dpamt.verify.learn.values import BLOCKED, MISUSED
 from dpamt.verify.programs.problem import LOCK_STEPS, LOCKS, SEAMCALL, Problem
 

@@ -1,8 +1,8 @@
 """Values of words while a block is worked out, and steps that read or write a page whole.
 
-A page of entries is used whole by some threads while others have words of their own in it.  Such a
-step touches every entry: those that have a word in the state, and, in one more word (``#rest``), all
-that have none.
+A page of entries is used whole by some threads while others have words of their own in it.  Such
+a step touches every entry: those that have a word in the state, and, in one more word (``#rest``),
+all that have none.
 """
 
 from collections.abc import Hashable

@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 from dpamt.errors import Finding, InputError
 from dpamt.sync.observed import Address, Watch
 from dpamt.verify.learn.control_point import CallSite, ControlPoints, sites_of
+from dpamt.verify.learn.going_on import STOP, Further, GoingOn
 from dpamt.verify.learn.plain_state import PlainState
 from dpamt.verify.learn.reached_lines import ReachedLines
 from dpamt.verify.learn.waiting import is_dropped
@@ -96,12 +97,6 @@ class Node:
     """The node from which this one was first reached; -1: there is none."""
     end: Event | None = None
     edges: dict[Hashable, tuple[int, Events]] = field(default_factory=dict)
-
-
-Further = Callable[[int, Events], Any]
-"""Given a node that a thread stands at for the first time, and what happened on the way there: the
-result of its step to go on with, or STOP."""
-STOP: Final = object()
 
 
 class _Suspended(BaseException):
@@ -309,22 +304,22 @@ class Automaton:
     def __init__(self, name: str, start: Start, recorder: Recorder, watch: Watch) -> None:
         self.name = name
         self._start = start
-        self._recorder = recorder
-        self._watch = watch
+        self.recorder = recorder
+        self.watch = watch
         self._known: dict[Hashable, int] = {}
         self.nodes: list[Node] = []
         self.runs = 0
-        self._from = -1
+        self.come_from = -1
         """The node that the run under way goes on from."""
-        self._gone_on: set[int] = set()
+        self.gone_on: set[int] = set()
         """Nodes that no run from the start has led to, as far as is known."""
         if recorder.plain is not None:
             recorder.plain.begin()
         ran = self._once((), None, None)
-        first, self.first_events = self._arrive(ran.stopped, ran.end, ()), ran.events
+        first, self.first_events = self.arrive(ran.stopped, ran.end, ()), ran.events
         assert first == 0
         if recorder.plain is not None:
-            recorder.plain.ran(lambda: self._untraced(()))
+            recorder.plain.ran(lambda: self.untraced(()))
 
     def codes(self) -> set[CodeType]:
         """The functions that have stood on the thread's stack at a step."""
@@ -354,9 +349,9 @@ class Automaton:
 
     def _learn(self, node: Node, result: Any, further: Further | None) -> tuple[int, Events] | None:
         """Run the thread to learn an edge, and those behind it as long as ``further`` says."""
-        self._from = node.number
-        run = _GoingOn(self, node, result, further)
-        plain = self._recorder.plain
+        self.come_from = node.number
+        run = GoingOn(self, node, result, further)
+        plain = self.recorder.plain
         try:
             ran = self._once(run.history, self.steps_to(node.number), run.arrived)
         except BaseException:
@@ -395,17 +390,17 @@ class Automaton:
         Raises InputError where it does something else than the first time.
         """
         inner = {node.before for node in self.nodes}
-        leaves, self._gone_on = sorted(self._gone_on - inner), set()
-        plain = self._recorder.plain
+        leaves, self.gone_on = sorted(self.gone_on - inner), set()
+        plain = self.recorder.plain
         with plain.together() if plain is not None else nullcontext():
             for number in leaves:
                 self._come_again(self.nodes[number])
 
     def _come_again(self, node: Node) -> None:
-        ran = self._untraced(node.history, self.steps_to(node.number))
-        plain = self._recorder.plain
+        ran = self.untraced(node.history, self.steps_to(node.number))
+        plain = self.recorder.plain
         if plain is not None:
-            plain.ran(lambda: self._untraced(node.history))
+            plain.ran(lambda: self.untraced(node.history))
         if self._known.get(ran.key()) != node.number:
             site = node.sites[-1] if node.sites else None
             where = f"{site.file}:{site.line}: " if site is not None else ""
@@ -414,9 +409,9 @@ class Automaton:
                 "it goes by something that no word shows (a global, the time, a random number)"
             )
 
-    def _untraced(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> Ran:
+    def untraced(self, history: tuple[Any, ...], steps: list[Step] | None = None) -> Ran:
         """A run once more, of which the lines are known or are traced by somebody else."""
-        recorder = self._recorder
+        recorder = self.recorder
         lines, recorder.lines = recorder.lines, None
         try:
             return self._once(history, steps, None)
@@ -430,9 +425,9 @@ class Automaton:
         arrived: Callable[[Stopped], Any] | None,
     ) -> Ran:
         self.runs += 1
-        return run_once(self._start, self._recorder, self._watch, history, steps, arrived)
+        return run_once(self._start, self.recorder, self.watch, history, steps, arrived)
 
-    def _arrive(self, stopped: Stopped | None, end: Event | None, history: tuple[Any, ...]) -> int:
+    def arrive(self, stopped: Stopped | None, end: Event | None, history: tuple[Any, ...]) -> int:
         """The node where a thread has come to."""
         if stopped is None:
             return self._node(("end", end), Node(0, None, (), -1, False, history, end=end))
@@ -444,64 +439,6 @@ class Automaton:
         number = self._known.setdefault(key, len(self.nodes))
         if number == len(self.nodes):
             node.number = number
-            node.before = self._from
+            node.before = self.come_from
             self.nodes.append(node)
         return number
-
-
-class _GoingOn:
-    """A run that learns an edge, and goes on from each place that is new."""
-
-    def __init__(
-        self, automaton: Automaton, node: Node, result: Any, further: Further | None
-    ) -> None:
-        self._automaton = automaton
-        self._further = further
-        self.node = node
-        self.result = result
-        """The edge that is being learned: from which node, by which result."""
-        self.history = (*node.history, result)
-        self.edge: tuple[int, Events] | None = None
-        """The last edge, unless ``further`` was given it."""
-        self.failure: BaseException | None = None
-        """What ``further`` raised: not through the thread's own code, which might catch it."""
-        self._first = node
-
-    def arrived(self, stopped: Stopped) -> Any:
-        """The thread stands before its next step: the result to go on with, or STOP."""
-        automaton = self._automaton
-        watch, recorder = automaton._watch, automaton._recorder
-        known = len(automaton.nodes)
-        number = automaton._arrive(stopped, None, self.history)
-        self.edge = self.node.edges[self.result] = number, tuple(recorder.events)
-        if number < known or self._further is None:
-            return STOP
-        if self.node is not self._first:
-            automaton._gone_on.add(number)
-        edge, self.edge = self.edge, None
-        observer, watch.observer = watch.observer, None
-        try:
-            result = self._further(*edge)
-        except BaseException as failure:
-            self.failure = failure
-            return STOP
-        finally:
-            watch.observer = observer
-        if result is STOP:
-            return STOP
-        self.node = automaton.nodes[number]
-        self.result = None if self.node.dropped else result
-        self.history = (*self.history, self.result)
-        automaton._from = number
-        return self.result
-
-    def ended(self, ran: Ran) -> None:
-        """The thread has ended instead."""
-        number = self._automaton._arrive(None, ran.end, self.history)
-        if self.node is not self._first:
-            self._automaton._gone_on.add(number)
-        self.edge = self.node.edges[self.result] = number, ran.events
-
-    def again(self) -> Ran:
-        """The whole run once more."""
-        return self._automaton._untraced(self.history)
