@@ -120,7 +120,7 @@ class Engine(WholePages):
             {n: value for n, value in enumerate(start.own) if value},
             dict(start.held),
         )
-        with self._looked_at_once():
+        with self.looked_at_once():
             ends = self._ends(start.kind, run, state, others)
         done = tuple(
             Block(
@@ -144,8 +144,8 @@ class Engine(WholePages):
         self.known[local][values] = done
         return done
 
-    def _looked_at_once(self) -> AbstractContextManager[None]:
-        """Nothing is made of what a block learns before its end: one look will do."""
+    def looked_at_once(self) -> AbstractContextManager[None]:
+        """Nothing is made of what is learned inside before the end: one look will do."""
         plain = self.problem.recorder.plain
         return plain.together() if plain is not None else nullcontext()
 

@@ -294,18 +294,22 @@ class Search:
     def _warm_up(self) -> None:
         walks = 0
         while walks < WARM_UP_WALKS:
-            pick = Random(walks)
             try:
-                state = self.first_state()
-                for _ in range(LONGEST_WALK):  # threads may go round for ever
-                    after = self.moves(state)
-                    if not after:
-                        break
-                    state = self.packing.unpack(pick.choice(after)[2])
+                with self.engine.looked_at_once():
+                    self._walk(Random(walks))
                 walks += 1
             except Restart:
                 self.restarts += 1
                 self.begin(self.knowledge)
+
+    def _walk(self, pick: Random) -> None:
+        """One schedule, to its end."""
+        state = self.first_state()
+        for _ in range(LONGEST_WALK):  # threads may go round for ever
+            after = self.moves(state)
+            if not after:
+                break
+            state = self.packing.unpack(pick.choice(after)[2])
 
     def _first(self) -> Found:
         """What there is before anything is searched."""

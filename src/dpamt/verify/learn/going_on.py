@@ -28,7 +28,6 @@ class GoingOn:
         """The last edge, unless ``further`` was given it."""
         self.failure: BaseException | None = None
         """What ``further`` raised: not through the thread's own code, which might catch it."""
-        self._first = node
 
     def arrived(self, stopped: "Stopped") -> Any:
         """The thread stands before its next step: the result to go on with, or STOP."""
@@ -39,8 +38,6 @@ class GoingOn:
         self.edge = self.node.edges[self.result] = number, tuple(recorder.events)
         if number < known or self._further is None:
             return STOP
-        if self.node is not self._first:
-            automaton.gone_on.add(number)
         edge, self.edge = self.edge, None
         observer, watch.observer = watch.observer, None
         try:
@@ -61,8 +58,6 @@ class GoingOn:
     def ended(self, ran: "Ran") -> None:
         """The thread has ended instead."""
         number = self._automaton.arrive(None, ran.end, self.history)
-        if self.node is not self._first:
-            self._automaton.gone_on.add(number)
         self.edge = self.node.edges[self.result] = number, ran.events
 
     def again(self) -> "Ran":

@@ -133,8 +133,12 @@ class PlainState:
         """Look once after all runs that are made inside; a look costs as much as a run.
 
         What one of them has changed may mislead the next, so nothing may be made of them before
-        the end, and what is raised here comes before whatever they raise.
+        the end, and what is raised here comes before whatever they raise.  Inside another
+        ``together`` this is a part of that.
         """
+        if self._together:
+            yield
+            return
         self._together = True
         try:
             yield
