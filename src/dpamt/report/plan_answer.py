@@ -282,18 +282,23 @@ def limit_line(plan: HostPlan) -> str:
             f"What limits first: reserved areas, {verdict.reserved_used} needed and "
             f"{verdict.reserved_max} taken by the module"
         )
+    known = host.log is not None and host.log.private_keyids is not None
+    assumed = "" if known else " (assumed)"
     if mix is None:
         return (
-            f"What limits first: {host.guest_keyids:,} guest KeyIDs, one for each TD; --td "
-            "says whether memory does"
+            f"What limits first: {host.guest_keyids:,} guest KeyIDs{assumed}, one for each TD; "
+            "--td says whether memory does"
         )
     most = max(mix.most_tds(True), mix.most_tds(False))
     if told.limit == "KeyIDs":
         return (
-            f"What limits first: KeyIDs, {mix.keyids:,} TDs at once; memory would hold {most:,} "
-            "today"
+            f"What limits first: KeyIDs, {mix.keyids:,} TDs at once{assumed}; memory would hold "
+            f"{most:,} today"
         )
-    return f"What limits first: memory, {most:,} TDs today; there are {mix.keyids:,} guest KeyIDs"
+    return (
+        f"What limits first: memory, {most:,} TDs today; there are {mix.keyids:,} guest "
+        f"KeyIDs{assumed}"
+    )
 
 
 def _first_upper(text: str) -> str:
