@@ -216,7 +216,8 @@ def judged(command: str, code: int, out: str, err: str, stopped: bool) -> str:
             return "" if told else f"expected a line that names dpamt[{extra}]; {ended}"
     if command == API:
         return "" if (code, out) == (0, "") else ended
-    return "" if code in (0, 1) and out and _is_notes(err) else ended
+    answered = bool(out) != (" > " in command)  # what is redirected comes to a file
+    return "" if code in (0, 1) and answered and _is_notes(err) else ended
 
 
 def _is_notes(err: str) -> bool:
