@@ -28,9 +28,19 @@ _REFUSED: Final = frozenset(
         *("wrmsr", "rdmsr", "swapgs", "lgdt", "lidt", "lldt", "ltr", "invlpg", "wbinvd", "vmcall"),
         *("vmlaunch", "vmresume", "vmptrld", "clflush", "clflushopt", "clwb", "movdir64b", "xsave"),
         *("seamcall", "tdcall", "monitor", "mwait", "insb", "outsb", "xbegin", "xabort", "ptwrite"),
+        "xlatb",  # it reads memory, and capstone gives no operand for that
     }
 )
-_ONLY_WRITE: Final = ("mov", "set", "stos", "pop", "movnti", "movabs")
+_UNORDERED: Final = frozenset({"movnti"})
+"""A store that other stores overtake (SDM volume 3, 9.2.2): not x86-TSO."""
+_ONLY_WRITE: Final = ("mov", "set", "stos", "pop", "fnst", "fst", "stmxcsr")
+_ONLY_READ: Final = frozenset(
+    {
+        *("cmp", "test", "bt", "call", "jmp", "push", "mul", "imul", "div", "idiv", "ldmxcsr"),
+        *("cmpsb", "cmpsw", "cmpsd", "cmpsq", "fldcw", "verr", "verw"),
+    }
+)
+"""Of those whose first operand is memory."""
 _MASK: Final = (1 << 64) - 1
 _ATOMIC_ALWAYS: Final = frozenset({"xchg"})
 
@@ -139,7 +149,7 @@ class Instructions:
         memory: list[Operand] = []
         target = -1
         vector = False
-        for operand in found.operands:
+        for place, operand in enumerate(found.operands):
             if operand.type == x86.X86_OP_REG:
                 name = found.reg_name(operand.reg)
                 vector |= name.startswith(("xmm", "ymm", "zmm", "st(", "mm", "k"))
@@ -149,7 +159,7 @@ class Instructions:
                 target = operand.imm & (1 << 64) - 1
             elif mnemonic not in _NO_ACCESS and not mnemonic.startswith(_NO_ACCESS_BEGINS):
                 operands.append(("mem", None))
-                memory.append(self._operand(found, operand, mnemonic, is_locked))
+                memory.append(self._operand(found, operand, place == 0, mnemonic, is_locked))
             else:
                 operands.append(("mem", None))
         groups = set(found.groups)
@@ -158,6 +168,8 @@ class Instructions:
         refused = ""
         if mnemonic in _REFUSED:
             refused = "leaves what a thread may do by itself"
+        elif mnemonic in _UNORDERED:
+            refused = "is a store that x86-TSO does not order"
         elif vector:
             refused = "uses vector or floating-point registers"
         return Instruction(
@@ -186,15 +198,15 @@ class Instructions:
             return -1
         return int(place.disp + found.address + found.size) & _MASK
 
-    def _operand(self, found: Any, operand: Any, mnemonic: str, is_locked: bool) -> Operand:
-        reads = bool(operand.access & self._capstone.CS_AC_READ)
-        writes = bool(operand.access & self._capstone.CS_AC_WRITE)
-        if mnemonic in ("cmp", "test", "bt", "call", "jmp", "push"):
-            reads, writes = True, False
-        elif mnemonic.startswith(_ONLY_WRITE) and writes:
-            reads = False
-        elif not reads and not writes:
-            reads, writes = True, True  # not known: both
+    def _operand(
+        self, found: Any, operand: Any, first: bool, mnemonic: str, is_locked: bool
+    ) -> Operand:
+        # Intel's order puts what is written first. capstone's own flags leave out what CMPXCHG,
+        # ROL, SETcc and others write, so they may only add to this.
+        writes = first and mnemonic not in _ONLY_READ
+        reads = not (writes and mnemonic.startswith(_ONLY_WRITE))
+        if not first:
+            writes = bool(operand.access & self._capstone.CS_AC_WRITE)
         if is_locked or mnemonic in _ATOMIC_ALWAYS:
             access = ATOMIC
         elif reads and writes:
