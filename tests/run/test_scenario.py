@@ -116,6 +116,17 @@ def test_a_refusal_names_file_line_and_key(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_unknown_key_is_told_with_the_nearest_or_with_all() -> None:
+    with pytest.raises(InputError) as caught:
+        scenario_from_text("[host]\nqqqq = 1\nfragmentatio = 1\n", "f.toml")
+    known = ", ".join(field.name for field in FIELDS if field.table == "host")
+    assert str(caught.value) == f"f.toml:2: host.qqqq: unknown key; expected one of {known}"
+    with pytest.raises(InputError) as caught:
+        scenario_from_text("[host]\nfragmentatio = 1\n", "f.toml")
+    told = "unknown key; did you mean fragmentation?"
+    assert str(caught.value) == f"f.toml:2: host.fragmentatio: {told}"
+
+
 def test_files_are_looked_for_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "box.dmesg").write_text("")
     (tmp_path / "mine.py").write_text("")

@@ -256,6 +256,15 @@ def test_a_faulty_design_is_not_taken_for_a_small_host(
     with pytest.raises(raised, match=message) as caught:
         run_scenario(one_td("1GiB", "2MiB"), design=str(file), pamt="dynamic")
     assert not isinstance(caught.value, HostTooSmall)
+    if raised is KernelFailed:
+        assert 'side "dynamic": build of ' in str(caught.value)
+
+
+def test_the_host_says_how_its_memory_was_fragmented() -> None:
+    for when in ("at-boot", "after-boot"):
+        text = one_td("1GiB", "2MiB", 1, f'fragmentation = 0.25\nfragmented = "{when}"')
+        host = run_scenario(text, pamt="static").host
+        assert (host.fragmentation, host.fragmented) == (0.25, when)
 
 
 def test_a_module_without_dynamic_pamt() -> None:
