@@ -87,3 +87,26 @@ def test_refill_takes_the_smallest_chunk_and_no_more_than_the_limit() -> None:
         assert chunk[1] == min((expected & -expected).bit_length() - 1, 6)
     chunk = zone.take(0, 6)
     assert chunk == (0x480, 6)
+
+
+@given(st.lists(st.integers(0, MAX_PAGE_ORDER), max_size=40))
+def test_what_a_zone_shows_of_itself_is_all_that_is_free(orders: list[int]) -> None:
+    """Chunks and whole blocks, as copies: nobody changes the zone through them."""
+    zone = BuddyZone(0, [(0x803, 0x4000)], [])
+    for order in orders:
+        zone.take(order)
+    chunks, blocks = zone.chunks(), zone.whole_blocks()
+    pages = [
+        pfn + slot
+        for order, starts in enumerate(chunks)
+        for pfn in starts
+        for slot in range(1 << order)
+    ]
+    size = 1 << MAX_PAGE_ORDER
+    pages += [pfn for first, end in blocks for pfn in range(first * size, end * size)]
+    assert len(pages) == len(set(pages)) == zone.free
+    assert all(zone.holds(pfn) for pfn in pages)
+    for starts in chunks:
+        starts.clear()
+    blocks.clear()
+    assert sum(end - start for start, end in zone.free_ranges()) == len(pages)
