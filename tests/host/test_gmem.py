@@ -125,6 +125,15 @@ def pages_of(snapshot: Snapshot) -> set[int]:
     return {pfn for _, ranges in snapshot for start, end in ranges for pfn in range(start, end)}
 
 
+def test_a_punched_range_ends_where_it_ends() -> None:
+    host = booted("merged", 48)
+    gmem = gmem_of(host, False)
+    before, first, last, after = (gmem.get_pfn(gfn)[0] for gfn in (511, 512, 1023, 1024))
+    gmem.punch_range(512)
+    assert dict(gmem.pages.non_zero()) == {511: before, 1024: after}
+    assert host.allocator.free_among([before, first, last, after]) == [first, last]
+
+
 def test_a_punched_page_of_a_folio_comes_back_and_counts_again() -> None:
     host = booted("merged", 48)
     before = host.allocator.snapshot()
