@@ -17,7 +17,8 @@ source of what it runs.  Three steps, all on a copy in ``build/mutants``:
 
 The tests of a package are those of the folder of its name and of AND_TESTS: other tests would kill
 more, so a score is a lower bound.  Mutants that no test can tell are listed in
-``mutants_equivalent.toml``, by reason, and are not counted.  Exit 1 when a score is below LEAST.
+``mutants_equivalent.toml``, by reason, and are not counted.  Exit 1 when the whole interval of a
+score lies below LEAST.
 """
 
 import argparse
@@ -212,7 +213,7 @@ def main() -> int:
     if options.json is not None:
         rows = [{**vars(score), "share": score.share} for score in scores]
         options.json.write_text(json.dumps({"seed": options.seed, "scores": rows}, indent=1))
-    return int(any(score.share < LEAST for score in scores))
+    return int(any(score.interval[1] < LEAST for score in scores))
 
 
 if __name__ == "__main__":
