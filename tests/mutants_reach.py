@@ -49,7 +49,7 @@ settings.load_profile("mutants")
 _SLOW: Final = 3.0
 """CPU seconds of a test, with its lines counted, from which on it is left out."""
 _SETS: Final = 5
-"""Sets of parameters of a test function that are taken at most."""
+"""Sets of parameters of a test function that come before the others."""
 _WAITING: Final = 30.0
 """The same in seconds of the clock, for what waits or runs in other processes."""
 _MEMORY: Final = 12 << 30
@@ -186,13 +186,12 @@ class _Watch:
         self.found = len(items)
         self.random.shuffle(items)
         sets: Counter[str] = Counter()
-        kept = []
+        first, later = [], []
         for item in items:
             function = item.nodeid.partition("[")[0]
             sets[function] += 1
-            if sets[function] <= _SETS:
-                kept.append(item)
-        items[:] = kept
+            (first if sets[function] <= _SETS else later).append(item)
+        items[:] = first + later
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
