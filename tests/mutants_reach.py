@@ -186,7 +186,8 @@ class _Watch:
         self.found = len(items)
         self.random.shuffle(items)
         sets: Counter[str] = Counter()
-        first, later = [], []
+        first: list[pytest.Item] = []
+        later: list[pytest.Item] = []
         for item in items:
             function = item.nodeid.partition("[")[0]
             sets[function] += 1
