@@ -55,6 +55,8 @@ from dpamt.module.fatal import ModuleFatal
 from dpamt.module.view import ModuleView
 
 _TICK: Final = 0.05
+_KVM_TICK: Final = 0.005
+"""With KVM: a VMM that waits at the end of a phase makes no request."""
 _HELD_SECONDS: Final = 10.0
 _FRAMES: Final = 8
 _RESTARTS: Final = (
@@ -335,10 +337,11 @@ class _Session:
 
     def _patience(self) -> float:
         """Seconds to wait for a request: until the next delayed one is due at most."""
+        tick = _TICK if self._kvm is None else _KVM_TICK
         if not self._late:
-            return _TICK
+            return tick
         due = min(when for when, _ in self._late)
-        return min(_TICK, max(due - monotonic(), 0.001))
+        return min(tick, max(due - monotonic(), 0.001))
 
     def _take(self, request: Request) -> None:
         """A request that comes in: at once, or late."""

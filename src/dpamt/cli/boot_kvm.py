@@ -117,6 +117,7 @@ def kvm_options(
     from dpamt.boot.kvm.prepare import KvmOptions
     from dpamt.boot.kvm.selftests import load_checks
     from dpamt.boot.kvm.sweep import sweep_script
+    from dpamt.boot.kvm.sweep_words import parse_swept
     from dpamt.boot.kvm.tour import tour
     from dpamt.boot.kvm.translate import translate
     from dpamt.cli.extras import require
@@ -130,8 +131,12 @@ def kvm_options(
     elif options.checks:
         checks = load_checks()
         script = checks.script
+    elif options.sweep:
+        for text in options.sweep:
+            parse_swept(text)  # refused before anything is built
+        script = sweep_script()
     else:
-        script = sweep_script() if options.sweep else tour()
+        script = tour()
     return KvmOptions(
         script,
         Path(options.modules) if options.modules else None,

@@ -12,6 +12,7 @@ from dpamt.abi.leaves import (
     TDH_VP_ENTER,
     leaf_name,
 )
+from dpamt.abi.pages import PT_REG
 from dpamt.abi.registers import TdxModuleArgs
 from dpamt.abi.status import STATUS_MASK, TDX_OPERAND_BUSY, TDX_OPERAND_INVALID
 from dpamt.boot.console import Complaint
@@ -26,6 +27,7 @@ from dpamt.host.kvm.td import tdx_td_init
 from dpamt.host.kvm.vcpu import tdx_vcpu_create, tdx_vcpu_init
 from dpamt.host.kvm.vm import Vcpu, Vm
 from dpamt.module.module import TdxModule
+from dpamt.report.kvm_sweep_text import sweep_json, sweep_text
 from tests.host.rig import MIB, Host, booted
 
 INVALID = "TDX_OPERAND_INVALID"
@@ -257,6 +259,48 @@ def test_a_kernel_that_does_not(
     (finding,) = sweep.findings()
     assert told in finding
     assert f"first {line}:answer={INVALID}:nth=1)" in finding
+
+
+def test_a_report_names_what_is_left_and_puts_lives_that_are_alike_together() -> None:
+    sweep, module = swept(INVALID, peace=(TDH_MNG_ADDCX, TDH_MNG_ADDCX, TDH_MEM_TRACK))
+    while not sweep.done:
+        for leaf in (TDH_MNG_ADDCX, TDH_MNG_ADDCX, TDH_MEM_TRACK):
+            made(sweep, module, leaf)
+        sweep.next_life(module)
+    lost = sweep.lives[-1]
+    lost.kept = tuple((page << 12, PT_REG) for page in range(1, 9))
+    lost.pairs, lost.counts, lost.freed = (0x200000,), {0x400000: 3}, (0x3000,)
+    bugged = ["dpamt: td 0 bugged", "dpamt: td 0 vcpu 0 ended exit 0 error 5 detail 0x0"]
+    lines = [line for number in (3, 4, 5) for line in (*bugged, f"dpamt: phase {number}")]
+    sweep.finish([*CONSOLE, *lines], ("the TD",))
+    assert sweep.findings() == []
+    text = " ".join(" ".join(sweep_text(sweep)).split())
+    assert f"TDH.MNG.ADDCX:answer={INVALID}, calls 1-2: bugs the VM, and gives all back" in text
+    assert "pages stay with the module (tdx_track)" in text
+    assert (
+        "NOT GIVEN BACK: guest 0x1000, guest 0x2000, guest 0x3000, guest 0x4000, guest 0x5000, "
+        "guest 0x6000, 2 more pages, the page pair of 0x200000, FREED while the module has it: "
+        "0x3000; COUNTS TOO HIGH: that of 0x400000 by 3"
+    ) in text
+    assert "3 lives; in 3 the call came; KVM did as its source says in 3 of 3; after 1 of" in text
+    assert "NOT ALL" not in text
+    first, *_, last = sweep_json(sweep)
+    assert first["inject"] == f"TDH.MNG.ADDCX:answer={INVALID}:nth=1"
+    assert (first["source_function"], first["contradiction"]) == ("__tdx_td_init", None)
+    assert last["pages_left"][0] == {"address": "0x1000", "kind": "guest"}
+    assert last["counts_left"] == [{"region": "0x400000", "count": 3}]
+
+
+def test_a_report_says_what_is_not_as_the_source_says_and_what_did_not_come() -> None:
+    sweep, module = swept(INVALID, peace=(TDH_MNG_CREATE, TDH_MNG_ADDCX))
+    made(sweep, module, TDH_MNG_CREATE)
+    sweep.next_life(module)
+    sweep.finish([*CONSOLE, "dpamt: phase 3", "dpamt: phase 4"], ("the TD",))
+    text = " ".join(" ".join(sweep_text(sweep)).split())
+    assert "call 1: NOT: bugs the VM, and gives all back (__tdx_td_init); the VMM got no" in text
+    assert "call 1: not made in this life" in text
+    assert "in 1 the call came; KVM did as its source says in 0 of 1" in text
+    assert "NOT ALL" in text
 
 
 def test_a_life_that_met_a_lost_page_is_not_judged() -> None:
