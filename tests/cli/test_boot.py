@@ -75,6 +75,7 @@ def vmlinux(tmp_path: Path) -> str:
         (("--kvm", "--checks", "--sweep", "busy"), "--checks"),
         (("--kvm", "--checks", "--tds", "x.toml"), "--checks"),
         (("--checks",), "--kvm"),
+        (("--kvm", "--checks", "--smp", "1"), "expected --smp 2"),
         (("--kvm", "--exercise", "life"), "--exercise"),
         (("--kvm", "--transport", "gdb"), "expected no gdb"),
         (("--kvm", "--modules", "/", "--build", "/"), "--build"),

@@ -121,6 +121,7 @@ def kvm_options(
     from dpamt.boot.kvm.tour import tour
     from dpamt.boot.kvm.translate import translate
     from dpamt.cli.extras import require
+    from dpamt.errors import InputError
 
     require("boot --kvm", "capstone")
     checks = None
@@ -128,6 +129,8 @@ def kvm_options(
         script = translate(scenario, cpus, memory)
     elif options.fail_allocations:
         script = allocations_script(options.fail_allocations)
+    elif options.checks and cpus < _LEAST_CPUS:
+        raise InputError(f"--checks: TDs of {_LEAST_CPUS} vCPUs; expected --smp {_LEAST_CPUS}")
     elif options.checks:
         checks = load_checks()
         script = checks.script
