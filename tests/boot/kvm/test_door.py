@@ -3,10 +3,15 @@
 import socket
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 from dpamt.boot.console import Console
 from dpamt.boot.guest_memory import GuestMemory
 from dpamt.boot.kvm.door import Door
+from dpamt.boot.kvm.prepare import KvmOptions
+from dpamt.boot.kvm.running import KvmRun
+from dpamt.boot.kvm.script import Script
+from dpamt.boot.outcome import Booted
 
 PLACE = 0x3000
 
@@ -43,6 +48,12 @@ def test_phases_end_at_the_door(tmp_path: Path) -> None:
     assert door.allocation_failed
     assert door.free_pages == 99
     assert door.standing(3) == ["", "TDX_INIT_VM", ""]
+    options = KvmOptions(Script("", (), ("first", "second", "third")))
+    nothing: Any = None
+    kvm = KvmRun(options, memory, nothing, nothing, console, Booted([], []), nothing)
+    kvm._door = door
+    assert kvm.stands(1.0) == ["stuck: second is in TDX_INIT_VM"]
+    assert kvm.stands(31.4) == ["stuck: second is in TDX_INIT_VM; no SEAMCALL for 31 s"]
     theirs.close()
     console.finish()
     memory.close()
