@@ -54,6 +54,22 @@ native_read_msr:
 .size native_read_msr, .-native_read_msr
 """
 """With KASAN: a relocated instruction behind the RDMSR, a push before it."""
+AFTER_A_CALL = """
+native_read_msr:
+    push %rbp
+    mov %edi, %ebp
+    call somewhere
+2:  mov %ebp, %ecx
+    rdmsr
+    shl $0x20, %rdx
+    mov $somewhere, %rdi
+    or %rdx, %rax
+    pop %rbp
+    ret
+.size native_read_msr, .-native_read_msr
+.type somewhere, @function
+"""
+"""With KCSAN: relocated instructions on both sides, and room between them."""
 FLAGS = """
 setup_vmcs_config:
     xor %eax, %eax
@@ -149,6 +165,12 @@ def test_a_push_before_it_is_displaced_too(tmp_path: Path, pushed: str) -> None:
     module = built(tmp_path, ASKED_BACK.format(pushed=pushed), SUPPORTED, FLUSH)
     for msr, value in VMX_MSRS.items():
         assert run(module, "native_read_msr", msr) == value
+
+
+def test_the_bytes_behind_a_relocation_are_free(tmp_path: Path) -> None:
+    module = built(tmp_path, AFTER_A_CALL, SUPPORTED, FLUSH)
+    (change,) = [one for one in vmx_sites(module, KERNEL).changes if "RDMSR" in one.why]
+    assert change.old == bytes.fromhex("89e90f3248c1e220")  # from the mov before it to the shl
 
 
 def test_the_flags_are_those_before_the_rdmsr(tmp_path: Path) -> None:

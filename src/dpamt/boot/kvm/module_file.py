@@ -18,6 +18,8 @@ _SYMBOL: Final = struct.Struct("<IBBHQQ")
 """Elf64_Sym: name, info, other, section, value, size."""
 _RELOCATION: Final = struct.Struct("<QQq")
 """Elf64_Rela: offset, info, addend."""
+_RELOCATED_BYTES: Final = {2: 4, 4: 4, 9: 4, 10: 4, 11: 4, 41: 4, 42: 4}
+"""By type: R_X86_64_PC32, PLT32, GOTPCREL, 32, 32S, GOTPCRELX, REX_GOTPCRELX."""
 _LONGEST_RELOCATION: Final = 8
 
 
@@ -85,9 +87,10 @@ class ModuleFile:
         for part in sections:
             if part["sh_type"] == "SHT_RELA" and part["sh_info"] in code:
                 start = code[part["sh_info"]]["sh_offset"]
-                for offset, _, _ in _RELOCATION.iter_unpack(part.data()):
+                for offset, info, _ in _RELOCATION.iter_unpack(part.data()):
                     at = start + offset
-                    self._relocated.append(range(at, at + _LONGEST_RELOCATION))
+                    size = _RELOCATED_BYTES.get(info & 0xFFFF_FFFF, _LONGEST_RELOCATION)
+                    self._relocated.append(range(at, at + size))
         self._relocated.sort(key=lambda part: part.start)
 
     def named(self, prefix: str) -> list[Function]:
