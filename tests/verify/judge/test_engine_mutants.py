@@ -256,7 +256,7 @@ def only_the_innermost_frame(patch: Patch) -> None:
 
     def innermost(points: ControlPoints, frame: Any, stop: Any, called: str) -> Any:
         keys, sites = of(points, frame, stop, called)
-        return keys[-1:], sites  # type: ignore[index]
+        return keys[-1:], sites
 
     patch.setattr(ControlPoints, "of", innermost)
 
