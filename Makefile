@@ -18,10 +18,11 @@ test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The tests that boot a real kernel: built from Debian's source package, kept in the user's cache.
-# A boot depends on the machine's load: one that fails is tried once more, and that is told.
+# A boot depends on the machine's load: one that fails is tried once more, and the output says so.
+# make test-kernel MISTAKES=all: each of the twenty mistakes in KVM, not one of each kind.
 test-kernel: $(VENV)/.ready-test
 	@if build=$$($(BIN)/python -m tests.boot.kernel.build); then \
-	  DPAMT_KERNEL_BUILD=$$build $(BIN)/python -m pytest --reruns 1 -rR tests/boot/kernel; \
+	  DPAMT_MISTAKES=$(MISTAKES) DPAMT_KERNEL_BUILD=$$build $(BIN)/python -m pytest --reruns 1 -rR tests/boot/kernel; \
 	else echo "test-kernel: SKIPPED, see above"; fi
 
 # The wheel without extras, outside the checkout: every command of the documents is run there.
