@@ -67,7 +67,7 @@ EACH_TIME = (
     Wrong.ZAP_DOES_NOTHING,
     Wrong.NO_WRITE_BACK,
 )
-"""One for each way in which a mistake shows.  The others have a boot each too: they take minutes."""
+"""One for each way in which a mistake shows.  The others take minutes more."""
 every_mistake = pytest.mark.skipif(
     os.environ.get("DPAMT_MISTAKES") != "all", reason="only with make test-kernel MISTAKES=all"
 )
