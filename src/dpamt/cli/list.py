@@ -42,6 +42,10 @@ def _source(kind: str, name: str) -> str:
 
     if kind not in FILES:
         raise InputError(f"list {kind}: they have no files; expected one of {', '.join(FILES)}")
+    if (kind, name) == ("designs", "base"):
+        from dpamt.host.designs import base
+
+        return f"{(base.__doc__ or '').strip()}\n"
     names = [row["name"] for row in KINDS[kind]()]
     if name not in names:
         raise InputError(f"list {kind} --source {name}: expected one of {', '.join(names)}")

@@ -69,7 +69,7 @@ def aged_headline(plan: HostPlan, both: BothAges) -> Headline:
     elif told.kind == "costs":
         todo = f"{TODO['costs']}; {then}"
     else:
-        todo = use_it(plan.answer)
+        todo = use_it(plan)
         if told.today.saved_worst < 0:
             todo += f"; in its worst hour it costs {amount(-told.today.saved_worst)}"
     return Headline(sentence, todo)

@@ -134,7 +134,7 @@ def _todo(plan: HostPlan) -> str:
     if told.kind == "marginal":
         return _marginal(told)
     if told.kind == "saves":
-        return _use_it(told, plan.mix is None)
+        return _use_it(plan)
     return TODO[told.kind]
 
 
@@ -171,17 +171,19 @@ def _marginal(told: Answer) -> str:
     return "Marginal: memory is no reason to choose a kernel here"
 
 
-def use_it(told: Answer) -> str:
+def use_it(plan: HostPlan) -> str:
     """The advice to a host that wins."""
     text = "Use Dynamic PAMT"
-    if told.module_offers is None:
-        text += f", with a TDX module that offers it ({MODULES})"
+    if plan.answer.module_offers is None:
+        version = plan.host.log.module_version if plan.host.log is not None else None
+        doubt = f'; "{version}" in the log does not say which it has' if version else ""
+        text += f", with a TDX module that offers it ({MODULES}{doubt})"
     return text
 
 
-def _use_it(told: Answer, without_tds: bool) -> str:
-    text = use_it(told)
-    if without_tds:
+def _use_it(plan: HostPlan) -> str:
+    told, text = plan.answer, use_it(plan)
+    if plan.mix is None:
         text = "Say what TDs it is to carry (--td), for they decide; for few TDs use" + text[3:]
     if told.today.saved_worst < 0:
         text += (
@@ -224,7 +226,7 @@ def outlook_rows(plan: HostPlan) -> list[tuple[str, str, str, str]]:
     ]
     if plan.mix is not None:
         rows.append(row("  at worst", "", of([saving(one.saved_worst, static) for one in both])))
-        rows.append(row("  TDs more", "", of([f"{one.more_tds:+,}" for one in both])))
+        rows.append(row("  more TDs fit", "", of([f"{one.more_tds:+,}" for one in both])))
         fits = [_fits(mix) for mix in (plan.today, plan.tomorrow)]
         rows.append(row("TDs fit", "", of(fits)))
     return rows

@@ -61,10 +61,12 @@ def _plan(plan: HostPlan, aged: "AgedLines | None") -> Iterator[str]:
         yield from heading("The same host when it is fresh, with the TDs as they were given")
         yield from _outlook(plan)
     yield ""
+    version = host.log.module_version if host.log is not None else None
+    sizes = "sizes as of " if version not in (None, host.module) else ""
     yield from paragraph(
         f"{amount(host.memory_bytes)} of RAM, {amount(host.tdx_bytes)} of it above 1 MiB where TDs "
         f"may be, in {count(host.regions)} regions of 2M and {_some(host.nodes, 'NUMA node')}; "
-        f"{_some(host.guest_keyids, 'guest KeyID')}; TDX module {host.module}."
+        f"{_some(host.guest_keyids, 'guest KeyID')}; {sizes}TDX module {host.module}."
     )
     for note in host.notes:
         yield from paragraph(f"Note: {note}.")
@@ -106,9 +108,8 @@ def answer_lines(plan: HostPlan) -> Iterator[str]:
 
 def _outlook(plan: HostPlan) -> Iterator[str]:
     """Today beside tomorrow, and what limits first."""
-    yield f"  {'':18}" + "".join(f"{name:>20}" for name in columns(plan))
-    for label, *cells in outlook_rows(plan):
-        yield (f"  {label:18}" + "".join(f"{cell:>20}" for cell in cells)).rstrip()
+    for label, static, *cells in (("", *columns(plan)), *outlook_rows(plan)):
+        yield (f"  {label:18}{static:>16}" + "".join(f"{cell:>22}" for cell in cells)).rstrip()
     limit = limit_line(plan)
     if limit:
         yield from paragraph(f"{limit}.")

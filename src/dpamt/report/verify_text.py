@@ -128,14 +128,27 @@ def _verdict(tried: Sequence[Tried], broken: Sequence[str]) -> Iterator[str]:
     elif all(one.verdict.verdict == "holds" for one in tried):
         held = tried[0].verdict.properties
         yield from wrapped(f"HOLDS: {', '.join(held)}; {_within(tried)}.", "")
-        for name, bound in tried[0].verdict.bounds.items() if len(tried) <= 2 else ():
-            yield from wrapped(f"{name}: {bound}", "  ")
+        yield from _bounds(tried)
     yield from rests_on(tried)
+
+
+def _bounds(tried: Sequence[Tried]) -> Iterator[str]:
+    """What the verdict holds for: all bounds of one question, of a suite those of all its trials."""
+    first, *others = (one.verdict.bounds for one in tried)
+    every = {
+        name: bound
+        for name, bound in first.items()
+        if len(tried) <= 2 or all(other.get(name) == bound for other in others)
+    }
+    for name, bound in every.items():
+        yield from wrapped(f"{name}: {bound}", "  ")
+    if len(tried) > 2:
+        yield from wrapped("CPUs and what they do: each trial's line; --json has all bounds", "  ")
 
 
 def _within(tried: Sequence[Tried]) -> str:
     """What a headline has to say besides the verdict."""
-    said = "within the bounds above"
+    said = "within the bounds below"
     rests, lines = len(assumptions_of(tried)), len(not_reached_of(tried))
     if rests:
         said += f", resting on {rests} assumption{'s' * (rests > 1)} below"
@@ -165,12 +178,18 @@ def not_reached_of(tried: Sequence[Tried]) -> tuple[str, ...]:
 
 def rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
     """What a reader has to know before the verdict is believed."""
+    not_reached = "Lines of the design that no trial here reached:"
+    if len(tried) == 1 and tried[0].verdict.bounds.get("allocations that fail") == "none":
+        not_reached = (
+            "Lines of the design that were not reached (no allocation or SEAMCALL is refused here; "
+            "the suite, without --cpus and --trial, has trials that refuse them):"
+        )
     for title, lines in (
         ("It rests on:", assumptions_of(tried)),
-        ("Lines of the design that no trial here reached:", not_reached_of(tried)),
+        (not_reached, not_reached_of(tried)),
     ):
         if lines:
-            yield f"{indent}{title}"
+            yield from wrapped(title, indent)
         for line in lines:
             yield from wrapped(line, f"{indent}  ")
 
