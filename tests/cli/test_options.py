@@ -1,6 +1,7 @@
 """Options mean the same in every verb; one that has no effect with the others is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,13 @@ def test_the_source_of_a_design_is_a_design(tmp_path: Path) -> None:
     ended = dpamt("verify", "./mine.py", "--cpus", "2", cwd=tmp_path)
     assert ended.code == 1
     assert "FAILS: at-rest, bad-remove, leak." in ended.out
+
+
+def test_the_contract_of_a_design_names_all_that_its_file_may_have() -> None:
+    said = dpamt("list", "designs", "--source", "base").out
+    assert {"``tdx_pamt_get(", "``tdx_pamt_put(", "``SPARE_PAGES"} <= set(
+        re.findall(r"``\w+\(?", said)
+    )
 
 
 def test_the_source_of_nothing() -> None:

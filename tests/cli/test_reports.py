@@ -47,6 +47,13 @@ def test_12_a_downstream_prefix() -> None:
     code, text = told("plan", report("12"))
     assert code == 0
     assert "4202516 KB allocated for PAMT: the same as static PAMT" in text
+    assert '2.0.08 or later; "1.5" in the log does not say which it has' in text
+    assert "sizes as of TDX module 2.0.18" in text
+
+
+def test_the_columns_of_the_answer_stand_apart() -> None:
+    text = dpamt("plan", report("12"), "--td", "31x16GiB@2M=0%").out
+    assert "  -32.3 MiB (-0.788 %)  -32.3 MiB (-0.788 %)\n" in text
 
 
 def test_14_memory_of_kmem() -> None:

@@ -81,6 +81,24 @@ def test_what_was_not_finished_and_what_was_not_confirmed_is_said() -> None:
     assert "NOT CONFIRMED" in designs_text({"v2": [wrong]}, {"v2": 0})
 
 
+def test_a_verdict_has_its_bounds_below_it() -> None:
+    """Of a suite those that every trial has; of one question all, and what else to ask."""
+    suite = suite_text(
+        "merged", [tried("merged", (2,)), tried("merged", (1,)), tried("merged", (1, 1))]
+    )
+    one = suite_text("merged", [tried("merged", (2,))])
+    for text, wanted, other in (
+        (suite, "--json has all bounds", "CPUs by region:"),
+        (one, "CPUs by region: 2", "--json has all bounds"),
+    ):
+        below = text[text.index("within the") :]
+        assert "memory model: sequentially consistent" in below
+        assert wanted in below
+        assert other not in text
+    assert "has trials that refuse them" in " ".join(one.split())
+    assert "no trial here reached" in suite
+
+
 def test_the_first_hour(tmp_path: Path) -> None:
     """Its three lines, its table, and that the mended file no longer fails."""
     page = FIRST_HOUR.read_text(encoding="utf-8")

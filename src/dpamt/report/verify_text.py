@@ -133,7 +133,7 @@ def _verdict(tried: Sequence[Tried], broken: Sequence[str]) -> Iterator[str]:
 
 
 def _bounds(tried: Sequence[Tried]) -> Iterator[str]:
-    """What the verdict holds for: all bounds of one question, of a suite those of all its trials."""
+    """What the verdict holds for: all bounds of one question; of a suite those of every trial."""
     first, *others = (one.verdict.bounds for one in tried)
     every = {
         name: bound
