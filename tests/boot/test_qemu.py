@@ -120,8 +120,6 @@ def test_a_signal_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**environment(), "TMPDIR": str(temporary)},
-        # What runs the tests in the background may have SIGINT ignored, and hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     guests: list[int] = []
 

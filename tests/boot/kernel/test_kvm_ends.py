@@ -50,8 +50,6 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             env={**environment(), "TMPDIR": str(self.folder)},
-            # What runs the tests in the background may have SIGINT ignored, and hand that down.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.guests: set[int] = set()
         self.printed = ""
