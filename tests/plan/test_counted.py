@@ -51,4 +51,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert other.code == 1
     assert "DIFFERS from the plan" in " ".join(other.out.split())
     assert "those of one host" in refused("plan", "4GiB", "8GiB", "--counts", str(file))
-    assert "no JSON document" in refused("plan", "4GiB", "--counts", "README.md")
+    said = refused("plan", "4GiB", "--counts", "README.md")
+    assert "expected what the script of dpamt trace --how drgn prints" in said
