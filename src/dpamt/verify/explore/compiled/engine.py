@@ -24,6 +24,8 @@ MOST_STATES: Final = (1 << 31) - 2
 """States have numbers of 31 bits."""
 _LONGEST_CHUNK: Final = 1 << 14
 """States that a thread expands before what it found is looked up."""
+_ALONE: Final = 1 << 9
+"""States that one thread expands alone after something was learned, before others join in."""
 _SEGMENTS: Final = 4
 """Parts of a chunk for each thread: one that is done early takes one more."""
 _WORTH_SHARING: Final = 256
@@ -275,7 +277,8 @@ class CompiledGraph:
         left = self.level_end - here
         threads = 1 if self._alone else min(self._threads, left // _WORTH_SHARING) or 1
         segments = 1 if threads == 1 else min(_SEGMENTS * threads, MOST_THREADS)
-        end = min(here + _LONGEST_CHUNK * threads, self.level_end)
+        each = _ALONE if self._alone and self._threads > 1 else _LONGEST_CHUNK
+        end = min(here + each * threads, self.level_end)
         self._call.dpamt_begin_chunk(self._at, here, end, segments, threads, most)
         if self._pool is None or threads == 1:
             ended = self._call.dpamt_chunk(self._at)
