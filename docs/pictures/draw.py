@@ -325,13 +325,14 @@ def backing(td: Td, gpa: int) -> int:
 
 
 def verify_growth() -> None:
-    """States by CPUs, dpamt's and Spin's; as `benchmarks/bench_verify.py --json` measured them."""
+    """States by CPUs, dpamt's, Spin's and TLC's; as `benchmarks/bench_verify.py --json` measured them."""
     rows = json.loads((HERE / "verify-growth.json").read_text(encoding="utf-8"))["rows"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
     for name, label, colour, mark in (
         ("as written", "Spin, as written", STATIC, "^"),
         ("lean", "Spin, lean", HUGE, "v"),
         ("counted", "Spin, counted by hand", GUEST, "s"),
+        ("TLC counted", "TLC, counted by hand", GUEST, "x"),
         ("dpamt", "dpamt, one region", DYNAMIC, "o"),
     ):
         points = [
