@@ -325,7 +325,7 @@ def backing(td: Td, gpa: int) -> int:
 
 
 def verify_growth() -> None:
-    """States by CPUs of dpamt, Spin and TLC, as `benchmarks/bench_verify.py --json` measured them."""
+    """States by CPUs of dpamt, Spin and TLC, as `bench_verify.py --json` measured them."""
     rows = json.loads((HERE / "verify-growth.json").read_text(encoding="utf-8"))["rows"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
     for name, label, colour, mark in (
