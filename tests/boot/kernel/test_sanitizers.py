@@ -5,7 +5,6 @@ tests are skipped.  Each takes minutes.
 """
 
 import os
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from dpamt.boot.kvm.translate import translate
 from dpamt.boot.outcome import Booted, BootOptions
 from dpamt.boot.session import boot
 from dpamt.run.scenario import load_scenario
-from tests.boot.kernel.wrong_kvm import Wrong, build_wrong_modules, with_mistake
 
 pytest.importorskip("capstone")
 
@@ -62,20 +60,3 @@ def test_allocations_fail_on_it() -> None:
     # kvm_recalculate_apic_map without memory inhibits APICv, a bug for a TD (docs/boot-kvm.md).
     known = "vt_refresh_apicv_exec_ctrl"
     assert [one for one in booted.complaints if known not in one.text] == []
-
-
-def test_one_cache_for_all_vcpus_is_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONE_CACHE_FOR_ALL: two vCPUs take pages from one list under mmu_lock for reading.
-
-    KCSAN delays accesses, so that one of them frees what the other has.
-    """
-    tree = sanitized("kcsan")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    modules = build_wrong_modules(tree, tmp_path)
-    wrong = with_mistake(modules, Wrong.ONE_CACHE_FOR_ALL, tmp_path / "kvm")
-    with as_file(files("dpamt.boot.kvm") / "scenarios" / "small.toml") as path:
-        script = translate(load_scenario(str(path)), 2, 4 << 30)
-    kvm = KvmOptions(script, modules=wrong)
-    booted = boot(BootOptions(tree / "vmlinux", kvm=kvm, timeout=120.0))
-    stacks = [f"{one.text} {' '.join(one.stack)}" for one in booted.complaints]
-    assert any("tdx_pamt_get" in stack for stack in stacks), booted.complaints
