@@ -53,8 +53,8 @@ FOUND = {
     Wrong.FREED_WITHOUT_RECLAIM: r"freed: the kernel has freed the pages .*\(TDCX\)",
     Wrong.PUT_TWICE_AFTER_BUSY_SEPT: r"WARNING: arch/x86/virt/vmx/tdx/tdx.c:\d+ at tdx_pamt_put",
 }
-"""Those that one life shows.  ONE_CACHE_FOR_ALL is a race, which a run need not meet; with KCSAN it was
-seen once in two runs."""
+"""Those that one life shows.  ONE_CACHE_FOR_ALL is a race, which a run need not meet; with KCSAN
+it was seen in one run of two."""
 
 
 EACH_TIME = (
