@@ -108,8 +108,8 @@ struct search *dpamt_begin(int32_t threads)
         return 0;
     s->rows.file = s->parents.file = s->moves.file = s->onward.file = -1;
     int32_t parts = s->parts = threads;
-    /* More segments than threads: who is done early takes one more. */
-    s->outs = threads == 1 ? 1 : 4 * threads < MOST_OUTS ? 4 * threads : MOST_OUTS;
+    /* One for each segment of a chunk; the caller says how many there are (dpamt_begin_chunk). */
+    s->outs = threads == 1 ? 1 : MOST_OUTS;
     s->part = calloc((size_t)parts, sizeof *s->part);
     s->out = calloc((size_t)s->outs, sizeof *s->out);
     for (int32_t n = 0; s->out && n < s->outs; n++) {

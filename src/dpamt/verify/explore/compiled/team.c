@@ -1,12 +1,14 @@
 /* One chunk of a search, by one thread or by several that meet after each pass. */
-/* Wait until every thread of the chunk is here.  The last one does ``alone`` before they go on. */
+/* Wait until every thread of the chunk is here.  The last one does ``alone``, if there is
+ * something to do, before they go on. */
 static void meet(struct search *s, void (*alone)(struct search *))
 {
     struct team *w = &s->team;
     pthread_mutex_lock(&w->lock);
     int64_t round = w->round;
     if (++w->here == w->threads) {
-        alone(s);
+        if (alone)
+            alone(s);
         w->next = 0;
         w->here = 0;
         w->round++;
@@ -34,15 +36,11 @@ static void expanded(struct search *s)
     w->made = make_room_in_tables(s, n);
 }
 
-static void refilled(struct search *s) { (void)s; }
-
 static void looked_up(struct search *s)
 {
     struct team *w = &s->team;
     w->segments = commit(s, w->segments, w->most);
 }
-
-static void numbered(struct search *s) { (void)s; }
 
 /* Say what the next chunk is: states from ``first`` to before ``end``, in ``segments`` parts, by
  * ``threads`` threads, each of which has to call dpamt_chunk.  Of the segments the first that stops
@@ -81,7 +79,7 @@ int32_t dpamt_chunk(struct search *s)
     if (w->made) {
         for (int32_t n; (n = next_of(s)) < w->threads;)
             refill(s, n, w->threads);
-        meet(s, refilled);
+        meet(s, 0);
     }
     for (int32_t n; (n = next_of(s)) < s->parts;)
         look_up(s, n, w->segments);
@@ -90,7 +88,7 @@ int32_t dpamt_chunk(struct search *s)
         return NO_MEMORY;
     for (int32_t n; (n = next_of(s)) < w->segments;)
         number(s, n);
-    meet(s, numbered);
+    meet(s, 0);
     for (int32_t n; (n = next_of(s)) < w->segments;)
         onward(s, n);
     return w->stopped;
