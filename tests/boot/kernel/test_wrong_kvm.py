@@ -168,3 +168,15 @@ def test_the_right_kvm_gives_all_back_where_memory_runs_out(tree: Path) -> None:
     assert where >= {"tdx_pamt_get", "tdx_topup_pamt_cache"}
     (topup, *_) = [life for life in allocations.lives if life.where == "tdx_topup_pamt_cache"]
     assert topup.call == "ioctl: ENOMEM"
+
+
+def test_with_static_pamt_too(build: Path) -> None:
+    kvm = KvmOptions(allocations_script(EVERY), build=build, allocations=EVERY)
+    booted = boot(BootOptions(build / "vmlinux", kvm=kvm, timeout=170.0))
+    assert booted.clean, (booted.findings, booted.complaints)
+    allocations = booted.allocations
+    assert allocations is not None
+    assert allocations.done
+    failed = [life for life in allocations.lives if "ENOMEM" in life.call]
+    assert len(failed) > 20 // EVERY
+    assert not any("pamt" in life.where for life in allocations.lives)
