@@ -7,7 +7,9 @@ import pytest
 from dpamt.cli.main import main
 from dpamt.sync import Mutex, RwLock, Shared, SpinLock, Word
 from dpamt.sync.discipline import STEPS
-from dpamt.sync.observed import (
+from dpamt.sync.observed import Address, ObservedShared
+from dpamt.sync.primitives import PRIMITIVES
+from dpamt.sync.steps import (
     ACQUIRES,
     IRQS_OFF,
     LOOKS,
@@ -16,10 +18,7 @@ from dpamt.sync.observed import (
     TRIES,
     UNLOCKS,
     WAITS,
-    Address,
-    ObservedShared,
 )
-from dpamt.sync.primitives import PRIMITIVES
 from dpamt.verify.learn.automaton import Step
 from dpamt.verify.learn.values import BLOCKED, DONE, MISUSED, Operations
 

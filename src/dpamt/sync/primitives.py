@@ -3,8 +3,8 @@
 from typing import Final
 
 from dpamt.sync.kernel_locks import Mutex, RwLock, RwLocks, SpinLock, SpinLocks
-from dpamt.sync.observed import MUTEX_STEPS, RW_STEPS, SPIN_STEPS, WORD_STEPS
 from dpamt.sync.shared import Shared
+from dpamt.sync.steps import MUTEX_STEPS, RW_STEPS, SPIN_STEPS, WORD_STEPS
 from dpamt.sync.words import Word, Words
 
 PRIMITIVES: Final[tuple[tuple[type, str, tuple[str, ...]], ...]] = (

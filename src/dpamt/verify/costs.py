@@ -33,7 +33,8 @@ from typing import Any, Final, NamedTuple
 from dpamt.abi.leaves import TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.host.designs.base import Design
-from dpamt.sync.observed import READ_WAITS, UNLOCKS, WAITS, Address
+from dpamt.sync.observed import Address
+from dpamt.sync.steps import READ_WAITS, UNLOCKS, WAITS
 from dpamt.verify.learn.automaton import MARK
 from dpamt.verify.learn.values import do_step
 from dpamt.verify.programs.ground import APART, Ground

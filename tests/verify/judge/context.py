@@ -11,17 +11,8 @@ from collections.abc import Hashable, Iterable
 from typing import Final
 
 from dpamt.sync.kernel_locks import Mutex
-from dpamt.sync.observed import (
-    ACQUIRES,
-    IRQS_OFF,
-    READ_WAITS,
-    SOFTIRQS_OFF,
-    TRIES,
-    UNLOCKS,
-    WAITS,
-    Address,
-    ObservedShared,
-)
+from dpamt.sync.observed import Address, ObservedShared
+from dpamt.sync.steps import ACQUIRES, IRQS_OFF, READ_WAITS, SOFTIRQS_OFF, TRIES, UNLOCKS, WAITS
 from dpamt.verify.learn.automaton import MAY_SLEEP, Event, Step
 
 SLEEPS: Final = "context"

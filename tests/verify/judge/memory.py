@@ -6,8 +6,9 @@ from typing import Any, Final, NamedTuple
 from dpamt.sync import Word
 from dpamt.sync.entry_pages import EntryPages
 from dpamt.sync.kernel_locks import Deadlock
-from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, WAITS, Address, ObservedShared
+from dpamt.sync.observed import Address, ObservedShared
 from dpamt.sync.shared_exclusive import SharedExclusiveLock
+from dpamt.sync.steps import PAGE_READS, PAGE_WRITES, WAITS
 from dpamt.verify.learn.automaton import Step
 
 DONE: Final = "done"

@@ -17,7 +17,8 @@ import dpamt.verify.learn.automaton as automaton_module
 from dpamt.errors import DpamtError
 from dpamt.host.designs.base import Design
 from dpamt.host.designs.load import load_design
-from dpamt.sync.observed import WAITS, Address
+from dpamt.sync.observed import Address
+from dpamt.sync.steps import WAITS
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.search import search_of
 from dpamt.verify.explore.state import Use, Words

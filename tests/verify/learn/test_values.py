@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from dpamt.errors import ModelError
 from dpamt.sync.kernel_locks import Deadlock
-from dpamt.sync.observed import WAITS, Address, ObservedShared
+from dpamt.sync.observed import Address, ObservedShared
+from dpamt.sync.steps import WAITS
 from dpamt.verify.learn.automaton import Step
 from dpamt.verify.learn.values import BLOCKED, DONE, MISUSED, Operations, read_word, write_word
 

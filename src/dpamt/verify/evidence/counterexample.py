@@ -14,7 +14,8 @@ from typing import Any, Final
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import status_name
 from dpamt.errors import InputError
-from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, READS, SHARES, Address
+from dpamt.sync.observed import Address
+from dpamt.sync.steps import PAGE_READS, PAGE_WRITES, READS, SHARES
 from dpamt.verify.explore.search import Fault, Search
 from dpamt.verify.explore.state import REST, SHARED_BY_ALL
 from dpamt.verify.learn.automaton import CHOICE, MARK, MAY_SLEEP, Event, Step

@@ -14,7 +14,8 @@ from typing import Any, Final
 from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.errors import Finding
 from dpamt.sync.kernel_locks import Deadlock
-from dpamt.sync.observed import ACQUIRES, RELEASES, WAITS, Address
+from dpamt.sync.observed import Address
+from dpamt.sync.steps import ACQUIRES, RELEASES, WAITS
 from dpamt.verify.evidence.counterexample import StepTold, event_text
 from dpamt.verify.explore.context import KERNEL_LOCK_STEPS, Held, context_of, kept_off
 from dpamt.verify.learn.automaton import CHOICE, MARK, NO_LEAF, Body, Event, Start, Step

@@ -38,7 +38,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from dpamt.errors import Finding
-from dpamt.sync.observed import (
+from dpamt.sync.observed import Address
+from dpamt.sync.steps import (
     ACQUIRES,
     LOCK_READS,
     LOOKS,
@@ -50,7 +51,6 @@ from dpamt.sync.observed import (
     STORES_AND_RELEASES,
     UNLOCKS,
     WAITS,
-    Address,
 )
 from dpamt.verify.explore.context import KERNEL_LOCK_STEPS, context_of, where_taken
 from dpamt.verify.explore.learned_blocks import Block, Blocks, MicroStep

@@ -33,17 +33,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dpamt.sync.kernel_locks import BareLock, Mutex, RwLock, RwLocks, SpinLocks
-from dpamt.sync.observed import (
-    ACQUIRES,
-    IRQS_OFF,
-    READ_WAITS,
-    SOFTIRQS_OFF,
-    TRIES,
-    UNLOCKS,
-    WAITS,
-    Address,
-)
+from dpamt.sync.observed import Address
 from dpamt.sync.shared import Shared
+from dpamt.sync.steps import ACQUIRES, IRQS_OFF, READ_WAITS, SOFTIRQS_OFF, TRIES, UNLOCKS, WAITS
 from dpamt.verify.explore.lock_order import Edge, LockOrder, Taken, cycle_text, way_over
 from dpamt.verify.learn.automaton import CONTEXT, LOCK_ORDER, MAY_SLEEP, Automaton, Event, Step
 from dpamt.verify.learn.control_point import CallSite, sites_text

@@ -7,7 +7,7 @@ their contents.
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from dpamt.sync.observed import WAITS
+from dpamt.sync.steps import WAITS
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.learned_blocks import Block
 from dpamt.verify.programs.problem import Problem

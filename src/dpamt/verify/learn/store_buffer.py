@@ -15,7 +15,8 @@ use of the word are left out: whoever takes that lock sees them, for the release
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from dpamt.sync.observed import LOOKS, TRIES, UNLOCKS, Address
+from dpamt.sync.observed import Address
+from dpamt.sync.steps import LOOKS, TRIES, UNLOCKS
 from dpamt.verify.learn.automaton import CHOICE, MARK, Automaton, Node, Step
 from dpamt.verify.learn.control_point import sites_text
 

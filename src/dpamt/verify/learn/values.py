@@ -20,8 +20,8 @@ from dpamt.sync.host_priority import (
     HostPriorityWords,
 )
 from dpamt.sync.kernel_locks import BareLock, Deadlock, RwLock, RwLocks, SpinLock, SpinLocks
-from dpamt.sync.observed import PAGE_READS, PAGE_WRITES, WAITS
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
+from dpamt.sync.steps import PAGE_READS, PAGE_WRITES, WAITS
 from dpamt.sync.words import Word, Words
 from dpamt.verify.learn.automaton import Step
 

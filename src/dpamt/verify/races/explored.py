@@ -19,7 +19,8 @@ from dpamt.module.pamt import Pamt, PamtBlock, PamtRegion
 from dpamt.module.processor import LogicalProcessor
 from dpamt.module.td import Td, Tds, Vcpu
 from dpamt.platform.physical_memory import PhysicalMemory
-from dpamt.sync.observed import ACQUIRES, RELEASES, ObservedShared
+from dpamt.sync.observed import ObservedShared
+from dpamt.sync.steps import ACQUIRES, RELEASES
 from dpamt.trace.vector_file import Json, Race
 from dpamt.trace.vector_machine import RecordedMachine, build_module
 from dpamt.trace.vectors import SHUTDOWN, Replay, play_before, rax_of, shown_call
