@@ -78,8 +78,3 @@ def row(lines: list[str], label: str) -> list[str]:
     """The cells behind the label of the one row that has it."""
     ((_, *found),) = [cells(line) for line in lines if cells(line)[0] == label]
     return found
-
-
-def edges(line: str) -> list[int]:
-    """Where the cells of a row end, its first cell left out."""
-    return [match.end() for match in re.finditer(r"\S+(?: \S+)*", line)][1:]

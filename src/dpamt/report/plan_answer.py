@@ -153,7 +153,7 @@ def _make_fit(plan: HostPlan) -> str:
     mix = plan.today
     assert mix is not None
     most = max(0, min(mix.most_tds(True), mix.most_tds(False), mix.keyids))
-    if "KeyIDs" in mix.short_of:
+    if mix.short_of[0] == "KeyIDs" and (len(mix.short_of) == 1 or most >= mix.keyids):
         return (
             f"Run at most {mix.keyids:,} TDs at once, or raise the TME-MT/TDX key split in the BIOS"
         )
@@ -228,7 +228,8 @@ def outlook_rows(plan: HostPlan) -> list[tuple[str, str, str, str]]:
         rows.append(row("  at worst", "", of([saving(one.saved_worst, static) for one in both])))
         rows.append(row("  more TDs fit", "", of([f"{one.more_tds:+,}" for one in both])))
         fits = [_fits(mix) for mix in (plan.today, plan.tomorrow)]
-        rows.append(row("TDs fit", "", of(fits)))
+        for at, label in enumerate(("TDs fit", *["  also short of"] * (max(map(len, fits)) - 1))):
+            rows.append(row(label, "", of([part[at] if at < len(part) else "" for part in fits])))
     return rows
 
 
@@ -236,18 +237,24 @@ def _share(one: Outlook, host: HostSize) -> str:
     return ("-" if one.saved < 0 else "") + percent(abs(one.saved), host.memory_bytes)
 
 
-def _fits(mix: MixSize | None) -> str:
+def _fits(mix: MixSize | None) -> list[str]:
+    """Whether, and the first of what is lacking; then the others: a cell of the table for each."""
     if mix is None:
-        return "-"
-    lacks = [_LACKS.get(what, what) for what in mix.short_of]
+        return ["-"]
     if mix.fits:
-        return lacks[0] if lacks else "yes"
-    return "no: " + ", ".join(lacks)
+        return [_FITS_IN.get(mix.short_of[0], "yes") if mix.short_of else "yes"]
+    first, *others = (_LACKS.get(what, what) for what in mix.short_of)
+    return [f"no: {first}", *others]
 
 
-_LACKS: Final = {
+_FITS_IN: Final = {
     "memory under static PAMT": "Dynamic only",
     "memory under Dynamic PAMT": "static only",
+}
+"""Where one of the two modes alone has the memory."""
+_LACKS: Final = {
+    "memory under static PAMT": "memory, if static",
+    "memory under Dynamic PAMT": "memory, if Dynamic",
     "whole 2M regions": "2M regions",
 }
 """What a host is short of, in few letters."""
