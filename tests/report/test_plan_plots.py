@@ -5,6 +5,7 @@ Read from plotly's figure, without a browser: test_plan_page.py draws them.
 
 import re
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects
@@ -101,6 +102,7 @@ def test_every_line_can_be_told_and_says_its_bytes(make: Any) -> None:
     for trace in lines:
         assert (trace.mode, trace.line.width >= 2) == ("lines", True)
         assert re.fullmatch(r"#[0-9A-Fa-f]{6}", trace.line.color)
+        assert trace.line.dash in ("solid", "dash", "dot", "dashdot")
         assert "%{text}" in trace.hovertemplate
         assert f"<extra>{trace.name}</extra>" in trace.hovertemplate
         assert len(trace.text) == len(trace.y) == len(trace.x)
@@ -137,6 +139,7 @@ def test_break_even() -> None:
     (line,) = plot.figure.layout.shapes
     assert line.x0 == line.x1
     (note,) = plot.figure.layout.annotations
+    assert (note.x, note.xanchor, note.yanchor) == (line.x0, "right", "bottom")
     point = plan().break_even.packed
     assert point is not None
     assert shows(note.text.removeprefix("break-even "), point)
@@ -158,7 +161,12 @@ def test_a_unit_leaves_a_number_that_can_be_read(size: int) -> None:
 
 def test_coming_up() -> None:
     """Straight lines from idle with no TD to what the plan says with all of them."""
-    plot, now, then, host = Plot(coming_up_figure(plan())), plan().today, plan().tomorrow, plan().host
+    plot, now, then, host = (
+        Plot(coming_up_figure(plan())),
+        plan().today,
+        plan().tomorrow,
+        plan().host,
+    )
     assert now is not None
     assert then is not None
     ends = {
@@ -179,7 +187,7 @@ def test_coming_up_has_a_hundred_steps_at_most() -> None:
     many = plan_host("8GiB", [parse_mix("600x4MiB")])
     steps = list(Plot(coming_up_figure(many)).traces[0].x)
     assert (steps[0], steps[-1], len(steps)) == (0, 600, 101)
-    assert {after - before for before, after in zip(steps, steps[1:], strict=False)} == {6}
+    assert {after - before for before, after in pairwise(steps)} == {6}
 
 
 def test_ageing() -> None:

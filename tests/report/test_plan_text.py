@@ -72,8 +72,9 @@ def test_the_first_screen(both: tuple[str, Any]) -> None:
             if not document[when]["fits"]:
                 for cell, what in zip(lacking, short, strict=False):
                     assert set(re.findall(r"\w+", cell)) - {"if"} <= set(what.split())
-    assert ("Sizes for when it comes up:" in lines) == (document["answer"]["limit"] != "" and
-            not any(v["initialises"] for v in host["vintages"] if v["vintage"] == "merged"))  # fmt: skip
+    merged = next(one for one in host["vintages"] if one["vintage"] == "merged")
+    down = answer["limit"] != "" and not merged["initialises"]
+    assert ("Sizes for when it comes up:" in lines) == down
 
 
 def test_what_limits_first_has_its_numbers(both: tuple[str, Any]) -> None:
@@ -227,8 +228,8 @@ def test_what_each_kernel_does(both: tuple[str, Any]) -> None:
         came, kib, counters, areas = cells(rest)
         assert came == (f"{one['pamt']} PAMT" if one["initialises"] else "NO")
         assert kib == (str(one["pamt_kib"]) if one["initialises"] else "-")
-        assert counters == "-" if not one["refcount_bytes"] else shows(
-            counters, one["refcount_bytes"]
+        assert (
+            counters == "-" if not one["refcount_bytes"] else shows(counters, one["refcount_bytes"])
         )
         used = one["reserved_used"]
         assert areas == ("-" if used is None else f"{used} of {one['reserved_max']}")
@@ -240,7 +241,10 @@ def test_what_each_kernel_does(both: tuple[str, Any]) -> None:
 
 def test_the_tds_at_both_times(both: tuple[str, Any]) -> None:
     text, document = both
-    host, titles = document["host"], re.findall(r"^TDs, all of their memory in use; .*$", text, re.M)
+    host, titles = (
+        document["host"],
+        re.findall(r"^TDs, all of their memory in use; .*$", text, re.M),
+    )
     ways = [document[when] for when in ("today", "tomorrow") if document[when] is not None]
     assert len(titles) == len(ways)
     for title, mix in zip(titles, ways, strict=True):
@@ -259,15 +263,13 @@ def test_the_tds_at_both_times(both: tuple[str, Any]) -> None:
             assert shows(cell, value), label
         names = next(cells(line) for line in lines if "scattered  " in line)
         assert names == ["minimum", "fresh", "scattered", "worst"]
-        for label, value_of in (
-            ("page pairs", lambda name: mix["pairs"][name]),
-            ("Dynamic PAMT", lambda name: mix["dynamic"][name]),
-            ("of static PAMT", lambda name: mix["dynamic"][name] / host["static"]["total"]),
-        ):
-            for name, cell in zip(names, row(lines, label), strict=True):
-                assert shows(cell, value_of(name)), (label, name)
-                size = host["dynamic"]["total"] + 8192 * mix["pairs"][name]
-                assert mix["dynamic"][name] == size
+        static = host["static"]["total"]
+        for at, name in enumerate(names):
+            pairs, size = mix["pairs"][name], mix["dynamic"][name]
+            assert shows(row(lines, "page pairs")[at], pairs)
+            assert shows(row(lines, "Dynamic PAMT")[at], size)
+            assert shows(row(lines, "of static PAMT")[at], size / static)
+            assert size == host["dynamic"]["total"] + 8192 * pairs
         left = row(lines, "memory left")
         assert shows(left[0], mix["left_static"])
         assert shows(left[1], mix["left_dynamic"])
