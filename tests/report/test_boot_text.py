@@ -406,6 +406,14 @@ def test_all_of_it_in_its_order() -> None:
     ]
     assert all(len(title) == len(rule) for title, rule in titles)
     assert "What has no effect." in section(text, "Kernel")[2]
+    flush = {*(title for title, _ in titles), *(rule for _, rule in titles), "its part", ""}
+    flush.update(one.console)
+    others = [line for line in text.split("\n") if line not in flush and line[:2] != "  "]
+    beginnings = ("The module at the end:", "held ", "held ", "TDX module initialized 1.23 s")
+    beginnings += ("reboot.", "1 TD was alive", "Clean: ")
+    assert all(line.startswith(begins) for line, begins in zip(others, beginnings, strict=True))
+    plain = boot_text(OPTIONS, one, None, None, False)
+    assert section(plain, "Kernel")[2:] == section(text, "Kernel")[3:]
 
 
 def test_a_trace_has_a_slice_for_each_call() -> None:
