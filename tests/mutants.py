@@ -46,7 +46,7 @@ TOP: Final = "top"
 _VERBS: Final = ("boot", "conform", "decode", "expect", "plan", "plan_fleet", "run", "trace")
 AND_TESTS: Final = {
     "boot": ["tests/cli/test_boot.py"],
-    "cli": ["tests/test_files.py"],
+    "cli": ["tests/test_files.py", "tests/test_packaging.py"],
     "host": ["tests/cli/test_run.py"],
     "plan": ["tests/cli/test_plan.py", "tests/cli/test_plan_fleet.py"],
     "report": [f"tests/cli/test_{verb}.py" for verb in (*_VERBS, "reports", "verify")],
