@@ -350,6 +350,16 @@ def test_the_bottom_line_has_the_most_and_the_end(facts: RunFacts) -> None:
         assert shows(found[6], most.pairs)
 
 
+def test_dynamic_pamt_that_takes_more_is_not_said_to_take_less(facts: RunFacts) -> None:
+    side = next(side for side in facts.sides if side.pamt == "dynamic")
+    small_ = replace(side.snapshots[0].other_pamt, level_4k=0, level_2m=0, level_1g=1 << 16)
+    snapshots = tuple(replace(one, other_pamt=small_) for one in side.snapshots)
+    text = run_text(replace(facts, sides=(replace(side, snapshots=snapshots),)))
+    found = re.search(r"The most is (\S+ \w+) \(\S+ %\) more than", flat(text.split("\n")))
+    assert found is not None
+    assert shows(found[1], max(one.pamt.total for one in snapshots) - small_.total)
+
+
 def test_pages_that_did_not_come_back_are_counted(facts: RunFacts) -> None:
     side = facts.sides[1]
     end = side.snapshots[-1]

@@ -116,8 +116,10 @@ def _sentence(both: BothFleets) -> str:
 
 
 def _todo(both: BothFleets) -> str:
-    then = f"{percent(abs(round(both.tomorrow.mean_saved)), both.tomorrow.static_bytes)}"
-    later = f"with 2M guest memory (a series not merged) it saves {then}"
+    saved = round(both.tomorrow.mean_saved)
+    then = percent(abs(saved), both.tomorrow.static_bytes)
+    verb = "saves" if saved >= 0 else "costs"
+    later = f"with 2M guest memory (a series not merged) it {verb} {then}"
     if both.kind == "does-not-fit":
         return (
             "Add hosts or larger ones, or raise the KeyIDs of each (--max-tds says what they are)"
