@@ -7,11 +7,10 @@ from dpamt.abi.leaves import LEAF_NAMES
 from dpamt.abi.status import STATUS_NAMES
 from dpamt.report.plan_html import Page
 from dpamt.report.plan_plots import DYNAMIC, SCATTERED, STATIC, graph_objects
-from dpamt.report.trace_text import headline, notes
+from dpamt.report.trace_text import duration_name, headline, notes
 from dpamt.report.units import amount, count
 from dpamt.trace.judge.findings import ABOUT
 from dpamt.trace.judge.result import Judgement
-from dpamt.trace.judge.times import Histogram
 from dpamt.trace.recording.model import seconds
 from dpamt.trace.recording.read import FORMATS
 
@@ -105,14 +104,7 @@ def _times_figure(judged: Judgement) -> Any:
     go = graph_objects()
     figure = go.Figure()
     chosen = sorted(judged.by_leaf.items(), key=lambda item: -item[1].count)[:_MOST_LEAVES]
-    rows: list[tuple[str, Histogram]] = [
-        (
-            LEAF_NAMES.get(leaf if leaf >= 0 else -1 - leaf, f"leaf {leaf}")
-            + ("" if leaf >= 0 else ", failed"),
-            histogram,
-        )
-        for leaf, histogram in chosen
-    ]
+    rows = [(duration_name(leaf), histogram) for leaf, histogram in chosen]
     for name, histogram in [*rows, *sorted(judged.ops.items())]:
         xs, ys, seen = [], [], 0
         for _lowest, highest, number in histogram.buckets():

@@ -14,7 +14,7 @@ from dpamt.abi.leaves import (
 )
 from dpamt.abi.status import STATUS_NAMES
 from dpamt.own_files import STAMP
-from dpamt.report.trace_text import headline, notes
+from dpamt.report.trace_text import duration_name, headline, notes
 from dpamt.trace.judge.result import Judgement
 from dpamt.trace.judge.times import Histogram
 from dpamt.trace.recording.model import Examples
@@ -88,8 +88,7 @@ def trace_json(judged: Judgement) -> dict[str, Any]:
         ],
         "durations_ns": {
             **{
-                LEAF_NAMES.get(leaf if leaf >= 0 else -1 - leaf, f"leaf {leaf}")
-                + ("" if leaf >= 0 else ", failed"): _histogram(histogram)
+                duration_name(leaf): _histogram(histogram)
                 for leaf, histogram in sorted(judged.by_leaf.items())
             },
             **{name: _histogram(histogram) for name, histogram in sorted(judged.ops.items())},

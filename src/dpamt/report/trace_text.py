@@ -181,9 +181,7 @@ def _contention(judged: Judgement) -> Iterator[str]:
 def _times(judged: Judgement) -> Iterator[str]:
     yield f"  {'':36}{'count':>10}{'p50':>8}{'p99':>8}{'p99.9':>8}{'most':>8}"
     for leaf, histogram in sorted(judged.by_leaf.items(), key=lambda item: (item[0] < 0, item[0])):
-        number = leaf if leaf >= 0 else -1 - leaf
-        name = LEAF_NAMES.get(number, f"leaf {number}") + ("" if leaf >= 0 else ", failed")
-        yield _time_row(name, histogram)
+        yield _time_row(duration_name(leaf), histogram)
     for name, histogram in sorted(judged.ops.items()):
         yield _time_row(name, histogram)
     if judged.slow:
@@ -196,6 +194,12 @@ def _times(judged: Judgement) -> Iterator[str]:
         )
         for text in judged.slow:
             yield from paragraph(text, "    ")
+
+
+def duration_name(leaf: int) -> str:
+    """Whose durations they are: a key of :attr:`Judgement.by_leaf` in words."""
+    number = leaf if leaf >= 0 else -1 - leaf
+    return LEAF_NAMES.get(number, f"leaf {number}") + ("" if leaf >= 0 else ", failed")
 
 
 def _time_row(name: str, histogram: Histogram) -> str:
