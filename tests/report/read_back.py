@@ -59,14 +59,18 @@ def numbers(line: str) -> list[Shown]:
 
 
 def section(text: str, heading: str) -> list[str]:
-    """The lines below a heading and its rule, to the next blank line that a heading follows."""
+    """The lines below the first heading that has these words (a pattern), to the next heading.
+
+    Blank lines are left out.
+    """
     lines = text.split("\n")
-    at = next(n for n, line in enumerate(lines) if line.startswith(heading))
-    below = lines[at + 2 :]
-    end = next(
-        (n for n in range(len(below) - 1) if re.fullmatch(r"-{4,}", below[n + 1])), len(below)
-    )
-    return [line for line in below[:end] if line]
+    rules = [n for n, line in enumerate(lines) if re.fullmatch(r"-{2,}", line)]
+    starts = [max((n for n in range(rule) if not lines[n]), default=-1) + 1 for rule in rules]
+    titles = [" ".join(lines[start:rule]) for start, rule in zip(starts, rules, strict=True)]
+    at = next(n for n, title in enumerate(titles) if re.search(heading, title))
+    end = starts[at + 1] if at + 1 < len(starts) else len(lines)
+    below = lines[rules[at] + 1 : end]
+    return [line for line in below if line]
 
 
 def cells(line: str) -> list[str]:

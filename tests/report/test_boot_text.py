@@ -31,6 +31,7 @@ from dpamt.report.boot_text import boot_json, boot_text
 
 from .read_back import cells, section
 
+CHANGED = "(done|changed) (to it|in the kernel)$"
 HOLDS = ("0@TDH.PHYMEM.PAMT.ADD:until=1:3", "1@TDH.SYS.INIT:until=0:2")
 OPTIONS = BootOptions(
     Path("/boot/vmlinux"),
@@ -98,7 +99,7 @@ def test_the_machine(nodes: int, said: str) -> None:
 def test_what_was_changed() -> None:
     one = booted()
     text, document = texts(one)
-    lines = section(text, "What was done to it")
+    lines = section(text, CHANGED)
     assert lines[0].split()[0] == str(3 + 11)
     for change, said in zip(one.changes, document["changes"], strict=True):
         (line,) = [line for line in lines if f"{change.address:#x}" in line]
@@ -114,7 +115,7 @@ def test_what_was_changed() -> None:
             "new": change.new.hex(),
         }
     place = Place("SEAMCALL", "seamcall", 0xFFFFFFFF81001234, 4, "it is one")
-    lines = section(texts(booted(changes=[], places=[place]))[0], "What was done to it")
+    lines = section(texts(booted(changes=[], places=[place]))[0], CHANGED)
     assert lines[0].startswith("  Nothing is changed")
     assert lines[1:] == ["  0xffffffff81001234  seamcall", "      it is one"]
 
@@ -142,7 +143,7 @@ def test_seamcalls_are_counted(seed: int) -> None:
         }
     )
     text, document = texts(booted(counts=counts))
-    lines = section(text, "SEAMCALLs")[: len(counts) + 1]
+    lines = section(text, "^SEAMCALLs$")[: len(counts) + 1]
     found = {}
     for line in lines[:-1]:
         name, number, status = cells(line)
@@ -161,10 +162,10 @@ def test_seamcalls_are_counted(seed: int) -> None:
 def test_no_seamcall() -> None:
     over = booted(ended="timeout", initialized=None, changes=[])
     text = flat(texts(over)[0])
-    assert "None: the time was over before the first." in text
+    assert "None: the time was over before the first" in text
     assert "The time was over, after 45.68 s, before the kernel made its first" in text
     other = flat(texts(booted(initialized=None))[0])
-    assert "None. A kernel of this kind asks for TDX when KVM does" in other
+    assert re.search(r"None\. .* kernel .* TDX .* KVM", other)
     assert "TDX module NOT initialized; the run took 45.68 s and ended by reboot." in other
     late = booted(ended="timeout", initialized=None, counts=Counter({(TDH_PHYMEM_PAMT_ADD, 0): 1}))
     assert "NOT initialized" in flat(texts(late)[0])
@@ -268,7 +269,7 @@ def test_against_the_host() -> None:
     assert all(line in flat(text) for line in document["differences_from_host"])
     for one, two in ((mine, None), (None, mine), (None, None)):
         text, document = texts(booted(), told=one, host=two)
-        assert "Held against" not in text
+        assert "memory map" not in text
         assert document["differences_from_host"] is None
         assert document["pamt_kib"] == (None if one is None else 8236)
 
@@ -327,7 +328,7 @@ def test_a_counterexample_in_c() -> None:
         ["4", "CPU 1", "TDH.PHYMEM.PAMT.ADD", "TDX_SUCCESS"]
     ]
     assert not any("load" in line for line in lines)
-    assert "After 2 steps it departs: CPU 0 did less." in flat(text)
+    assert re.search("After 2 steps [a-z ]+: CPU 0 did less\\.", flat(text))
     assert "breakpoints" not in text
     replay = document["replay"]
     assert {key: replay[key] for key in ("design", "broken", "text", "same", "departure")} == {
@@ -347,7 +348,7 @@ def test_a_counterexample_in_c() -> None:
         assert replay["steps"][0][key] is None
     whole = followed(IN_C, [3, "TDX_SUCCESS", "TDX_SUCCESS"], words=[None] * 3)
     text, document = texts(booted(followed=whole))
-    assert "All 3 steps came in C as in the counterexample." in flat(text)
+    assert re.search("All 3 steps [a-z]+ in C as in", flat(text))
     assert document["replay"]["same"] is True
     assert "It ended after 1 of its steps." in flat(
         texts(booted(followed=followed(IN_C, [3], words=[None])))[0]
@@ -368,7 +369,7 @@ def test_a_counterexample_at_instructions() -> None:
     assert "refs[0x6].add(): 4 -> -7, the counterexample has 4 and 5" in said
     assert "refs[0x7].store(): 1 -> 9, the same" in said
     assert "pamt_lock.lock()" in said
-    assert "All 4 steps came on the vCPUs as in the counterexample." in said
+    assert re.search("All 4 steps [a-z]+ on the vCPUs as in", said)
     assert max(map(len, lines)) <= 80
     steps = document["replay"]["steps"]
     for point, came, word, step in zip(AT_INSTRUCTIONS, one.done, words, steps, strict=True):
@@ -393,17 +394,16 @@ def test_all_of_it_in_its_order() -> None:
     told = Told((), 1)
     text = boot_text(OPTIONS, one, told, told, True, "What has no effect.", "KVM\n---\nits part\n")
     titles = re.findall(r"^(.*)\n(-+)$", text, re.M)
-    assert [title for title, _ in titles] == [
-        "Kernel",
-        "What was done to it",
-        "What the kernel said of TDX",
-        "SEAMCALLs",
-        "Held against dpamt's own host on the same memory map",
-        "The counterexample in C",
-        "KVM",
-        "Bottom line",
-        "Console",
-    ]
+    patterns = (
+        "^Kernel$",
+        CHANGED,
+        "the kernel said of TDX$",
+        "^SEAMCALLs$",
+        "the same memory map$",
+    )
+    patterns += ("^The counterexample in C$", "^KVM$", "^Bottom line$", "^Console$")
+    for (title, _), pattern in zip(titles, patterns, strict=True):
+        assert re.search(pattern, title)
     assert all(len(title) == len(rule) for title, rule in titles)
     assert "What has no effect." in section(text, "Kernel")[2]
     flush = {*(title for title, _ in titles), *(rule for _, rule in titles), "its part", ""}

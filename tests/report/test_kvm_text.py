@@ -68,7 +68,7 @@ def test_what_was_changed_in_kvm() -> None:
     one = booted()
     text, document = texts(one)
     assert one.prepared is not None
-    lines = section(text, "What was done to KVM")
+    lines = section(text, "(done to|changed in) KVM$")
     assert lines[0].split()[0] == str(3 + 20)
     for change, said in zip(one.prepared.module_changes, document["module_changes"], strict=True):
         (at,) = [n for n, line in enumerate(lines) if line.split()[0] == f"{change.offset:#x}"]
@@ -117,10 +117,10 @@ def test_what_the_vmm_and_the_guests_met() -> None:
     one = booted(vmm=told)
     one.guests_refused.update({("ACCEPT", "0x1"): 1111})
     text, document = texts(one)
-    assert "KVM_RUN came back with 8 KVM_EXIT_MEMORY_FAULT, 1,234 KVM_EXIT_TDX." in flat(text)
+    assert " with 8 KVM_EXIT_MEMORY_FAULT, 1,234 KVM_EXIT_TDX." in flat(text)
     assert "The VMM: TD 3 was not built." in text
     assert "A guest: ACCEPT was answered 0x1, 1,111 times." in text
-    assert "5 commands were passed over: their TDs were not there." in flat(text)
+    assert re.search(r"(^| )5 commands were [^.]* TDs ", flat(text))
     assert document["exits"] == [
         {"td": 0, "exit": "KVM_EXIT_TDX", "count": 1200},
         {"td": 1, "exit": "KVM_EXIT_MEMORY_FAULT", "count": 8},
@@ -135,16 +135,18 @@ def test_what_the_vmm_and_the_guests_met() -> None:
     ):
         text = flat(texts(by_lives)[0])
         assert "The VMM:" not in text
-        assert "passed over" not in text
+        assert " commands were " not in text
     silent = texts(booted())[1]
     assert (silent["exits"], silent["vmm_troubles"], silent["guests"]) == ([], [], [])
-    assert "passed over" not in texts(booted(vmm=VmmTold()))[0]
-    assert "came back" not in texts(booted(vmm=VmmTold()))[0]
+    assert " commands were " not in texts(booted(vmm=VmmTold()))[0]
+    assert "KVM_RUN" not in texts(booted(vmm=VmmTold()))[0]
 
 
 def test_checks() -> None:
     text, document = texts(booted(checks={"calls": [], "slots": ["moved", "lost"]}))
-    assert section(text, "Checks")[:2] == ["  calls: as it has to be", "  slots: moved; lost"]
+    calls, slots = section(text, "Checks")[:2]
+    assert re.fullmatch("  calls: [a-z ]+", calls)
+    assert slots == "  slots: moved; lost"
     assert document["checks"] == [
         {"name": "calls", "wrong": []},
         {"name": "slots", "wrong": ["moved", "lost"]},
@@ -161,7 +163,7 @@ def test_what_is_not_equal_and_why() -> None:
         Difference("second", "TDs", 1, 2, ""),
     )
     text, document = texts(booted(), Compared("v2", 41, different, ()))
-    lines = section(text, "Held against dpamt run")
+    lines = section(text, "dpamt run on the same machine$")
     assert lines == [
         "  38 of 41 counts are equal (design v2); these are not:",
         "  because of this:",
@@ -192,7 +194,7 @@ def test_coverage() -> None:
         FunctionCoverage("tdx_c", frozenset((30,)), frozenset((30,))),
     )
     text, document = texts(booted(coverage=Coverage("tdx.c", functions)))
-    lines = section(text, "What of KVM's TDX code ran")
+    lines = section(text, "KVM's TDX code ran$")
     assert "2 of 8 lines with code in tdx.c (25 %)." in flat("\n".join(lines))
     assert lines[-2:] == ["    tdx_a: 4 of 5: 10-12, 17", "    tdx_b: not called: 20-21"]
     assert not any("tdx_c" in line for line in lines)
@@ -272,7 +274,7 @@ def test_the_head_says_what_of_a_scenario_has_no_effect() -> None:
         options: Any = SimpleNamespace(kvm=SimpleNamespace(script=SimpleNamespace(tds=[0, 0])))
         return kvm_head(scenario, options)
 
-    assert head((0.0, 0.0)).startswith("2 TDs of 'two of them'; of its [host], inject alone counts")
+    assert head((0.0, 0.0)).startswith("2 TDs of 'two of them'; of its [host], ")
     assert "share_2m" not in head((0.0, 0.0))
     assert "share_2m" in head((0.0, 0.5))
     nothing: Any = SimpleNamespace(kvm=None)

@@ -45,7 +45,7 @@ def test_the_first_screen(both: tuple[str, Any]) -> None:
     answer, host, static = document["answer"], document["host"], document["host"]["static"]["total"]
     ways = [answer["today"], answer["tomorrow"]]
     assert " ".join(text.split()).count(answer["sentence"]) >= 1
-    assert f"What to do: {answer['todo']}." in " ".join(text.split())
+    assert f"What to do: {' '.join(answer['todo'].split())}." in " ".join(text.split())
     lines = text[: text.index("of RAM, ")].split("\n")
     of_static, *sizes = row(lines, "PAMT")
     assert shows(of_static, static)
@@ -83,7 +83,8 @@ def test_what_limits_first_has_its_numbers(both: tuple[str, Any]) -> None:
     line = " ".join(text.split()).partition("What limits first: ")[2].partition(". ")[0]
     if answer["limit"] == "reserved areas":
         merged = next(one for one in host["vintages"] if one["vintage"] == "merged")
-        assert f"{merged['reserved_used']} needed and {merged['reserved_max']} taken" in line
+        counts = [int(count) for count in re.findall(r"\d+", line)]
+        assert counts == [merged["reserved_used"], merged["reserved_max"]]
         return
     assert ("(assumed)" in line) == ((host["log"] or {}).get("private_keyids") is None)
     if mix is None:
@@ -199,8 +200,7 @@ def test_where_the_counters_end(both: tuple[str, Any]) -> None:
     text, document = both
     host = document["host"]
     lines = section(text, "Where the reference counters end")
-    at = next(n for n, line in enumerate(lines) if "static is" in line)
-    assert cells(lines[at]) == ["counters", "dynamic", "static is"]
+    at = next(n for n, line in enumerate(lines) if cells(line)[0] == "counters")
     rows = lines[at + 1 :]
     assert len(rows) == len(host["tops"]) == 3
     for line, top in zip(rows, host["tops"], strict=True):
@@ -209,10 +209,10 @@ def test_where_the_counters_end(both: tuple[str, Any]) -> None:
         assert shows(counters, top["refcounts"])
         assert shows(dynamic, top["total"])
         times = host["static"]["total"] / top["total"]
-        said = re.fullmatch(r"(1/)?(\S+) (times|of) it", ratio)
-        assert said is not None
-        assert bool(said[1]) == (times < 1) == (said[3] == "of")
-        assert number(said[2]).stands_for(1 / times if times < 1 else times)
+        is_less = re.match(r"1\b(?!\.)", ratio) is not None
+        (said,) = re.findall(r"\d+\.\d", ratio)
+        assert is_less == (times < 1)
+        assert number(said).stands_for(1 / times if times < 1 else times)
     assert len({len(line) for line in lines[at:]}) == 1
 
 
@@ -248,7 +248,7 @@ def test_the_tds_at_both_times(both: tuple[str, Any]) -> None:
     ways = [document[when] for when in ("today", "tomorrow") if document[when] is not None]
     assert len(titles) == len(ways)
     for title, mix in zip(titles, ways, strict=True):
-        lines = section(text, title)
+        lines = section(text, re.escape(title))
         pages = mix["pages"]
         for label, value in (
             ("control pages (TDR, TDCX, TDVPR)", pages["control"]),
