@@ -179,18 +179,18 @@ def test_the_bottom_line() -> None:
     )
     assert (document["initialized_seconds"], document["seconds"]) == (1.234, 45.678)
     assert document["ended"] == "reboot"
-    for changed in (
+    facts: tuple[dict[str, Any], ...] = (
         {"findings": ["leak: a page", "another"]},
         {"complaints": [Complaint("BUG", "it", ())]},
         {"initialized": None},
         {},
-    ):
+    )
+    for changed in facts:
         text, document = texts(booted(**changed))
         assert document["clean"] is (not changed)
         assert ("\nClean: " in text) is (not changed)
-        for finding in changed.get("findings", []):  # type: ignore[attr-defined]
-            assert f"FINDING: {finding}" in text
         assert document["findings"] == changed.get("findings", [])
+        assert all(f"FINDING: {finding}" in text for finding in document["findings"])
 
 
 def test_stacks_and_complaints() -> None:
@@ -394,7 +394,7 @@ def test_all_of_it_in_its_order() -> None:
     told = Told((), 1)
     text = boot_text(OPTIONS, one, told, told, True, "What has no effect.", "KVM\n---\nits part\n")
     titles = re.findall(r"^(.*)\n(-+)$", text, re.M)
-    patterns = (
+    patterns: tuple[str, ...] = (
         "^Kernel$",
         CHANGED,
         "the kernel said of TDX$",
@@ -409,7 +409,12 @@ def test_all_of_it_in_its_order() -> None:
     flush = {*(title for title, _ in titles), *(rule for _, rule in titles), "its part", ""}
     flush.update(one.console)
     others = [line for line in text.split("\n") if line not in flush and line[:2] != "  "]
-    beginnings = ("The module at the end:", "held ", "held ", "TDX module initialized 1.23 s")
+    beginnings: tuple[str, ...] = (
+        "The module at the end:",
+        "held ",
+        "held ",
+        "TDX module initialized 1.23 s",
+    )
     beginnings += ("reboot.", "1 TD was alive", "Clean: ")
     assert all(line.startswith(begins) for line, begins in zip(others, beginnings, strict=True))
     plain = boot_text(OPTIONS, one, None, None, False)

@@ -352,8 +352,8 @@ def test_many_hosts_together(monkeypatch: pytest.MonkeyPatch, columns: str) -> N
         name, *sizes = cells(line)
         host, answer = one["host"], one["answer"]
         assert name == host["source"]
-        wanted = (host["memory_bytes"], host["static"]["total"])
-        wanted += (answer["today"]["dynamic"], answer["tomorrow"]["dynamic"])
+        wanted = [host["memory_bytes"], host["static"]["total"]]
+        wanted += [answer["today"]["dynamic"], answer["tomorrow"]["dynamic"]]
         assert all(shows(cell, size) for cell, size in zip(sizes, wanted, strict=True))
     static = sum(one["host"]["static"]["total"] for one in hosts)
     found = re.search(
