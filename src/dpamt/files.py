@@ -55,6 +55,8 @@ class Output:
         self._stream = sys.stdout  # a command whose output is a stream prints elsewhere
         self._target = os.path.realpath(path)
         self._seen = None if self.is_stream else self._stat()
+        self.written = False
+        """Whether a file has taken its place; a stream or a device never is."""
 
     def __str__(self) -> str:
         return self.path
@@ -262,6 +264,7 @@ class Output:
                 file.flush()
                 os.fsync(file.fileno())
             self._put_in_place(beside)
+            self.written = True
 
     def _put_in_place(self, beside: str) -> None:
         """By one rename, with the owner, permissions and attributes of the file that was there."""
@@ -293,6 +296,11 @@ class OutputFolder:
 
     def __str__(self) -> str:
         return self.path
+
+    @property
+    def written(self) -> bool:
+        """Whether all of its files have taken their places."""
+        return all(one.written for one in self.files.values())
 
     def identities(self) -> list[tuple[Any, ...] | None]:
         """Of the folder and of its files."""

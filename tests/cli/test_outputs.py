@@ -157,6 +157,22 @@ def test_a_fleet_does_not_write_over_a_table_of_the_users(folder: Path) -> None:
     assert (folder / "results" / "hosts.unfinished").read_bytes() == b"the user's too"
 
 
+def test_what_was_written_is_said_once_beside_the_result(folder: Path) -> None:
+    """On standard error, so that a pipe and --json have the result alone."""
+    bare = dpamt(*QUICK, "--json", cwd=folder)
+    both = dpamt(*QUICK, "--json", "--html", "m.html", "--save", "m.json", cwd=folder)
+    assert (bare.err, both.err) == ("", "dpamt: wrote m.json, m.html\n")
+    assert json.loads(both.out).keys() == json.loads(bare.out).keys()
+    fleet = ("plan", "--fleet", "generated", "2*4GiB", "--jobs", "1", "--out", "tables")
+    assert dpamt(*fleet, cwd=folder).err == "dpamt: wrote tables\n"
+    held = dpamt("verify", "v6", "--cpus", "1", "--html", "no.html", cwd=folder)
+    assert held.err == "dpamt: no.html: not written, nothing failed\n"
+    assert dpamt(*QUICK, "--html", "/dev/null", cwd=folder).err == ""
+    assert "wrote" not in dpamt(*QUICK, "--html", "-", cwd=folder).err
+    refused(*QUICK, "--html", "m.html", "--save", "diary", cwd=folder)  # in its one line
+    assert dpamt("list", "designs", cwd=folder).err == ""
+
+
 @pytest.mark.parametrize("option", ["--save", "--html", "--perfetto"])
 def test_what_dpamt_wrote_is_written_again(option: str, folder: Path) -> None:
     """The kinds as the command writes them, not as a test makes them."""

@@ -28,7 +28,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kept")
     (folder / "mine.py").write_text(MERGED.replace(RIGHT, WRONG), encoding="utf-8")
     ended = dpamt("verify", "./mine.py", "--cpus", "2", "--save", "mine.json", cwd=folder)
-    assert (ended.code, ended.err) == (1, "")
+    assert (ended.code, ended.err) == (1, "dpamt: wrote mine.json\n")
     assert (
         "Run again with each CPU as a thread, every step on the real word: the same." in ended.out
     )
@@ -352,7 +352,7 @@ def test_a_property_of_ones_own(tmp_path: Path, source: str, code: int, told: st
     ended = dpamt(
         "verify", "--cpus", "2", "--property", "mine.py", "--save", "a.json", cwd=tmp_path
     )
-    assert (ended.code, ended.err) == (code, "")
+    assert (ended.code, ended.err) == (code, "dpamt: wrote a.json\n")
     assert told in ended.out
     assert "NOT CONFIRMED" not in ended.out
     mine = ("--property", "mine.py")

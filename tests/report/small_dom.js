@@ -30,6 +30,7 @@ const around = { hash: "" };
 new Function("document", "history", "location", "addEventListener", script)(
   document, { replaceState: (_, __, hash) => { around.hash = hash; } }, around, () => {});
 const slider = found["#slider"], shown = [];
+document.querySelector("#module").checked = true;
 for (let done = 0; done <= slider.max; done++) {
   slider.value = String(done);
   slider.heard.input();

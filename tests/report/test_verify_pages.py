@@ -16,7 +16,7 @@ from dpamt import __version__
 from dpamt.host.designs.load import load_design
 from dpamt.report.verify_html import html_page
 from dpamt.report.verify_perfetto import perfetto_trace
-from dpamt.report.verify_text import _lines, told_lines
+from dpamt.report.verify_text import _lines, lines_of, told_lines
 from dpamt.verify.evidence.counterexample import Counterexample
 from dpamt.verify.programs.get_put import regions
 from dpamt.verify.properties.named import properties
@@ -50,6 +50,15 @@ def values_after(found: Counterexample, done: int) -> dict[str, str]:
     return values
 
 
+def numbers_of(found: Counterexample) -> list[str]:
+    """The number of each step, written apart from the page's script: 1, 1.1, 1.2, 2, ..."""
+    numbers: list[str] = []
+    for lines in lines_of(found.steps, False):
+        whole, _, part = (numbers[-1] if numbers else "0").partition(".")
+        numbers.append(f"{int(whole) + 1}" if lines else f"{whole}.{int(part or 0) + 1}")
+    return numbers
+
+
 def test_the_page_needs_nothing_beside_it(found: Counterexample) -> None:
     page = html_page(found)
     assert not re.search(r"https?:|src=|@import|url\(|<link", page)
@@ -76,7 +85,7 @@ def test_markup_in_a_text_stays_text(found: Counterexample) -> None:
     page = html_page(replace(found, text="<i>&", steps=(step, *found.steps[1:])))
     assert "<i>" not in page
     assert "<b>" not in page
-    assert data_of(page)["steps"][0]["events"] == ["</script><b>x"]
+    assert "</script><b>x" in data_of(page)["steps"][0]["lines"]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
@@ -89,11 +98,12 @@ def test_the_slider_shows_the_values_of_every_step(found: Counterexample, tmp_pa
     shown = json.loads(done.stdout)
     names = [word["name"] for word in data_of(html_page(found))["words"]]
     assert len(shown) == len(found.steps) + 1
+    numbers = ["0", *numbers_of(found)]
     for moment, at in enumerate(shown):
         values = values_after(found, moment)
         assert at["values"] == [values[name] for name in names]
         assert at["now"] == moment - 1
-        assert at["text"].startswith(f"{moment} of {len(found.steps)}. ")
+        assert at["text"].startswith(f"{numbers[moment]} of {numbers[-1]}. ")
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +123,14 @@ def test_the_page_walks_through_the_schedule_in_a_browser(
         assert slider.get_attribute("max") == str(len(found.steps))
         rows = page.locator("#steps tbody tr.step, #steps tbody tr.module")
         assert rows.count() >= len(found.steps)
-        assert what.inner_text().startswith(f"{len(found.steps)} of {len(found.steps)}")
+        last = numbers_of(found)[-1]
+        assert what.inner_text().startswith(f"{last} of {last}. ")
         slider.fill("0")
-        assert what.inner_text() == f"0 of {len(found.steps)}. before the first step"
+        assert what.inner_text() == f"0 of {last}. before the first step"
         page.locator("#on").click()
         assert not what.inner_text().startswith("0 of")
         slider.fill(str(len(found.steps)))
-        assert what.inner_text().startswith(f"{len(found.steps)} of {len(found.steps)}")
+        assert what.inner_text().startswith(f"{last} of {last}. ")
         shown = [cell.inner_text() for cell in page.locator("#words td:nth-child(2)").all()]
         names = [word["name"] for word in data_of(html_page(found))["words"]]
         assert shown == [values_after(found, len(found.steps))[name] for name in names]
@@ -170,7 +181,7 @@ def test_the_failing_step_is_shown_first_and_not_covered(
         assert page.evaluate(SEEN, "tr.fails")
         assert page.locator("tr.fails").get_attribute("class") == "step fails now"
         number = page.locator("tr.fails td.number").inner_text()
-        assert number == str(len(found.steps))
+        assert number == numbers_of(found)[-1]
         for key, row in (("Home", 0), ("End", len(found.steps)), ("ArrowLeft", None)):
             page.keyboard.press(key)  # nothing has the focus
             assert row is None or page.locator("#slider").input_value() == str(row)
@@ -181,32 +192,75 @@ def test_the_failing_step_is_shown_first_and_not_covered(
 
 
 @SIZES
-def test_the_step_is_in_the_address(file: Path, browser: Browser, size: tuple[int, int]) -> None:
+def test_the_step_is_in_the_address(
+    file: Path, found: Counterexample, browser: Browser, size: tuple[int, int]
+) -> None:
+    """By the number that the page shows; a step inside the module opens the internals."""
+    numbers = numbers_of(found)
+    inside = next(number for number in numbers if "." in number)
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     page.goto(f"{file.as_uri()}#step=7")
-    assert page.locator("#slider").input_value() == "7"
+    assert page.locator("#slider").input_value() == str(numbers.index("7") + 1)
     page.keyboard.press("Home")
     assert page.url.endswith("#step=0")
     page.evaluate("location.hash = '#step=9'")
-    wait_until(page, "document.querySelector('#slider').value === '9'")
+    at = numbers.index("9") + 1
+    wait_until(page, f"document.querySelector('#slider').value === '{at}'")
+    assert not page.locator("#module").is_checked()
+    page.evaluate(f"location.hash = '#step={inside}'")
+    at = numbers.index(inside) + 1
+    wait_until(page, f"document.querySelector('#slider').value === '{at}'")
+    assert page.locator("#module").is_checked()
+    assert page.locator("tr.now").is_visible()
     page.goto(f"{file.as_uri()}#step=99999999")
     page.close()
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["text", "whole"])
 def test_the_page_shows_the_lines_of_the_text(
-    file: Path, found: Counterexample, browser: Browser
+    file: Path, found: Counterexample, browser: Browser, whole: bool
 ) -> None:
-    """Without internals: the steps of which the text has a line, so as many switches."""
-    told = {n + 1 for n, step in enumerate(found.steps) if told_lines(step, False)}
+    """The same steps by the same words, with the same switches; numbered without a gap."""
+    lines = lines_of(found.steps, False)
     text = [cpu for cpu, _ in groupby(cpu for cpu, _ in _lines(found.steps, False))]
     with opened(browser, file) as page:
-        numbers = page.locator("#steps tbody tr:visible td.number").all_inner_texts()
-        rows = [int(number) for number in numbers]
-        assert told <= set(rows)
-        assert [cpu for cpu, _ in groupby(found.steps[n - 1].cpu for n in rows)] == text
-        page.locator("#module").check()
-        assert page.locator("#steps tbody tr:visible").count() == len(found.steps)
-        assert "refcount" in page.locator("#words tbody tr td").first.inner_text()
+        if whole:
+            page.locator("#module").check()
+        rows = page.locator("#steps tbody tr:visible")
+        numbers = rows.locator("td.number").all_inner_texts()
+        if whole:
+            assert numbers == numbers_of(found)
+            lines = lines_of(found.steps, True)
+            assert any("begins" in line for of_step in lines for line in of_step)
+        else:
+            assert numbers == [str(n + 1) for n in range(sum(map(bool, lines)))]
+            shown = [step.cpu for step, words in zip(found.steps, lines, strict=True) if words]
+            assert [cpu for cpu, _ in groupby(shown)] == text
+        said = [cell.split("\n") for cell in rows.locator("td.mine").all_inner_texts()]
+        said = [[line for line in cell if not line.startswith("[")] for cell in said]
+        wanted = [of_step for of_step in lines if of_step]
+        assert said == wanted
+        first = page.locator("#words tbody tr td").first.inner_text()
+        assert first == "pamt_refcounts[0x3fe]"  # as its steps have it
+
+
+def test_the_slider_goes_to_steps_that_are_shown(
+    file: Path, found: Counterexample, browser: Browser
+) -> None:
+    inside = next(n for n, number in enumerate(numbers_of(found)) if "." in number)
+    with opened(browser, file) as page:
+        page.locator("#slider").fill(str(inside + 1))
+        assert page.locator("tr.now").is_visible()
+
+
+def test_the_last_step_has_a_line(found: Counterexample) -> None:
+    """It is the one that fails, whatever it is."""
+    inside = next(n for n, step in enumerate(found.steps) if not told_lines(step, False))
+    cut = found.steps[: inside + 1]
+    assert lines_of(cut, False)[-1]
+    assert [bool(lines) for lines in lines_of(cut, False)] == [
+        bool(told_lines(step, False)) for step in cut[:-1]
+    ] + [True]
 
 
 @SIZES
@@ -218,7 +272,7 @@ def test_the_page_is_readable(
     page = browser.new_page(viewport=view, color_scheme=scheme)
     page.goto(file.as_uri())
     assert fits_its_width(page)
-    for name in ("h1", "#said", "#what", "tr.fails td.mine .event", "tr.fails td.mine small"):
+    for name in ("h1", "#said", "#what", "tr.fails td.mine div", "tr.fails td.mine small"):
         assert page.evaluate(CONTRAST, name) >= 4.5, (name, scheme)
     least = page.locator("#steps td.mine small").evaluate_all(
         "all => Math.min(...all.map((one) => parseFloat(getComputedStyle(one).fontSize)))"

@@ -49,7 +49,35 @@ def test_two_cpus_have_a_column_each() -> None:
     assert "pamt_lock  free -> held" in "\n".join(lines)
 
 
-def test_cpus_that_do_not_fit_are_named_on_each_line() -> None:
+def test_only_cpus_that_do_something_have_a_column() -> None:
+    one = tried("v2", (4,))
+    assert set(nearest([one])[0][1].schedule) == {0, 1}
+    lines = suite_text("v2", [one]).splitlines()
+    assert "CPU2, CPU3: no step here." in lines
+    assert re.fullmatch(r"CPU0 +CPU1", next(line for line in lines if line.startswith("CPU0 ")))
+
+
+def test_the_first_failure_alone_has_its_steps() -> None:
+    """The others in short, each with the property, the trial and the length; --whole has all."""
+    both = [tried("v2", (3,)), tried("v2", (2,))]
+    short, whole = (suite_text("v2", both, in_full) for in_full in (False, True))
+    every = nearest(both)
+    assert len(every) > 2
+    assert len(re.findall(r"^CPU0 .*CPU1", short, re.M)) == 1
+    below = " ".join(short[short.index("Also found") :].split())
+    for _, found, _ in every:
+        assert f"{found.broken}, in " in short
+        assert f"{found.broken}, in " in whole
+        if f"{found.broken}, in " in below:
+            assert f"({len(found.cpus)} CPUs, {found.size}, CPUs switched at:" in below
+    assert "Also found" not in whole
+    assert whole.count("Run again with each CPU as a thread") == len(every)
+    wrong = [replace(one, replayed=("step 3: no",) * len(one.replayed)) for one in both]
+    assert suite_text("v2", wrong).count("NOT CONFIRMED") == len(every)
+
+
+def test_cpus_that_do_not_fit_are_named_on_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     text = suite_text("v2", [tried("v2", (4,))])
     for cpu in range(2):
         assert re.search(rf"^CPU{cpu}: \[tdx_pamt_get host/designs/v2.py:\d+\]$", text, re.M)

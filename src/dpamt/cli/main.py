@@ -98,7 +98,18 @@ def _dispatch(arguments: list[str]) -> int:
 
     gc.set_threshold(*(COLLECT_AFTER_IN_VERIFY if verb == "verify" else COLLECT_AFTER))
     code: int = import_module(f"dpamt.cli.{verb}").main(arguments[1:])
+    _say_what_was_written()
     return code
+
+
+def _say_what_was_written() -> None:
+    """One line on standard error, below the report: standard output is the result's alone."""
+    from dpamt.cli.parser import written
+
+    if files := written():
+        sys.stdout.flush()
+        line = ", ".join(" ".join(map(_short, file.split())) for file in files)
+        sys.stderr.write(f"dpamt: wrote {line}\n")
 
 
 def _help() -> str:

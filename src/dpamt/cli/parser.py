@@ -11,13 +11,26 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpamt.errors import InputError
+
+if TYPE_CHECKING:
+    from dpamt.files import Output, OutputFolder
 
 _GIVEN = "options given so far"
 _ODD_NUMBER = re.compile(r"(?=.*(?:_|[^\x00-\x7f]))[+-]?[\d_.]*\d[\d_.]*")
 FORCE_HELP = "replace a file that dpamt did not write (docs/outputs.md)"
+_SAYS_SO_ITSELF = "checkpoint"
+"""A kind of file of which the command says where it is, and how to go on from it."""
+
+_asked_for: "list[Output | OutputFolder]" = []
+"""The files that the command which runs was asked to write."""
+
+
+def written() -> list[str]:
+    """The files that the last command has written, as its options name them."""
+    return [one.path for one in _asked_for if one.written]
 
 
 class _Once(argparse._StoreAction):
@@ -131,6 +144,7 @@ class Parser(argparse.ArgumentParser):
 
     def options(self, arguments: list[str]) -> argparse.Namespace:
         """The options; what goes together and the outputs are checked, before any work."""
+        _asked_for.clear()
         options = self._parse(arguments, argparse.Namespace())
         self._check_together(arguments)
         if self._inputs:
@@ -208,6 +222,8 @@ class Parser(argparse.ArgumentParser):
             )
             setattr(options, action.dest, one)
             outputs.append((_name(action), one))
+            if kind != _SAYS_SO_ITSELF:
+                _asked_for.append(one)
         check_outputs(outputs, list(self._paths_read(options)))
         if any(isinstance(one, Output) and one.is_stdout for _, one in outputs):
             if getattr(options, "json", False):

@@ -66,7 +66,7 @@ def _beyond_lines(extra: Beyond) -> Iterator[str]:
     yield from _outcome_lines(extra.outcome)
     yield "  a way there:"
     steps = [replace(step, seamcall="") for step in extra.schedule.steps]
-    yield from side_by_side(2, steps, whole=True)
+    yield from side_by_side(steps, whole=True)
 
 
 def _times(switches: int | None) -> str:

@@ -4,14 +4,12 @@ import json
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from itertools import groupby
 from typing import Any
 
 from dpamt import __version__
 from dpamt.own_files import GENERATOR
-from dpamt.report.verify_text import _is_shown, operation, place_text, told_lines
-from dpamt.verify.evidence.counterexample import GHOSTS, Counterexample, StepTold
-from dpamt.verify.learn.automaton import CHOICE, MARK
+from dpamt.report.verify_text import _is_shown, has_place, lines_of, place_text, short_word
+from dpamt.verify.evidence.counterexample import Counterexample, StepTold
 
 
 def html_page(
@@ -26,7 +24,9 @@ def html_page(
     """
     who = f"{design} fails" if design else "fails"
     template = (files("dpamt.report") / "verify_page.html").read_text(encoding="utf-8")
-    data = json.dumps(_data(found), separators=(",", ":")).replace("<", "\\u003c")
+    shown = _data(found)
+    data = json.dumps(shown, separators=(",", ":")).replace("<", "\\u003c")
+    internal = sum(step["internal"] for step in shown["steps"])
     filled = {
         "@GENERATOR@": GENERATOR,
         "@TITLE@": escape(f"{who}: {found.broken} (dpamt {__version__})"),
@@ -35,7 +35,9 @@ def html_page(
         "@MADE@": f"Made by dpamt {__version__}.",
         "@PROBLEM@": escape(
             f"{found.problem}; {len(found.cpus)} CPUs, {found.size}, "
-            f"CPUs switched at: {found.granularity}"
+            f"CPUs switched at: {found.granularity}. "
+            + f"Steps inside the module have no number of their own ({internal}); the box "
+            '"internals" shows them.' * bool(internal)
         ),
         "@RESTS@": _list("The verdict rests on", assumptions)
         + _list("Lines of the design that no trial reached", not_reached),
@@ -60,11 +62,19 @@ def _data(found: Counterexample) -> dict[str, Any]:
     return {
         "cpus": list(found.cpus),
         "words": [
-            {"name": word, "start": values[word], "internal": not _is_shown(word)} for word in words
+            {
+                "name": word,
+                "short": short_word(word),
+                "start": values[word],
+                "internal": not _is_shown(word),
+            }
+            for word in words
         ],
         "steps": [
-            _step(step, words, internal)
-            for step, internal in zip(found.steps, _internal(found.steps), strict=True)
+            _step(step, words, short, whole)
+            for step, short, whole in zip(
+                found.steps, lines_of(found.steps, False), lines_of(found.steps, True), strict=True
+            )
         ],
     }
 
@@ -74,30 +84,19 @@ def _importance(word: str) -> tuple[bool, bool]:
     return not _is_shown(word), "refcount" not in word
 
 
-def _step(step: StepTold, words: list[str], internal: bool) -> dict[str, Any]:
-    if step.method == MARK:
-        what = step.seamcall
-    elif step.word.startswith(GHOSTS):
-        what = ""
-    elif step.method == CHOICE:
-        what = f"{step.arguments[0]}: {'yes' if step.result else 'no'}"
-    else:
-        what = operation(step)
+def _step(
+    step: StepTold, words: list[str], short: Sequence[str], whole: Sequence[str]
+) -> dict[str, Any]:
+    """A step with its lines as the text has them, ``short`` without ``--whole``."""
+    lines = [*whole, *(line for line in short if line not in whole)] or [""]
     return {
         "cpu": step.cpu,
-        "what": what,
+        "lines": lines,
+        "inner": [line not in short for line in lines],
+        "event": [any(event in line for event in step.events) for line in lines],
         "where": place_text(step),
-        "internal": internal,
-        "events": list(step.events),
+        "outside": has_place(step),
+        "internal": not short,
         "word": words.index(step.word) if step.word in words else -1,
         "value": step.value,
     }
-
-
-def _internal(steps: Sequence[StepTold]) -> list[bool]:
-    """As in the text: a step that has no line there; of a turn without any, the first stays."""
-    found: list[bool] = []
-    for _, turn in groupby(steps, key=lambda step: step.cpu):
-        hidden = [not told_lines(step, False) for step in turn]
-        found += [False, *hidden[1:]] if all(hidden) else hidden
-    return found

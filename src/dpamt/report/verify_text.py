@@ -55,17 +55,15 @@ class SuiteText:
 
     def _end(self, tried: Sequence[Tried]) -> Iterator[str]:
         found = nearest(tried)
-        for n, (one, shortest, again) in enumerate(found):
-            if shortest in self._shown:
-                continue
-            if self._whole or not n:
+        others = [item for item in found if item[1] not in self._shown]
+        if others and not self._whole:
+            yield ""
+            yield "Also found, without their steps (--whole shows them):"
+        for one, shortest, again in others:
+            if self._whole:
                 yield from _counterexample(one, shortest, again, self._whole)
-                continue
-            yield from wrapped(
-                f"{shortest.broken}, in {one.trial.name} ({shortest.size}): "
-                f"{_said(shortest.broken, shortest.text)}",
-                "",
-            )
+            else:
+                yield from _inshort_word(one, shortest, again, shortest is found[0][1])
         over = lock_order_of(tried)
         for text in over:
             yield from wrapped(f"{LOCK_ORDER}, over the trials together: {text}", "")
@@ -107,16 +105,16 @@ def _head(design: str, code: "OtherCode | None", reductions: str) -> Iterator[st
     for name, bound in code.bounds().items() if code is not None else ():
         yield from wrapped(f"{name}: {bound}", "")
     yield ""
-    yield f"{'trial':14} {'granularity':11} {'verdict':13} {'states':>10} {'seconds':>8}  what"
+    yield f"{'trial':16} {'granularity':11} {'verdict':13} {'states':>10} {'seconds':>8}"
 
 
 def _row(one: Tried) -> Iterator[str]:
     said = one.verdict
     yield (
-        f"{one.trial.name:14} {said.granularity:11} {said.verdict:13} {said.states:10,} "
+        f"{one.trial.name:16} {said.granularity:11} {said.verdict:13} {said.states:10,} "
         f"{said.seconds:8.2f}"
     )
-    yield from wrapped(one.trial.meaning, "               ")
+    yield from wrapped(one.trial.meaning, "                 ")
 
 
 def _verdict(tried: Sequence[Tried], broken: Sequence[str]) -> Iterator[str]:
@@ -200,16 +198,19 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
     yield from wrapped(f"{found.broken}, in {one.trial.name}: {text}", "")
     if found.steps:
         yield from wrapped(f"{_size(found)}, CPUs switched at: {found.granularity}", "")
-        left_out = sum(not told_lines(step, whole) for step in found.steps)
+        left_out = sum(not lines for lines in lines_of(found.steps, whole))
         if left_out:
             more = "" if whole else "; --whole shows them"
             yield from wrapped(f"Left out below: {left_out} steps inside the module{more}.", "")
+        idle = [f"CPU{n}" for n in range(len(found.cpus)) if n not in found.schedule]
+        if idle:
+            yield from wrapped(f"{', '.join(idle)}: no step here.", "")
         if len(set(found.cpus)) > 1:
             yield ""
             for number, name in enumerate(found.cpus):
                 yield from wrapped(f"CPU{number}: {name}", "")
         yield ""
-        yield from side_by_side(len(found.cpus), found.steps, whole)
+        yield from side_by_side(found.steps, whole)
     else:
         yield "It fails in the initial state, before any step."
     yield from _words(found.shared)
@@ -226,6 +227,17 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
         yield from wrapped(f"NOT CONFIRMED when run again on threads: {again}", "")
 
 
+def _inshort_word(one: Tried, found: Counterexample, again: str, nearest: bool) -> Iterator[str]:
+    """A counterexample without its table; the nearest of all is the one that is drawn."""
+    text = f"{found.broken}, in {one.trial.name}: {_said(found.broken, found.text)}"
+    size = f"{_size(found)}, CPUs switched at: {found.granularity}"
+    if nearest:
+        size += "; the shortest of all: --html and --perfetto show this one"
+    yield from wrapped(f"{text} ({size})", "  ")
+    if again != SAME:
+        yield from wrapped(f"NOT CONFIRMED when run again on threads: {again}", "    ")
+
+
 def _size(found: Counterexample) -> str:
     """How long it is; steps are those that another CPU could notice."""
     return f"{len(found.cpus)} CPUs, {found.size}"
@@ -237,9 +249,9 @@ def _words(changed: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     yield ""
     if kept:
         yield "Shared words that have changed at the end:"
-        longest = max(len(_short(word)) for word, _, _ in kept)
+        longest = max(len(short_word(word)) for word, _, _ in kept)
         for word, before, after in kept:
-            yield f"  {_short(word):{longest}}  {before} -> {after}"[: width()]
+            yield f"  {short_word(word):{longest}}  {before} -> {after}"[: width()]
         yield ""
 
 
@@ -261,7 +273,7 @@ def _replayed(
     )
     if table:
         yield ""
-        yield from side_by_side(len(found.cpus), said.steps, whole)
+        yield from side_by_side(said.steps, whole)
         yield from _words(said.shared)
     if said.departure:
         yield from wrapped(f"the code departs from the schedule at {said.departure}", "  ")
@@ -283,41 +295,59 @@ def _said(broken: str, text: str) -> str:
     return text.replace(f"{broken}: ", "")
 
 
-def side_by_side(cpus: int, steps: Sequence[StepTold], whole: bool) -> Iterator[str]:
-    """A column for each CPU where the width is enough; else a label before each line."""
+def side_by_side(steps: Sequence[StepTold], whole: bool) -> Iterator[str]:
+    """A column for each CPU that does something, where the width is enough; else a label before
+    each line."""
     told = list(_lines(steps, whole))
-    column = (width() - _COLUMN_GAP * (cpus - 1)) // cpus
+    acting = sorted({cpu for cpu, _ in told})
+    if not acting:
+        return
+    column = (width() - _COLUMN_GAP * (len(acting) - 1)) // len(acting)
     widest = max((len(word) for _, line in told for word in line.split()), default=0)
     if widest + 2 > column:
         for cpu, line in told:
             yield from wrap(f"CPU{cpu}: {line}", width(), subsequent_indent="      ")
         return
-    yield (" " * _COLUMN_GAP).join(f"CPU{n}".ljust(column) for n in range(cpus)).rstrip()
+    yield (" " * _COLUMN_GAP).join(f"CPU{n}".ljust(column) for n in acting).rstrip()
+    at = {cpu: n * (column + _COLUMN_GAP) for n, cpu in enumerate(acting)}
     for cpu, line in told:
         for piece in wrap(line, column, subsequent_indent="  ") or [""]:
-            yield " " * (cpu * (column + _COLUMN_GAP)) + piece
+            yield " " * at[cpu] + piece
 
 
 def _lines(steps: Sequence[StepTold], whole: bool) -> Iterator[tuple[int, str]]:
-    """(CPU, line): what is done, after the place in brackets where that is another one.
+    """(CPU, line): what is done, after the place in brackets where that is another one."""
+    last = ""
+    for step, lines in zip(steps, lines_of(steps, whole), strict=True):
+        place = place_text(step)
+        if lines and has_place(step) and place != last:
+            yield step.cpu, f"[{place}]"
+            last = place
+        for line in lines:
+            yield step.cpu, line
+
+
+def lines_of(steps: Sequence[StepTold], whole: bool) -> list[list[str]]:
+    """The lines of each step; none of a step that is not for the reader.
 
     Each turn of a CPU has a line, so that its switches can be counted: where nothing of a turn is
-    for the reader, its first step stands for it.
+    for the reader, its first step stands for it.  The last step, which fails, has one too.
     """
-    last = ""
-    for cpu, turn in groupby(steps, key=lambda step: step.cpu):
+    found: list[list[str]] = []
+    for _, turn in groupby(steps, key=lambda step: step.cpu):
         every = list(turn)
         told = [told_lines(step, whole) for step in every]
         if not any(told):
             told[0] = [_inside(every[0])]
-        for step, lines in zip(every, told, strict=True):
-            place = place_text(step)
-            outside = not step.seamcall and not step.file.startswith("verify/")
-            if lines and outside and place != last:
-                yield cpu, f"[{place}]"
-                last = place
-            for line in lines:
-                yield cpu, line
+        found += told
+    if found and not found[-1]:
+        found[-1] = [_inside(steps[-1])]
+    return found
+
+
+def has_place(step: StepTold) -> bool:
+    """Whether a reader looks up where a step is: not inside the module, nor in the verifier."""
+    return not step.seamcall and not step.file.startswith("verify/")
 
 
 def place_text(step: StepTold) -> str:
@@ -353,7 +383,7 @@ def operation(step: StepTold) -> str:
     """What a step does to its word, and its result."""
     arguments = ", ".join(_number(value) for value in step.arguments)
     result = "" if step.result is None else f" = {_number(step.result)}"
-    return f"{_short(step.word)}.{step.method}({arguments}){result}"
+    return f"{short_word(step.word)}.{step.method}({arguments}){result}"
 
 
 def _is_shown(word: str) -> bool:
@@ -361,7 +391,7 @@ def _is_shown(word: str) -> bool:
     return not word.startswith((GHOSTS, "kvm."))
 
 
-def _short(word: str) -> str:
+def short_word(word: str) -> str:
     """A word without its room."""
     if word.startswith(_IMAGE):  # by its name in C, which has dots of its own
         return word.removeprefix(_IMAGE).removesuffix("[0x0]")

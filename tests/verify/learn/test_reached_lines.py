@@ -53,6 +53,28 @@ def test_an_error_path_is_reached_only_where_allocations_fail(tmp_path: Path) ->
     assert "return -ENOMEM" not in not_reached(path, Choices(1))
 
 
+def test_what_runs_only_without_dynamic_pamt_is_not_asked_for(tmp_path: Path) -> None:
+    """Other conditions on the kernel are, and so is another kernel than the one that is given."""
+    path = mine(tmp_path, "    count = refcount.load()\n", CONDITIONS)
+    left = not_reached(path)
+    assert 'word = "static"' not in left
+    assert 'word = "static too"' not in left
+    assert 'word = "either"' in left
+    path = mine(tmp_path, "    count = refcount.load()\n", CONDITIONS + ANOTHER)
+    assert 'word = "static"' in not_reached(path)
+
+
+CONDITIONS = """    count = refcount.load()
+    if not kernel.dynamic_pamt:
+        word = "static"
+        word = "static too"
+    if not kernel.dynamic_pamt and count:
+        word = "either"
+"""
+ANOTHER = """    kernel = kernel
+"""
+
+
 def test_a_tracer_of_the_users_is_put_back() -> None:
     def theirs(*_: object) -> None:
         return None

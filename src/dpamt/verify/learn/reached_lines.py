@@ -6,11 +6,14 @@ frames that stand on the stack already get a tracer, and so do those that are ca
 before, with the results that led there, was traced when it was new.
 
 Counted are the functions that a thread may come to: the hooks of the design and what they call in
-their files.  What runs at boot only is not asked for.
+their files.  What runs at boot only is not asked for.  Nor is what runs only without Dynamic PAMT,
+``if not kernel.dynamic_pamt: return 0``: no trial has such a host, and no thread changes a plain
+attribute of its kernel (:mod:`dpamt.sync.plain_state`).
 """
 
+import ast
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import unwrap
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final
@@ -91,10 +94,37 @@ def not_reached(design: Design, reached: ReachedLines) -> tuple[str, ...]:
     lines = {line for function in _own_functions(design) for line in _lines(function.__code__)}
     missing = sorted(lines - reached.lines)
     texts = {file: source_lines(file) for file in {file for file, _ in missing}}
+    static = {file: _without_dynamic_pamt(text) for file, text in texts.items()}
     return tuple(
         f"{short_path(file)}:{line} {texts[file][line - 1].strip() if texts[file] else ''}".rstrip()
         for file, line in missing
+        if line not in static[file]
     )
+
+
+def _without_dynamic_pamt(text: Sequence[str]) -> set[int]:
+    """The lines that run only where the kernel that a function is given has no Dynamic PAMT."""
+    try:
+        functions = [
+            n for n in ast.walk(ast.parse("".join(text))) if isinstance(n, ast.FunctionDef)
+        ]
+    except SyntaxError:  # it is another file by now
+        return set()
+    found: set[int] = set()
+    for function in functions:
+        given = {one.arg for one in (*function.args.posonlyargs, *function.args.args)}
+        parts = list(ast.walk(function))
+        given -= {n.id for n in parts if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        for part in parts:
+            if isinstance(part, ast.If) and "kernel" in given and _is_static(part.test):
+                first, last = part.body[0], part.body[-1]
+                found.update(range(first.lineno, (last.end_lineno or last.lineno) + 1))
+    return found
+
+
+def _is_static(test: ast.expr) -> bool:
+    """Whether it is ``not kernel.dynamic_pamt``."""
+    return ast.unparse(test) == "not kernel.dynamic_pamt"
 
 
 def _own_functions(design: Design) -> list[FunctionType]:
