@@ -188,7 +188,7 @@ FIELDS: Final = (
         "([all of it](injection.md)).",
         default_text="none",
     ),
-    Field("side", "name", "name", REQUIRED, "Its name in tables.  No two alike."),
+    Field("side", "name", "name", REQUIRED, "Its name in tables; each side has another one."),
     Field(
         "side",
         "pamt",
@@ -208,7 +208,7 @@ FIELDS: Final = (
         "scenario; contract in `dpamt/host/designs/base.py`).",
         default_text="`static` for static PAMT, else `merged`",
     ),
-    Field("td", "name", "name", REQUIRED, "Name of the group.  No two alike."),
+    Field("td", "name", "name", REQUIRED, "Name of the group; each group has another one."),
     Field("td", "count", "integer", 1, "TDs in the group.", 1, 4096),
     Field("td", "memory", "size", REQUIRED, "Memory of each TD.", SIZE_2M, 64 * TIB, step=SIZE_2M),
     Field("td", "vcpus", "integer", 1, "VCPUs of each TD.", 1, 512),
@@ -274,9 +274,9 @@ FIELDS: Final = (
         "share",
         "share",
         None,
-        "Share of the TD's memory that it concerns: for `fault`, of all its memory, of which so "
-        "much is in use afterwards; for `convert` and `balloon`, of the memory in use beyond the "
-        "image; for `split`, of its 2M pages.",
+        "A share of the TD's memory.  `fault`: of all its memory; this share is in use afterwards. "
+        " `convert` and `balloon`: of the memory in use beyond the image.  `split`: of its 2M "
+        "pages.",
         0,
         1,
         default_text="`fault`: the group's `faulted`; else 1",

@@ -44,10 +44,10 @@ name = "churn"
 steps = [{ do = "split", share = 0.1 }, { do = "crash" }]
 ```
 
-Phases need not cover everything: module initialisation comes before the first one, and TDs that
-are left after the last one are shut down in a phase `end` of their own, so that every run ends with
-an audit of a host on which no TD exists.  A key that is not listed here is refused, and so is a
-step that cannot be (a fault of a TD that was never built).
+Module initialisation comes before the first phase.  TDs that are left after the last phase are shut
+down in one more phase, `end`, so that every run ends with an audit of a host on which no TD exists.
+A key that is not listed here is refused, and so is an impossible step (such as a fault of a TD that
+was never built).
 
 Sizes are bytes, or text with a binary unit: `"4GiB"`, `"1.5G"`, `"64KiB"`.  Shares go from 0 to 1.
 """

@@ -128,7 +128,7 @@ SUITE: Final = (
     ),
     Trial(
         "split, same TD",
-        "a hole is punched into a 2M page; a VCPU, whichever, faults on the hole or behind it",
+        "a hole is punched into a 2M page; any VCPU faults on the hole or behind it",
         LOCKS,
         split_and_fault,
         demotes=True,
