@@ -66,7 +66,7 @@ def test_all_recorded_races_agree() -> None:
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == (
         f"{RACES}: 22 of 22 races agree with module 1.5.25\n"
-        "  every schedule explored: 76 of 76 recorded outcomes reached, 0 besides\n"
+        "  every schedule explored: 76 of 76 recorded outcomes reached, 0 others\n"
     )
 
 

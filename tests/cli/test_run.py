@@ -163,7 +163,7 @@ def sections(text: str) -> list[dict[str, list[str]]]:
         elif line.startswith("PAMT at the end"):
             return found
         elif found and line.startswith("  ") and len(line) > 38:
-            cells = re.findall(r"\S+(?: [KMG]?i?B\b| times it| % of it)?", line[38:])
+            cells = re.findall(r"\S+(?: [KMG]?i?B\b| times\b| %)?", line[38:])
             found[-1].setdefault(line[2:38].strip(), cells)
     return found
 

@@ -37,13 +37,13 @@ def add_options(parser: Parser) -> None:
         "--coverage",
         action="store_true",
         default=None,
-        help="of --kvm: which lines of the kernel's arch/x86/kvm/vmx/tdx.c ran",
+        help="with --kvm: show which lines of the kernel's arch/x86/kvm/vmx/tdx.c ran",
     )
     parser.add_argument(
         "--tour",
         action="store_true",
         default=None,
-        help="instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, right and wrong",
+        help="instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, with valid and with wrong arguments",
     )
     parser.add_argument(
         "--sweep",

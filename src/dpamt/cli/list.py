@@ -86,12 +86,12 @@ def _trials() -> Iterable[Row]:
     from dpamt.verify.programs.suite import SUITE
 
     for trial in SUITE:
-        asked = "; only by --trial" if trial.by_name else ""
+        asked = "; only with --trial" if trial.by_name else ""
         yield {
             "name": trial.name,
             "granularity": trial.granularity,
             "only_by_name": trial.by_name,
-            "about": f"{trial.meaning} ({trial.granularity}{asked})",
+            "about": f"{trial.meaning} (CPUs switched at: {trial.granularity}{asked})",
         }
 
 

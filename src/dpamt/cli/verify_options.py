@@ -89,7 +89,7 @@ def _check_usage(options: argparse.Namespace) -> None:
 def _check_search(options: argparse.Namespace, given: set[str]) -> None:
     """The same, of a search that no file describes."""
     if options.all and options.designs:
-        raise InputError("--all: expected without names of designs, for it takes all of them")
+        raise InputError("--all: expected without names of designs, because it takes all of them")
     if options.vmlinux and (options.designs or options.all):
         raise InputError("--vmlinux: expected without designs; the image is the design")
     for name in ("module", "functions", "tolerate", "set", "memory_model"):
@@ -199,7 +199,7 @@ def _parser() -> Parser:
         dest="regions",
         type=_regions,
         metavar="N[+N...]",
-        help="instead of the suite: N CPUs in one 2M region (3), or in several (2+2); each does "
+        help="instead of the suite: N CPUs in one 2M region (as 3), or in several (as 2+2); each does "
         "get, AUG, REMOVE, put",
     )
     parser.add_argument(
@@ -256,7 +256,7 @@ def _parser() -> Parser:
         type=_folder,
         metavar="DIR",
         help="with --max-memory: above it, go on with the states in files in DIR instead of "
-        "stopping; they go when the search ends",
+        "stopping; the files are removed when the search ends",
     )
     parser.add_argument(
         "--ray",
@@ -277,7 +277,9 @@ def _parser() -> Parser:
         help="continue the search in such a file; Python files are given as for --check",
     )
     parser.add_argument(
-        "--whole", action="store_true", help="show the module's own steps in counterexamples"
+        "--whole",
+        action="store_true",
+        help="show the steps of every counterexample, the module's own among them",
     )
     parser.add_input(
         "--property",

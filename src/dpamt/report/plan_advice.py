@@ -28,7 +28,7 @@ def _reasons(plan: HostPlan) -> Iterator[str]:
     host, told = plan.host, plan.answer
     static, idle = host.static.total, host.dynamic.total
     yield (
-        f"without TDs it takes {amount(idle)} where static PAMT takes {amount(static)}: "
+        f"without TDs, Dynamic PAMT takes {amount(idle)} and static PAMT {amount(static)}: "
         f"{_times(static, idle)}"
     )
     for one, mix in ((told.today, plan.today), (told.tomorrow, plan.tomorrow)):
@@ -45,7 +45,7 @@ def _reasons(plan: HostPlan) -> Iterator[str]:
     counters = host.dynamic.refcounts
     if counters > host.static.total // 50:
         yield (
-            f"its reference counters reach to the highest page frame, {host.max_pfn:#x}, and take "
+            f"the reference counters reach to the highest page frame, {host.max_pfn:#x}, and take "
             f"{amount(counters)}: the map is sparse, and v2 to v5 of the series, which had "
             "counters only where memory is, were not merged"
         )
@@ -53,16 +53,17 @@ def _reasons(plan: HostPlan) -> Iterator[str]:
 
 def _break_even(point: BreakEven) -> str:
     if point.pairs <= 0:
-        return "it costs more than static PAMT even with no TD"
+        return "Dynamic PAMT costs more than static PAMT even with no TD"
     if point.packed is None:
         return (
-            f"it never costs more: there are {point.regions:,} regions of 2M, and both modes "
+            f"Dynamic PAMT never costs more: there are {point.regions:,} regions of 2M, and both modes "
             f"cost the same at {point.pairs:,} pairs"
         )
     scattered = 0.0 if point.scattered is None else point.scattered
     return (
-        f"it stops paying when {100 * point.packed:.1f} % of the memory is in 4K-mapped TDs, "
-        f"2M region by 2M region; with pages scattered at random, at {100 * scattered:.2g} %"
+        f"both modes cost the same when TDs mapped at 4K have {100 * point.packed:.1f} % of the "
+        f"memory, in whole 2M regions; with {100 * scattered:.2g} %, if their pages are scattered "
+        "at random"
     )
 
 

@@ -68,7 +68,7 @@ def _sentence(plan: HostPlan) -> str:
     if not plan.mix and told.kind == "saves":
         return (
             f"{up}; while no TD runs, Dynamic PAMT saves {amount(now.saved)}, "
-            f"{_of_ram(now.saved, host)}; TDs take it back, 8 KiB for each 2M at 4K"
+            f"{_of_ram(now.saved, host)}; each 2M of TD memory at 4K takes 8 KiB of it back"
         )
     what = "with these TDs" if plan.mix else "without TDs"
     ram = _of_ram(now.saved, host)
@@ -184,7 +184,7 @@ def use_it(plan: HostPlan) -> str:
 def _use_it(plan: HostPlan) -> str:
     told, text = plan.answer, use_it(plan)
     if plan.mix is None:
-        text = "Say what TDs it is to carry (--td), for they decide; for few TDs use" + text[3:]
+        text = "Say which TDs the host will run (--td): they decide.  For few TDs use" + text[3:]
     if told.today.saved_worst < 0:
         text += (
             "; watch it on hosts with TDs that come and go: at worst it costs "
@@ -288,8 +288,8 @@ def limit_line(plan: HostPlan) -> str:
             return ""
         verdict = host.verdict(DYNAMIC_VINTAGES[0])
         return (
-            f"What limits first: reserved areas, {verdict.reserved_used} needed and "
-            f"{verdict.reserved_max} taken by the module"
+            f"What limits first: reserved areas; {verdict.reserved_used} are needed, and the "
+            f"module takes {verdict.reserved_max}"
         )
     known = host.log is not None and host.log.private_keyids is not None
     assumed = "" if known else " (assumed)"

@@ -177,14 +177,14 @@ def _tdmrs(host: HostSize) -> Iterator[str]:
 
 def _tops(host: HostSize) -> Iterator[str]:
     yield from paragraph(
-        "Linux has one counter for each 2M from address 0 to the highest page frame, with memory "
-        "or without: memory at high addresses costs counters for all addresses below it.",
+        "Linux has one counter for each 2M from address 0 to the highest page frame, whether there "
+        "is memory or not: memory at high addresses costs counters for all addresses below it.",
         "  ",
     )
-    yield f"  {'':30}{'counters':>12}{'dynamic':>12}{'static is':>22}"
+    yield f"  {'':30}{'counters':>12}{'dynamic':>12}{'static : dynamic':>22}"
     for top in host.tops:
         ratio = host.static.total / top.total
-        what = f"{ratio:.1f} times it" if ratio >= 1 else f"1/{1 / ratio:.1f} of it"
+        what = f"{ratio:.1f} : 1" if ratio >= 1 else f"1 : {1 / ratio:.1f}"
         yield f"  {top.what:30}{amount(top.refcounts):>12}{amount(top.total):>12}{what:>22}"
 
 
@@ -201,8 +201,8 @@ def _vintages(host: HostSize) -> Iterator[str]:
         if not verdict.initialises:
             yield from paragraph(verdict.reason, "      ")
     yield from paragraph(
-        "Reserved areas are holes in memory, and PAMT: of the TDMR that needs most, and the "
-        "limit of the module.",
+        "Reserved areas cover holes in memory, and PAMT.  The numbers are those of the TDMR that "
+        "needs most, and the limit of the module.",
         "  ",
     )
     for verdict in host.vintages:

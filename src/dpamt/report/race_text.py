@@ -26,7 +26,7 @@ def races_lines(path: str, replays: Sequence[RaceReplay], release: str) -> Itera
     beyond = sum(len(replay.beyond) for replay in replays)
     yield (
         f"  every schedule explored: {recorded - missed} of {recorded} recorded outcomes reached, "
-        f"{beyond} besides"
+        f"{beyond} others"
     )
 
 
@@ -46,7 +46,7 @@ def _race_lines(replay: RaceReplay) -> Iterator[str]:
     for extra in replay.beyond[:_SHOWN]:
         yield from _beyond_lines(extra)
     if len(replay.beyond) > _SHOWN:
-        yield f"  and {len(replay.beyond) - _SHOWN} outcomes more (all of them in --json)"
+        yield f"  and {len(replay.beyond) - _SHOWN} more outcomes (--json has all)"
 
 
 def _beyond_lines(extra: Beyond) -> Iterator[str]:

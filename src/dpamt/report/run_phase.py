@@ -49,7 +49,7 @@ def _state_rows(snapshots: Sequence[Snapshot]) -> list[Row]:
         ("  page pairs", [_size(s.pamt.pairs) for s in snapshots]),
         ("  refcounts", [_size(s.pamt.refcounts) for s in snapshots]),
         ("PAMT in the other mode (computed)", [amount(s.other_pamt.total) for s in snapshots]),
-        ("  so this mode takes", [_against_other(s) for s in snapshots]),
+        ("  this mode against it", [_against_other(s) for s in snapshots]),
         ("audit", [_audit(s) for s in snapshots]),
     ]
     return rows
@@ -58,8 +58,8 @@ def _state_rows(snapshots: Sequence[Snapshot]) -> list[Row]:
 def _against_other(snapshot: Snapshot) -> str:
     mine, other = snapshot.pamt.total, snapshot.other_pamt.total
     if mine >= 2 * other:
-        return f"{round(mine / other)} times it"
-    return percent(mine, other) + " of it"
+        return f"{round(mine / other)} times"
+    return percent(mine, other)
 
 
 def _audit(snapshot: Snapshot) -> str:

@@ -129,7 +129,7 @@ def _what(side: SideFacts) -> str:
 
 def _pictures(facts: RunFacts) -> Iterator[str]:
     most = max(snapshot.pamt.total for side in facts.sides for snapshot in side.snapshots)
-    yield from paragraph(f"All of it; a full bar is {amount(most)}.", "  ")
+    yield from paragraph(f"All PAMT; a full bar is {amount(most)}.", "  ")
     totals = [[snapshot.pamt.total for snapshot in side.snapshots] for side in facts.sides]
     yield from _bars(facts.phases, [side.name for side in facts.sides], totals, most)
     dynamic = [side for side in facts.sides if side.pamt == "dynamic"]
@@ -139,7 +139,7 @@ def _pictures(facts: RunFacts) -> Iterator[str]:
         return
     yield ""
     yield from paragraph(
-        f"The part of it that comes and goes, page pairs; a full bar is {amount(most)}.", "  "
+        f"Page pairs, the part that comes and goes; a full bar is {amount(most)}.", "  "
     )
     yield from _bars(facts.phases, [side.name for side in dynamic], pairs, most)
 
@@ -159,8 +159,8 @@ def _bars(
 
 def _full_host(facts: RunFacts) -> Iterator[str]:
     yield from paragraph(
-        "Every 2M region of memory in use by TDs, the same share of them at 2M everywhere; a "
-        "region at 4K has its page pair.  Static PAMT does not depend on it.",
+        "TDs use all 2M regions of memory.  The table has three shares of them that are mapped "
+        "at 2M; each region at 4K has its page pair.  Static PAMT is the same for each share.",
         "  ",
     )
     yield f"  {'':{LABEL_WIDTH}}{'static':>14}{'dynamic':>14}{'of RAM':>10}"
@@ -230,8 +230,8 @@ def _verdict(side: SideFacts) -> str:
         returned = "every one came back" if not end.pairs else f"{count(end.pairs)} are left"
         parts = [
             f"PAMT {amount(boot.pamt.total)} at boot, at most {amount(peak.pamt.total)} at the end "
-            f"of a phase (with {in_use}), {amount(end.pamt.total)} after all; {count(calls)} "
-            f"SEAMCALLs.  The most is {amount(abs(saved))} "
+            f"of a phase (with {in_use}), {amount(end.pamt.total)} at the end of the run; {count(calls)} "
+            f"SEAMCALLs.  At its most it is {amount(abs(saved))} "
             f"({percent(abs(saved), peak.other_pamt.total)}) {'less' if saved >= 0 else 'more'} "
             f"than static PAMT.  Page pairs: at most {count(peak.pairs)} at the end of a phase, "
             f"and {returned}."

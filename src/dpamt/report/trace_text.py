@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Final
 
 from dpamt.abi.leaves import LEAF_NAMES
@@ -126,22 +127,26 @@ def _examples(what: str, examples: Examples, total: int | None = None) -> Iterat
         yield f"    and {count(examples.count - len(examples.first))} more"
 
 
+def _finding_text(finding: TraceFinding) -> str:
+    """All but when it was."""
+    where = f" on CPU {finding.cpu}" if finding.cpu >= 0 else ""
+    caller = f", from {finding.caller}" if finding.caller else ""
+    because = f": {finding.because}" if finding.because else ""
+    return f"{where}: {finding.what}{caller}{because}"
+
+
 def _findings(judged: Judgement) -> Iterator[str]:
     by_kind: dict[str, list[TraceFinding]] = {}
     for finding in judged.findings.first:
         by_kind.setdefault(finding.kind, []).append(finding)
     for kind, total in sorted(judged.findings.counts.items()):
         yield from paragraph(f"{kind} ({count(total)}): {ABOUT[kind]}", "  ")
-        for finding in by_kind[kind][:_SHOWN]:
-            where = f" on CPU {finding.cpu}" if finding.cpu >= 0 else ""
-            caller = f", from {finding.caller}" if finding.caller else ""
-            because = f": {finding.because}" if finding.because else ""
-            yield from paragraph(
-                f"at {seconds(finding.at)}{where}: {finding.what}{caller}{because}.", "    "
-            )
-        kept = len(by_kind[kind])
-        if kept > _SHOWN or (kept == KEPT and total > KEPT):
-            yield "    and more (--json has the first 20)"
+        shown = by_kind[kind][:_SHOWN]
+        for text, same in groupby(shown, key=_finding_text):  # alike: in one sentence
+            times = ", ".join(seconds(finding.at) for finding in same)
+            yield from paragraph(f"at {times}{text}.", "    ")
+        if total > len(shown):
+            yield f"    and {count(total - len(shown))} more (--json has the first {KEPT})"
 
 
 def _pairs(judged: Judgement) -> Iterator[str]:

@@ -33,9 +33,9 @@ def designs_text(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int
 
 def _table(results: Mapping[str, Sequence[Tried]], locks: Mapping[str, int]) -> Iterator[str]:
     yield from wrapped(
-        "Every design through every trial.  A number: the property fails, and its shortest "
-        "counterexample has N steps; . holds; ? not finished.  locks: taken by a get in a "
-        "region that has its pair.",
+        "A number: the property fails, and its shortest counterexample has this number of steps.  "
+        "A dot: the property holds.  A question mark: not finished.  locks: the number of locks "
+        "that a get takes in a region that has its pair.",
         "",
     )
     yield ""
@@ -72,9 +72,6 @@ def _where(results: Mapping[str, Sequence[Tried]]) -> Iterator[str]:
         over = lock_order_of(tried)
         verdict = _worst([*(one.verdict.verdict for one in tried), *("fails" for _ in over)])
         yield f"{design}: {verdict.upper()}"
-        yield from rests_on(tried, "  ")
-        for text in over:
-            yield from wrapped(f"{LOCK_ORDER}, over the trials together: {text}", "  ")
         broken = list(dict.fromkeys(name for one in tried for name in one.verdict.properties))
         for name in broken:
             failing = [
@@ -86,8 +83,10 @@ def _where(results: Mapping[str, Sequence[Tried]]) -> Iterator[str]:
             if failing:
                 steps, trial_name = min(failing)
                 others = len(failing) - 1
-                more = f", and {others} more" if others else ""
-                yield f"  {name:14} fails in {trial_name} ({steps}){more}"
+                more = f", and in {others} more" if others else ""
+                yield f"  {name:14} fails in {trial_name} ({steps} steps){more}"
+        for text in over:
+            yield from wrapped(f"{LOCK_ORDER}, over the trials together: {text}", "  ")
         for one in tried:
             for found, again in zip(one.verdict.counterexamples, one.replayed, strict=True):
                 if again != SAME:
@@ -95,6 +94,7 @@ def _where(results: Mapping[str, Sequence[Tried]]) -> Iterator[str]:
                         f"NOT CONFIRMED on threads: {found.broken}, in {one.trial.name}: {again}",
                         "  ",
                     )
+        yield from rests_on(tried, "  ")
 
 
 def _worst(verdicts: Sequence[str]) -> str:

@@ -177,7 +177,7 @@ def not_reached_of(tried: Sequence[Tried]) -> tuple[str, ...]:
 def rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
     """What a reader has to know before the verdict is believed."""
     not_reached = "Lines of the design that no trial here reached:"
-    if len(tried) == 1 and tried[0].verdict.bounds.get("allocations that fail") == "none":
+    if all(one.verdict.bounds.get("allocations that fail") == "none" for one in tried):
         not_reached = (
             "Lines of the design that were not reached (no allocation or SEAMCALL is refused here; "
             "the suite, without --cpus and --trial, has trials that refuse them):"
@@ -408,4 +408,10 @@ def _number(value: object) -> str:
 
 def wrapped(text: str, indent: str) -> list[str]:
     """A text in lines that fit."""
-    return wrap(text, width(), initial_indent=indent, subsequent_indent=indent + "  ")
+    return wrap(
+        text,
+        width(),
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_on_hyphens=False,  # names of properties have them
+    )

@@ -73,7 +73,8 @@ class Asked:
         choices = Choices(self.failures) if self.failures else None
         return Trial(
             "+".join(map(str, cpus)) + (" CPUs" if sum(cpus) > 1 else " CPU"),
-            "get, use, put; CPUs by region",
+            "each CPU does get, AUG, REMOVE, put"
+            + (f"; the CPUs are in {len(cpus)} regions" if len(cpus) > 1 else ""),
             self.granularity,
             lambda design: regions(design, cpus, pairs, choices),
         )

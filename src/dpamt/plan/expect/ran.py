@@ -67,7 +67,7 @@ def _launched(world: World, mix: TdMix | None, number: int, share: float) -> Td 
     if mix is None:
         legacy = LegacyVm(world.kernel, 1)
         if legacy_vcpu_fault(legacy, 0):
-            raise Finding("a VM that is no TD: its page pool could not be filled")
+            raise Finding("a VM that is not a TD: its page pool could not be filled")
         return legacy
     group = TdGroup("vm", 1, mix.memory, mix.vcpus, mix.share_2m, share, IMAGE_BYTES)
     td = Td(world, group, number, str(number))

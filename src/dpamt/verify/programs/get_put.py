@@ -135,7 +135,7 @@ def regions(
         kinds.append(ThreadClass(name, starts[0], count, own, pages, starts=starts))
     world = ground.world
     problem = Problem(
-        f"get, use, put; CPUs by region {'+'.join(map(str, cpus))}",
+        f"each CPU does get, AUG, REMOVE, put; CPUs by region: {'+'.join(map(str, cpus))}",
         world.shared,
         world.recorder,
         world.places,

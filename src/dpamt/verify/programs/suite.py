@@ -31,55 +31,56 @@ class Trial(NamedTuple):
 
 SUITE: Final = (
     Trial("one region", "4 CPUs in one region", SEAMCALL, lambda d: regions(d, (4,))),
-    Trial("two regions", "2 + 2 CPUs", SEAMCALL, lambda d: regions(d, (2, 2))),
-    Trial("words", "2 CPUs in one region, every shared word", WORDS, lambda d: regions(d, (2,))),
+    Trial("two regions", "2 + 2 CPUs in two regions", SEAMCALL, lambda d: regions(d, (2, 2))),
+    Trial("words", "2 CPUs in one region", WORDS, lambda d: regions(d, (2,))),
     Trial(
         "handed over",
-        "2 CPUs in one region, one puts what the other got, and gets again",
+        "2 CPUs in one region; one puts the page that the other got; then both get again",
         SEAMCALL,
         handed_over,
     ),
     Trial(
         "own pair",
-        "2 CPUs, the pair from the region itself, every shared word",
+        "2 CPUs in one region; its pair lies in the region itself",
         WORDS,
         lambda d: regions(d, (2,), OWN),
     ),
     Trial(
         "crossed pairs",
-        "1 + 1 CPUs, each pair from the other's region, every shared word",
+        "1 + 1 CPUs in two regions; the pair of each lies in the other",
         WORDS,
         lambda d: regions(d, (1, 1), CROSSED),
     ),
     Trial(
         "straddling pairs",
-        "1 + 1 + 1 CPUs, a page of two of the pairs from the region between, the module's locks",
+        "1 + 1 + 1 CPUs in three regions; one page of the first one's pair and one of the third "
+        "one's lie in the second",
         LOCKS,
         lambda d: regions(d, (1, 1, 1), STRADDLING),
     ),
     Trial(
         "pages",
-        "2 CPUs in one region, each with pages of its own; an allocation or a SEAMCALL fails",
+        "2 CPUs in one region, each with pages of its own; one allocation or SEAMCALL fails",
         SEAMCALL,
         own_pages,
     ),
     Trial(
         "no memory",
-        "3 CPUs in one region, one allocation fails",
+        "3 CPUs in one region; one allocation fails",
         SEAMCALL,
         lambda d: regions(d, (3,), APART, Choices(1)),
     ),
     Trial(
         "demote",
-        "DEMOTE on one CPU, get and put on another where its pair lies; one of them fails, every "
-        "shared word",
+        "DEMOTE on one CPU; get and put on another, in the region where a page of its pair lies; "
+        "one allocation or SEAMCALL fails",
         WORDS,
         demote_and_get,
         demotes=True,
     ),
     Trial(
         "faults",
-        "2 TDs that run: a fault and a zap each, every shared word",
+        "2 TDs run; each faults and zaps once",
         WORDS,
         lambda d: faults(d, 2),
     ),
@@ -128,7 +129,7 @@ SUITE: Final = (
     ),
     Trial(
         "split, same TD",
-        "a hole is punched into a 2M page; any VCPU faults on the hole or behind it",
+        "a hole is punched into a 2M page; a VCPU of the same TD faults on it or on the next page",
         LOCKS,
         split_and_fault,
         demotes=True,
@@ -209,14 +210,14 @@ SUITE: Final = (
     ),
     Trial(
         "busy pair",
-        "as faults; one PAMT.ADD or REMOVE meets a lock, against all that Linux expects",
+        "as faults; one PAMT.ADD or REMOVE meets a lock, which Linux does not expect",
         SEAMCALL,
         lambda d: faults(d, 2, choices=Choices(busy=1, holds=PAIRS)),
         by_name=True,
     ),
     Trial(
         "demote, no lock",
-        "as demote, DEMOTE under no lock: as posted with huge pages, 2026-01-06 (H23)",
+        "as demote, with DEMOTE under no lock, as posted with huge pages on 2026-01-06 (H23)",
         WORDS,
         lambda d: demote_and_get(d, KernelBehaviour(demote_lock="none"), Choices()),
         by_name=True,
@@ -224,7 +225,7 @@ SUITE: Final = (
     ),
     Trial(
         "split, no lock",
-        'as "split, pairs", DEMOTE under no lock (H23)',
+        'as "split, pairs", with DEMOTE under no lock (H23)',
         LOCKS,
         lambda d: split(d, None, KernelBehaviour(demote_lock="none"), sept_elsewhere=True),
         lambda design: design.dynamic_pamt and design.counts != "none",
