@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 import subprocess
@@ -14,6 +15,8 @@ from dpamt.verify.costs import Costs
 from tests.trace.recorded import WRITERS, Recorder, as_bytes, td_of, world_of
 
 from .command import dpamt, environment, refused
+
+FALSE_ADD = Path(__file__).parents[1] / "data" / "boot-false-add.jsonl.gz"
 
 
 @cache
@@ -53,6 +56,19 @@ def test_a_bad_one_is_told_in_the_first_lines(tmp_path: Path) -> None:
     assert document["clean"] is False
     assert document["findings"]["counts"]["put-too-many"] > 0
     assert document["recording"] == "trace-cmd"
+
+
+def test_findings_that_are_alike_are_one_sentence(tmp_path: Path) -> None:
+    """With all of their times, and how many more there are."""
+    (tmp_path / "recording").write_bytes(gzip.decompress(FALSE_ADD.read_bytes()))
+    judged = json.loads(dpamt("trace", "recording", "--json", cwd=tmp_path).out)["findings"]
+    alike = [one for one in judged["first"] if one["kind"] == "missing-pair"][:5]
+    assert len({(one["what"], one["because"], one["caller"]) for one in alike}) == 1
+    report = " ".join(dpamt("trace", "recording", cwd=tmp_path).out.split())
+    times = ", ".join(f"{one['at'] / 1e9:.6f}" for one in alike)
+    assert f"at {times} on CPU {alike[0]['cpu']}: {alike[0]['what']}, from" in report
+    assert report.count(alike[0]["because"]) == judged["counts"]["bad-remove"] + 1
+    assert f"and {judged['counts']['missing-pair'] - 5} more (--json has the first 20)" in report
 
 
 def test_the_document_has_the_calls_of_the_recording(good: Path) -> None:

@@ -43,7 +43,8 @@ def add_options(parser: Parser) -> None:
         "--tour",
         action="store_true",
         default=None,
-        help="instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, with valid and with wrong arguments",
+        help="instead of --tds: each exit, TDVMCALL and ioctl that KVM handles, with valid and "
+        "with wrong arguments",
     )
     parser.add_argument(
         "--sweep",

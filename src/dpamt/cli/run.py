@@ -62,7 +62,8 @@ def _parser() -> Parser:
         "scenario",
         nargs="?",
         metavar="SCENARIO.toml",
-        help="a scenario file (docs/scenario.md), or a name that dpamt list scenarios prints (default)",
+        help="a scenario file (docs/scenario.md), or a name that dpamt list scenarios prints "
+        "(default)",
     )
     parser.add_input(
         "--host",

@@ -199,8 +199,8 @@ def _parser() -> Parser:
         dest="regions",
         type=_regions,
         metavar="N[+N...]",
-        help="instead of the suite: N CPUs in one 2M region (as 3), or in several (as 2+2); each does "
-        "get, AUG, REMOVE, put",
+        help="instead of the suite: N CPUs in one 2M region (as 3), or in several (as 2+2); each "
+        "does get, AUG, REMOVE, put",
     )
     parser.add_argument(
         "--granularity",

@@ -54,7 +54,7 @@ def _lines(
     yield from paragraph(head, "  ")
     yield from _refcounts(booted)
     yield ""
-    yield from _heading("What was done to it")
+    yield from _heading("What dpamt changed in the kernel")
     if booted.changes:
         changed = sum(len(change.new) for change in booted.changes)
         yield from paragraph(
@@ -78,7 +78,7 @@ def _lines(
     yield from _counted(booted)
     yield ""
     if told is not None and host is not None:
-        yield from _heading("Held against dpamt's own host on the same memory map")
+        yield from _heading("Compared with dpamt's own host on the same memory map")
         yield from _compared(told, host)
         yield ""
     yield from _pamt(booted)
@@ -128,12 +128,12 @@ def _heading(text: str) -> Iterator[str]:
 def _counted(booted: Booted) -> Iterator[str]:
     total = booted.counts.total()
     if not total and booted.ended == "timeout":
-        yield from paragraph("None: the time was over before the first.", "  ")
+        yield from paragraph("None: the time was over before the first one.", "  ")
         return
     if not total:
         yield from paragraph(
-            "None. A kernel of this kind asks for TDX when KVM does, or found that it cannot have "
-            "it; what it said is above.",
+            "None. Such a kernel starts TDX only when KVM asks for it, or it found that it cannot "
+            "have TDX; its messages are above.",
             "  ",
         )
         return
@@ -192,9 +192,11 @@ def _replayed(followed: Followed) -> Iterator[str]:
     done = len(followed.done)
     where = "on the vCPUs" if followed.by_instruction else "in C"
     if followed.is_same:
-        yield from paragraph(f"All {done} steps came {where} as in the counterexample.", "  ")
+        yield from paragraph(f"All {done} steps happened {where} as in the counterexample.", "  ")
     elif followed.departure:
-        yield from paragraph(f"After {done} steps it departs: {followed.departure}.", "  ")
+        yield from paragraph(
+            f"After {done} steps something else happened: {followed.departure}.", "  "
+        )
     else:
         yield from paragraph(f"It ended after {done} of its steps.", "  ")
 

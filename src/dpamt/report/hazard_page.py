@@ -7,9 +7,9 @@ from dpamt.host.designs.hazards import HAZARDS
 _HEAD: Final = """# What can go wrong
 
 Every hazard that was raised about Dynamic PAMT in the kernel community, from the table in
-`src/dpamt/host/designs/hazards.py` (`make docs` writes this page from it). *Designs* are the designs
-of dpamt that have the hazard, as they were posted or discussed. *Fixed in* is the first design after
-them that does not have it.
+`src/dpamt/host/designs/hazards.py` (`make docs` writes this page from it). *Designs* are the
+designs of dpamt that have the hazard, as they were posted or discussed. *Fixed in* is the first
+design after them that does not have it.
 
 | | hazard | raised by | kind | shows as | designs | fixed in |
 |---|---|---|---|---|---|---|

@@ -39,9 +39,11 @@ def kvm_head(scenario: Scenario | None, options: BootOptions) -> str:
     if scenario is None or options.kvm is None:
         return ""
     told = [f"{len(options.kvm.script.tds)} TDs of {scenario.title!r}"]
-    told.append("of its [host], inject alone counts: the machine is QEMU's")
+    told.append("of its [host], only inject has an effect: the machine is QEMU's")
     if any(group.share_2m for group in scenario.tds):
-        told.append("KVM here maps 4K pages only, so share_2m says what guests ask for, not get")
+        told.append(
+            "KVM maps 4K pages only, so share_2m says what guests ask for, not what they get"
+        )
     return "; ".join(told)
 
 
@@ -52,7 +54,7 @@ def _title(text: str) -> list[str]:
 def _changes(booted: Booted) -> Iterator[str]:
     prepared = booted.prepared
     assert prepared is not None
-    yield from _title("What was done to KVM")
+    yield from _title("What dpamt changed in KVM")
     changed = sum(len(change.new) for change in prepared.module_changes)
     yield from paragraph(
         f"{changed} bytes of a copy of kvm-intel.ko; the rest is proven identical, and "
@@ -119,7 +121,7 @@ def _checked(booted: Booted) -> Iterator[str]:
         return
     yield from _title("Checks")
     for name, wrong in booted.checks.items():
-        yield from paragraph(f"{name}: {'; '.join(wrong) if wrong else 'as it has to be'}", "  ")
+        yield from paragraph(f"{name}: {'; '.join(wrong) if wrong else 'ok'}", "  ")
     yield ""
 
 
@@ -132,7 +134,7 @@ def _left(booted: Booted) -> Iterator[str]:
         totals[reason] += count
     if totals:
         exits = ", ".join(f"{count:,} {exit_name(kind)}" for kind, count in sorted(totals.items()))
-        yield from paragraph(f"KVM_RUN came back with {exits}.", "")
+        yield from paragraph(f"KVM_RUN returned with {exits}.", "")
     by_lives = booted.sweep is not None or booted.allocations is not None
     for trouble in () if by_lives else told.troubles:
         yield from paragraph(f"The VMM: {trouble}.", "")
@@ -140,13 +142,13 @@ def _left(booted: Booted) -> Iterator[str]:
         yield from paragraph(f"A guest: {text}.", "")
     if told.passed_over and not by_lives:
         yield from paragraph(
-            f"{told.passed_over} commands were passed over: their TDs were not there.", ""
+            f"{told.passed_over} commands were skipped, because their TDs did not exist.", ""
         )
     yield ""
 
 
 def _held(compared: Compared | None, not_compared: str) -> Iterator[str]:
-    yield from _title("Held against dpamt run on the same machine")
+    yield from _title("Compared with dpamt run on the same machine")
     if compared is None:
         yield from paragraph(f"Not compared: {not_compared}.", "  ")
         return
@@ -170,7 +172,7 @@ def coverage_text(coverage: Coverage | None) -> Iterator[str]:
     if coverage is None:
         return
     yield ""
-    yield from _title("What of KVM's TDX code ran")
+    yield from _title("Which lines of KVM's TDX code ran")
     share = 100 * coverage.ran / max(coverage.lines, 1)
     yield from paragraph(
         f"{coverage.ran:,} of {coverage.lines:,} lines with code in {coverage.source} ({share:.0f} "

@@ -56,8 +56,8 @@ def _break_even(point: BreakEven) -> str:
         return "Dynamic PAMT costs more than static PAMT even with no TD"
     if point.packed is None:
         return (
-            f"Dynamic PAMT never costs more: there are {point.regions:,} regions of 2M, and both modes "
-            f"cost the same at {point.pairs:,} pairs"
+            f"Dynamic PAMT never costs more: there are {point.regions:,} regions of 2M, and both "
+            f"modes cost the same at {point.pairs:,} pairs"
         )
     scattered = 0.0 if point.scattered is None else point.scattered
     return (

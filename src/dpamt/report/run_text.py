@@ -230,8 +230,8 @@ def _verdict(side: SideFacts) -> str:
         returned = "every one came back" if not end.pairs else f"{count(end.pairs)} are left"
         parts = [
             f"PAMT {amount(boot.pamt.total)} at boot, at most {amount(peak.pamt.total)} at the end "
-            f"of a phase (with {in_use}), {amount(end.pamt.total)} at the end of the run; {count(calls)} "
-            f"SEAMCALLs.  At its most it is {amount(abs(saved))} "
+            f"of a phase (with {in_use}), {amount(end.pamt.total)} at the end of the run; "
+            f"{count(calls)} SEAMCALLs.  At its most it is {amount(abs(saved))} "
             f"({percent(abs(saved), peak.other_pamt.total)}) {'less' if saved >= 0 else 'more'} "
             f"than static PAMT.  Page pairs: at most {count(peak.pairs)} at the end of a phase, "
             f"and {returned}."
