@@ -19,9 +19,10 @@ class Symbols:
     path = Path("vmlinux")
     build_id = "3ab3"
 
-    def __init__(self, own: bool, banner: bytes = BANNER) -> None:
+    def __init__(self, own: bool, banner: bytes = BANNER, others: tuple[str, ...] = ()) -> None:
         names = ["linux_banner", "swapper_pg_dir", "phys_base"]
         names += ["vmcoreinfo_data", "vmcoreinfo_size"] if own else []
+        names += others
         self._symbols = {name: 0x1000 * number for number, name in enumerate(names, 1)}
         self._banner = banner
 

@@ -1,6 +1,7 @@
 """A guest's memory as a core file, read back by another reader of ELF."""
 
 import io
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -8,7 +9,7 @@ from elftools.elf.elffile import ELFFile
 from dpamt.boot.core_file import write_core
 from dpamt.errors import InputError
 
-from .core_guest import INFO, guest
+from .core_guest import INFO, Symbols, guest
 
 MIB = 1 << 20
 
@@ -53,6 +54,29 @@ def test_the_kernels_own_vmcoreinfo_or_one_made_of_its_symbols() -> None:
             assert "BUILD-ID=3ab3" in lines
             assert "SYMBOL(swapper_pg_dir)=2000" in lines
             assert f"NUMBER(phys_base)={0x200000}" in lines
+
+
+KALLSYMS = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
+"""What Linux's vmcoreinfo_init() exports of kallsyms, for readers that know no symbol."""
+
+
+def test_every_symbol_that_a_reader_asks_for_is_in_it() -> None:
+    names = ("init_uts_ns", "_stext", *(f"kallsyms_{name}" for name in KALLSYMS))
+    memory, kernel, _ = guest(own=False)
+    image: Any = Symbols(own=False, others=names)
+    file = io.BytesIO()
+    write_core(file, memory, kernel, image)
+    for name in names:
+        assert f"SYMBOL({name})={image.symbol(name).address:x}\n".encode() in file.getvalue()
+
+
+def test_the_page_table_has_its_newer_name_too() -> None:
+    memory, kernel, _ = guest(own=False)
+    image: Any = Symbols(own=False, others=("init_top_pgt",))
+    del image._symbols["swapper_pg_dir"]
+    file = io.BytesIO()
+    write_core(file, memory, kernel, image)
+    assert b"SYMBOL(swapper_pg_dir)=%x\n" % image.symbol("init_top_pgt").address in file.getvalue()
 
 
 def test_a_pipe_gets_the_same_bytes() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpamt.boot.exerciser import INIT_FLAGS
-from dpamt.boot.kvm import guest, tour, translate
+from dpamt.boot.kvm import guest, selftests, tour, translate
 from dpamt.boot.kvm.told import EXIT_NAMES
 from dpamt.boot.kvm.vmm import build_vmm
 
@@ -44,6 +44,10 @@ def test_numbers_agree() -> None:
     assert tour._INTERRUPT == orders["ORDER_INTERRUPT"]
     assert tour._NMI == orders["ORDER_NMI"]
     assert translate._PUNCH == orders["ORDER_PUNCH"]
+    told = {"private": "attributes", "shared": "attributes"}
+    for name, number in selftests._ORDERS.items():
+        key = told.get(name, name).upper().replace("-", "_")
+        assert number == orders[f"ORDER_{key}"], name
 
 
 def test_exits_have_the_names_of_the_kernel() -> None:
