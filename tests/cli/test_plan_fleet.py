@@ -154,3 +154,32 @@ def test_fleets_that_are_refused(
 ) -> None:
     (tmp_path / "trace.csv").write_text(trace)
     assert said in refused("plan", "--fleet", "trace.csv", *arguments, cwd=tmp_path)
+
+
+MAP = "BIOS-e820: [mem 0x0000000000100000-0x000000023fffffff] usable\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("virt/tdx: TDX-Module initialization failed (-5)\n", "TDX did not come up on host.dmesg"),
+        ("virt/tdx: Module version: 1.5.24\n", "has TDX module 1.5.24, by its own log"),
+        ("virt/tdx: Module version: 2.0.18\n", ""),
+    ],
+)
+def test_what_the_log_of_a_host_says_against_it_is_said(
+    log: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "host.dmesg").write_text(log + MAP)
+    (tmp_path / "trace.csv").write_text(TRACE)
+    arguments = ("plan", "--fleet", "trace.csv", "host.dmesg", "--json")
+    fleet = json.loads(dpamt(*arguments, cwd=tmp_path).out)["fleet"]
+    assert len(fleet["notes"]) == bool(said)
+    assert said in "".join(fleet["notes"])
+
+
+def test_a_machine_without_tdx_is_no_host_of_a_fleet(tmp_path: Path) -> None:
+    (tmp_path / "amd.dmesg").write_text(f"smpboot: CPU0: AMD EPYC 9654 (family: 0x19)\n{MAP}")
+    (tmp_path / "trace.csv").write_text(TRACE)
+    line = refused("plan", "--fleet", "trace.csv", "2*amd.dmesg", cwd=tmp_path)
+    assert line.startswith("amd.dmesg: TDX cannot come up there")

@@ -142,3 +142,71 @@ def test_a_log_without_tdx_is_no_success(processor: str) -> None:
     )
     size = plan_host(machine_from_text(MAP, "e820"))  # not a log: nothing could be said in it
     assert headline(size).sentence.startswith("TDX comes up here; ")
+
+
+def lines_of(*logs: str) -> list[str]:
+    plans = [plan_host(machine_from_text(log, f"log{at}")) for at, log in enumerate(logs)]
+    return plan_text(plans).splitlines()
+
+
+AMD = f"[    0.000000] {MAP}[    0.259513] smpboot: CPU0: AMD EPYC 9654 (family: 0x19, model: 0)\n"
+OLD = (
+    f"{MAP}virt/tdx: TDX module: attributes 0x0, vendor_id 0x8086, major_version 1, "
+    "minor_version 0, build_date 20220101, build_num 1\n"
+    "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc000050500000000\n"
+    "virt/tdx: module initialization failed (-5)\n"
+)
+
+
+def test_no_sizes_for_when_it_comes_up_where_it_cannot() -> None:
+    said = lines_of(AMD)
+    assert not any("when it comes up" in line for line in said)
+    assert "Sizes of another machine, with TDX and with this memory map:" in said
+    assert "  line 2: smpboot: CPU0: AMD EPYC 9654 (family: 0x19, model: 0)" in said
+    assert "Sizes for when it comes up:" in lines_of(OLD)
+
+
+def test_hosts_on_which_tdx_is_not_up_are_no_silent_part_of_the_sum() -> None:
+    up = "virt/tdx: TDX-Module initialized\n" + MAP
+    said = lines_of(up, AMD, OLD)
+    alone = lines_of(up, OLD)
+    total = [line for line in said if line.startswith("  Together: ")]
+    assert total == [line for line in alone if line.startswith("  Together: ")]
+    assert len(total) == 1
+    assert "  Not counted, for TDX cannot come up there: log1." in said
+    assert any(line.startswith("  TDX is not up on log2: ") for line in said)
+    assert not any("not up on" in line or "Not counted" in line for line in lines_of(up, up))
+    assert not any(line.startswith("  Together: ") for line in lines_of(AMD, AMD))
+
+
+def test_a_line_that_two_causes_know_is_shown_once() -> None:
+    said = lines_of(OLD)
+    assert sum("SEAMCALL (0x0000000000000022) failed" in line for line in said) == 1
+
+
+@pytest.mark.parametrize("tds", [[], ["1x4GiB"]])
+def test_a_host_that_has_dynamic_pamt_on_is_not_told_to_take_it(tds: list[str]) -> None:
+    log = f"virt/tdx: Enable Dynamic PAMT\n{MAP}virt/tdx: TDX-Module initialized\n"
+    mixes = [parse_mix(td) for td in tds]
+    on = headline(plan_host(machine_from_text(log, "on"), mixes)).todo
+    off = headline(plan_host(machine_from_text(log.partition("\n")[2], "off"), mixes)).todo
+    assert "this host has Dynamic PAMT on, by its own log" in on
+    assert "se Dynamic PAMT" not in on
+    assert "se Dynamic PAMT" in off
+    failed = (
+        f"virt/tdx: Enable Dynamic PAMT\n{MAP}virt/tdx: TDX-Module initialization failed (-5)\n"
+    )
+    assert "has Dynamic PAMT on" not in plan_text([plan_host(machine_from_text(failed, "x"))])
+
+
+def test_cells_of_the_first_screen_do_not_touch() -> None:
+    """The longest thing that a host can be short of is wider than its column."""
+    plan = plan_host("64GiB", [parse_mix("40x16GiB")])
+    lines = plan_text([plan]).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("  TDs fit"))
+    assert [line[36:58].strip() for line in lines[at : at + 2]] == ["no: KeyIDs, memory", ""]
+    assert [line[58:].strip() for line in lines[at : at + 2]] == [
+        "no: KeyIDs, memory,",
+        "2M regions",
+    ]
+    assert all(line[58:60] == "  " for line in lines[at : at + 2])

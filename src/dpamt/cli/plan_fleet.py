@@ -53,7 +53,7 @@ def plan_fleet(options: argparse.Namespace) -> int:
 
     types = [_host_type(text, options) for text in options.host]
     seeds = 1 if options.seeds is None else options.seeds
-    notes: list[str] = []
+    notes = [note for one in types for note in _by_its_log(one)]
     with _trace(options.fleet) as trace, _series(options.out is not None) as series:
         fleets = [
             _play(
@@ -214,3 +214,33 @@ def _host_type(text: str, options: argparse.Namespace) -> "HostType":
     named = machine_named(name.removesuffix(STATIC))
     machine = with_widths(named, options.pa_bits, options.keyid_bits)
     return HostType(name, machine, number, max_tds=options.max_tds, static=static)
+
+
+def _by_its_log(host: "HostType") -> Iterator[str]:
+    """What the log of a host says against it.
+
+    Raises InputError for a machine on which TDX cannot come up.
+    """
+    from dpamt.module.releases import offers_dynamic_pamt
+
+    log = host.machine.log
+    if log is None:
+        return
+    if log.why is not None:
+        cause, line = log.why.cause, log.why.line
+        if cause.for_ever:
+            raise InputError(
+                f"{host.name}: TDX cannot come up there: {cause.why} (line {line}); expected a "
+                "host with TDX, or a size, such as 64GiB"
+            )
+        yield (
+            f"TDX did not come up on {host.name}, by its own log: {cause.why} (line {line}); it is "
+            "counted as if it had"
+        )
+        return
+    version = None if log.dynamic_pamt or host.static else log.module_version
+    if version is not None and offers_dynamic_pamt(version) is False:
+        yield (
+            f"{host.name} has TDX module {version}, by its own log, and that has no Dynamic PAMT; "
+            "it is counted as if it had"
+        )

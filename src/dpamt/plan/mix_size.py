@@ -1,11 +1,12 @@
 """What a mix of TDs takes on one host: pages, pairs, PAMT in both modes, and what is left."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from dpamt.abi.pages import PAGES_PER_2M
 from dpamt.host.core.kernel import Kernel
-from dpamt.plan.fresh import fresh_pairs
+from dpamt.host.core.metadata import TdxSysInfo
+from dpamt.plan.fresh import FreshHost
 from dpamt.plan.host_size import PAIR_BYTES, HostSize
 from dpamt.plan.mix import TdMix
 from dpamt.plan.td_size import Pairs, TdPages, all_pages, pages_of, pairs_of
@@ -37,6 +38,12 @@ class MixSize:
     """Guest KeyIDs of the host: the most TDs that can live at once."""
     whole_regions: int
     """2M regions that are memory from end to end: 2M pages and folios need such."""
+    most_static: int
+    """The most TDs that memory holds under static PAMT: as many of the smallest kind as go beside
+    the others that were asked for; 0 where not even those others fit.  KeyIDs and 2M regions are
+    not looked at."""
+    most_dynamic: int
+    """The same under Dynamic PAMT, pairs as on a fresh host."""
 
     @property
     def short_of(self) -> tuple[str, ...]:
@@ -58,32 +65,17 @@ class MixSize:
         """Whether memory, KeyIDs and 2M regions are enough, in the better of the two modes."""
         return not {"KeyIDs", "memory", "whole 2M regions"} & set(self.short_of)
 
-    def most_tds(self, dynamic: bool) -> int:
-        """TDs of the smallest kind that could live, these included; KeyIDs are not looked at."""
-        left = self.left_dynamic if dynamic else self.left_static
-        return self.pages.tds + left // min(_need(part.pages, dynamic) for part in self.parts)
-
     @property
     def more_tds(self) -> int:
         """TDs of that kind that fit under Dynamic PAMT and not under static PAMT; below 0 where it
         is the other way round.  KeyIDs bound both.
         """
-        static, dynamic = (min(self.most_tds(mode), self.keyids) for mode in (False, True))
-        return dynamic - static
+        return min(self.most_dynamic, self.keyids) - min(self.most_static, self.keyids)
 
     @property
     def limit(self) -> str:
         """What ends first as more TDs come: ``KeyIDs`` or ``memory``."""
-        return "KeyIDs" if self.keyids <= self.most_tds(True) else "memory"
-
-
-def _need(pages: TdPages, dynamic: bool) -> int:
-    """Bytes that one of these TDs takes, its 4K pages packed."""
-    all_of_them = pages.bytes + pages.kvm_bytes(dynamic)
-    if dynamic:
-        packed = pages.folio_ranges + -(-pages.single // PAGES_PER_2M)
-        all_of_them += packed * PAIR_BYTES
-    return all_of_them // pages.tds
+        return "KeyIDs" if self.keyids <= self.most_dynamic else "memory"
 
 
 def size_mix(host: HostSize, mixes: Sequence[TdMix], kernel: Kernel) -> MixSize:
@@ -92,7 +84,8 @@ def size_mix(host: HostSize, mixes: Sequence[TdMix], kernel: Kernel) -> MixSize:
     assert sysinfo is not None
     parts = tuple(MixPart(mix, pages_of(mix, sysinfo)) for mix in mixes)
     pages = all_pages(part.pages for part in parts)
-    pairs = pairs_of(pages, host.capacities, fresh_pairs(kernel.allocator, pages))
+    fresh = FreshHost(kernel.allocator)
+    pairs = pairs_of(pages, host.capacities, fresh.pairs(pages))
     idle = host.dynamic.total
     dynamic = Pairs(
         idle + pairs.minimum * PAIR_BYTES,
@@ -100,13 +93,39 @@ def size_mix(host: HostSize, mixes: Sequence[TdMix], kernel: Kernel) -> MixSize:
         idle + pairs.scattered * PAIR_BYTES,
         idle + pairs.worst * PAIR_BYTES,
     )
+
+    def left_static(pages: TdPages) -> int:
+        return host.tdx_bytes - host.static.total - pages.bytes - pages.kvm_bytes(False)
+
+    def left_dynamic(pages: TdPages) -> int:
+        taken = pairs_of(pages, host.capacities, fresh.pairs(pages)).fresh * PAIR_BYTES
+        return host.tdx_bytes - idle - taken - pages.bytes - pages.kvm_bytes(True)
+
     return MixSize(
         parts=parts,
         pages=pages,
         pairs=pairs,
         dynamic=dynamic,
-        left_static=host.tdx_bytes - host.static.total - pages.bytes - pages.kvm_bytes(False),
-        left_dynamic=host.tdx_bytes - dynamic.fresh - pages.bytes - pages.kvm_bytes(True),
+        left_static=left_static(pages),
+        left_dynamic=left_dynamic(pages),
         keyids=host.guest_keyids,
         whole_regions=host.whole_regions,
+        most_static=_most(mixes, sysinfo, left_static),
+        most_dynamic=_most(mixes, sysinfo, left_dynamic),
     )
+
+
+def _most(mixes: Sequence[TdMix], sysinfo: TdxSysInfo, left: Callable[[TdPages], int]) -> int:
+    """TDs that fit: the number of the smallest kind is moved, up or down, the others stay."""
+    ones = [pages_of(replace(mix, count=1), sysinfo) for mix in mixes]
+    at = min(range(len(mixes)), key=lambda one: ones[one].bytes)
+    others = sum(mix.count for mix in mixes) - mixes[at].count
+
+    def fit(number: int) -> bool:
+        kinds = (replace(m, count=number if i == at else m.count) for i, m in enumerate(mixes))
+        return left(all_pages(pages_of(kind, sysinfo) for kind in kinds)) >= 0
+
+    if not fit(0):
+        return 0
+    room = left(TdPages(0, 0, 0, 0, 0, 0, 0)) // ones[at].bytes + 1
+    return others + bisect_left(range(room), True, key=lambda number: not fit(number)) - 1

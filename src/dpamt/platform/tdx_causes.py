@@ -29,6 +29,8 @@ class Cause:
     """0: names the reason; 1: names the step that failed; 2: only says that it failed."""
     fatal: bool = True
     """Whether TDX does not come up because of it."""
+    for_ever: bool = False
+    """Whether no step makes it come up on this machine."""
 
 
 _CORE: Final = "arch/x86/virt/vmx/tdx/tdx.c"
@@ -48,6 +50,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
         "size give the size instead of the log, such as 64GiB",
         "arch/x86/kernel/cpu/common.c, print_cpu_info(), at boot for CPU 0",
         0,
+        for_ever=True,
     ),
     Cause(
         "reserved-areas",

@@ -54,7 +54,7 @@ _DOWN: Final = re.compile(
 _WHOLE: Final = re.compile(r"(?:initialized|\(-\d{1,4}\)|\.)\s*$")
 """How an outcome ends that was not cut."""
 _DYNAMIC: Final = re.compile(TDX + r"Enabled? Dynamic PAMT")
-_FROM: Final = re.compile(r"(?:virt/tdx|\btdx|kvm_intel|x86/m?k?tme|kvm)\b: ")
+_FROM: Final = re.compile(r"(?:virt/tdx|\btdx|kvm_intel|x86/m?k?tme|kvm|smpboot)\b: ")
 
 
 @dataclass(frozen=True, slots=True)

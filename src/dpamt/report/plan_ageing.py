@@ -16,6 +16,7 @@ from dpamt.report.plan_answer import (
     columns,
     headline,
     saving,
+    sizes_of,
     up_sentence,
     use_it,
 )
@@ -132,8 +133,8 @@ def _answer(plan: HostPlan, both: BothAges) -> Iterator[str]:
     if plan.answer.kind == "failed-in-its-log" and log is not None:
         yield from log_failures(log)
     yield from paragraph(f"What to do: {told.todo}.")
-    if plan.answer.kind in NOT_UP:
-        yield "Sizes for when it comes up:"
+    if sizes_of(plan):
+        yield from paragraph(sizes_of(plan))
     yield f"  {'':19}" + "".join(f"{name:>19}" for name in columns(plan))
     for label, *cells in aged_rows(plan, both):
         yield (f"  {label:19}" + "".join(f"{cell:>19}" for cell in cells)).rstrip()

@@ -13,7 +13,7 @@ from dpamt.plan.mix_size import MixSize
 from dpamt.plan.plan import HostPlan
 from dpamt.plan.vintages import DYNAMIC_VINTAGES, STATIC_VINTAGES
 from dpamt.platform.tdx_log import HostLog
-from dpamt.report.units import amount, percent
+from dpamt.report.units import amount, percent, some
 
 PATCH: Final = (
     "the patch of 2024 that looks for holes between CMRs (\"x86/virt/tdx: Reduce TDMR's reserved "
@@ -116,7 +116,7 @@ def _lacks(plan: HostPlan) -> Iterator[str]:
     assert mix is not None
     for what in mix.short_of:
         if what == "KeyIDs":
-            yield f"{mix.pages.tds:,} TDs on {mix.keyids:,} guest KeyIDs"
+            yield f"{some(mix.pages.tds, 'TD')} on {some(mix.keyids, 'guest KeyID')}"
         elif what == "memory":
             lack = -max(mix.left_static, mix.left_dynamic)
             yield f"they lack {amount(lack)} of memory in either mode"
@@ -152,14 +152,19 @@ TODO: Final[dict[Kind, str]] = {
 def _make_fit(plan: HostPlan) -> str:
     mix = plan.today
     assert mix is not None
-    most = max(0, min(mix.most_tds(True), mix.most_tds(False), mix.keyids))
-    if mix.short_of[0] == "KeyIDs" and (len(mix.short_of) == 1 or most >= mix.keyids):
-        return (
-            f"Run at most {mix.keyids:,} TDs at once, or raise the TME-MT/TDX key split in the BIOS"
-        )
-    if len(mix.parts) == 1:
-        return f"Run at most {most:,} of these TDs, smaller ones, or add memory"
-    return "Run fewer or smaller TDs, or add memory"
+    keys = "raise the TME-MT/TDX key split in the BIOS"
+    if "memory" not in mix.short_of:
+        return f"Run at most {some(mix.keyids, 'TD')} at once, or {keys}"
+    most = min(mix.most_dynamic, mix.most_static, mix.keyids)
+    if len(mix.parts) > 1:
+        text = "Run fewer or smaller TDs, or add memory"
+    elif most:
+        text = f"Run at most {most:,} of these TDs, smaller ones, or add memory"
+    else:
+        text = "Take smaller TDs, or add memory"
+    if "KeyIDs" in mix.short_of:
+        text += f"; for more than {some(mix.keyids, 'TD')} at once also {keys}"
+    return text
 
 
 def _marginal(told: Answer) -> str:
@@ -173,24 +178,57 @@ def _marginal(told: Answer) -> str:
 
 def use_it(plan: HostPlan) -> str:
     """The advice to a host that wins."""
-    text = "Use Dynamic PAMT"
-    if plan.answer.module_offers is None:
-        version = plan.host.log.module_version if plan.host.log is not None else None
-        doubt = f'; "{version}" in the log does not say which it has' if version else ""
-        text += f", with a TDX module that offers it ({MODULES}{doubt})"
-    return text
+    if _is_on(plan):
+        return f"Nothing; {_ON}"
+    return f"Use Dynamic PAMT{_with_module(plan)}"
+
+
+_ON: Final = "this host has Dynamic PAMT on, by its own log"
+
+
+def _is_on(plan: HostPlan) -> bool:
+    """Whether the host's own log shows Dynamic PAMT at work."""
+    log = plan.host.log
+    return log is not None and log.dynamic_pamt and log.came_up is True
+
+
+def _with_module(plan: HostPlan) -> str:
+    if plan.answer.module_offers is not None:
+        return ""
+    version = plan.host.log.module_version if plan.host.log is not None else None
+    doubt = f'; "{version}" in the log does not say which it has' if version else ""
+    return f", with a TDX module that offers it ({MODULES}{doubt})"
 
 
 def _use_it(plan: HostPlan) -> str:
     told, text = plan.answer, use_it(plan)
     if plan.mix is None:
-        text = "Say which TDs the host will run (--td): they decide.  For few TDs use" + text[3:]
+        few = _ON if _is_on(plan) else f"for few TDs use Dynamic PAMT{_with_module(plan)}"
+        text = f"Say which TDs the host will run (--td): they decide; {few}"
     if told.today.saved_worst < 0:
         text += (
             "; watch it on hosts with TDs that come and go: at worst it costs "
             f"{amount(-told.today.saved_worst)}"
         )
     return text
+
+
+def sizes_of(plan: HostPlan) -> str:
+    """What the sizes of a host are those of, where TDX is not up; else empty."""
+    told = plan.answer
+    if told.kind not in NOT_UP:
+        return ""
+    if is_for_ever(plan):
+        return "Sizes of another machine, with TDX and with this memory map:"
+    return "Sizes for when it comes up:"
+
+
+def is_for_ever(plan: HostPlan) -> bool:
+    """Whether nothing makes TDX come up on this machine."""
+    told = plan.answer
+    if told.kind != "failed-in-its-log" or told.failure is None:
+        return False
+    return told.failure.cause.for_ever
 
 
 def _of_ram(size: int, host: HostSize) -> str:
@@ -293,21 +331,22 @@ def limit_line(plan: HostPlan) -> str:
         )
     known = host.log is not None and host.log.private_keyids is not None
     assumed = "" if known else " (assumed)"
+    keyids = some(host.guest_keyids, "guest KeyID")
     if mix is None:
         return (
-            f"What limits first: {host.guest_keyids:,} guest KeyIDs{assumed}, one for each TD; "
-            "--td says whether memory does"
+            f"What limits first: {keyids}{assumed}, one for each TD; --td says whether memory does"
         )
-    most = max(mix.most_tds(True), mix.most_tds(False))
+    most = mix.most_dynamic
     if told.limit == "KeyIDs":
         return (
-            f"What limits first: KeyIDs, {mix.keyids:,} TDs at once{assumed}; memory would hold "
-            f"{most:,} today"
+            f"What limits first: KeyIDs, {some(mix.keyids, 'TD')} at once{assumed}; memory would "
+            f"hold {most:,} today"
         )
-    return (
-        f"What limits first: memory, {most:,} TDs today; there are {mix.keyids:,} guest "
-        f"KeyIDs{assumed}"
+    holds = (
+        f"memory, {some(most, 'TD')} today" if most else "memory, too little for these TDs today"
     )
+    there = "there is" if host.guest_keyids == 1 else "there are"
+    return f"What limits first: {holds}; {there} {keyids}{assumed}"
 
 
 def _first_upper(text: str) -> str:

@@ -14,7 +14,14 @@ from dpamt.own_files import GENERATOR
 from dpamt.plan.address_map import KINDS, Cell
 from dpamt.plan.plan import HostPlan
 from dpamt.report.plan_advice import advice
-from dpamt.report.plan_answer import NOT_UP, by_the_map, columns, headline, limit_line, outlook_rows
+from dpamt.report.plan_answer import (
+    by_the_map,
+    columns,
+    headline,
+    limit_line,
+    outlook_rows,
+    sizes_of,
+)
 from dpamt.report.plan_plots import (
     ageing_figure,
     break_even_figure,
@@ -120,8 +127,8 @@ def _decision(page: Page, plan: HostPlan) -> None:
     colour = "bad" if plan.found else "good"
     page.html(f'<p class="choice {colour}">{escape(told.sentence)}.</p>')
     page.html(f"<p><b>What to do:</b> {escape(told.todo)}.</p>")
-    if plan.answer.kind in NOT_UP:
-        page.html("<p>Sizes for when it comes up:</p>")
+    if sizes_of(plan):
+        page.html(f"<p>{escape(sizes_of(plan))}</p>")
     _outlook(page, plan)
 
 

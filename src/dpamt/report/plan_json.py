@@ -55,6 +55,7 @@ def _cause(failure: Failure) -> dict[str, Any]:
         "why": cause.why,
         "next_step": cause.next_step,
         "source": cause.source,
+        "for_ever": cause.for_ever,
     }
 
 

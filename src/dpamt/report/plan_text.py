@@ -1,7 +1,8 @@
 """Plans as text of at most 80 columns: the answer, then sizes, vintages, TDs, break-even."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from dpamt.plan.host_size import HostSize
@@ -16,21 +17,25 @@ from dpamt.report.plan_answer import (
     by_the_map,
     columns,
     headline,
+    is_for_ever,
     limit_line,
     log_sentence,
     outlook_rows,
     saving,
     signed,
+    sizes_of,
 )
 from dpamt.report.run_text import heading, paragraph
 from dpamt.report.side_table import Row, side_table
-from dpamt.report.units import amount, bar, count, percent
+from dpamt.report.units import amount, bar, count, percent, some
 
 if TYPE_CHECKING:  # what ages needs NumPy, and nothing here does
     from dpamt.report.plan_ageing import AgedLines
 
 _SHOWN_TDMRS: Final = 16
 _BAR_WIDTH: Final = 30
+_CELL: Final = 20
+"""Columns of a cell of the first screen; a longer one goes on in the next line."""
 
 
 def plan_text(plans: Sequence[HostPlan], aged: "Sequence[AgedLines]" = ()) -> str:
@@ -65,8 +70,8 @@ def _plan(plan: HostPlan, aged: "AgedLines | None") -> Iterator[str]:
     sizes = "sizes as of " if version not in (None, host.module) else ""
     yield from paragraph(
         f"{amount(host.memory_bytes)} of RAM, {amount(host.tdx_bytes)} of it above 1 MiB where TDs "
-        f"may be, in {count(host.regions)} regions of 2M and {_some(host.nodes, 'NUMA node')}; "
-        f"{_some(host.guest_keyids, 'guest KeyID')}; {sizes}TDX module {host.module}."
+        f"may be, in {count(host.regions)} regions of 2M and {some(host.nodes, 'NUMA node')}; "
+        f"{some(host.guest_keyids, 'guest KeyID')}; {sizes}TDX module {host.module}."
     )
     for note in host.notes:
         yield from paragraph(f"Note: {note}.")
@@ -101,15 +106,18 @@ def answer_lines(plan: HostPlan) -> Iterator[str]:
     if plan.answer.kind == "failed-in-its-log" and log is not None:
         yield from log_failures(log)
     yield from paragraph(f"What to do: {told.todo}.")
-    if plan.answer.kind in NOT_UP:
-        yield "Sizes for when it comes up:"
+    if sizes_of(plan):
+        yield from paragraph(sizes_of(plan))
     yield from _outlook(plan)
 
 
 def _outlook(plan: HostPlan) -> Iterator[str]:
     """Today beside tomorrow, and what limits first."""
     for label, static, *cells in (("", *columns(plan)), *outlook_rows(plan)):
-        yield (f"  {label:18}{static:>16}" + "".join(f"{cell:>22}" for cell in cells)).rstrip()
+        rows = zip_longest(*(wrap(cell, _CELL) or [""] for cell in cells), fillvalue="")
+        for first, row in enumerate(rows):
+            before = f"{'':34}" if first else f"  {label:18}{static:>16}"
+            yield (before + "".join(f"{cell:>{_CELL + 2}}" for cell in row)).rstrip()
     limit = limit_line(plan)
     if limit:
         yield from paragraph(f"{limit}.")
@@ -117,8 +125,10 @@ def _outlook(plan: HostPlan) -> Iterator[str]:
 
 def log_failures(log: HostLog) -> Iterator[str]:
     """The lines of a host's log that show why TDX did not come up, each once."""
+    shown: set[int] = set()
     for one in distinct(log.failures):
-        if one.line:
+        if one.line and one.line not in shown:  # one line may be known by two causes
+            shown.add(one.line)
             yield from paragraph(f"line {one.line}: {one.text}", "  ")
 
 
@@ -312,15 +322,25 @@ def _summary(plans: Sequence[HostPlan]) -> Iterator[str]:
             f"  {name:30}{amount(plan.host.memory_bytes):>11}{amount(plan.host.static.total):>11}"
             f"{amount(plan.answer.today.dynamic):>11}{amount(plan.answer.tomorrow.dynamic):>11}"
         )
-    static = sum(plan.host.static.total for plan in plans)
-    today = sum(plan.answer.today.saved for plan in plans)
-    tomorrow = sum(plan.answer.tomorrow.saved for plan in plans)
-    yield from paragraph(
-        f"Together: static {amount(static)}; Dynamic PAMT saves {saving(today, static)} today, "
-        f"{saving(tomorrow, static)} with 2M guest memory (not merged).",
-        "  ",
-    )
+    never = [plan for plan in plans if is_for_ever(plan)]
+    counted = [plan for plan in plans if plan not in never]
+    if counted:
+        static = sum(plan.host.static.total for plan in counted)
+        today = sum(plan.answer.today.saved for plan in counted)
+        tomorrow = sum(plan.answer.tomorrow.saved for plan in counted)
+        yield from paragraph(
+            f"Together: static {amount(static)}; Dynamic PAMT saves {saving(today, static)} today, "
+            f"{saving(tomorrow, static)} with 2M guest memory (not merged).",
+            "  ",
+        )
+    down = [plan for plan in counted if plan.answer.kind in NOT_UP]
+    if down:
+        yield from paragraph(
+            f"TDX is not up on {_names(down)}: what is counted there is for when it is.", "  "
+        )
+    if never:
+        yield from paragraph(f"Not counted, for TDX cannot come up there: {_names(never)}.", "  ")
 
 
-def _some(number: int, what: str) -> str:
-    return f"{count(number)} {what}" + ("" if number == 1 else "s")
+def _names(plans: Sequence[HostPlan]) -> str:
+    return ", ".join(plan.host.source for plan in plans)

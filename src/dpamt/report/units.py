@@ -30,6 +30,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def some(number: int, what: str) -> str:
+    """``1 TD``, ``31 TDs``."""
+    return f"{count(number)} {what}" + ("" if number == 1 else "s")
+
+
 def percent(part: int, whole: int) -> str:
     """A share to three significant figures: ``0.391 %``, ``12.0 %``, ``0.00415 %``."""
     if not whole:
