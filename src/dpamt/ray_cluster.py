@@ -2,12 +2,16 @@
 
 import os
 import socket
+import time
 from importlib import import_module
 from typing import Any, Final
 
 from dpamt.errors import InputError
 
 _CONNECT_SECONDS: Final = 5.0
+_EMPTY_SETTINGS: Final = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""A frame of HTTP/2: three bytes of length, its type (SETTINGS), flags, and stream 0 in four bytes.
+Source: RFC 9113, 4.1 and 6.5."""
 _QUIET: Final = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^(A worker died or was killed|The node with node id)",
@@ -48,11 +52,37 @@ def connect(address: str, cpus: int | None = None) -> Any:
 
 
 def _answers(address: str) -> None:
-    """Refuse HOST:PORT where nobody answers: Ray itself would try for minutes."""
+    """Refuse HOST:PORT where no Ray cluster can be: Ray itself would try for minutes.
+
+    Ray speaks gRPC, hence HTTP/2, and a server of HTTP/2 begins with a frame of settings whatever
+    it is asked (RFC 9113, 3.4).  Under TLS only the connection is tried.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address:
         return
     try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        place = (host.removeprefix("[").removesuffix("]"), int(port))
+        with socket.create_connection(place, _CONNECT_SECONDS) as server:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                _settings(server)
+    except TimeoutError:
+        why = f"nothing came back within {_CONNECT_SECONDS:.0f} s"
+        raise InputError(f"--ray {address}: {why}; expected a running Ray cluster") from None
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"--ray {address}: {error}; expected a running Ray cluster") from None
+
+
+def _settings(server: socket.socket) -> None:
+    """Raises OSError where what answers is no server of HTTP/2, or does not answer in time."""
+    server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _EMPTY_SETTINGS)
+    head, end = b"", time.monotonic() + _CONNECT_SECONDS
+    while len(head) < len(_EMPTY_SETTINGS):
+        server.settimeout(max(end - time.monotonic(), 0.001))
+        more = server.recv(len(_EMPTY_SETTINGS) - len(head))
+        if not more:
+            raise OSError("it ended the connection")
+        head += more
+    if head[3:5] != _EMPTY_SETTINGS[3:5] or any(head[5:]):
+        raise OSError("what answers there is something else")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dpamt.boot.exerciser import line_that_matters, symvers
+from dpamt.cache_folder import cache_folder
 from dpamt.errors import InputError
 
 NAMES: Final = ("irqbypass.ko", "kvm.ko", "kvm-intel.ko")
@@ -54,7 +55,8 @@ def build_modules(build: Path, lines: bool = False) -> dict[str, Path]:
         )
     _check_configuration(build)
     kind = "lines" if lines else "plain"
-    place = _cache() / f"{hashlib.sha256(str(build).encode()).hexdigest()[:12]}-{kind}"
+    name = hashlib.sha256(str(build).encode()).hexdigest()[:12]
+    place = cache_folder() / "kvm-modules" / f"{name}-{kind}"
     with _alone(place):
         for part in (_IRQBYPASS, _KVM):
             (place / part).mkdir(parents=True, exist_ok=True)
@@ -77,10 +79,6 @@ def _check_configuration(build: Path) -> None:
     for wanted in _NEEDED:
         if wanted not in lines:
             raise InputError(f"{build}/.config: no {wanted}; expected it for dpamt boot --kvm")
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpamt/kvm-modules"
 
 
 @contextmanager

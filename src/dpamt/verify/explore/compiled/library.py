@@ -13,12 +13,13 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from ctypes import POINTER, c_int32, c_int64, c_uint16, c_uint32, c_void_p
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
+
+from dpamt.verify.explore.compiled.kept_library import load
 
 _FLAGS: Final = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-w")
 MOST_THREADS: Final = 31
@@ -41,6 +42,7 @@ _SOURCES: Final = (
     ),
 )
 """The last one is compiled; it includes the others."""
+_MADE: Final = "search.so"
 _SECONDS: Final = 120.0
 """After this time a compiler is given up."""
 
@@ -161,12 +163,8 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     stat = os.stat(compiler)
     told = (compiler, stat.st_size, stat.st_mtime_ns, platform.machine(), *_FLAGS)
     name = hashlib.sha256(b"".join(sources.values()) + repr(told).encode()).hexdigest()[:24]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpamt"
-    path = folder / f"search-{name}.so"
     try:
-        if not path.is_file():
-            _build(compiler, sources, path)
-        loaded = ctypes.CDLL(str(path))
+        loaded = load(name, partial(_build, compiler, sources), frozenset((*_SOURCES, _MADE)))
         for function, (result, arguments) in _SIGNATURES.items():
             found = getattr(loaded, function)
             found.restype, found.argtypes = result, arguments
@@ -178,18 +176,15 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     return loaded, ""
 
 
-def _build(compiler: str, sources: dict[str, bytes], path: Path) -> None:
-    """Compile into a file of its own and put it in its place: others may do the same now."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / "search.so"
-        for name, source in sources.items():
-            given = Path(folder) / name
-            given.write_bytes(source)
-        subprocess.run(
-            [compiler, *_FLAGS, "-o", str(made), str(given)],
-            check=True,
-            capture_output=True,
-            timeout=_SECONDS,
-        )
-        made.replace(path)
+def _build(compiler: str, sources: dict[str, bytes], folder: Path) -> Path:
+    """Compile in the folder."""
+    for name, source in sources.items():
+        (folder / name).write_bytes(source)
+    made = folder / _MADE
+    subprocess.run(
+        [compiler, *_FLAGS, "-o", str(made), str(folder / _SOURCES[-1])],
+        check=True,
+        capture_output=True,
+        timeout=_SECONDS,
+    )
+    return made
