@@ -19,7 +19,16 @@ FLOORS = (
     {"platform", "kernel_image"},
     {"sync"},
     {"abi"},
-    {"cache_folder", "errors", "files", "inputs", "own_files", "ray_cluster", "worker_pool"},
+    {
+        "cache_folder",
+        "errors",
+        "files",
+        "inputs",
+        "own_files",
+        "ray_cluster",
+        "visible",
+        "worker_pool",
+    },
 )
 """From the top; rooms of one floor do not import each other."""
 ROOMS = sorted(room for floor in FLOORS[:-1] for room in floor)

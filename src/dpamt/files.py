@@ -228,6 +228,8 @@ class Output:
                 yield self._stream
                 return
         else:
+            # One that does not wait (O_NONBLOCK) would take no more than its reader has room for.
+            os.set_blocking(descriptor, True)
             raw = os.fdopen(os.dup(descriptor), "wb")
         file = raw if "b" in mode else io.TextIOWrapper(raw, "utf-8", newline="\n")
         try:

@@ -8,7 +8,10 @@ import gc
 import os
 import sys
 
+from dpamt.cli.streams import usable_streams
+from dpamt.cli.system_errors import system_error  # now: later no file may be opened any more
 from dpamt.errors import DpamtError
+from dpamt.visible import visible
 
 COLLECT_AFTER = (100_000, 20, 100)
 """Thresholds of the cyclic garbage collector: a host, or a search, is made of many small objects
@@ -48,11 +51,15 @@ Exit codes: 0 clean, 1 a finding, 2 bad usage or input, 3 dpamt itself is wrong.
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
-    _open_closed_streams()
+    with usable_streams():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> int:
     stdout = sys.stdout
     try:
         try:
-            code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+            code = _dispatch(arguments)
             sys.stdout.flush()
         finally:
             sys.stdout = stdout  # a verb that writes a file there prints elsewhere
@@ -67,19 +74,27 @@ def main(arguments: list[str] | None = None) -> int:
         _drop_output()
         return 141
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is None:  # of a stream, not of a file
-            return _failed(f"output: {error.strerror}; expected somewhere to write to", 2)
-        if isinstance(error, OSError) and not _is_own(str(error.filename)):
-            return _failed(f"{error.filename}: {error.strerror}; expected a file to work with", 2)
-        if isinstance(error, ModuleNotFoundError):
-            from dpamt.cli.extras import EXTRAS, needs
+        return _unexpected(error)
 
-            if error.name in EXTRAS:
-                return _failed(str(needs("this", error.name)), 2)
-        if os.environ.get("DPAMT_TRACEBACK"):
-            raise
-        what = f"{type(error).__name__}: {error}".rstrip(": ")
-        return _failed(f"internal error: {what} (DPAMT_TRACEBACK=1 shows where)", 3)
+
+def _unexpected(error: Exception) -> int:
+    said = system_error(error)
+    if said is None and isinstance(error, OSError):
+        if error.filename is None:  # of a stream, not of a file
+            said = f"output: {error.strerror or error}; expected somewhere to write to"
+        elif not _is_own(str(error.filename)):
+            said = f"{error.filename}: {error.strerror}; expected a file to work with"
+    if said is None and isinstance(error, ModuleNotFoundError):
+        from dpamt.cli.extras import EXTRAS, needs
+
+        if error.name in EXTRAS:
+            said = str(needs("this", error.name))
+    if said is not None:
+        return _failed(said, 2)
+    if os.environ.get("DPAMT_TRACEBACK"):
+        raise error
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    return _failed(f"internal error: {what} (DPAMT_TRACEBACK=1 shows where)", 3)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -127,7 +142,7 @@ def _failed(message: str, code: int) -> int:
         sys.stdout.flush()
     except OSError:
         _drop_output()
-    line = " ".join(map(_short, message.split()))
+    line = visible(" ".join(map(_short, message.split())))
     sys.stderr.write(f"dpamt: {line}\n")
     return code
 
@@ -143,14 +158,6 @@ def _short(word: str) -> str:
     if len(word) <= _LONGEST_WORD:
         return word
     return f"{word[: _LONGEST_WORD // 2]}...{word[-_LONGEST_WORD // 4 :]}"
-
-
-def _open_closed_streams() -> None:
-    """Python has None for a stream that the caller closed; what goes there is not wanted."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for good)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _drop_output() -> None:

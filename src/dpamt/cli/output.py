@@ -26,7 +26,9 @@ def write_text(text: str) -> None:
     """Write a report for eyes: as wide as the terminal, with verdicts in colour on one."""
     from dpamt.report.colours import coloured, wanted
     from dpamt.report.width import fits_a_screen, fitted, width
+    from dpamt.visible import visible
 
+    text = visible(text)
     shown = fitted(text, width()) if fits_a_screen() else text
     write_document(coloured(shown) if wanted() else shown)
     sys.stdout.flush()  # whoever waits on a pipe sees it now

@@ -401,7 +401,7 @@ def _folder(text: str) -> str:
     return text
 
 
-_folder.__name__ = "folder"
+_folder.__name__ = "folder (one that exists)"
 
 
 def _states(text: str) -> int:

@@ -18,6 +18,7 @@ from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
 from dpamt.inputs import read_text
 from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.primitives import missing
+from dpamt.visible import check_name
 
 SHIPPED: Final = (
     "static",
@@ -67,6 +68,7 @@ def load_design(name_or_path: str) -> Design:
         raise InputError(
             f"design {name_or_path!r}: expected one of {', '.join(SHIPPED)}, or a Python file"
         )
+    check_name(name_or_path)
     design = _design_of(_import(path), path.stem, str(path))
     hooks: dict[str, Any] = {
         name: _guarded(getattr(design, name), str(path))

@@ -16,6 +16,7 @@ from dpamt.errors import InputError
 from dpamt.inputs import read_text
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import PROPERTY_NAMES, Property
+from dpamt.visible import check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ _KNOWN: Final = frozenset(PROPERTY_NAMES)
 
 def load_properties(path: str) -> tuple[Custom, ...]:
     """The functions of a file.  Raises InputError for a file that cannot be used."""
+    check_name(path)
     source = read_text(path, "expected a Python file of properties")
     names: dict[str, object] = {"__name__": Path(path).stem, "__file__": path}
     try:
