@@ -1,8 +1,7 @@
 """Plans as text of at most 80 columns: the answer, then sizes, vintages, TDs, break-even."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, zip_longest
-from textwrap import wrap
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from dpamt.plan.host_size import HostSize
@@ -34,8 +33,6 @@ if TYPE_CHECKING:  # what ages needs NumPy, and nothing here does
 
 _SHOWN_TDMRS: Final = 16
 _BAR_WIDTH: Final = 30
-_CELL: Final = 20
-"""Columns of a cell of the first screen; a longer one goes on in the next line."""
 
 
 def plan_text(plans: Sequence[HostPlan], aged: "Sequence[AgedLines]" = ()) -> str:
@@ -114,10 +111,7 @@ def answer_lines(plan: HostPlan) -> Iterator[str]:
 def _outlook(plan: HostPlan) -> Iterator[str]:
     """Today beside tomorrow, and what limits first."""
     for label, static, *cells in (("", *columns(plan)), *outlook_rows(plan)):
-        rows = zip_longest(*(wrap(cell, _CELL) or [""] for cell in cells), fillvalue="")
-        for first, row in enumerate(rows):
-            before = f"{'':34}" if first else f"  {label:18}{static:>16}"
-            yield (before + "".join(f"{cell:>{_CELL + 2}}" for cell in row)).rstrip()
+        yield (f"  {label:18}{static:>16}" + "".join(f"{cell:>22}" for cell in cells)).rstrip()
     limit = limit_line(plan)
     if limit:
         yield from paragraph(f"{limit}.")
