@@ -93,11 +93,25 @@ def test_tdcs_pages_have_a_most_and_a_last_moment(release: str) -> None:
     rig.must(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
     status, _ = rig.call(leaf.TDH_MNG_ADDCX, rcx=extra, rdx=tdr)
     assert status == TDX_OP_STATE_INCORRECT | (1 if release == "1.5.25" else 0)
+    base = Rig(release=release)  # the first page of an L2 VM comes too late, too
+    tdr = td_with_pages(base, base.module.release.min_tdcs_pages)
+    base.memory.write(PARAMS, GOOD.pack())
+    base.must(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
+    assert base.call(leaf.TDH_MNG_ADDCX, rcx=extra, rdx=tdr)[0] == status
     full = Rig(release=release)
     tdr = td_with_pages(full, most)
     status, _ = full.call(leaf.TDH_MNG_ADDCX, rcx=extra, rdx=tdr)
     assert status == TDX_TDCX_NUM_INCORRECT
     assert ModuleView(full.module).check() == []
+
+
+def test_bit_0_of_the_handle_names_event_filters_and_no_other_bit_does() -> None:
+    for bit in range(12):
+        rig = Rig()
+        tdr = td_with_pages(rig, 9)
+        rig.memory.write(PARAMS, GOOD.pack())
+        status, _ = rig.call(leaf.TDH_MNG_INIT, rcx=tdr | 1 << bit, rdx=PARAMS)
+        assert status == (TDX_OPERAND_INVALID | op.OPERAND_RCX if bit else TDX_SUCCESS)
 
 
 def test_the_last_base_page_needs_entropy() -> None:

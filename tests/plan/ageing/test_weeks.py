@@ -1,6 +1,7 @@
 """Weeks on a host: what must hold whatever happens, and what is known to come of it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,11 +10,11 @@ from dpamt.abi.pages import SIZE_1G, SIZE_2M
 from dpamt.errors import InputError
 from dpamt.plan.ageing.boot import boot_ageing
 from dpamt.plan.ageing.host import AgeingHost
-from dpamt.plan.ageing.pages import ControlPlacement, PairPlacement
+from dpamt.plan.ageing.pages import ControlPlacement, OutOfMemory, PairPlacement
 from dpamt.plan.ageing.simulate import Ageing, simulate
 from dpamt.plan.ageing.tornado import DRIVERS, tornado
 from dpamt.plan.ageing.weeks import REGION_LARGE, REGION_PAIR, Weeks
-from dpamt.plan.ageing.workload import Workload
+from dpamt.plan.ageing.workload import TdShape, Workload
 from dpamt.plan.confidence import quantile
 from dpamt.plan.mix import TdMix
 from dpamt.plan.plan import plan_host
@@ -66,6 +67,57 @@ def test_all_comes_back_when_the_last_td_goes(
     weeks.end()
     assert host.pairs == 0
     assert host.allocator.snapshot() == before
+
+
+class Counted(Weeks):
+    """Weeks whose arrivals are counted where the kind of a TD is drawn."""
+
+    drawn = 0
+
+    def _pick(self) -> TdShape:
+        self.drawn += 1
+        return super()._pick()
+
+
+@pytest.mark.parametrize(("most", "occupancy"), [(None, 0.25), (4, 0.5)])
+def test_every_td_that_comes_is_there_has_left_or_was_refused(
+    most: int | None, occupancy: float
+) -> None:
+    """The door and the host are counted apart from the weeks: calls, and those that failed.
+
+    Now and then a call finds no memory.
+    """
+    small = [Shape(1, SIZE_1G // 4), Shape(2, SIZE_1G // 8, 1, 0.0)]
+    workload = replace(BUSY, tds=small, occupancy=occupancy, mean_life_hours=2, max_tds=most)
+    host = AgeingHost(boot_ageing(machine_from_size("4GiB"), 3, 0.15), "single", "single")
+    every = {"create": 17, "fault": 97, "punch": 61}
+    calls = dict.fromkeys(every, 0)
+    failed: list[str] = []
+
+    def counted(name: str) -> Callable[..., object]:
+        method = getattr(host, name)
+
+        def call(*arguments: object) -> object:
+            calls[name] += 1
+            if calls[name] % every[name] == 0:
+                failed.append(name)
+                raise OutOfMemory(name)
+            return method(*arguments)
+
+        return call
+
+    for name in calls:
+        setattr(host, name, counted(name))
+    weeks = Counted(host, workload, 7)
+    assert weeks.refused == len(failed)  # whom there was no room for at the beginning is not
+    weeks.drawn, before = 0, calls["create"]
+    for _ in range(16):
+        weeks.step()
+        turned_away = weeks.drawn - (calls["create"] - before)
+        assert weeks.refused == turned_away + len(failed)
+        assert weeks.without_keyid == (turned_away if most else 0)
+    assert turned_away > 3
+    assert {*failed} == {*every}
 
 
 def test_a_pool_for_control_pages_pins_fewer_regions() -> None:
