@@ -224,6 +224,21 @@ def test_waiting_for_a_word_is_no_endless_block() -> None:
     assert fails(waits_for_nobody) == {LIVELOCK}
 
 
+def at_once(m: Machine) -> None:
+    m.bug("before it has done a step")
+    m.a.store(1)
+
+
+def does_no_step(m: Machine) -> int:
+    return -5
+
+
+def test_what_a_thread_does_before_its_first_step_counts() -> None:
+    """There is no edge that leads there: it is so in every schedule, and in the first state."""
+    assert fails(at_once) == fails(reads_twice, at_once) == {KERNEL}
+    assert fails(does_no_step) == fails(does_no_step, reads_twice) == {KERNEL}
+
+
 def class_of_two(
     run: Callable[[Machine, int], object], own: tuple[OwnWord, ...] = ()
 ) -> tuple[Search, set[str]]:

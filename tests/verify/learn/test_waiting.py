@@ -219,3 +219,18 @@ def test_a_breach_of_ours_is_a_fault_of_the_model(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(frame.f_globals, "__name__", "dpamt.here")
     with pytest.raises(ModelError):
         check_nothing_waits(frame, "load")
+
+
+@pytest.mark.parametrize("branches", range(1, 60, 3))
+def test_a_loop_of_any_length_is_walked_through(branches: int) -> None:
+    """A jump over more than 255 instructions has a prefix, and others jump to the prefix."""
+    lines = ["def long(word, which):", "    at = 0", "    while at < which:", "        at += 1"]
+    for n in range(branches):
+        lines += [f"        {'elif' if n else 'if'} at == {n + 2} and which:"]
+        lines += ["            if at > which:", f"                which = at + {n}"]
+    lines += ["        else:", "            word.load(1)"]
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    frame = frame_of(lambda word: names["long"](word, 1))
+    check_nothing_waits(frame, "load")
+    assert is_dropped(frame, frame_of.__code__)

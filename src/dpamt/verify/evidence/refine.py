@@ -55,6 +55,9 @@ class _Walk:
     def result(self) -> str:
         """See :meth:`Refinement.look`."""
         judge, broken = self._search.judge, self._coarse.broken
+        judge.begin(self._found)
+        if broken in self._found.faults:
+            return FOUND
         ahead = dict.fromkeys(self._cpus, 0)
         for cpu, steps in self._coarse.turns:
             ahead[cpu] -= steps

@@ -115,6 +115,7 @@ class Run:
         watch.observer = self
         for cpu in self._cpus:
             self._resume(cpu)
+            self.events += self._context.begun(cpu.kind, tuple(cpu.events))
 
     def follow(self) -> None:
         """Do what the schedule says; then, if the code has left it, go on to the end."""

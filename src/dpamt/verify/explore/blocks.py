@@ -258,9 +258,11 @@ class Engine(WholePages):
             self.granularity == SEAMCALL or (self.granularity == LOCKS and method not in LOCK_STEPS)
         ):
             return False
-        if method in UNLOCKS and kind not in self._unsafe:
-            # A release of what the thread does not hold ends everything: it moves nowhere.
-            return step.address not in run.held or not self.words.is_mover(step.address)
+        if method in UNLOCKS:
+            if step.address not in run.held:
+                return True  # it ends everything, so it moves nowhere
+            if kind not in self._unsafe:
+                return not self.words.is_mover(step.address)
         return self._is_noticed(kind, node, run)
 
     def _commits(self, step: Step, noticed: bool) -> bool:

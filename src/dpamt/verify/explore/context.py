@@ -91,14 +91,22 @@ class Context:
             found += self._released(step, sites, held)
         if not found and not events:
             return events
+        return (*found, *self._judged(kind, events, held, where))
+
+    def begun(self, kind: int, events: tuple[Event, ...]) -> tuple[Event, ...]:
+        """The same of a thread's events before its first step."""
+        return tuple(self._judged(kind, events, {}, lambda lock: ()))
+
+    def _judged(
+        self, kind: int, events: tuple[Event, ...], held: Held, where: Where
+    ) -> Iterator[Event]:
         for event in events:
             if event.kind == MAY_SLEEP:
-                found += self._sleeps(kind, str(event.subject), event.detail, held, where)
+                yield from self._sleeps(kind, str(event.subject), event.detail, held, where)
                 continue
-            found.append(event)
+            yield event
             if event.kind == "returned":
-                found += self._ends(held, where)
-        return tuple(found)
+                yield from self._ends(held, where)
 
     # Locks.
 

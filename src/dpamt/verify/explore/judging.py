@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Protocol
 from dpamt.sync.steps import WAITS
 from dpamt.verify.explore.blocks import Engine
 from dpamt.verify.explore.learned_blocks import Block
+from dpamt.verify.learn.automaton import Automaton
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import LIVELOCK, Property
 
@@ -62,6 +63,7 @@ class _Searched(Protocol):
     """What is asked of a search."""
 
     problem: Problem
+    automata: tuple[Automaton, ...]
     engine: Engine
     properties: tuple[Property, ...]
     threads: int
@@ -93,6 +95,13 @@ class Judge:
         """By id of a block."""
         self._rests: dict[tuple[int, ...], list[str]] = {}
         self._always: dict[tuple[int, ...], list[str]] = {}
+
+    def begin(self, found: Found) -> None:
+        """What threads do before their first step comes before every state, in every schedule."""
+        for kind, automaton in enumerate(self._search.automata):
+            done = self._search.engine.context.begun(kind, automaton.first_events)
+            for name, text in self.events(Block(0, (), done, (), ())).wrong:
+                found.faults.setdefault(name, Fault(name, text, 0, -1, 0, 0))
 
     def endless(self, graph: _Reached, found: Found) -> None:
         """Every state must lead to an end (or to a fault): else threads go round for ever."""

@@ -316,6 +316,7 @@ class Search:
         found = Found(HOLDS)
         first = self.first_state()
         self.graph = Graph(self.packing.pack(*first))
+        self.judge.begin(found)
         self.judge.state(first, 0, 0, found)
         return found
 

@@ -84,10 +84,13 @@ class _Calls:
     """The calls of one code object, by the offset of their instruction."""
 
     def __init__(self, code: CodeType) -> None:
-        self._instructions = [
-            i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")
-        ]
-        self._at = {i.offset: n for n, i in enumerate(self._instructions)}
+        self._instructions: list[dis.Instruction] = []
+        self._at: dict[int, int] = {}
+        """By offset: the number of the instruction there, or of the one that it extends."""
+        for instruction in dis.get_instructions(code):
+            self._at[instruction.offset] = len(self._instructions)
+            if instruction.opname not in ("CACHE", "EXTENDED_ARG"):
+                self._instructions.append(instruction)
         self._handlers = exception_handlers(code)
         self._before: list[Tags | None] = [None] * len(self._instructions)
         self.found: dict[int, Call] = {}
