@@ -65,8 +65,9 @@ def slowly(search: Search) -> Found:
                     note(one.name, "waits", number, -1, 0, depths[state])
         for position, way, key, block in after:
             for one in judges:
-                for event in block.events if one.of_event is not None else ():
-                    note(one.name, one.of_event(event), number, position, way, depths[state] + 1)
+                if one.of_event is not None:
+                    for text in map(one.of_event, block.events):
+                        note(one.name, text, number, position, way, depths[state] + 1)
             if any(event.kind in ("raised", "misuse") for event in block.events):
                 good.append(state)
                 continue
