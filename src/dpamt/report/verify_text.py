@@ -183,7 +183,7 @@ def rests_on(tried: Sequence[Tried], indent: str = "") -> Iterator[str]:
             "the suite, without --cpus and --trial, has trials that refuse them):"
         )
     for title, lines in (
-        ("It rests on:", assumptions_of(tried)),
+        ("The verdict rests on:", assumptions_of(tried)),
         (not_reached, not_reached_of(tried)),
     ):
         if lines:
