@@ -151,6 +151,6 @@ def _covered(found: Found) -> str:
     if not found.stopped:
         return ""
     return (
-        f"{found.stopped}: {found.states:,} states seen, every one that {found.depth:,} moves of "
-        f"a CPU lead to, and some of those that {found.depth + 1:,} lead to"
+        f"{found.stopped}: {found.states:,} states seen, all that are at most {found.depth:,} "
+        f"moves from the start, and some that are {found.depth + 1:,} moves from it"
     )
