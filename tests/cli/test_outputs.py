@@ -171,6 +171,11 @@ def test_what_was_written_is_said_once_beside_the_result(folder: Path) -> None:
     assert "wrote" not in dpamt(*QUICK, "--html", "-", cwd=folder).err
     refused(*QUICK, "--html", "m.html", "--save", "diary", cwd=folder)  # in its one line
     assert dpamt("list", "designs", cwd=folder).err == ""
+    odd = dpamt(*QUICK, "--html", "a\x1b[31m\nb.html", cwd=folder).err
+    assert (odd, (folder / "a\x1b[31m\nb.html").exists()) == (
+        "dpamt: wrote a\\x1b[31m b.html\n",
+        True,
+    )
 
 
 @pytest.mark.parametrize("option", ["--save", "--html", "--perfetto"])

@@ -123,7 +123,7 @@ def _say_what_was_written() -> None:
 
     if files := written():
         sys.stdout.flush()
-        line = ", ".join(" ".join(map(_short, file.split())) for file in files)
+        line = visible(", ".join(" ".join(map(_short, file.split())) for file in files))
         sys.stderr.write(f"dpamt: wrote {line}\n")
 
 
