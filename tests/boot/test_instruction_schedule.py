@@ -288,3 +288,14 @@ def test_choices_of_store_buffers_are_no_allocations_that_fail() -> None:
     choice["address"] = 0
     with pytest.raises(InputError, match="an allocation fails"):
         exercise_of(found, "kernel")
+
+
+def test_a_leaf_without_a_name_is_told_by_its_number() -> None:
+    """Where a vCPU makes another SEAMCALL than the schedule has."""
+    follower = object.__new__(InstructionFollower)
+    nobody: Any = None
+    for leaf, name in ((PAMT_ADD, "TDH.PHYMEM.PAMT.ADD"), (400, "400")):
+        request = Request(0, 0, {"rax": leaf | 1 << 16})
+        assert follower._instead(request, nobody) == f"the vCPU is in {name}"
+    step = Request(0, 0, {"rax": LEAF_STEP})
+    assert follower._instead(step, nobody) == "the vCPU is at the end"

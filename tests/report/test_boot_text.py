@@ -440,6 +440,7 @@ def test_a_trace_has_a_slice_for_each_call() -> None:
     assert tracks == {1: "CPU0", 2: "CPU1", 3: "CPU2"}
     assert {event["ph"] for event in events} == {"M", "X"}
     assert {event["pid"] for event in events} == {process["pid"]}
+    assert isinstance(process["pid"], int)
     assert process["args"]["name"] == "SEAMCALLs"
     slices = [event for event in events if event["ph"] == "X"]
     for call, one in zip(calls, slices, strict=True):
