@@ -169,3 +169,17 @@ def test_a_tree_that_is_not_prepared(tmp_path: Path) -> None:
 )
 def test_the_line_that_matters(said: str, line: str) -> None:
     assert line_that_matters(said) == line
+
+
+@pytest.mark.parametrize("name", ["threads", "rounds", "use-every", "offline", "fail", "pause"])
+def test_a_number_is_taken_up_to_the_bound_that_its_refusal_names(name: str) -> None:
+    with pytest.raises(InputError, match=r"expected 1 to [\d,]+") as refused:
+        parse_exercise(f"hammer:{name}=0")
+    most = int(str(refused.value).rpartition(" ")[2].replace(",", ""))
+    for value in (1, most):
+        found = parse_exercise(f"hammer:{name}={value}")
+        kept = {**found.parameters, "offline": found.offline}[name.replace("-", "_")]
+        assert str(kept) == str(value)
+    for wrong in (most + 1, -1, "", "1.5", "\u0662"):
+        with pytest.raises(InputError, match="expected 1 to"):
+            parse_exercise(f"hammer:{name}={wrong}")

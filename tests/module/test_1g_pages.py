@@ -116,3 +116,23 @@ def test_it_is_reclaimed_by_its_first_address_only() -> None:
     args = rig.must(leaf.TDH_PHYMEM_PAGE_RECLAIM, rcx=BLOCK)
     assert args.as_tuple()[:4] == (PT_REG, tdr, LEVEL_1G, 0)
     assert ModuleView(rig.module).large_pages(LEVEL_1G) == {}
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_bepoch_when_a_1g_page_was_split_and_made_again(dynamic: bool) -> None:
+    """0 under Dynamic PAMT; under static PAMT what the leaf had before, as of 2M pages."""
+    rig, tdr = with_1g_page(dynamic)
+    block_and_track(rig, tdr, INFO)
+    blocked = rig.must(leaf.TDH_PHYMEM_PAGE_RDMD, rcx=BLOCK).r9
+    assert blocked
+    rig.must(leaf.TDH_MEM_PAGE_DEMOTE, rcx=INFO, rdx=tdr, r8=near(1))
+    for at in (0, SIZE_1G - SIZE_2M):
+        args = rig.must(leaf.TDH_PHYMEM_PAGE_RDMD, rcx=BLOCK + at)
+        assert args.as_tuple()[:3] == (PT_REG, tdr, LEVEL_2M)
+        assert args.r9 == 0
+    block_and_track(rig, tdr, INFO)
+    rig.must(leaf.TDH_MEM_PAGE_PROMOTE, rcx=INFO, rdx=tdr)
+    again = rig.must(leaf.TDH_PHYMEM_PAGE_RDMD, rcx=BLOCK)
+    assert again.as_tuple()[:3] == (PT_REG, tdr, LEVEL_1G)
+    assert again.r9 == (0 if dynamic else blocked)
+    assert ModuleView(rig.module).check() == []

@@ -16,7 +16,7 @@ from dpamt.abi.status import (
     TDX_TDCS_NOT_ALLOCATED,
     TDX_TDCX_NUM_INCORRECT,
 )
-from dpamt.abi.td_params import EPTP_4_LEVELS, EPTP_5_LEVELS, TdParams
+from dpamt.abi.td_params import EPTP_4_LEVELS, EPTP_5_LEVELS, MAX_VCPUS_PER_TD, TdParams
 from dpamt.module.view import ModuleView
 from tests.module.rig import FIRST, Rig
 
@@ -140,3 +140,58 @@ def test_guest_addresses_end_at_the_shared_bit(levels: int, shared_bit: int) -> 
     assert status == TDX_OPERAND_INVALID | op.OPERAND_RCX
     highest = (1 << shared_bit) - (1 << 12 + 9 * top)
     rig.must(leaf.TDH_MEM_SEPT_ADD, rcx=highest | top, rdx=tdr, r8=page)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        replace(GOOD, max_vcpus=1),
+        replace(GOOD, max_vcpus=MAX_VCPUS_PER_TD),
+        replace(GOOD, tsc_frequency=4),  # 100 MHz, in units of 25 MHz
+        replace(GOOD, tsc_frequency=400),  # 10 GHz
+        replace(GOOD, eptp_controls=EPTP_5_LEVELS),
+        replace(GOOD, eptp_controls=EPTP_5_LEVELS, config_flags=GPAW),
+    ],
+)
+def test_the_bounds_of_a_field_are_taken(good: TdParams) -> None:
+    rig = Rig()
+    tdr = td_with_pages(rig, 9)
+    rig.memory.write(PARAMS, good.pack())
+    rig.must(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
+    td = rig.module.tds.at(tdr >> PAGE_SHIFT)
+    assert td.max_vcpus.load() == good.max_vcpus
+    assert td.tsc_frequency.load() == good.tsc_frequency
+
+
+def test_one_beyond_the_most_vcpus_is_refused() -> None:
+    rig = Rig()
+    tdr = td_with_pages(rig, 9)
+    rig.memory.write(PARAMS, replace(GOOD, max_vcpus=MAX_VCPUS_PER_TD + 1).pack())
+    status, _ = rig.call(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
+    assert status == TDX_OPERAND_INVALID | op.OPERAND_MAX_VCPUS
+
+
+@pytest.mark.parametrize("l2_vms", [0, 1, 2, 3])
+@pytest.mark.parametrize("release", ["1.5.25", "2.0.18"])
+def test_each_l2_vm_needs_one_more_page(release: str, l2_vms: int) -> None:
+    rig = Rig(release=release)
+    least = rig.module.release.min_tdcs_pages
+    tdr = td_with_pages(rig, least + l2_vms - 1)
+    params = replace(GOOD, num_l2_vms=l2_vms)
+    rig.memory.write(PARAMS, params.pack())
+    status, _ = rig.call(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
+    # Without its base pages a TD is in no state to be initialised.
+    assert status == (TDX_TDCS_NOT_ALLOCATED if l2_vms else status) != TDX_SUCCESS
+    page = FIRST + 50 * PAGE_SIZE
+    rig.must(leaf.TDH_MNG_ADDCX, rcx=page, rdx=tdr)
+    rig.must(leaf.TDH_MNG_INIT, rcx=tdr, rdx=PARAMS)
+    # From the first page on that is not needed it is too late for more.
+    status, _ = rig.call(leaf.TDH_MNG_ADDCX, rcx=page + PAGE_SIZE, rdx=tdr)
+    wanted = TDX_OP_STATE_INCORRECT | (1 if release == "1.5.25" else 0)
+    full = least + l2_vms == rig.module.release.max_tdcs_pages
+    assert status == (TDX_TDCX_NUM_INCORRECT if full else wanted)
+    roots = rig.module.tds.at(tdr >> PAGE_SHIFT).l2_roots
+    assert sum(root.load() != 0 for root in roots) == l2_vms
+    if l2_vms:
+        assert roots[l2_vms].load() == page >> PAGE_SHIFT
+    assert ModuleView(rig.module).check() == []
