@@ -78,6 +78,13 @@ def test_the_document_has_the_numbers_of_the_text() -> None:
             assert point["kb"][bound] == (None if pairs is None else 8 * pairs)
 
 
+def test_what_has_no_effect_on_the_list_of_cases_is_refused() -> None:
+    for words in (("--design", "v6"), ("--release", "2.0.18"), ("--in-use", "5%"),
+                  ("--layout", "q35")):  # fmt: skip
+        assert f"{words[0]} has no effect without --case or --td" in refused("expect", *words)
+        assert dpamt("expect", "--case", "2", *words).code == 0
+
+
 def test_refusals_are_one_line() -> None:
     assert "expected 0 to 13" in refused("expect", "--case", "14")
     assert "expected one of them" in refused("expect", "--case", "2", "--td", "1GiB")

@@ -240,6 +240,7 @@ def _parser() -> Parser:
         "--tap", action="store_true", help="TAP version 13: one test for each checkpoint"
     )
     form.add_argument("--ktap", action="store_true", help="the same as KTAP version 1")
+    parser.only_with("--design --release --in-use --layout", "--case --td")
     return parser
 
 
