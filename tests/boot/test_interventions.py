@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,18 @@ from hypothesis import strategies as st
 
 from dpamt.boot import stub as stub_module
 from dpamt.boot.interventions import (
+    DIRECT_MAP,
     RDMSR,
     RENDEZVOUS,
     RETURN_0,
     SEAMCALL,
+    SEAMCALL_SITES,
     changed_image,
     changes_for_mailbox,
     find_places,
     find_rendezvous,
 )
-from dpamt.boot.stub import STUB_BYTES, call, jump, stub
+from dpamt.boot.stub import SLOTS_PHYSICAL, STUB_BYTES, call, jump, stub
 from dpamt.errors import InputError
 from dpamt.kernel_image.vmlinux import KernelImage
 from tests.boot.small_kernel import BASE, DETECT, WRAPPER, SmallKernel
@@ -78,6 +81,25 @@ def test_what_the_changed_code_does(tmp_path: Path) -> None:
     enable = by_where["x86_vmx_enable_virtualization_cpu"]
     assert enable.address == at["x86_vmx_enable_virtualization_cpu"] + 4  # behind endbr64
     assert enable.new == bytes.fromhex("31c0c3")
+
+
+def test_each_wrapper_asks_by_its_own_number(tmp_path: Path) -> None:
+    """The numbers are the order of the names that a report gives them; stubs do not overlap."""
+    image = image_of(SmallKernel(), tmp_path)
+    places = [place for place in find_places(image) if place.kind == SEAMCALL]
+    changes = changes_for_mailbox(image, places)
+    stubs = [change for change in changes if change.why.startswith("stub of ")]
+    assert [change.why.removeprefix("stub of ") for change in stubs] == list(SEAMCALL_SITES)
+    slots = DIRECT_MAP + SLOTS_PHYSICAL
+    for number, (change, place) in enumerate(zip(stubs, places, strict=True)):
+        jumps = [int.from_bytes(change.new[at : at + 4], "little", signed=True) + at + 4
+                 for at in (0xE0, 0xE5)]  # fmt: skip
+        taken, go_on = (change.address + distance for distance in jumps)
+        assert change.new == stub(change.address, slots, number, taken, go_on)
+        assert go_on == place.address + place.size + 2
+    for before, after in pairwise(stubs):
+        assert after.address >= before.address + len(before.new)
+        assert after.address % 16 == stubs[0].address % 16
 
 
 def test_the_function_tracers_call_stays(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from dpamt.boot import qemu
 from dpamt.boot.qemu import GuestSetup, Qemu, memory_folder
+from dpamt.boot.stub import BELL_PORT
 from dpamt.errors import Finding, InputError
 from tests.boot.hostile_guest import hostile_kernel
 from tests.boot.test_hostile_guest import CONFIGURATION, INITIALISE, LOG, MEMORY
@@ -167,3 +168,67 @@ def test_nothing_of_it_is_open_to_others(nodes: int, tmp_path: Path) -> None:
         listening += Path(f"/proc/{guest}/net/tcp6").read_text().splitlines()[1:]
         assert not inodes & {line.split()[9] for line in listening}
     assert not is_alive(guest)
+
+
+def command(folder: Path, **more: Any) -> list[tuple[str, str]]:
+    """The options of the command line, each with its value."""
+    facts: dict[str, Any] = {"memory": 1000 << 20, "cpus": 3, "nodes": 1, "command_line": "a b"}
+    made = Qemu(GuestSetup(Path("/boot/bzImage"), **{**facts, **more}))
+    made._folder = folder
+    program, *words, last = made.command()
+    assert program == shutil.which("qemu-system-x86_64")
+    assert last == "-S"  # nothing runs before the sockets are connected
+    alone = {"-nodefaults", "-no-user-config", "-no-reboot"}
+    assert alone <= set(words)
+    rest = iter([word for word in words if word not in alone])
+    return list(zip(rest, rest, strict=True))
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_memory_is_that_of_the_nodes(nodes: int, tmp_path: Path) -> None:
+    options = command(tmp_path, nodes=nodes)
+    named = dict(options)
+    assert (named["-m"], named["-smp"], named["-kernel"]) == ("1000M", "3", "/boot/bzImage")
+    assert (named["-append"], named["-display"]) == ("a b", "none")
+    assert named["-accel"] == "tcg,thread=multi"
+    backends = [dict(part.split("=", 1) for part in value.split(",")[1:])
+                for name, value in options if name == "-object"]  # fmt: skip
+    assert [one["id"] for one in backends] == [f"ram{node}" for node in range(nodes)]
+    sizes = [int(one["size"]) for one in backends]
+    assert sum(sizes) == 1000 << 20
+    assert all(size % (1 << 20) == 0 for size in sizes)
+    assert max(sizes) - min(sizes) < nodes << 20
+    assert all(one["share"] == "on" for one in backends)
+    assert len({one["mem-path"] for one in backends}) == nodes
+    assert all(Path(one["mem-path"]).parent == tmp_path for one in backends)
+    machine = [value for name, value in options if name == "-machine"]
+    assert machine == ["q35,memory-backend=ram0" if nodes == 1 else "q35"]
+    joined = [value for name, value in options if name == "-numa"]
+    wanted = [f"node,nodeid={node},memdev=ram{node}" for node in range(nodes)]
+    assert joined == (wanted if nodes > 1 else [])
+
+
+def test_every_option_of_a_guest_is_in_its_command(tmp_path: Path) -> None:
+    plain = command(tmp_path)
+    cpu = dict(plain)["-cpu"]
+    assert cpu == "max,vendor=GenuineIntel,la57=off"
+    gdb = ("-chardev", f"socket,id=gdb,path={tmp_path}/gdb,server=on,wait=off")
+    log = [("-d", "in_asm"), ("-D", f"{tmp_path}/code"), ("-dfilter", "0x1000+0x234")]
+    cases: tuple[tuple[dict[str, Any], list[tuple[str, str]]], ...] = (
+        ({"initrd": Path("/ram")}, [("-initrd", "/ram")]),
+        ({"gdb": True}, [gdb, ("-gdb", "chardev:gdb")]),
+        ({"code_log": (0x1000, 0x234)}, log),
+        ({"stopped": True}, []),
+    )
+    for changed, more in cases:
+        found = command(tmp_path, **changed)
+        assert [option for option in found if option not in plain] == more
+        assert [option for option in found if option not in more] == plain
+    assert dict(command(tmp_path, five_level_paging=True))["-cpu"] == "max,vendor=GenuineIntel"
+    ends = [value for name, value in plain if name == "-chardev"]
+    assert ends == [
+        f"pipe,id=serial,path={tmp_path}/serial",
+        f"socket,id=bell,path={tmp_path}/bell,server=on,wait=off",
+    ]
+    assert dict(plain)["-serial"] == "chardev:serial"
+    assert dict(plain)["-device"] == f"isa-debugcon,iobase={BELL_PORT:#x},chardev=bell"

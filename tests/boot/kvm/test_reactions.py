@@ -35,6 +35,12 @@ NO_FAILURES = (
 )
 
 
+def test_every_reaction_has_words_of_its_own() -> None:
+    """Two with the same words would be one."""
+    assert len(Does) == 7
+    assert all(isinstance(does.value, str) and len(does.value) > 10 for does in Does)
+
+
 def test_what_kvm_calls_is_covered() -> None:
     assert len(READ) >= 25
     assert leaf.TDH_SYS_INIT not in READ
