@@ -30,6 +30,10 @@ def test_the_init_is_a_static_program() -> None:
     assert elf.get_machine_arch() == "x64"
     (part,) = elf.iter_segments()
     assert part["p_type"] == "PT_LOAD"
+    sizes = (elf["e_ehsize"], elf["e_phoff"], elf["e_phentsize"], elf["e_phnum"], elf["e_shnum"])
+    assert sizes == (64, 64, 56, 1, 0)
+    assert (part["p_filesz"], part["p_memsz"]) == (len(reboot_init()), len(reboot_init()))
+    assert part["p_offset"] % part["p_align"] == part["p_vaddr"] % part["p_align"]
     assert part["p_vaddr"] <= elf["e_entry"] < part["p_vaddr"] + part["p_filesz"]
 
 
