@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from dpamt.errors import InputError
 from dpamt.kernel_image.elf import ElfImage
+from dpamt.kernel_image.refused import why_refused
 
 READ: Final = "read"
 WRITE: Final = "write"
@@ -21,18 +22,6 @@ TWO_STEPS: Final = "read, then write"
 _FENCES: Final = frozenset({"mfence", "serialize"})
 _NO_ACCESS: Final = frozenset({"lea", "nop", "endbr64", "endbr32", "prefetch", "prefetchw"})
 _NO_ACCESS_BEGINS: Final = ("prefetch", "nop", "lea")
-_REFUSED: Final = frozenset(
-    {
-        *("cpuid", "rdtsc", "rdtscp", "rdrand", "rdseed", "rdpmc", "in", "out", "hlt", "syscall"),
-        *("sysret", "sysenter", "sysexit", "iret", "iretd", "iretq", "int", "int1", "int3", "into"),
-        *("wrmsr", "rdmsr", "swapgs", "lgdt", "lidt", "lldt", "ltr", "invlpg", "wbinvd", "vmcall"),
-        *("vmlaunch", "vmresume", "vmptrld", "clflush", "clflushopt", "clwb", "movdir64b", "xsave"),
-        *("seamcall", "tdcall", "monitor", "mwait", "insb", "outsb", "xbegin", "xabort", "ptwrite"),
-        "xlatb",  # it reads memory, and capstone gives no operand for that
-    }
-)
-_UNORDERED: Final = frozenset({"movnti"})
-"""A store that other stores overtake (SDM volume 3, 9.2.2): not x86-TSO."""
 _ONLY_WRITE: Final = ("mov", "set", "stos", "pop", "fnst", "fst", "stmxcsr")
 _ONLY_READ: Final = frozenset(
     {
@@ -41,6 +30,9 @@ _ONLY_READ: Final = frozenset(
     }
 )
 """Of those whose first operand is memory."""
+_STRINGS: Final = frozenset(
+    f"{what}{size}" for what in ("movs", "stos", "lods", "cmps", "scas") for size in "bwdq"
+)
 _MASK: Final = (1 << 64) - 1
 _ATOMIC_ALWAYS: Final = frozenset({"xchg"})
 
@@ -82,6 +74,8 @@ class Instruction:
     target: int
     """Of a direct call or jump; else -1."""
     is_repeated: bool
+    is_string: bool
+    """It goes through memory in the direction that DF says."""
     refused: str
     """Why it may not run; empty: it may."""
     operands: tuple[tuple[str, Any], ...]
@@ -148,11 +142,11 @@ class Instructions:
         operands: list[tuple[str, Any]] = []
         memory: list[Operand] = []
         target = -1
-        vector = False
+        registers: list[str] = []
         for place, operand in enumerate(found.operands):
             if operand.type == x86.X86_OP_REG:
                 name = found.reg_name(operand.reg)
-                vector |= name.startswith(("xmm", "ymm", "zmm", "st(", "mm", "k"))
+                registers.append(name)
                 operands.append(("reg", name))
             elif operand.type == x86.X86_OP_IMM:
                 operands.append(("imm", operand.imm))
@@ -165,13 +159,6 @@ class Instructions:
         groups = set(found.groups)
         is_call = x86.X86_GRP_CALL in groups
         is_jump = x86.X86_GRP_JUMP in groups
-        refused = ""
-        if mnemonic in _REFUSED:
-            refused = "leaves what a thread may do by itself"
-        elif mnemonic in _UNORDERED:
-            refused = "is a store that x86-TSO does not order"
-        elif vector:
-            refused = "uses vector or floating-point registers"
         return Instruction(
             found.address,
             found.size,
@@ -187,7 +174,8 @@ class Instructions:
             is_jump,
             target if (is_call or is_jump) else -1,
             any(word.startswith("rep") for word in words[:-1]),
-            refused,
+            mnemonic in _STRINGS,
+            why_refused(mnemonic, registers),
             tuple(operands),
             self._computed(found) if mnemonic == "lea" else -1,
         )

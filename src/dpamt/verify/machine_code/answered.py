@@ -9,9 +9,11 @@ Source: Linux 7.3.4 kernel/locking/spinlock.c (``_raw_*``), kernel/locking/mutex
 Documentation/trace/ftrace.rst (``__fentry__``).
 """
 
+import re
 from typing import Final
 
 from dpamt.kernel_image.elf import ElfImage, plain_name
+from dpamt.kernel_image.refused import GENERAL
 
 LOCKS: Final = {
     "_raw_spin_lock": "lock",
@@ -42,9 +44,11 @@ LOOKS: Final = {
     "_raw_spin_trylock": "is_locked",
     "_raw_read_trylock": "is_write_locked",
     "_raw_write_trylock": "is_locked",
+    "mutex_trylock": "is_locked",
 }
 """Trylocks that look at the lock with a plain load before they try (Linux 7.3.4
-include/asm-generic/qspinlock.h, qrwlock.h): the step that this is.  mutex_trylock() does not."""
+include/asm-generic/qspinlock.h, qrwlock.h; kernel/locking/mutex.c, __mutex_trylock_common()): the
+step that this is."""
 MUTEXES: Final = {
     "mutex_lock": "lock",
     "mutex_lock_nested": "lock",
@@ -56,6 +60,8 @@ COUNT_AND_LOCK: Final = frozenset({"atomic_dec_and_lock", "_atomic_dec_and_lock"
 object; an image that has it executes it."""
 ALLOC: Final = frozenset({"alloc_pages_noprof", "alloc_pages", "alloc_pages_mpol_noprof"})
 FREE: Final = frozenset({"__free_pages", "__free_page"})
+FREE_ORDER: Final = frozenset({"__free_pages"})
+"""Those that are given an order too."""
 SEAMCALLS: Final = {
     "__seamcall": False,
     "__seamcall_ret": True,
@@ -90,6 +96,10 @@ NOTHING: Final = frozenset(
 lockdep (its rules are checked here by the steps: docs/verify.md, context and lock-order)."""
 _NOTHING_BEGINS: Final = ("__tsan_", "__msan_", "__asan_", "kmsan_", "__kcsan_", "__cfi_")
 """Sanitizers' calls: what they check is not checked here."""
+_DOES_WORK: Final = re.compile(
+    r"__[tma]san_(atomic|mem(cpy|set|move)|metadata_ptr|get_context|poison_alloca|set_shadow)"
+)
+"""Those that stand for an access of the code itself, or return a pointer: refused."""
 _THUNK: Final = "__x86_indirect_thunk_"
 RETURN_THUNKS: Final = frozenset(
     {"__x86_return_thunk", "srso_return_thunk", "retbleed_return_thunk"}
@@ -132,6 +142,7 @@ class Answered:
     def __init__(self, image: ElfImage) -> None:
         self._names: dict[int, str] = {}
         self._passed: dict[int, str] = {}
+        self._passed_names: dict[int, str] = {}
         self._refused: dict[int, str] = {}
         for full, symbol in image.symbols.items():
             name = plain_name(full)
@@ -143,10 +154,14 @@ class Answered:
     def _enter(self, name: str, address: int, extern: bool) -> None:
         if name in _CALLS or (extern and name in COUNT_AND_LOCK):
             self._names[address] = name
+        elif _DOES_WORK.match(name):
+            self._refused[address] = name
         elif name in NOTHING or name.startswith(_NOTHING_BEGINS) or name in RETURN_THUNKS:
             self._passed[address] = ""
-        elif name.startswith(_THUNK):
+            self._passed_names[address] = name
+        elif name.startswith(_THUNK) and name[len(_THUNK) :] in GENERAL:
             self._passed[address] = name[len(_THUNK) :]
+            self._passed_names[address] = f"{_THUNK}*"
         elif name in REFUSED or extern:
             self._refused[address] = name
 
@@ -170,3 +185,7 @@ class Answered:
     def passes(self, address: int) -> str | None:
         """None: it is no function that counts as nothing.  A register's name: jump there."""
         return self._passed.get(address)
+
+    def passed_name(self, address: int) -> str:
+        """The name of a function that counts as nothing, or as a jump."""
+        return self._passed_names[address]

@@ -10,27 +10,16 @@ below it (the TDX module).
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
-from dpamt.abi.pages import PAGE_SHIFT
-from dpamt.abi.registers import TdxModuleArgs
-from dpamt.errors import InputError
-from dpamt.host.core.erratum import tdx_quirk_reset_page
 from dpamt.host.core.kernel import Cpu, Kernel, KernelOops
 from dpamt.host.core.page_cache import SITE_PAIR
 from dpamt.sync.observed import Address, ObservedShared
 from dpamt.verify.learn.automaton import CHOICE
 from dpamt.verify.learn.control_point import CallSite, tell_sites
-from dpamt.verify.learn.shown import Fixed
 from dpamt.verify.machine_code import answered
-from dpamt.verify.machine_code.memory import (
-    COUNT_BYTES,
-    MEMORY_PAGES,
-    PAGE_OFFSET,
-    STRUCT_PAGE,
-    VMEMMAP,
-    is_nowhere,
-)
+from dpamt.verify.machine_code.answers import Answers
+from dpamt.verify.machine_code.interrupts import sections
 from dpamt.verify.machine_code.memory_model import (
     MODELS,
     SC,
@@ -49,21 +38,12 @@ from dpamt.verify.machine_code.operations import (
     RETURN,
     STORE,
     WARN,
-    Operation,
     Returned,
 )
 from dpamt.verify.machine_code.places import Places
 from dpamt.verify.machine_code.reach import executed, may_run
 from dpamt.verify.machine_code.side import ImageSide
 from dpamt.verify.machine_code.told import assumptions_of, not_reached_of
-
-_REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
-"""Of struct tdx_module_args, in its order (Linux 7.3.4 arch/x86/include/asm/shared/tdx.h)."""
-_CLOBBERED: Final = 6
-"""Those that __seamcall and __seamcall_ret pass; __seamcall_saved_ret passes more of them."""
-_MASK: Final = (1 << 64) - 1
-_DIRECT_RECLAIM: Final = 0x400
-"""___GFP_DIRECT_RECLAIM (Linux 7.3.4 include/linux/gfp_types.h): the allocation may sleep."""
 
 
 def _hash(parts: Iterable[tuple[str, bytes]]) -> str:
@@ -84,7 +64,7 @@ def choose(kernel: Kernel, what: str) -> int:
     return chosen
 
 
-class MachineCode(Fixed):
+class MachineCode(Answers):
     """The functions of one image."""
 
     def __init__(self, places: Places, model: str) -> None:
@@ -110,17 +90,20 @@ class MachineCode(Fixed):
         arguments: tuple[int, ...],
         own: tuple[tuple[int, int], ...] = (),
         sites: tuple[str, ...] = SITE_PAIR,
+        pages: tuple[int, ...] = (),
     ) -> int:
         """Run a function of the image to its end; the place where it ends.
 
-        ``sites`` name the pages that it allocates, in their order, again from the first on.
+        ``sites`` name the pages that it allocates, in their order, again from the first on;
+        ``pages`` are those that it is given by number.
 
         Raises InputError where the code does what is in no table; KernelOops at a BUG and at an
         address where no memory can be.
         """
         places = self.places
-        place = places.enter(function, arguments, (*own, *places.of_cpu(cpu.index)))
+        place = places.enter(function, arguments, (*own, *places.of_cpu(cpu.index)), pages)
         taken = 0
+        quiet = 0  # sections that keep interrupts off
         buffer: tuple[int, ...] = ()  # places of stores that no other CPU has seen, oldest first
         while True:
             kind = places.operation(place).kind
@@ -171,7 +154,13 @@ class MachineCode(Fixed):
             elif kind == OOPS:
                 address = places.operation(place).arguments[0]
                 raise KernelOops(f"page fault at {address:#x} in {self._where(place)}")
+            quiet += sections(places.operation(place))
             place = places.after(place, result)
+            if quiet and places.has_interrupts(place):
+                kernel.log.warn(
+                    f"interrupts are on, in {self._where(place)}, and a lock keeps them off"
+                )
+                quiet = 0
 
     def _waits(self, place: int) -> bool:
         """Whether what a place does is a store that waits in the buffer; an unlock is one."""
@@ -180,9 +169,7 @@ class MachineCode(Fixed):
 
     def _look_method(self, kernel: Kernel, place: int) -> Callable[[], bool]:
         operation = self.places.operation(place)
-        side, address = self._side(kernel), operation.arguments[0]
-        is_spin = operation.method in answered.LOCKS
-        lock: Any = side.spinlock(address) if is_spin else side.rwlock(address)
+        lock = self._lock_of(kernel, operation)
         method: Callable[[], bool] = getattr(lock, answered.LOOKS[operation.method])
         return method
 
@@ -281,10 +268,6 @@ class MachineCode(Fixed):
 
     # Steps.
 
-    def _side(self, kernel: Kernel) -> ImageSide:
-        side: ImageSide = kernel.image  # type: ignore[attr-defined]
-        return side
-
     def _word(self, kernel: Kernel, place: int) -> Any:
         cell = self.places.operation(place).cell
         assert cell is not None
@@ -317,145 +300,6 @@ class MachineCode(Fixed):
         if odd:
             kernel.log.warn(f"{odd} at the end of {self._where(place)}")
 
-    def warn(self, kernel: Kernel, place: int) -> None:
-        """A WARN of the code."""
-        kernel.log.warn_on_once(self._where(place))
-
-    # Calls that are answered.
-
-    def answer(self, kernel: Kernel, cpu: Cpu, place: int, site: str) -> Returned:
-        """Do what a call stands for; ``site`` names a page that it allocates."""
-        operation = self.places.operation(place)
-        name = operation.method
-        value = 1
-        if name in answered.SEAMCALLS:
-            return self.seamcall(kernel, cpu, place)
-        if name in answered.LOCKS or name in answered.RWLOCKS or name in answered.MUTEXES:
-            method = self._lock_method(kernel, operation)
-            taken = method()
-            return Returned(0 if taken is False else 1)  # a trylock's; of others nobody looks
-        if name in answered.COUNT_AND_LOCK:
-            return self.dec_and_lock(kernel, place)
-        if name in answered.ALLOC:
-            value = self.alloc(kernel, place, site)
-        elif name in answered.FREE:
-            self.free(kernel, place)
-        elif name in answered.RESET:
-            self.reset(kernel, place)
-        elif name in answered.PRINT:
-            self.print(kernel, place)
-        elif name in answered.WARNS:
-            self.warn(kernel, place)
-        elif name in answered.MAY_SLEEP:
-            self.sleeps(kernel, place)
-        return Returned(value)
-
-    def dec_and_lock(self, kernel: Kernel, place: int) -> Returned:
-        """atomic_dec_and_lock(): 1 with the lock held where the count has fallen to 0."""
-        operation = self.places.operation(place)
-        where = self.places.image.name_of(operation.site)
-        count, address = operation.arguments[:2]
-        cell = self.places.memory.cell(count, COUNT_BYTES, where, operation.site)
-        word, lock = self._side(kernel).word(cell), self._side(kernel).spinlock(address)
-        lowered = word.add_unless(-1, 1)
-        if lowered:
-            return Returned(0)
-        lock.lock()
-        before = word.fetch_add(-1)
-        if before == 1:
-            return Returned(1)
-        lock.unlock()
-        return Returned(0)
-
-    def _lock_method(self, kernel: Kernel, operation: Operation) -> Callable[[], Any]:
-        side, name, address = self._side(kernel), operation.method, operation.arguments[0]
-        if is_nowhere(address):
-            where = self.places.image.name_of(operation.site)
-            raise KernelOops(f"page fault at {address:#x} in {name}() called at {where}")
-        if name in answered.LOCKS:
-            lock: Any = side.spinlock(address)
-            step = answered.LOCKS[name]
-        elif name in answered.RWLOCKS:
-            lock, step = side.rwlock(address), answered.RWLOCKS[name]
-        else:
-            lock, step = side.mutex(address), answered.MUTEXES[name]
-        method: Callable[[], Any] = getattr(lock, step)
-        return method
-
-    def _takes(self, place: int, result: Returned) -> int:
-        """By how much the pages that this call has taken are more."""
-        name = self.places.operation(place).method
-        if name in answered.ALLOC:
-            return 1 if result.value else 0
-        return 0
-
-    def alloc(self, kernel: Kernel, place: int, site: str) -> int:
-        """One page: the address of its struct page; 0 when there is none."""
-        gfp, order = self.places.operation(place).arguments[:2]
-        self._only(order & 0xFFFF_FFFF == 0, place, f"{order} as order", "one whole 4K page")
-        may_sleep = bool(gfp & _DIRECT_RECLAIM)
-        self._only(may_sleep, place, f"{gfp:#x} as gfp", "GFP_KERNEL or another that may sleep")
-        pfn = kernel.allocator.alloc_page(site)
-        return 0 if pfn is None else VMEMMAP + STRUCT_PAGE * pfn
-
-    def free(self, kernel: Kernel, place: int) -> None:
-        """Give a page back, by its struct page."""
-        page = self.places.operation(place).arguments[0]
-        fine = (page - VMEMMAP) % STRUCT_PAGE == 0
-        self._only(fine, place, f"{page:#x} as struct page", "one of vmemmap")
-        kernel.allocator.free_page((page - VMEMMAP) // STRUCT_PAGE)
-
-    def reset(self, kernel: Kernel, place: int) -> None:
-        """Clear a page that the module may have written with its key."""
-        base, size = self.places.operation(place).arguments[:2]
-        fine = base % 4096 == 0 and size == 4096
-        self._only(fine, place, f"{size:,} bytes from {base:#x}", "one whole 4K page")
-        if base >> PAGE_SHIFT >= MEMORY_PAGES:
-            raise KernelOops(
-                f"page fault at {PAGE_OFFSET + base & _MASK:#x} in {self._where(place)}"
-            )
-        tdx_quirk_reset_page(kernel, base >> PAGE_SHIFT)
-
-    def print(self, kernel: Kernel, place: int) -> None:
-        """A line of dmesg: the format, not filled in."""
-        text = self.places.text(self.places.operation(place).arguments[0])
-        kernel.log.info(text.lstrip("\x010123456789").rstrip("\n"))
-
-    def sleeps(self, kernel: Kernel, place: int) -> None:
-        """might_sleep(): whoever may not sleep may not come here."""
-        recorder = self._side(kernel).recorder
-        recorder.may_sleep(f"{self.places.operation(place).method}()")
-
-    def seamcall(self, kernel: Kernel, cpu: Cpu, place: int) -> Returned:
-        """Through the wall, as the assembly in seamcall.S does it."""
-        leaf, address = self.places.operation(place).arguments[:2]
-        saves = self.places.operation(place).method == answered.SAVES
-        registers = _REGISTERS if saves else _REGISTERS[:_CLOBBERED]
-        args = TdxModuleArgs()
-        self._load(args, place, address, registers)
-        status = cpu.seamcall(leaf, args)
-        written: tuple[tuple[int, int], ...] = ()
-        if answered.SEAMCALLS[self.places.operation(place).method]:
-            written = tuple(
-                (address + 8 * n, getattr(args, name)) for n, name in enumerate(registers)
-            )
-        return Returned(status & _MASK, written)
-
-    def _load(
-        self, args: TdxModuleArgs, place: int, address: int, registers: tuple[str, ...]
-    ) -> None:
-        for n, name in enumerate(registers):
-            setattr(args, name, self.places.own_at(place, address + 8 * n))
-
-    def _only(self, fine: bool, place: int, what: str, expected: str) -> None:
-        if not fine:
-            operation = self.places.operation(place)
-            image = self.places.image
-            raise InputError(
-                f"{image.path_at(operation.site)}: {image.name_of(operation.site)}: "
-                f"{operation.method}() is given {what}; expected {expected}"
-            )
-
 
 def _sites_of(frame: FrameType) -> tuple[CallSite, ...]:
     code: MachineCode = frame.f_locals["self"]
@@ -479,6 +323,7 @@ for _function in (
     MachineCode.print,
     MachineCode.warn,
     MachineCode.sleeps,
+    MachineCode.sleeps_in_vain,
     MachineCode.drain,
     MachineCode.dec_and_lock,
 ):

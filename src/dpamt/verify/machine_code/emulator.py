@@ -31,6 +31,7 @@ from dpamt.verify.machine_code.memory import (
     STACK_BYTES,
     ImageMemory,
     is_nowhere,
+    page_of,
     signed,
 )
 
@@ -46,6 +47,8 @@ CALLER_SAVED: Final = (RCX, RDX, RSI, RDI, 8, 9, 10, 11)
 FLAGS: Final = 0xED5
 """CF PF AF ZF SF, IF DF OF; what else there is belongs to no program."""
 FIRST_FLAGS: Final = 0x202
+DOWNWARDS: Final = 0x400
+"""DF in RFLAGS."""
 RETURN_ADDRESS: Final = 0xFFFF_FFFF_EFFF_F000
 """Where the outermost function returns to."""
 _NO_END: Final = RETURN_ADDRESS + 0x800
@@ -94,9 +97,14 @@ class Emulator:
         }
         self._rip = x86_const.UC_X86_REG_RIP
         self._pages: dict[int, int] = {}
+        self._virtual: dict[int, int] = {}
+        self.own_pages: frozenset[int] = frozenset()
+        """Page frame numbers of the pages that the thread has."""
         self._written: set[int] = set()
         self._skip = False
         self._left = 0
+        self._reached: list[tuple[int, int]] = []
+        """(begin, end) of all memory that the instruction may reach."""
         self._single = False
         self._stopped = -1
         self._failure: Exception | None = None
@@ -107,6 +115,7 @@ class Emulator:
         """Address of the instruction that ran last."""
         self._uc.hook_add(unicorn.UC_HOOK_TLB_FILL, self._fill)
         self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_code)
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, self._on_memory)
 
     # Memory of the emulator.
 
@@ -121,6 +130,7 @@ class Emulator:
                     "memory; expected a get and a put"
                 )
             self._pages[page] = known
+            self._virtual[known] = page
             self._uc.mem_write(known, self.memory.first_bytes(page, _PAGE))
         return known + address - page
 
@@ -153,8 +163,9 @@ class Emulator:
 
     # A thread's place, put in and taken out.
 
-    def put(self, at: int, registers: tuple[int, ...], own: Own) -> None:
+    def put(self, at: int, registers: tuple[int, ...], own: Own, own_pages: frozenset[int]) -> None:
         """Make the CPU stand at ``at``."""
+        self.own_pages = own_pages
         for cell in self._written:
             if cell not in own:
                 first = self.memory.first_bytes(cell, 8)
@@ -177,7 +188,7 @@ class Emulator:
         stack = self._uc.reg_read(self._ids[RSP])
         found = {}
         for cell in self._written:
-            if STACK_BASE <= cell < stack and cell < STACK_BASE + STACK_BYTES:
+            if STACK_BASE <= cell <= min(stack, STACK_BASE + STACK_BYTES) - 8:
                 continue
             found[cell] = self._cell(cell)
         return found
@@ -240,6 +251,18 @@ class Emulator:
             self._failure = failure
             uc.emu_stop()
 
+    def _on_memory(self, uc: Any, kind: int, address: int, size: int, *_: object) -> None:
+        """The CPU and the decoder are two programs: what one reaches the other has to know."""
+        page = self._virtual[address & -_PAGE]  # the hook is given its place in the arena
+        address = page + address % _PAGE
+        if not any(begin <= address and address + size <= end for begin, end in self._reached):
+            self._failure = self._failure or InputError(
+                f"{self._where(self.last)}: {self._instructions.at(self.last).text} reaches {size} "
+                f"bytes at {self.memory.image.name_of(address)} in the emulator, and none of its "
+                "operands lies there; expected another instruction"
+            )
+            uc.emu_stop()
+
     def _must_stop(self, address: int) -> bool:
         skip, self._skip = self._skip, False
         if not skip and (address == RETURN_ADDRESS or self._stops_at(address)):
@@ -271,16 +294,35 @@ class Emulator:
 
     def _accesses(self, instruction: Instruction) -> bool:
         """Whether the instruction reaches a shared word; its own writes are noted."""
+        self._reached = self._on_stack(instruction)
         if instruction.mnemonic.startswith("push") or instruction.is_call:
-            self.note_written(self._uc.reg_read(self._ids[RSP]) - 8, 8)
+            self.note_written(self._reached[0][0], 8)
+        if instruction.is_string and self._uc.reg_read(self._ids[EFLAGS]) & DOWNWARDS:
+            raise InputError(
+                f"{self._where(instruction.address)}: {instruction.text} goes downwards (DF is "
+                "set); expected code that only ever goes upwards"
+            )
         found = False
         for operand in instruction.memory:
             address, size = self.place_of(instruction, operand)
+            self._reached.append((address, address + size))
             kind = self.kind_of(instruction, operand, address, size)
             if kind == PRIVATE and operand.access != READ:
                 self.note_written(address, size)
+            if kind == PRIVATE and operand.access != WRITE:
+                self.memory.note_read(address, size, instruction.address)
             found |= kind not in (PRIVATE, CONSTANT)
         return found
+
+    def _on_stack(self, instruction: Instruction) -> list[tuple[int, int]]:
+        """(begin, end) of what the instruction reaches by RSP, or by RBP, without an operand."""
+        name, top = instruction.mnemonic, self._uc.reg_read(self._ids[RSP])
+        if name.startswith("push") or instruction.is_call:
+            return [(top - 8, top)]
+        if name == "leave":
+            top = self._uc.reg_read(self._ids[RBP])
+        is_popped = name in ("pop", "popf", "popfq", "leave") or instruction.is_return
+        return [(top, top + 8)] if is_popped else []
 
     def kind_of(self, instruction: Instruction, operand: Operand, address: int, size: int) -> str:
         """Whose the memory of an operand is."""
@@ -290,22 +332,45 @@ class Emulator:
                     f"{self._where(instruction.address)}: {instruction.text} reads current, and "
                     "there is no task here"
                 )
+            if not self.memory.may_be_per_cpu(address):
+                raise InputError(
+                    f"{self._where(instruction.address)}: {instruction.text} reaches "
+                    f"{self.memory.image.name_of(address)}, which is no per-CPU variable"
+                )
             return PRIVATE
+        if operand.segment == "fs":
+            raise InputError(
+                f"{self._where(instruction.address)}: {instruction.text} goes by FS, which is of "
+                "user space"
+            )
         if STACK_BASE <= address < min(self._uc.reg_read(self._ids[RSP]), STACK_BASE + STACK_BYTES):
             raise InputError(
                 f"{self._where(instruction.address)}: {instruction.text} reaches below the stack "
                 "pointer; expected code built with -mno-red-zone, as the kernel is"
             )
-        return self.memory.kind_of(address, size, operand.access != READ, instruction.address)
+        kind = self.memory.kind_of(address, size, operand.access != READ, instruction.address)
+        pfn = page_of(address)
+        if kind == PRIVATE and pfn >= 0 and pfn not in self.own_pages:
+            raise InputError(
+                f"{self._where(instruction.address)}: {instruction.text} reaches the struct page "
+                f"of page {pfn:#x}, which this thread does not have now; expected only those of "
+                "pages that it was given, allocated or took back, and has not let go"
+            )
+        return kind
 
     def place_of(self, instruction: Instruction, operand: Operand) -> tuple[int, int]:
         """(address, bytes) of a memory operand now."""
         address = operand.displacement
-        if operand.base:
-            address += self._uc.reg_read(self._id_of[operand.base])
-        if operand.index and operand.index != "riz":
-            address += self._uc.reg_read(self._id_of[operand.index]) * operand.scale
+        is_short = False
+        for name, scale in ((operand.base, 1), (operand.index, operand.scale)):
+            if name and name not in ("riz", "eiz"):
+                address += self._uc.reg_read(self._id_of[name]) * scale
+                is_short |= name not in REGISTERS
+        if is_short:  # with the prefix for 32 bits
+            address &= 0xFFFF_FFFF
         size = operand.size
+        if instruction.mnemonic == "pop" and operand.base == "rsp":
+            address += size  # RSP as it is after the pop (SDM volume 2, POP)
         if instruction.mnemonic in _BIT_STRINGS and instruction.operands[-1][0] == "reg":
             # The register is the number of a bit, and may lead beyond the operand.
             bit = signed(self.value_of(instruction.operands[-1]), size)

@@ -71,13 +71,13 @@ class ImageFunctions(Fixed):
         """tdx_pamt_get(pfn, cache)."""
         own = bytes_of_cache(cache)
         arguments = pfn, ARGUMENTS if cache is not None else 0
-        place = self._code.call(kernel, cpu, self._get, arguments, own)
+        place = self._code.call(kernel, cpu, self._get, arguments, own, pages=(pfn,))
         cache_after(self._code.places, place, cache)
         return self._code.value(place)
 
     def put(self, kernel: Kernel, cpu: Cpu, pfn: int) -> None:
         """tdx_pamt_put(pfn)."""
-        self._code.call(kernel, cpu, self._put, (pfn,))
+        self._code.call(kernel, cpu, self._put, (pfn,), pages=(pfn,))
 
     def _topup(self, kernel: Kernel, cache: PamtCache, pairs: int) -> int:
         own = bytes_of_cache(cache)

@@ -2,7 +2,8 @@
 
 =======================  ==============================================================
 the thread's own         its stack, the arguments that it was given, per-CPU variables (``%gs:``),
-                         the struct pages of pages that it has
+                         the struct pages of pages that it has; nothing of it may be shown to other
+                         threads
 constant                 code and read-only sections (``.rodata`` with what is read-only after init)
 shared                   every other section of the image, and the counters: each access is a step
 =======================  ==============================================================
@@ -91,13 +92,19 @@ class ImageMemory:
         self._bytes: dict[int, bytes] = {}
         self.presets: list[Preset] = []
         self._cells: dict[int, Cell] = {}
+        self._as_linked: dict[int, int] = {}
+        """Address and bytes of what was read that only a boot writes."""
         self._private: list[tuple[int, int]] = [
             (STACK_BASE, STACK_BASE + STACK_BYTES),
             (ARGUMENTS, ARGUMENTS + _ARGUMENT_BYTES),
             (VMEMMAP, VMEMMAP + STRUCT_PAGE * MEMORY_PAGES),
         ]
+        self._per_cpu = [(s.address, s.end) for s in image.sections if "percpu" in s.name]
+        self._read: dict[int, int] = {}
+        """By address of a byte of a per-CPU variable: an instruction that reads it."""
+        self._left: set[int] = set()
         self._current = {image.address_of(name) for name in _TASK}
-        self._private += [(s.address, s.end) for s in image.sections if "percpu" in s.name]
+        self._private += self._per_cpu
         symbol = image.symbols.get(counts)
         extern = image.externs.get(counts)
         if symbol is None and extern is None:
@@ -173,11 +180,14 @@ class ImageMemory:
         for begin, end in self._private:
             if begin <= address and address + size <= end:
                 return PRIVATE
-        if self._is_count(address):
+        if self._is_count(address) or self._is_count(address + size - 1):
             return SHARED
         where = self.image.name_of(site)
         section = self.image.section_at(address)
-        preset = address in self._bytes
+        preset = any(
+            at < address + size and address < at + len(content)
+            for at, content in self._bytes.items()
+        )
         if section is None and not preset:
             does = "writes" if writes else "reads"
             extern = self.image.name_of(address)
@@ -197,12 +207,89 @@ class ImageMemory:
                     f"{self.image.path_at(site)}: {where} writes {self.image.name_of(address)}, "
                     "which is constant here"
                 )
+            if section is not None and section.writable and not preset:
+                self._as_linked.setdefault(address, size)
             return CONSTANT
         return SHARED
 
     def _is_count(self, address: int) -> bool:
         base = self.counts_base
         return bool(base) and base <= address < base + COUNT_BYTES * REGIONS
+
+    def is_for_itself(self, address: int) -> bool:
+        """Whether an address is of memory that is another one for each thread or CPU."""
+        return any(
+            begin <= address < end
+            for begin, end in (
+                (STACK_BASE, STACK_BASE + STACK_BYTES),
+                (ARGUMENTS, ARGUMENTS + _ARGUMENT_BYTES),
+                *self._per_cpu,
+            )
+        )
+
+    def is_own(self, address: int, size: int) -> bool:
+        """Whether bytes are a thread's own."""
+        return any(begin <= address and address + size <= end for begin, end in self._private)
+
+    def may_be_per_cpu(self, address: int) -> bool:
+        """Whether a per-CPU variable may lie at an address: the file's, or one from elsewhere."""
+        section = self.image.section_at(address)
+        if section is not None:
+            return "percpu" in section.name
+        return not self._is_count(address) and not self.is_own(address, 1)
+
+    # Per-CPU variables: a call begins with those of the boot, so none may read what one left.
+
+    def note_read(self, address: int, size: int, site: int) -> None:
+        """Code reads bytes.  Raises InputError where a call has left others there."""
+        if any(begin <= address < end for begin, end in self._per_cpu):
+            self._read.update(dict.fromkeys(range(address, address + size), site))
+            self._check_read()
+
+    def note_left(self, address: int, value: int) -> None:
+        """A call ends with 64 bits of the thread's own.  Raises InputError as above.
+
+        A CPU's number differs from the first one's, and preempt_count is looked at by itself.
+        """
+        if not any(begin <= address < end for begin, end in self._per_cpu):
+            return
+        now, first = value.to_bytes(8, "little"), self.first_bytes(address, 8)
+        apart = [self.image.address_of(name) for name in ("cpu_number", "__preempt_count")]
+        for at in range(address, address + 8):
+            known = any(begin is not None and begin <= at < begin + 4 for begin in apart)
+            if not known and now[at - address] != first[at - address]:
+                self._left.add(at)
+        self._check_read()
+
+    def _check_read(self) -> None:
+        both = self._left & self._read.keys()
+        if both:
+            site = self._read[min(both)]
+            raise InputError(
+                f"{self.image.path_at(site)}: {self.image.name_of(site)} reads the per-CPU "
+                f"variable {self.image.name_of(min(both))}, which a call of get or put leaves "
+                "changed; expected none that lasts: each call begins here as the first after boot"
+            )
+
+    def left_changed(self) -> list[str]:
+        """The per-CPU variables that calls leave changed, and no code here reads."""
+        return sorted({self.image.name_of(at).partition("+")[0] for at in self._left})
+
+    def taken_as_linked(self) -> list[str]:
+        """What was read, and only a boot writes: ``name = value``."""
+        return [
+            f"{self.image.name_of(at)} = {int.from_bytes(self.image.read(at, size), 'little'):#x}"
+            for at, size in sorted(self._as_linked.items())
+            if size in _SIZES
+        ]
+
+    def first_values(self) -> list[str]:
+        """The shared words but for the counters, with the values that they begin with."""
+        return [
+            f"{cell.symbol}{f'+{cell.number:#x}' if cell.number else ''} = "
+            f"{self.first_value(cell) & (1 << 8 * cell.size) - 1:#x}"
+            for _, cell in sorted(self._cells.items())
+        ]
 
     def is_current(self, address: int) -> bool:
         """Whether a per-CPU variable is the pointer to the task."""
@@ -239,7 +326,7 @@ class ImageMemory:
             return known
         symbol, offset = self.image.symbol_at(address)
         part = None if symbol is None else self.variables.part(symbol, offset, size, site)
-        cell = Cell(False, offset, _plain(symbol), address, size)
+        cell = Cell(False, offset, self._plain(symbol), address, size)
         if part is not None:
             cell = Cell(False, 0, part.name, address, size, part.values)
         self._cells[address] = cell
@@ -251,12 +338,27 @@ class ImageMemory:
             return
         symbol, offset = self.image.symbol_at(address)
         part = None if symbol is None else self.variables.part(symbol, offset, 0, site)
-        plain = self.image.name_of(address).replace(".", "_")
-        self._locks[address] = plain if part is None else part.name
+        self._locks[address] = self._at(address) if part is None else part.name
 
     def lock_name(self, address: int) -> str:
         """The name of a lock by its address."""
-        return self._locks.get(address) or self.image.name_of(address).replace(".", "_")
+        return self._locks.get(address) or self._at(address)
+
+    def _at(self, address: int) -> str:
+        symbol, offset = self.image.symbol_at(address)
+        if symbol is None or self.image.section_at(address) is None:
+            return self.image.name_of(address)
+        return self._plain(symbol) + (f"+{offset:#x}" if offset else "")
+
+    def _plain(self, symbol: Symbol | None) -> str:
+        """The name without dots; with the address where another symbol would have the same."""
+        if symbol is None:
+            return "memory"
+        if "." not in symbol.name:
+            return symbol.name
+        plain = symbol.name.replace(".", "_")
+        others = [one for one in self.image.symbols if one.replace(".", "_") == plain]
+        return plain if len(others) < 2 else f"{plain}_at_{symbol.address:x}"
 
     def first_value(self, cell: Cell) -> int:
         """The value of a shared word before any thread runs."""
@@ -274,8 +376,11 @@ def _is_constant(name: str, writable: bool) -> bool:
     return not writable or name.startswith((".rodata", ".data..ro_after_init", "__"))
 
 
-def _plain(symbol: Symbol | None) -> str:
-    return symbol.name.replace(".", "_") if symbol is not None else "memory"
+def page_of(address: int) -> int:
+    """The page frame number whose struct page lies at an address; -1: none lies there."""
+    if VMEMMAP <= address < VMEMMAP + STRUCT_PAGE * MEMORY_PAGES:
+        return (address - VMEMMAP) // STRUCT_PAGE
+    return -1
 
 
 def signed(value: int, size: int) -> int:

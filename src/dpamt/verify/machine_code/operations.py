@@ -29,6 +29,8 @@ class Operation(NamedTuple):
     arguments: tuple[int, ...] = ()
     """Of a store or an atomic step: the method's arguments; of a call: six registers; of a return:
     what is returned."""
+    atomic: str = ""
+    """Of a call: why nothing may sleep here, by the CPU's own state; empty: it may."""
 
 
 class Returned(NamedTuple):
@@ -36,3 +38,7 @@ class Returned(NamedTuple):
 
     value: int
     written: tuple[tuple[int, int], ...] = ()
+    taken: tuple[int, ...] = ()
+    """Page frame numbers of the pages that the thread has from now on."""
+    let_go: tuple[int, ...] = ()
+    """Those that it no longer has."""

@@ -19,7 +19,7 @@ from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, In
 from dpamt.kernel_image.lines import SourceLine
 from dpamt.kernel_image.linked import lines_of
 from dpamt.verify.learn.shown import Fixed
-from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, Answered
+from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, SEAMCALLS, Answered
 from dpamt.verify.machine_code.atomics import atomic_step, check_atomic
 from dpamt.verify.machine_code.emulator import (
     CALLER_SAVED,
@@ -34,7 +34,15 @@ from dpamt.verify.machine_code.emulator import (
     Emulator,
     Own,
 )
-from dpamt.verify.machine_code.memory import STACK_TOP, Cell, ImageMemory, is_nowhere, signed
+from dpamt.verify.machine_code.interrupts import INTERRUPTS, flags_after, sleepless
+from dpamt.verify.machine_code.memory import (
+    STACK_TOP,
+    Cell,
+    ImageMemory,
+    is_nowhere,
+    page_of,
+    signed,
+)
 from dpamt.verify.machine_code.operations import (
     ATOMIC_STEP,
     BUG,
@@ -51,15 +59,16 @@ from dpamt.verify.machine_code.operations import (
 
 _ARGUMENTS: Final = (RDI, 4, 2, 1, 8, 9)
 """Registers of a function's arguments: RDI, RSI, RDX, RCX, R8, R9 (System V ABI, 3.2.3)."""
+ARGUMENT_BYTES: Final = 64
+"""Of struct tdx_module_args, as far as an answered SEAMCALL reads and writes them."""
 _MASK: Final = (1 << 64) - 1
-_INTERRUPTS: Final = 0x200
-"""IF in RFLAGS."""
 
 
 class _Key(NamedTuple):
     at: int
     registers: tuple[int, ...]
     own: tuple[tuple[int, int], ...]
+    own_pages: frozenset[int]
     pending: Operation | None
 
 
@@ -83,6 +92,8 @@ class Places(Fixed):
         self._entered: dict[Hashable, int] = {}
         self.called: dict[str, None] = {}
         """Functions that were answered, in the order they were met."""
+        self.passed: dict[str, None] = {}
+        """Functions that count as nothing, in the order they were met."""
 
     # Asking.
 
@@ -91,13 +102,22 @@ class Places(Fixed):
         return self._operations[place]
 
     def enter(
-        self, function: str, arguments: tuple[int, ...], own: tuple[tuple[int, int], ...] = ()
+        self,
+        function: str,
+        arguments: tuple[int, ...],
+        own: tuple[tuple[int, int], ...] = (),
+        pages: tuple[int, ...] = (),
     ) -> int:
-        """The first place of a call of a function with these arguments and these own bytes."""
-        key = function, arguments, own
+        """The first place of a call of a function with these arguments and these own bytes.
+
+        The thread has ``pages``, and those whose struct page is an argument or among its bytes.
+        """
+        key = function, arguments, own, pages
         known = self._entered.get(key)
         if known is None:
-            known = self._entered[key] = self._enter(function, arguments, dict(own))
+            found = {page_of(address) for address in (*arguments, *dict(own))}
+            pages_now = frozenset({*pages, *found} - {-1})
+            known = self._entered[key] = self._enter(function, arguments, dict(own), pages_now)
         return known
 
     def after(self, place: int, result: Hashable) -> int:
@@ -123,6 +143,12 @@ class Places(Fixed):
             if cell == address:
                 return value
         return int.from_bytes(self.memory.first_bytes(address, 8), "little")
+
+    def has_interrupts(self, place: int) -> bool:
+        """Whether interrupts are on at a place that is no end."""
+        if self._operations[place].kind == RETURN:
+            return False
+        return bool(self._keys[place].registers[EFLAGS] & INTERRUPTS)
 
     def text(self, address: int) -> str:
         """The string at an address of the image."""
@@ -151,6 +177,11 @@ class Places(Fixed):
         """Addresses of the instructions that ran, or before which a thread stood."""
         return self._emulator.ran | {operation.site for operation in self._operations}
 
+    def inlined_locks(self) -> list[str]:
+        """The words, without the counters, that locked instructions change."""
+        cells = (one.cell for one in self._operations if one.kind == ATOMIC_STEP)
+        return sorted({cell.symbol for cell in cells if cell is not None and not cell.counter})
+
     def take_up(self, ran: Iterable[int], called: Iterable[str]) -> None:
         """Instructions that ran, and functions that were answered, before a search was taken up."""
         self._emulator.ran.update(ran)
@@ -171,7 +202,9 @@ class Places(Fixed):
 
     # Learning.
 
-    def _enter(self, function: str, arguments: tuple[int, ...], own: Own) -> int:
+    def _enter(
+        self, function: str, arguments: tuple[int, ...], own: Own, pages: frozenset[int]
+    ) -> int:
         symbol = self.image.symbols[function]
         registers = [0] * len(REGISTERS)
         for register, value in zip(_ARGUMENTS, arguments, strict=False):
@@ -179,19 +212,19 @@ class Places(Fixed):
         registers[RSP] = STACK_TOP - 8
         registers[EFLAGS] = FIRST_FLAGS & FLAGS
         own = {**own, STACK_TOP - 8: RETURN_ADDRESS}
-        self._emulator.put(symbol.address, tuple(registers), own)
+        self._emulator.put(symbol.address, tuple(registers), own, pages)
         return self._go_on(False)
 
     def _learn(self, place: int, result: Any) -> int:
         emulator = self._emulator
         key, operation = self._keys[place], self._operations[place]
-        emulator.put(key.at, key.registers, dict(key.own))
+        emulator.put(key.at, key.registers, dict(key.own), key.own_pages)
         if operation.kind in (STORE, WARN, FENCE):
             if operation.kind != STORE:
                 emulator.at += self._instructions.at(key.at).size
             return self._go_on(False)
         if operation.kind == CALL:
-            self._answer(result)
+            self._answer(operation, result)
             return self._go_on(False)
         assert operation.cell is not None
         cell = operation.cell
@@ -215,6 +248,9 @@ class Places(Fixed):
         while self._passed(at):
             at = emulator.run(False)
         if at == RETURN_ADDRESS:
+            for address, value in sorted(emulator.own().items()):
+                self.memory.note_left(address, value)
+            emulator.own_pages = frozenset()
             value = emulator.registers()[RAX]  # all that the caller looks at
             odd = self._left_odd()
             operation = Operation(RETURN, emulator.last, None, odd, (value,))
@@ -233,10 +269,14 @@ class Places(Fixed):
             self.called[name] = None
             arguments = tuple(registers[n] for n in _ARGUMENTS)
             if self.answered.is_lock(at):
-                self.memory.name_lock(arguments[0], emulator.last)
+                self._name_lock(arguments[0])
             elif name in COUNT_AND_LOCK:
-                self.memory.name_lock(arguments[1], emulator.last)
-            operation = Operation(CALL, emulator.last, method=name, arguments=arguments)
+                self._check_shared(arguments[0], "count")
+                self._name_lock(arguments[1])
+            elif name in SEAMCALLS:
+                self._check_own(arguments[1])
+            atomic = sleepless(registers[EFLAGS], self._preempt_count())
+            operation = Operation(CALL, emulator.last, None, name, arguments, atomic)
             return self._place(operation, at, registers, emulator.own())
         if is_nowhere(at):  # a call or a jump through NULL
             operation = Operation(OOPS, emulator.last, arguments=(at,))
@@ -253,15 +293,54 @@ class Places(Fixed):
     def _left_odd(self) -> str:
         """What a function that returns has not put back; empty: nothing."""
         emulator = self._emulator
-        if not emulator.registers()[EFLAGS] & _INTERRUPTS:
+        if not emulator.registers()[EFLAGS] & INTERRUPTS:
             return "interrupts are off"
-        count = self.image.address_of("__preempt_count")
-        if count is not None:
-            now, first = emulator.read(count, 4), self.memory.first_bytes(count, 4)
-            more = signed(now - int.from_bytes(first, "little"), 4)
-            if more:
-                return f"preempt_count is {abs(more)} too {'high' if more > 0 else 'low'}"
+        more = self._preempt_count()
+        if more:
+            return f"preempt_count is {abs(more)} too {'high' if more > 0 else 'low'}"
         return ""
+
+    def _preempt_count(self) -> int:
+        """By how much preempt_count is higher now than when the thread began."""
+        count = self.image.address_of("__preempt_count")
+        if count is None:
+            return 0
+        now, first = self._emulator.read(count, 4), self.memory.first_bytes(count, 4)
+        return signed(now - int.from_bytes(first, "little"), 4)
+
+    # What may not be.
+
+    def _refuse(self, why: str) -> None:
+        at = self._emulator.last
+        raise InputError(f"{self.image.path_at(at)}: {self.image.name_of(at)}: {why}")
+
+    def _check_shared(self, address: int, what: str) -> None:
+        if self.memory.is_for_itself(address):
+            self._refuse(
+                f"the {what} at {self.image.name_of(address)} is another one for each thread or "
+                "CPU; expected one that all share"
+            )
+
+    def _name_lock(self, address: int) -> None:
+        self._check_shared(address, "lock")
+        self.memory.name_lock(address, self._emulator.last)
+
+    def _check_own(self, arguments: int) -> None:
+        """The arguments of a SEAMCALL are read and written as the thread's own memory."""
+        if not is_nowhere(arguments) and not self.memory.is_own(arguments, ARGUMENT_BYTES):
+            self._refuse(
+                f"the arguments of the SEAMCALL lie at {self.image.name_of(arguments)}, where "
+                "other CPUs may write; expected them on the stack"
+            )
+
+    def _check_public(self, cell: Cell, value: int) -> None:
+        """No other thread may get at what is a thread's own."""
+        if cell.size == 8 and self.memory.is_for_itself(value & _MASK):
+            self._refuse(
+                f"{cell.symbol} gets the address of memory that is another one for each thread or "
+                f"CPU ({self.image.name_of(value & _MASK)}); expected no pointer to the stack or "
+                "to a per-CPU variable in shared memory"
+            )
 
     def _passed(self, at: int) -> bool:
         """Do what stands in the table as nothing, or as a jump; True when the CPU goes on."""
@@ -270,6 +349,7 @@ class Places(Fixed):
         if where is None:
             return False
         registers = emulator.registers()
+        self.passed[self.answered.passed_name(at)] = None
         if where:  # a thunk: jmp *register
             emulator.at = registers[REGISTERS.index(where)]
             return True
@@ -290,6 +370,7 @@ class Places(Fixed):
             return self._stored(cell, at)
         if operand.access == ATOMIC:
             method, arguments = atomic_step(self.image, emulator, instruction, size)
+            self._check_public(cell, arguments[-1])
             operation = Operation(ATOMIC_STEP, at, cell, method, arguments)
         else:
             operation = Operation(LOAD, at, cell)
@@ -299,6 +380,7 @@ class Places(Fixed):
         """The instruction has run; its store to the word is still to be made."""
         emulator = self._emulator
         value = signed(emulator.read(cell.address, cell.size), cell.size)
+        self._check_public(cell, value)
         operation = Operation(STORE, site, cell, arguments=(value,))
         return self._place(operation, emulator.at, emulator.registers(), emulator.own(), operation)
 
@@ -318,7 +400,7 @@ class Places(Fixed):
                 if value != int.from_bytes(first(cell, 8), "little")
             )
         )
-        key = _Key(at, registers, kept, pending)
+        key = _Key(at, registers, kept, self._emulator.own_pages, pending)
         number = self._numbers.setdefault(key, len(self._keys))
         if number == len(self._keys):
             self._keys.append(key)
@@ -326,19 +408,21 @@ class Places(Fixed):
             self._after.append({})
         return number
 
-    def _answer(self, result: Returned) -> None:
+    def _answer(self, operation: Operation, result: Returned) -> None:
         """The call has been answered: back behind it, as the ABI leaves the registers."""
         emulator = self._emulator
+        emulator.own_pages = (emulator.own_pages | {*result.taken}) - {*result.let_go}
         registers = emulator.registers()
         for address, value in result.written:
             emulator.write(address, 8, value)
             emulator.note_written(address, 8)
         emulator.at = emulator.read(registers[RSP], 8)
+        value, flags = flags_after(operation, registers[EFLAGS], result.value)
         emulator.set_registers(
             {
                 **dict.fromkeys(CALLER_SAVED, 0),
-                RAX: result.value,
+                RAX: value,
                 RSP: registers[RSP] + 8,
-                EFLAGS: FIRST_FLAGS,
+                EFLAGS: flags,
             }
         )

@@ -25,6 +25,21 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         said.append(f"answered, not executed: {', '.join(sorted(called))}")
     if any(name in answered.LISTS for name in places.called):
         said.append("the checks of lists (CONFIG_LIST_HARDENED) find nothing wrong")
+    if places.passed:
+        said.append(f"counted as nothing, or as a jump: {', '.join(sorted(places.passed))}")
+    linked = places.memory.taken_as_linked()
+    if linked:
+        said.append(f"as the image holds it, though a boot may write it: {', '.join(linked)}")
+    first = places.memory.first_values()
+    if first:
+        said.append(f"shared words begin as the image holds them: {', '.join(first)}")
+    inlined = places.inlined_locks()
+    if inlined:
+        said.append(
+            f"words that are no counters and are changed by locked instructions: "
+            f"{', '.join(inlined)}; if one is a lock, its rules (context, lock-order) are not "
+            "checked"
+        )
     sites = patched(places)
     if sites:
         said.append("run as the image holds it, before a boot patches it: " + ", ".join(sites))
@@ -32,6 +47,11 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         "per-CPU variables and the struct pages of a CPU's own pages are touched by that CPU "
         "alone, and are at each call as those of the first CPU at boot, but for its number"
     )
+    left = places.memory.left_changed()
+    if left:
+        said.append(
+            f"per-CPU variables that a call changes and no code here reads: {', '.join(left)}"
+        )
     if buffers:
         said.append("a CPU's store buffer is empty when get or put returns")
     return said
