@@ -1,5 +1,7 @@
 """Designs by name and from users' files: what loads, and how what does not is explained."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from dpamt.errors import InputError
 from dpamt.host.core import refcounts
 from dpamt.host.designs import load, merged
 from dpamt.host.designs.load import SHIPPED, load_design
+from dpamt.host.designs.untouched import members
 
 GOOD = """
 def tdx_pamt_get(kernel, cpu, pfn, cache):
@@ -31,7 +34,8 @@ def test_shipped_designs_load_and_keep_their_name(name: str) -> None:
 
 def test_shipped_list_is_every_design_file() -> None:
     folder = Path(load.__file__).parent
-    files = {file.stem for file in folder.glob("*.py")} - {"__init__", "base", "load", "hazards"}
+    others = {"__init__", "base", "beside", "hazards", "load", "untouched"}
+    files = {file.stem for file in folder.glob("*.py")} - others
     assert files == {name.replace("-", "_") for name in SHIPPED}
 
 
@@ -145,3 +149,92 @@ def test_names_with_hyphens_are_modules_with_underscores() -> None:
     assert load_design("merged").tdx_pamt_missing is None
     with pytest.raises(InputError, match="per-2m-lock"):
         load_design("per_2m_lock")
+
+
+CHANGES = {
+    "a function": (
+        "from dpamt.host.core import pairs\npairs.tdx_pamt_remove = len",
+        "pairs.tdx_pamt",
+    ),
+    "a constant": ("from dpamt.abi import status\nstatus.TDX_SUCCESS = 5", "status.TDX_SUCCESS"),
+    "a method": (
+        "from dpamt.host.core.kernel import KernelLog\nKernelLog.warn = print",
+        "KernelLog.warn",
+    ),
+    "the code of a function": (
+        "from dpamt.host.core import pairs\npairs.tdx_pamt_add.__code__ = (lambda *a: 0).__code__",
+        "tdx_pamt_add.__code__",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_file_that_changes_dpamt_is_refused_and_it_is_put_back(name: str, tmp_path: Path) -> None:
+    before = members()
+    text, what = CHANGES[name]
+    file = tmp_path / "mine.py"
+    file.write_text(f"{text}\n{GOOD}")
+    with pytest.raises(InputError, match=f"{what}.* is changed; expected a design that leaves"):
+        load_design(str(file))
+    assert members() == before
+
+
+def test_what_changes_dpamt_at_boot_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    change = "    from dpamt.host.core import pairs\n    setattr(pairs, 'tdx_pamt_remove', len)"
+    file.write_text(f"{GOOD}\n\ndef init_pamt_metadata(kernel):\n{change}\n    return 0\n")
+    design = load_design(str(file))
+    with pytest.raises(InputError, match=r"pairs.tdx_pamt_remove is changed"):
+        design.init_pamt_metadata(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("what", ["SystemExit(0)", "GeneratorExit", "BaseException('x')"])
+def test_what_would_end_dpamt_is_an_error_of_the_design(what: str, tmp_path: Path) -> None:
+    """It would have ended with exit code 0, or with a traceback."""
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD.replace("    return 0", f"    raise {what}"))
+    design = load_design(str(file))
+    with pytest.raises(InputError, match=r"mine.py:3: tdx_pamt_get: \w+.*; expected a design that"):
+        design.tdx_pamt_get(None, None, 0, None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def same_path() -> Iterator[None]:
+    """Paths and modules as they were."""
+    path, modules = [*sys.path], set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def test_a_module_beside_a_design_is_found(tmp_path: Path, same_path: None) -> None:
+    (tmp_path / "dpamt_test_deeper.py").write_text("NUMBER = -7\n")
+    (tmp_path / "dpamt_test_helper.py").write_text("from dpamt_test_deeper import NUMBER\n")
+    file = tmp_path / "mine.py"
+    text = GOOD.replace("    return 0", "    import dpamt_test_helper as h\n    return h.NUMBER")
+    file.write_text(text)
+    assert load_design(str(file)).tdx_pamt_get(None, None, 0, None) == -7  # type: ignore[arg-type]
+
+
+def test_modules_of_the_same_name_beside_two_designs(tmp_path: Path, same_path: None) -> None:
+    """Python knows one of a name: the second design would run with the first one's."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "dpamt_test_helper.py").write_text(f"NAME = {folder!r}\n")
+        (tmp_path / folder / "mine.py").write_text("import dpamt_test_helper\n" + GOOD)
+    load_design(str(tmp_path / "one" / "mine.py"))
+    with pytest.raises(
+        InputError, match=r"dpamt_test_helper is imported, which is .*one/"
+    ):
+        load_design(str(tmp_path / "two" / "mine.py"))
+
+
+@pytest.mark.parametrize("name", ["random", "time", "json"])
+def test_a_file_named_as_a_module_of_python(name: str, tmp_path: Path, same_path: None) -> None:
+    """What may be imported is looked up beside the design; Python takes its own."""
+    (tmp_path / f"{name}.py").write_text("")
+    file = tmp_path / "mine.py"
+    file.write_text(f"import {name}\n{GOOD}")
+    with pytest.raises(InputError, match=f"{name} is imported, which is .* and not .*{name}.py"):
+        load_design(str(file))

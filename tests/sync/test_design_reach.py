@@ -8,6 +8,8 @@ from dpamt.host.designs.load import SHIPPED
 from dpamt.sync import design_reach
 from dpamt.sync.design_reach import out_of_reach
 
+BY_NAME = "() is used with a name that is no public constant"
+DESTRUCTOR = "__del__ is defined: it runs at no place of its own"
 DESIGNS = Path(design_reach.__file__).parents[1] / "host" / "designs"
 
 
@@ -30,6 +32,35 @@ DESIGNS = Path(design_reach.__file__).parents[1] / "host" / "designs"
             "Word is used, and is no word itself",
         ),
         ("def f():\n    __import__('os')", "__import__() is called"),
+        ("def f():\n    return list(map(eval, ['1']))", "eval() is called"),
+        ("def f(k):\n    return id(k) % 2", "id() is called"),
+        ("def f(k):\n    return hash('a') % 2", "hash() is called"),
+        ("def f():\n    exit(0)", "exit() is called"),
+        ("def f(self):\n    return self._value", "._value is used"),
+        ("class A:\n    def f(self):\n        return self._locked", "._locked is used"),
+        ("def f(self):\n    return self.__dict__", ".__dict__ is used"),
+        ("def f(w):\n    return getattr(w, '_value')", f"getattr{BY_NAME}"),
+        ("def f(w):\n    return getattr(w, '_' + 'value')", f"getattr{BY_NAME}"),
+        ("def f(w):\n    return list(map(getattr, [w], ['a']))", f"getattr{BY_NAME}"),
+        ("def f(w, n):\n    setattr(w, n, 1)", f"setattr{BY_NAME}"),
+        ("from operator import attrgetter", "attrgetter is imported"),
+        ("import operator\noperator.methodcaller('load')", ".methodcaller is used"),
+        ("def f(w):\n    return '{0._value}'.format(w)", "format() is used with a private name"),
+        ("def f(w, t):\n    return t.format(w)", "format() is used of a text that is no constant"),
+        ("def f(w):\n    return super(type(w), w).load()", "super() is used with arguments"),
+        ("def f(w):\n    return type(w).mro()[1]", ".mro is used"),
+        ("def f(w):\n    match w:\n        case object(_value=v): pass", "._value is matched"),
+        ("def f(k):\n    return k.shared.watch", ".watch is used"),
+        ("def f(g):\n    return g.gi_frame", ".gi_frame is used"),
+        ("import functools\nfunctools.wraps(len, ('_value',))", "wraps() is used with names"),
+        ("def f():\n    return __builtins__", "__builtins__ is used"),
+        ("import math\nmath.pi = 3", "math.pi is changed, and is not the file's own"),
+        (
+            "def f():\n    import math\n    del math.pi",
+            "math.pi is changed, and is not the file's own",
+        ),
+        ("import math\nsetattr(math, 'pi', 3)", "math is changed, and is not the file's own"),
+        ("class A:\n    def __del__(self): pass", DESTRUCTOR),
     ],
 )
 def test_what_is_out_of_reach(text: str, said: str, tmp_path: Path) -> None:
@@ -37,6 +68,23 @@ def test_what_is_out_of_reach(text: str, said: str, tmp_path: Path) -> None:
     file.write_text(text + "\n", encoding="utf-8")
     (breach,) = out_of_reach(file)
     assert str(breach) == f"{file}:{text.count(chr(10)) + 1}: {said}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(w):\n    return getattr(w, 'index', 0)",
+        "class A:\n    def __init__(self):\n        super().__init__()\n        self._mine = 1",
+        "def f(n):\n    return 'page {0:x} of {n}'.format(n, n=n)",
+        "def f(hash):\n    return hash(1)",
+        "import functools\ndef f(g):\n    return functools.wraps(g)",
+        "def f(w):\n    match w:\n        case int(real=v): return v",
+    ],
+)
+def test_what_is_within_reach(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text + "\n", encoding="utf-8")
+    assert out_of_reach(file) == []
 
 
 def test_modules_beside_the_design_are_held_to_it_too(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from dpamt.sync.behind_words import behind_words, changes_of_imported, destructors
 from dpamt.sync.discipline import Breach
 
 ALLOWED: Final = frozenset(
@@ -26,8 +27,8 @@ ALLOWED_ROOMS: Final = frozenset({"abi", "errors", "host", "platform", "sync"})
 """Rooms of dpamt on the host's side of the wall."""
 _REFUSED: Final = frozenset(
     {
-        *("__import__", "breakpoint", "compile", "eval", "exec", "globals", "input", "locals"),
-        *("open", "vars"),
+        *("__import__", "breakpoint", "compile", "eval", "exec", "exit", "globals", "hash", "help"),
+        *("id", "input", "locals", "open", "quit", "vars"),
     }
 )
 
@@ -43,6 +44,7 @@ def out_of_reach(file: Path) -> list[Breach]:
         now = pending.pop()
         tree = ast.parse(now.read_bytes())
         found += [Breach(now, line, said) for line, said in _behind_words(tree)]
+        own_names = set(_bound(tree))
         for node in ast.walk(tree):
             names: list[str] = []
             if isinstance(node, ast.Import):
@@ -50,9 +52,9 @@ def out_of_reach(file: Path) -> list[Breach]:
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or "."] if not node.level else []
                 names = _with_members(names, node)
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if node.func.id in _REFUSED:
-                    found.append(Breach(now, node.lineno, f"{node.func.id}() is called"))
+            elif isinstance(node, ast.Name):
+                if node.id in _REFUSED and node.id not in own_names:
+                    found.append(Breach(now, node.lineno, f"{node.id}() is called"))
                 continue
             for name in names:
                 own = file.parent / Path(*name.split("."))
@@ -68,8 +70,22 @@ def out_of_reach(file: Path) -> list[Breach]:
     return sorted(set(found))
 
 
+def _bound(tree: ast.Module) -> Iterator[str]:
+    """Names that the file itself gives to something."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+
+
 def _behind_words(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, what is done) where private attributes or classes of words are used."""
+    yield from behind_words(tree)
+    yield from changes_of_imported(tree)
+    yield from destructors(tree)
     annotations: set[int] = set()
     kinds: set[str] = set()
     for node in ast.walk(tree):
@@ -80,10 +96,7 @@ def _behind_words(tree: ast.Module) -> Iterator[tuple[int, str]]:
             if isinstance(hint, ast.AST):
                 annotations |= {id(part) for part in ast.walk(hint)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
-            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
-                yield node.lineno, f".{node.attr} is used"
-        elif isinstance(node, ast.Name) and node.id in kinds and id(node) not in annotations:
+        if isinstance(node, ast.Name) and node.id in kinds and id(node) not in annotations:
             yield node.lineno, f"{node.id} is used, and is no word itself"
 
 

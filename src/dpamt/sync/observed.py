@@ -35,6 +35,7 @@ from dpamt.sync.steps import (
     SPIN_STEPS,
     WORD_STEPS,
 )
+from dpamt.sync.word_sizes import bits_of, holds
 from dpamt.sync.words import Word, Words
 
 
@@ -93,6 +94,12 @@ def _watched_word(method: str) -> Callable[..., Any]:
                 raise InputError(
                     f"{frame.f_code.co_filename}:{frame.f_lineno}: {method}() of a word is given "
                     f"{value!r}; expected an integer"
+                )
+            if not holds(self.address.array, value):
+                frame = sys._getframe(1)
+                raise InputError(
+                    f"{frame.f_code.co_filename}:{frame.f_lineno}: {method}() of {self.address} is "
+                    f"given {value:#x}; expected what {bits_of(self.address.array)} bits hold"
                 )
         return observer.step(self.address, method, arguments)
 

@@ -15,6 +15,8 @@ from dpamt.abi.status import TDX_MISSING_PAMT_PAGE_PAIR
 from dpamt.errors import DpamtError, InputError
 from dpamt.host.core import demote, refcounts
 from dpamt.host.designs.base import SEPT_CACHE_PAGES, Design
+from dpamt.host.designs.beside import find_beside
+from dpamt.host.designs.untouched import check_untouched, members
 from dpamt.inputs import read_text
 from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.primitives import missing
@@ -47,6 +49,8 @@ _OPTIONAL: Final = {
     "free_pamt_metadata": ("kernel",),
     "tdx_pamt_demote": ("kernel", "cpu", "tdr", "gpa", "pfn", "sept", "pages"),
 }
+_AT_BOOT: Final = frozenset({"init_pamt_metadata", "populate_pamt_metadata"})
+"""What runs before there is a second CPU, and so is not watched as a thread is."""
 _HOOKS: Final = {
     "tdx_pamt_missing": ("kernel", "cpu", "pfn", "cache"),
     "tdx_pamt_hint": ("kernel", "cpu", "pfn"),
@@ -97,6 +101,8 @@ def _import(path: Path) -> ModuleType:
         raise InputError(f"{path}:{line}: {reason}; expected a Python file with a design") from None
     module = ModuleType(f"dpamt_user_design_{path.stem}")
     module.__file__ = str(path)
+    find_beside(path)
+    before = members()
     try:
         exec(code, module.__dict__)  # running it is what the user asked for
     except (Exception, SystemExit) as error:
@@ -104,6 +110,7 @@ def _import(path: Path) -> ModuleType:
         raise InputError(
             f"{path}:{line}: {error_text(error)}; expected a design that loads"
         ) from None
+    check_untouched(before, str(path))
     return module
 
 
@@ -186,10 +193,17 @@ def _guarded(function: Callable[..., Any], source: str) -> Callable[..., Any]:
     if function.__module__.startswith("dpamt."):
         return function
 
+    at_boot = function.__name__ in _AT_BOOT
+
     @wraps(function)
     def guarded(*arguments: Any) -> Any:
         try:
-            return function(*arguments)
+            if not at_boot:
+                return function(*arguments)
+            before = members()
+            result = function(*arguments)
+            check_untouched(before, source)
+            return result
         except Deadlock as error:  # of one CPU alone: nobody else can let the lock go
             if str(error).startswith(f"{source}:"):
                 raise
@@ -197,9 +211,11 @@ def _guarded(function: Callable[..., Any], source: str) -> Callable[..., Any]:
             raise Deadlock(f"{source}:{line}: {function.__name__}: {error}") from None
         except DpamtError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or type(error).__module__.startswith("dpamt."):
+                raise  # the user's, and what stops a thread that is explored
             line = _line_in(Path(source), error)
-            unknown = missing(error)
+            unknown = missing(error) if isinstance(error, Exception) else ""
             if unknown:
                 raise InputError(f"{source}:{line}: {function.__name__}: {unknown}") from None
             what = f"{function.__name__}: {error_text(error)}"

@@ -213,7 +213,7 @@ class _Look:
         """
         kind = type(value)
         if value is None or kind in _PLAIN:
-            self.found.append((name, value))
+            self.found.append((name, _exactly(value)))
             return
         self.found.append((name, id(value)))
         if kind in _LEAVES or id(value) in self._seen:
@@ -261,7 +261,7 @@ class _Look:
                 self.at(f"{name}[{n}]", item, depth + 1, ours)
         elif isinstance(value, (set, frozenset)):
             self._keep(value)
-            self.found.append((name, frozenset(map(id, value))))
+            self.found.append((name, tuple(map(id, value))))
         elif isinstance(value, dict):
             self._keep(value)
             for key, item in list(value.items()):
@@ -270,7 +270,7 @@ class _Look:
             self._keep(value)
             self.found.append((name, bytes(value)))
         elif isinstance(value, _PLAIN):
-            self.found.append((name, value))
+            self.found.append((name, _exactly(value)))
         else:
             return False
         return True
@@ -341,6 +341,12 @@ class _Look:
             for key, item in list(used.items()):
                 if key not in _PYTHONS_OWN:
                     self.at(key, item, depth + 1)
+
+
+def _exactly(value: Any) -> Hashable:
+    """A plain value, so that two are equal only where nobody could tell them apart."""
+    kind = type(value)  # True is equal to 1, 0.0 to -0.0, one empty range to all others
+    return kind, repr(value) if issubclass(kind, (float, complex, range)) else value
 
 
 def _holds_nothing(value: object, kind: type) -> bool:

@@ -145,11 +145,13 @@ class ShownValues:
         if kind is bool:
             yes, no = one((tag, True)), one((tag, False))
             return lambda value, depth: yes if value else no
-        if kind in _PLAIN_BESIDES:
-            return lambda value, depth: one((tag, value))
+        if kind is range:  # those without numbers are equal, and begin elsewhere
+            return lambda value, depth: one((tag, value.start, value.stop, value.step))
+        if kind in _PLAIN_BESIDES or (issubclass(kind, float) and not _has_more(kind)):
+            return lambda value, depth: one((tag, repr(value)))  # 0.0 and -0.0 are equal
         if issubclass(kind, Enum):
             return lambda value, depth: one((tag, value.name))  # one object of its class
-        if issubclass(kind, (int, str, bytes, float, tuple)) and not _has_more(kind):
+        if issubclass(kind, (int, str, bytes, tuple)) and not _has_more(kind):
             if issubclass(kind, tuple):
                 return self._items(kind)
             return lambda value, depth: one((tag, value))
@@ -161,8 +163,7 @@ class ShownValues:
             list: self._items(kind),
             FunctionType: self._function,
             dict: self._mapping,
-            set: self._set,
-            frozenset: self._set,
+            frozenset: self._frozen_set,
         }
         way = ways.get(kind)
         return self._once(way if way is not None else self._content(kind), kind)
@@ -185,15 +186,19 @@ class ShownValues:
 
         return show
 
-    def _set(self, value: Any, depth: int) -> Hashable:
-        """Of plain values: those of other types may be equal and hold something else."""
+    def _frozen_set(self, value: Any, depth: int) -> Hashable:
+        """Of plain values: those of other types may be equal and hold something else.
+
+        In their order, and with the room that is left: equal sets may go through their values in
+        different ways.  In which way one that can change will do so cannot be seen at all.
+        """
         for item in value:
             if type(item) not in PLAIN and type(item) is not bool:
                 raise ModelError(
                     f"a thread holds a {type(value).__name__} of a {type(item).__name__} across a "
                     "step, and what it holds cannot be shown"
                 )
-        return self._one((self._tag(type(value)), *sorted(map(repr, value))))
+        return self._one((self._tag(type(value)), value.__sizeof__(), *map(repr, value)))
 
     def _items(self, kind: type) -> Way:
         show, plain, tag = self.show, PLAIN, self._tag(kind)

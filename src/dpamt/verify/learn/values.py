@@ -8,7 +8,7 @@ means.  Answers are kept.
 from collections.abc import Hashable, Mapping
 from typing import Any, Final, NamedTuple
 
-from dpamt.errors import ModelError
+from dpamt.errors import InputError, ModelError
 from dpamt.sync.entry_pages import EntryPage, EntryPages
 from dpamt.sync.host_priority import (
     EX,
@@ -22,6 +22,7 @@ from dpamt.sync.host_priority import (
 from dpamt.sync.kernel_locks import BareLock, Deadlock, RwLock, RwLocks, SpinLock, SpinLocks
 from dpamt.sync.shared_exclusive import SharedExclusiveLock, SharedExclusiveLocks
 from dpamt.sync.steps import PAGE_READS, PAGE_WRITES, WAITS
+from dpamt.sync.word_sizes import bits_of, holds
 from dpamt.sync.words import Word, Words
 from dpamt.verify.learn.automaton import Step
 
@@ -132,7 +133,13 @@ class Operations:
             if step.method in WAITS:
                 return Outcome(BLOCKED, None, value)
             return Outcome(MISUSED, str(deadlock), value)
-        return Outcome(DONE, result, scratch.get())
+        now = scratch.get()
+        if isinstance(scratch, _PlainWord) and not holds(step.address.array, now):
+            raise InputError(
+                f"{step.address} becomes {now:#x} by {step.method}(), and a word of "
+                f"{bits_of(step.address.array)} bits holds less; in C it wraps round"
+            )
+        return Outcome(DONE, result, now)
 
 
 # Words of a running machine, read and written from outside while nobody observes.
