@@ -224,9 +224,7 @@ def test_modules_of_the_same_name_beside_two_designs(tmp_path: Path, same_path: 
         (tmp_path / folder / "dpamt_test_helper.py").write_text(f"NAME = {folder!r}\n")
         (tmp_path / folder / "mine.py").write_text("import dpamt_test_helper\n" + GOOD)
     load_design(str(tmp_path / "one" / "mine.py"))
-    with pytest.raises(
-        InputError, match=r"dpamt_test_helper is imported, which is .*one/"
-    ):
+    with pytest.raises(InputError, match=r"dpamt_test_helper is imported, which is .*one/"):
         load_design(str(tmp_path / "two" / "mine.py"))
 
 

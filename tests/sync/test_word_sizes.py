@@ -30,6 +30,7 @@ def test_any_other_word_is_a_long_signed_or_not() -> None:
     assert holds("host.mine", (1 << 64) - 1)
     assert holds("host.mine", -(1 << 63))
     assert not holds("host.mine", 1 << 64)
+    assert holds("module.pamt.bitmap", 1 << 500)
     assert not holds("host.mine", -(1 << 63) - 1)
 
 

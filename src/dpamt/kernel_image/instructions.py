@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dpamt.errors import InputError
 from dpamt.kernel_image.elf import ElfImage
-from dpamt.kernel_image.refused import why_refused
+from dpamt.kernel_image.refused import WHOLE, why_refused
 
 READ: Final = "read"
 WRITE: Final = "write"
@@ -80,6 +80,8 @@ class Instruction:
     """Why it may not run; empty: it may."""
     operands: tuple[tuple[str, Any], ...]
     """(``reg``, name), (``imm``, number) or (``mem``, None), in Intel's order."""
+    changed: frozenset[str] = frozenset()
+    """The general registers that it writes, or a part of, by their whole names."""
     computed: int = -1
     """Of LEA without registers but RIP: the address; else -1."""
 
@@ -177,8 +179,13 @@ class Instructions:
             mnemonic in _STRINGS,
             why_refused(mnemonic, registers),
             tuple(operands),
+            self._changed(found),
             self._computed(found) if mnemonic == "lea" else -1,
         )
+
+    def _changed(self, found: Any) -> frozenset[str]:
+        _, written = found.regs_access()
+        return frozenset(WHOLE[name] for name in map(found.reg_name, written) if name in WHOLE)
 
     def _computed(self, found: Any) -> int:
         place = next(o.mem for o in found.operands if o.type == self._x86.X86_OP_MEM)

@@ -50,15 +50,14 @@ _SYSTEM: Final = frozenset(
     }
 )
 _EIGHT: Final = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
-GENERAL: Final = frozenset(
-    {
-        *(f"{size}{name}" for name in _EIGHT for size in ("r", "e", "")),
-        *(f"{letter}{part}" for letter in "abcd" for part in "lh"),
-        *("sil", "dil", "bpl", "spl"),
-        *(f"r{number}{part}" for number in range(8, 16) for part in ("", "d", "w", "b")),
-    }
-)
-"""General registers, and parts of them."""
+WHOLE: Final = {
+    **{f"{size}{name}": f"r{name}" for name in _EIGHT for size in ("r", "e", "")},
+    **{f"{letter}{part}": f"r{letter}x" for letter in "abcd" for part in "lh"},
+    **{f"{name}l": f"r{name}" for name in _EIGHT[4:]},
+    **{f"r{n}{part}": f"r{n}" for n in range(8, 16) for part in ("", "d", "w", "b")},
+}
+"""General registers and parts of them: the whole."""
+GENERAL: Final = frozenset(WHOLE)
 _VECTORS: Final = ("xmm", "ymm", "zmm", "st", "mm", "k", "tmm")
 
 

@@ -10,6 +10,8 @@ _BITS: Final = dict.fromkeys(("host.pamt_refcounts", "host.dpamt_refcounts"), 32
 refcounts for Dynamic PAMT memory", 2026-09-04)."""
 _WORD: Final = 64
 """An unsigned long, or an atomic64_t."""
+_OF_THE_MODULE: Final = "module."
+"""Begins the names of Intel's side, where a word may stand for a bitmap of any length."""
 
 
 def bits_of(array: str) -> int:
@@ -18,6 +20,11 @@ def bits_of(array: str) -> int:
 
 
 def holds(array: str, value: int) -> bool:
-    """Whether a word of the array can have that value in C: an int, or 64 bits, signed or not."""
+    """Whether a word of the array can have that value in C: an int, or 64 bits, signed or not.
+
+    What is the module's may have any.
+    """
+    if array.startswith(_OF_THE_MODULE):
+        return True
     bits = bits_of(array)
     return -(1 << bits - 1) <= value < 1 << (bits if bits == _WORD else bits - 1)

@@ -9,6 +9,7 @@ pytest.importorskip("unicorn")
 
 from dpamt.errors import InputError
 from dpamt.host.designs.base import Design
+from dpamt.platform.page_allocator import BadFree
 from dpamt.verify.machine_code.design import machine_design
 from tests.kernel_image.compiled import C, built
 
@@ -149,6 +150,31 @@ RIGHT: dict[str, Edits] = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_it_holds(name: str) -> None:
     assert broken(design(RIGHT[name]), ONE_REGION) == ()
+
+
+RESET = "extern void tdx_quirk_reset_paddr(u64 base, u64 size);"
+LEAVES_R8 = (
+    "__attribute__((noinline)) void tdx_quirk_reset_paddr(u64 base, u64 size)\n"
+    '{ asm volatile("" ::"r"(base), "r"(size) : "memory"); }'
+)
+KEEPS_R8 = (
+    'asm volatile("mov %0, %%r8" ::"r"(pair[i]) : "r8");'
+    "u64 base = page_to_phys(pair[i]), size = PAGE_SIZE; struct page *page;"
+    'asm volatile("call tdx_quirk_reset_paddr" : "+D"(base), "+S"(size) :: "memory");'
+    'asm volatile("mov %%r8, %0" : "=r"(page)); __free_pages(page, 0);'
+)
+
+
+def test_a_register_that_a_function_of_the_file_leaves_alone() -> None:
+    """gcc's -fipa-ra keeps values there over a call that dpamt answers."""
+    freed = (
+        "tdx_quirk_reset_paddr(page_to_phys(pair[i]), PAGE_SIZE);\n\t\t__free_pages(pair[i], 0);"
+    )
+    edits = ((RESET, LEAVES_R8), (freed, KEEPS_R8))
+    assert broken(design(edits), ONE_REGION) == ()
+    stays = design((*edits, ('{ asm volatile("" ', '{ asm volatile("xor %%r8d, %%r8d" ')))
+    with pytest.raises(BadFree):
+        broken(stays, ONE_REGION)
 
 
 HEAD = "struct page *head = (struct page *)(vmemmap_base + (pfn & ~511ul) * 64);"

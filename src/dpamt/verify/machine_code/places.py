@@ -21,8 +21,8 @@ from dpamt.kernel_image.linked import lines_of
 from dpamt.verify.learn.shown import Fixed
 from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, SEAMCALLS, Answered
 from dpamt.verify.machine_code.atomics import atomic_step, check_atomic
+from dpamt.verify.machine_code.clobbers import Clobbers
 from dpamt.verify.machine_code.emulator import (
-    CALLER_SAVED,
     EFLAGS,
     FIRST_FLAGS,
     FLAGS,
@@ -85,6 +85,7 @@ class Places(Fixed):
         self.bugs = bugs_of(image)
         self._instructions = Instructions(image)
         self._emulator = Emulator(self.memory, self._instructions, self.answered.stops_at, fences)
+        self._clobbers = Clobbers(image, self._instructions)
         self._keys: list[_Key] = []
         self._numbers: dict[_Key, int] = {}
         self._operations: list[Operation] = []
@@ -416,11 +417,11 @@ class Places(Fixed):
         for address, value in result.written:
             emulator.write(address, 8, value)
             emulator.note_written(address, 8)
-        emulator.at = emulator.read(registers[RSP], 8)
+        at, emulator.at = emulator.at, emulator.read(registers[RSP], 8)
         value, flags = flags_after(operation, registers[EFLAGS], result.value)
         emulator.set_registers(
             {
-                **dict.fromkeys(CALLER_SAVED, 0),
+                **dict.fromkeys(self._clobbers.of(at), 0),
                 RAX: value,
                 RSP: registers[RSP] + 8,
                 EFLAGS: flags,

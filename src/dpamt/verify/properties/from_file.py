@@ -13,6 +13,7 @@ from typing import Final
 
 from dpamt.abi.pages import PAGE_TYPE_NAMES
 from dpamt.errors import InputError
+from dpamt.host.designs.untouched import check_untouched, members
 from dpamt.inputs import read_text
 from dpamt.verify.programs.problem import Problem
 from dpamt.verify.properties.named import PROPERTY_NAMES, Property
@@ -47,7 +48,7 @@ class Custom:
         """``name: what is wrong``; empty when nothing is."""
         try:
             said = self.predicate(view)
-        except Exception as error:
+        except (Exception, SystemExit, GeneratorExit) as error:
             raise InputError(
                 f"{self.file}: {self.name}: {type(error).__name__}: {error}; expected an answer"
             ) from error
@@ -69,11 +70,15 @@ def load_properties(path: str) -> tuple[Custom, ...]:
     source = read_text(path, "expected a Python file of properties")
     names: dict[str, object] = {"__name__": Path(path).stem, "__file__": path}
     try:
+        before = members()
         exec(compile(source, path, "exec"), names)
+        check_untouched(before, path)
     except SyntaxError as error:
         line = error.lineno or 1  # of a zero byte Python says no line
         raise InputError(f"{path}:{line}: {error.msg}; expected Python") from None
-    except Exception as error:
+    except InputError:
+        raise
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise InputError(f"{path}: {type(error).__name__}: {error}; expected it to load") from None
     found = []
     for name, value in names.items():
@@ -123,7 +128,12 @@ def properties_of(custom: tuple[Custom, ...]) -> tuple[Property, ...]:
 
 def _lines(problem: Problem, custom: tuple[Custom, ...]) -> list[str]:
     view = view_of(problem)
-    return [line for one in custom if (line := one.line(view))]
+    return [line for one in custom if (line := one.line(_copy(view)))]
+
+
+def _copy(view: View) -> View:
+    """One for each property: what one of them changes in it, no other one sees."""
+    return View(dict(view.counts), dict(view.pairs), dict(view.used))
 
 
 def view_of(problem: Problem) -> View:
