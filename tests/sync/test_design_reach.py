@@ -54,6 +54,7 @@ DESIGNS = Path(design_reach.__file__).parents[1] / "host" / "designs"
         ("def f(g):\n    return g.gi_frame", ".gi_frame is used"),
         ("import functools\nfunctools.wraps(len, ('_value',))", "wraps() is used with names"),
         ("def f():\n    return __builtins__", "__builtins__ is used"),
+        ("class A(BaseException): pass", "BaseException is used"),
         ("import math\nmath.pi = 3", "math.pi is changed, and is not the file's own"),
         (
             "def f():\n    import math\n    del math.pi",

@@ -52,6 +52,10 @@ _MAKERS: Final = frozenset(
 """What asks for attributes by names that are values, or evaluates a text."""
 _FIELD: Final = re.compile(r"\{[^{}]*[.\[]_")
 """A field of a format that names a private attribute."""
+_PYTHONS_OWN: Final = frozenset(
+    {"__builtins__", "__loader__", "__spec__", "BaseException", "BaseExceptionGroup"}
+)
+"""Names of what leads everywhere, and of exceptions that stop more than the design."""
 _OWN: Final = ("self", "cls")
 
 
@@ -72,7 +76,7 @@ def behind_words(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{node.id}() is used with a name that is no public constant"
             elif node.id == "super" and id(node) not in checked:
                 yield node.lineno, "super() is used with arguments"
-            elif node.id in _MAKERS or node.id in ("__builtins__", "__loader__", "__spec__"):
+            elif node.id in _MAKERS or node.id in _PYTHONS_OWN:
                 yield node.lineno, f"{node.id} is used"
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:

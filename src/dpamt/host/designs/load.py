@@ -73,7 +73,8 @@ def load_design(name_or_path: str) -> Design:
             f"design {name_or_path!r}: expected one of {', '.join(SHIPPED)}, or a Python file"
         )
     check_name(name_or_path)
-    design = _design_of(_import(path), path.stem, str(path))
+    module = _import(path)
+    design = _design_of(module, path.stem, str(path))
     hooks: dict[str, Any] = {
         name: _guarded(getattr(design, name), str(path))
         for name in (*_REQUIRED, *_OPTIONAL, *_HOOKS)
@@ -211,9 +212,7 @@ def _guarded(function: Callable[..., Any], source: str) -> Callable[..., Any]:
             raise Deadlock(f"{source}:{line}: {function.__name__}: {error}") from None
         except DpamtError:
             raise
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or type(error).__module__.startswith("dpamt."):
-                raise  # the user's, and what stops a thread that is explored
+        except (Exception, SystemExit, GeneratorExit) as error:
             line = _line_in(Path(source), error)
             unknown = missing(error) if isinstance(error, Exception) else ""
             if unknown:

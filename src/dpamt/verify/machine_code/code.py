@@ -248,19 +248,28 @@ class MachineCode(Answers):
 
     def kept(self) -> dict[str, Any]:
         """What a search has seen of it beyond its places: what ran, and what was answered."""
-        return {"ran": sorted(self.places.ran), "called": list(self.places.called)}
+        places = self.places
+        return {
+            "ran": sorted(places.ran),
+            "called": list(places.called),
+            "passed": list(places.passed),
+            **places.memory.kept(),
+        }
 
     def take_up(self, kept: Mapping[str, Any]) -> None:
         """Take what :meth:`kept` gave as seen.
 
         Raises KeyError and TypeError for anything else, InputError for what is no code here.
         """
-        ran, called = kept["ran"], kept["called"]
-        if any(type(at) is not int for at in ran) or any(type(name) is not str for name in called):
-            raise TypeError("ran or called")
+        ran, called, passed = kept["ran"], kept["called"], kept["passed"]
+        if any(type(at) is not int for at in ran):
+            raise TypeError("ran")
+        if any(type(name) is not str for name in (*called, *passed)):
+            raise TypeError("called or passed")
         for at in ran:
             self.places.instructions.at(at)
-        self.places.take_up(ran, called)
+        self.places.memory.take_up(kept)
+        self.places.take_up(ran, called, passed)
 
     def identity(self) -> str:
         """The same of get, put, their helpers, and every function that those call by name."""

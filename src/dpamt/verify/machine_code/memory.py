@@ -16,7 +16,8 @@ Addresses are those of Linux without KASLR and with 4-level paging
 """
 
 import struct
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from dpamt.abi.metadata import TDX_FEATURES0_DYNAMIC_PAMT
 from dpamt.errors import InputError
@@ -92,6 +93,8 @@ class ImageMemory:
         self._bytes: dict[int, bytes] = {}
         self.presets: list[Preset] = []
         self._cells: dict[int, Cell] = {}
+        self._sites: dict[Cell, int] = {}
+        """The instruction that reached a word first."""
         self._as_linked: dict[int, int] = {}
         """Address and bytes of what was read that only a boot writes."""
         self._private: list[tuple[int, int]] = [
@@ -275,6 +278,33 @@ class ImageMemory:
         """The per-CPU variables that calls leave changed, and no code here reads."""
         return sorted({self.image.name_of(at).partition("+")[0] for at in self._left})
 
+    # What a verdict rests on.
+
+    def kept(self) -> dict[str, list[list[int]]]:
+        """What was seen of the memory: words by address, bytes and site; what a boot writes;
+        per-CPU variables, those that are read with the site, and those that are left changed."""
+        return {
+            "words": [[cell.address, cell.size, site] for cell, site in self._sites.items()],
+            "linked": [[at, size] for at, size in self._as_linked.items()],
+            "read": [[at, site] for at, site in self._read.items()],
+            "left": [[at] for at in sorted(self._left)],
+        }
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Take what :meth:`kept` gave as seen.
+
+        Raises KeyError, TypeError and ValueError for anything else, InputError for no such word.
+        """
+        rows = {name: [[int(n) for n in row] for row in kept[name]] for name in self.kept()}
+        for address, size, site in rows["words"]:
+            if size not in _SIZES or self.image.section_at(address) is None:
+                raise ValueError("words")
+            self.cell(address, size, self.image.name_of(site), site)
+        self._as_linked |= {row[0]: row[1] for row in rows["linked"]}
+        self._read |= {row[0]: row[1] for row in rows["read"]}
+        self._left.update(at for (at,) in rows["left"])
+        self._check_read()
+
     def taken_as_linked(self) -> list[str]:
         """What was read, and only a boot writes: ``name = value``."""
         return [
@@ -330,6 +360,7 @@ class ImageMemory:
         if part is not None:
             cell = Cell(False, 0, part.name, address, size, part.values)
         self._cells[address] = cell
+        self._sites[cell] = site
         return cell
 
     def name_lock(self, address: int, site: int) -> None:

@@ -183,10 +183,12 @@ class Places(Fixed):
         cells = (one.cell for one in self._operations if one.kind == ATOMIC_STEP)
         return sorted({cell.symbol for cell in cells if cell is not None and not cell.counter})
 
-    def take_up(self, ran: Iterable[int], called: Iterable[str]) -> None:
-        """Instructions that ran, and functions that were answered, before a search was taken up."""
+    def take_up(self, ran: Iterable[int], called: Iterable[str], passed: Iterable[str]) -> None:
+        """Instructions that ran, functions that were answered, and functions that count as nothing
+        before a search was taken up."""
         self._emulator.ran.update(ran)
         self.called = dict.fromkeys([*called, *self.called])
+        self.passed = dict.fromkeys([*passed, *self.passed])
 
     @property
     def instructions(self) -> Instructions:
