@@ -20,7 +20,9 @@ OBJECT_BASE: Final = 0xFFFF_FFFF_A000_0000
 """Where the sections of an object begin: Linux's module area (Documentation/arch/x86/x86_64/mm.rst,
 MODULES_VADDR)."""
 EXTERN_BASE: Final = 0xFFFF_FFFF_F000_0000
-EXTERN_BYTES: Final = 64
+_LINKER: Final = "Linker:"
+"""How lld names itself among the compilers in .comment."""
+EXTERN_BYTES: Final = 4096
 """Each symbol that an object does not define gets so much room."""
 _SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR = 1, 2, 4
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
@@ -169,7 +171,9 @@ class ElfImage:
                 table = part
             if part.name == ".comment":
                 said = part.data().split(b"\0")
-                self.compiler = next((s.decode("utf-8", "replace") for s in said if s), "")
+                texts = [text.decode("utf-8", "replace") for text in said if text]
+                compilers = [text for text in texts if not text.startswith(_LINKER)]
+                self.compiler = next(iter([*compilers, *texts]), "")
             if not header["sh_flags"] & _SHF_ALLOC or not header["sh_size"]:
                 continue
             if header["sh_type"] == "SHT_NOTE":

@@ -64,6 +64,8 @@ class Instruction:
     is_locked: bool
     empties_buffer: bool
     """A fence that waits until all earlier stores are seen; LFENCE and SFENCE do not."""
+    clears_line: bool
+    """MOVDIR64B: it writes 64 bytes to an address in a register."""
     is_undefined: bool
     """ud1, ud2: a WARN or a BUG."""
     is_filler: bool
@@ -169,6 +171,7 @@ class Instructions:
             tuple(memory),
             is_locked or (mnemonic in _ATOMIC_ALWAYS and bool(memory)),
             mnemonic in _FENCES,
+            mnemonic == "movdir64b",
             mnemonic in ("ud0", "ud1", "ud2"),
             mnemonic in ("nop", "endbr64", "int3"),
             x86.X86_GRP_RET in groups,

@@ -20,7 +20,7 @@ _LEAVES: Final = frozenset(
         *("cpuid", "rdtsc", "rdtscp", "rdrand", "rdseed", "rdpmc", "in", "out", "hlt", "syscall"),
         *("sysret", "sysenter", "sysexit", "iret", "iretd", "iretq", "int", "int1", "int3", "into"),
         *("wrmsr", "rdmsr", "swapgs", "lgdt", "lidt", "lldt", "ltr", "invlpg", "wbinvd", "vmcall"),
-        *("vmlaunch", "vmresume", "vmptrld", "clflush", "clflushopt", "clwb", "movdir64b", "xsave"),
+        *("vmlaunch", "vmresume", "vmptrld", "clflush", "clflushopt", "clwb", "xsave"),
         *("seamcall", "tdcall", "monitor", "mwait", "xbegin", "xabort", "xend", "xtest", "ptwrite"),
         *("insb", "insw", "insd", "outsb", "outsw", "outsd", "invd", "wbnoinvd", "invpcid"),
         *("invept", "invvpid", "vmread", "vmwrite", "vmxon", "vmxoff", "vmclear", "vmptrst"),

@@ -159,6 +159,10 @@ class Answers(Fixed):
             )
         tdx_quirk_reset_page(kernel, base >> PAGE_SHIFT)
 
+    def clear(self, kernel: Kernel, place: int) -> None:
+        """The last line of a page was cleared by MOVDIR64B."""
+        tdx_quirk_reset_page(kernel, self.places.operation(place).arguments[0])
+
     def print(self, kernel: Kernel, place: int) -> None:
         """A line of dmesg: the format, not filled in."""
         text = self.places.text(self.places.operation(place).arguments[0])

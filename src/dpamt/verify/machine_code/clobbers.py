@@ -40,6 +40,7 @@ class Clobbers:
         if symbol is None or not is_seen or section is None or not section.executable:
             return _ALL
         changed: set[int] = set()
+        targets: dict[int, None] = {}
         at, end = address, address + symbol.size
         while at < end:
             try:
@@ -50,7 +51,11 @@ class Clobbers:
             if leaves or instruction.is_call:
                 if instruction.target < 0:
                     return _ALL
-                changed |= self.of(instruction.target)
+                targets[instruction.target] = None
             changed |= {REGISTERS.index(name) for name in instruction.changed}
             at += instruction.size
+        for target in targets:
+            if changed >= _ALL:  # most functions: it spares decoding what they call
+                break
+            changed |= self.of(target)
         return frozenset(changed) & _ALL

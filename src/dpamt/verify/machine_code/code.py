@@ -33,6 +33,7 @@ from dpamt.verify.machine_code.operations import (
     ATOMIC_STEP,
     BUG,
     CALL,
+    CLEAR,
     LOAD,
     OOPS,
     RETURN,
@@ -149,6 +150,8 @@ class MachineCode(Answers):
                 taken += self._takes(place, result)
             elif kind == WARN:
                 self.warn(kernel, place)
+            elif kind == CLEAR:
+                self.clear(kernel, place)
             elif kind == BUG:
                 raise KernelOops(f"BUG in {self._where(place)}")
             elif kind == OOPS:
@@ -329,6 +332,7 @@ for _function in (
     MachineCode.alloc,
     MachineCode.free,
     MachineCode.reset,
+    MachineCode.clear,
     MachineCode.print,
     MachineCode.warn,
     MachineCode.sleeps,

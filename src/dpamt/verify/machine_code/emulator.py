@@ -273,6 +273,8 @@ class Emulator:
         if not skip:
             if instruction.is_undefined or (self._fences and instruction.empties_buffer):
                 return True
+            if instruction.clears_line:
+                return True
             if instruction.refused:
                 raise InputError(
                     f"{self._where(address)}: {instruction.text}: {instruction.refused}; no thread "

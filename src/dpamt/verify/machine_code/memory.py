@@ -41,6 +41,10 @@ _COUNTS: Final = 0xFFFF_C900_0100_0000
 REGIONS: Final = 1024
 MEMORY_PAGES: Final = REGIONS << 9
 """4K pages of the verifier's machine."""
+ZERO_PFN: Final = MEMORY_PAGES
+"""The kernel's zero page, behind the memory that threads use."""
+CLEARED_LINES: Final = 0xFFFF_C900_0002_0000
+"""64 bits for each page: lines that a thread has cleared of a page that is not cleared yet."""
 COUNT_BYTES: Final = 4
 """An atomic_t."""
 _TASK: Final = ("current_task", "const_current_task")
@@ -120,6 +124,7 @@ class ImageMemory:
         self._preset("vmemmap_base", 0, VMEMMAP)
         self._preset("page_offset_base", 0, PAGE_OFFSET)
         self._preset("max_pfn", 0, MEMORY_PAGES)
+        self._preset("__zero_page", 0, VMEMMAP + STRUCT_PAGE * ZERO_PFN)
         self._preset("tdx_sysinfo", _FEATURES0, TDX_FEATURES0_DYNAMIC_PAMT)
         if "debug_locks" in image.externs:  # of an object: lockdep's own checks are off
             self._preset("debug_locks", 0, 0)
@@ -133,6 +138,20 @@ class ImageMemory:
         if address is not None:
             self._bytes[address + offset] = struct.pack("<Q", value)
             self.presets.append(Preset(name, offset, value))
+
+    def preset(self, name: str, offset: int, value: int) -> None:
+        """Set 64 bits of a variable before the first step, unless the user gave it a value."""
+        if all(one.symbol != name for one in self.given):
+            self.unset(name)
+            self._preset(name, offset, value)
+
+    def unset(self, name: str) -> None:
+        """Take back what :meth:`preset` set of a variable."""
+        address = self.image.address_of(name)
+        for one in [one for one in self.presets if one.symbol == name]:
+            self.presets.remove(one)
+            if address is not None:
+                self._bytes.pop(address + one.offset, None)
 
     def _give(self, name: str, text: str) -> None:
         address, symbol = self.image.address_of(name), self.image.symbols.get(name)

@@ -12,6 +12,7 @@ WARN: Final = "warn"
 BUG: Final = "bug"
 OOPS: Final = "oops"
 FENCE: Final = "fence"
+CLEAR: Final = "clear"
 RETURN: Final = "return"
 """Kinds of operations."""
 
@@ -28,7 +29,7 @@ class Operation(NamedTuple):
     what was not put back."""
     arguments: tuple[int, ...] = ()
     """Of a store or an atomic step: the method's arguments; of a call: six registers; of a return:
-    what is returned."""
+    what is returned; of a clear: the page frame number."""
     atomic: str = ""
     """Of a call: why nothing may sleep here, by the CPU's own state; empty: it may."""
 

@@ -47,6 +47,7 @@ from dpamt.verify.machine_code.operations import (
     ATOMIC_STEP,
     BUG,
     CALL,
+    CLEAR,
     FENCE,
     LOAD,
     OOPS,
@@ -56,12 +57,15 @@ from dpamt.verify.machine_code.operations import (
     Operation,
     Returned,
 )
+from dpamt.verify.machine_code.page_clear import clear_line, faults, line_of, preset_erratum
 
 _ARGUMENTS: Final = (RDI, 4, 2, 1, 8, 9)
 """Registers of a function's arguments: RDI, RSI, RDX, RCX, R8, R9 (System V ABI, 3.2.3)."""
 ARGUMENT_BYTES: Final = 64
 """Of struct tdx_module_args, as far as an answered SEAMCALL reads and writes them."""
 _MASK: Final = (1 << 64) - 1
+_GOES_ON: Final = -1
+_NOT_CLEARED: Final = -2
 
 
 class _Key(NamedTuple):
@@ -84,6 +88,7 @@ class Places(Fixed):
         self.answered = Answered(image)
         self.bugs = bugs_of(image)
         self._instructions = Instructions(image)
+        preset_erratum(self.memory, self._instructions)
         self._emulator = Emulator(self.memory, self._instructions, self.answered.stops_at, fences)
         self._clobbers = Clobbers(image, self._instructions)
         self._keys: list[_Key] = []
@@ -178,6 +183,11 @@ class Places(Fixed):
         """Addresses of the instructions that ran, or before which a thread stood."""
         return self._emulator.ran | {operation.site for operation in self._operations}
 
+    @property
+    def clears(self) -> bool:
+        """Whether a page was cleared by instructions, not by a call that is answered."""
+        return any(operation.kind == CLEAR for operation in self._operations)
+
     def inlined_locks(self) -> list[str]:
         """The words, without the counters, that locked instructions change."""
         cells = (one.cell for one in self._operations if one.kind == ATOMIC_STEP)
@@ -222,7 +232,7 @@ class Places(Fixed):
         emulator = self._emulator
         key, operation = self._keys[place], self._operations[place]
         emulator.put(key.at, key.registers, dict(key.own), key.own_pages)
-        if operation.kind in (STORE, WARN, FENCE):
+        if operation.kind in (STORE, WARN, FENCE, CLEAR):
             if operation.kind != STORE:
                 emulator.at += self._instructions.at(key.at).size
             return self._go_on(False)
@@ -248,8 +258,12 @@ class Places(Fixed):
         """Run to the next step, and make its place."""
         emulator = self._emulator
         at = emulator.run(skip)
-        while self._passed(at):
+        cleared = -1
+        while self._passed(at) or (cleared := self._cleared(at)) == _GOES_ON:
             at = emulator.run(False)
+        if cleared >= 0:
+            operation = Operation(CLEAR, at, arguments=(cleared,))
+            return self._place(operation, at, emulator.registers(), emulator.own())
         if at == RETURN_ADDRESS:
             for address, value in sorted(emulator.own().items()):
                 self.memory.note_left(address, value)
@@ -360,9 +374,29 @@ class Places(Fixed):
         emulator.set_registers({RSP: registers[RSP] + 8})
         return True
 
+    def _cleared(self, at: int) -> int:
+        """Clear a line of a page, if a MOVDIR64B stands there; the page's number after the last.
+
+        _GOES_ON after any other line; _NOT_CLEARED at another instruction and where it faults.
+        """
+        if at == RETURN_ADDRESS or is_nowhere(at) or self.answered.stops_at(at):
+            return _NOT_CLEARED
+        instruction = self._instructions.at(at)
+        emulator = self._emulator
+        if not instruction.clears_line or faults(emulator, instruction):
+            return _NOT_CLEARED
+        emulator.ran.add(at)
+        emulator.last = at
+        page = clear_line(emulator, instruction)
+        if page < 0:
+            emulator.at = at + instruction.size
+            return _GOES_ON
+        return page
+
     def _access(self, at: int, instruction: Instruction) -> int:
         emulator, image = self._emulator, self.image
-        fault = emulator.faults_at(instruction)
+        clears = instruction.clears_line  # only one that faults comes here
+        fault = line_of(emulator, instruction) if clears else emulator.faults_at(instruction)
         if fault >= 0:
             operation = Operation(OOPS, at, arguments=(fault,))
             return self._place(operation, at, emulator.registers(), emulator.own())

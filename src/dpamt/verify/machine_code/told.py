@@ -1,6 +1,7 @@
 """What a verdict on machine code says of it: what it rests on, and what no thread came to."""
 
 from dpamt.verify.machine_code import answered
+from dpamt.verify.machine_code.page_clear import FENCE_ASSUMED
 from dpamt.verify.machine_code.places import Places
 from dpamt.verify.machine_code.reach import never_ran, patched
 
@@ -52,6 +53,8 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         said.append(
             f"per-CPU variables that a call changes and no code here reads: {', '.join(left)}"
         )
+    if places.clears:
+        said.append(FENCE_ASSUMED)
     if buffers:
         said.append("a CPU's store buffer is empty when get or put returns")
     return said
@@ -65,8 +68,9 @@ def not_reached_of(places: Places) -> tuple[str, ...]:
     lines: dict[str, None] = {}
     for run in never_ran(places):
         innermost = [places.lines_of(address)[-1] for address in run]
-        if innermost[0].line:
-            for site in innermost:
+        in_c = [site for site in innermost if site.line]  # line 0: the compiler's own
+        if in_c:
+            for site in in_c:
                 lines[f"{site.file}:{site.line} in {site.function}"] = None
             continue
         first, last = places.image.name_of(run[0]), places.image.name_of(run[-1]).partition("+")[2]
