@@ -32,6 +32,7 @@ class SuiteText:
         self._code = code
         self._whole = whole
         self._begun = False
+        self._table_above = False
         self._shown: list[Counterexample] = []
 
     def trial(self, one: Tried) -> str:
@@ -46,12 +47,15 @@ class SuiteText:
         if not self._begun:
             yield from _head(self._design, self._code, one.asked.reductions)
         self._begun = True
+        if self._table_above:
+            yield ""
+        self._table_above = False
         yield from _row(one)
         if one.verdict.counterexamples and not self._shown:
             ((_, found, again), *_) = nearest([one])
             self._shown.append(found)
             yield from _counterexample(one, found, again, self._whole)
-            yield ""
+            self._table_above = True
 
     def _end(self, tried: Sequence[Tried]) -> Iterator[str]:
         found = nearest(tried)
@@ -63,7 +67,7 @@ class SuiteText:
             if self._whole:
                 yield from _counterexample(one, shortest, again, self._whole)
             else:
-                yield from _inshort_word(one, shortest, again, shortest is found[0][1])
+                yield from _in_short(one, shortest, again, shortest is found[0][1])
         over = lock_order_of(tried)
         for text in over:
             yield from wrapped(f"{LOCK_ORDER}, over the trials together: {text}", "")
@@ -227,7 +231,7 @@ def _counterexample(one: Tried, found: Counterexample, again: str, whole: bool) 
         yield from wrapped(f"NOT CONFIRMED when run again on threads: {again}", "")
 
 
-def _inshort_word(one: Tried, found: Counterexample, again: str, nearest: bool) -> Iterator[str]:
+def _in_short(one: Tried, found: Counterexample, again: str, nearest: bool) -> Iterator[str]:
     """A counterexample without its table; the nearest of all is the one that is drawn."""
     text = f"{found.broken}, in {one.trial.name}: {_said(found.broken, found.text)}"
     size = f"{_size(found)}, CPUs switched at: {found.granularity}"

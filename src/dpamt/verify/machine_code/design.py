@@ -136,7 +136,7 @@ def machine_design(
     whose = f" of {image.path_at(image.symbols[lock].address).name}" if is_two else ""
     code.shares_pamt_lock = is_taken_by_call(code.places, (get, put), lock)
     code.said.append(
-        f"where a trial has a DEMOTE, it and its count are dpamt's own, under {lock} as get and put"
+        f"a trial's DEMOTE and its change of the count are dpamt's own code, under {lock}"
         if code.shares_pamt_lock
         else f"no trial has a DEMOTE: get and put take no {lock}{whose} by a call"
     )

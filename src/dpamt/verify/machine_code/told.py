@@ -46,7 +46,7 @@ def assumptions_of(places: Places, buffers: bool) -> list[str]:
         said.append("run as the image holds it, before a boot patches it: " + ", ".join(sites))
     said.append(
         "per-CPU variables and the struct pages of a CPU's own pages are touched by that CPU "
-        "alone, and are at each call as those of the first CPU at boot, but for its number"
+        "alone; at each call they have the values of the first CPU at boot, except the CPU's number"
     )
     left = places.memory.left_changed()
     if left:
