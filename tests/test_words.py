@@ -23,6 +23,10 @@ WORDS: Final = {
     r"goes? on with": "'continues'",
     r"as (often|well|densely) as (it|can) (must|be)": "'as possible', 'until'",
     r"it is so": "'this holds'",
+    r"but for (the|what|those|them|its|pages)": "'except'",
+    r"(was|were|is|are) to be had": "'was available', 'there is'",
+    r"ha(s|ve) (it|them) no more": "'no longer has it'",
+    r"as (it|they) ha(s|ve) to be": "'right', 'ok'",
 }
 """What nobody says, and what to say."""
 

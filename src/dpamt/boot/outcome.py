@@ -121,7 +121,7 @@ class Booted:
     allocations: Allocations | None = None
     """What came of each allocation that failed in its turn."""
     checks: dict[str, list[str]] | None = None
-    """Of checks of KVM: by name, what is not as it has to be."""
+    """Of checks of KVM: by name, what is wrong."""
     coverage: Coverage | None = None
     """Lines of KVM's TDX code that ran."""
     told: Told | None = None

@@ -94,7 +94,8 @@ def _lock_tdr_entry(
 def _region_of(lp: LogicalProcessor, hpa: int, operand: int) -> PamtRegion:
     """Format and range of an explicit private 4K HPA: the 2M region it lies in.
 
-    An HPA whose region has been asked for before has passed them, but for its offset in the page.
+    An HPA whose region has been asked for before has passed them, except for its offset in the
+    page.
     """
     if hpa & lp.module.not_private_4k:
         raise Refused(TDX_OPERAND_INVALID | operand)

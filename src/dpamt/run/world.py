@@ -179,7 +179,7 @@ class World:
         )
 
     def audit(self) -> tuple[str, ...]:
-        """Everything that is not as it has to be, host and module both, the worker's turn done."""
+        """Everything that is wrong, of host and module, after the turn of the worker."""
         run_work(self.kernel, self.kernel.cpus[0])
         return (*audit(self.kernel, self.view, self.after_boot), *self.view.check())
 

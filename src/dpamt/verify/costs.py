@@ -64,7 +64,7 @@ class Costs:
     ``add_2025``: ADD on the machine of K. Shutsemau's figures, where REMOVE takes the same share of
     it; ``region_v5``: pages that a region gave in Y. Zhao's of 2026-02 (neither was published).
 
-    Fitted on measured figures by :func:`dpamt.verify.lock_costs.fit`, but for those with a source.
+    Fitted on measured figures by :func:`dpamt.verify.lock_costs.fit`, except those with a source.
     """
 
     fault: float = 11.57

@@ -89,7 +89,7 @@ class Checks:
     checks: tuple[Check, ...]
 
     def wrong(self, told: VmmTold, phases: list[PhaseStock]) -> dict[str, list[str]]:
-        """By check: sentences about what is not as it has to be."""
+        """By check: sentences about what is wrong."""
         return {one.name: list(_wrong(one, self.script.tds, told, phases)) for one in self.checks}
 
 

@@ -252,7 +252,7 @@ class Sweep:
         return sorted(found, key=place)
 
     def _needs_none(self, wanted: Swept, call: Made) -> bool:
-        """Whether a call that may need random numbers does not: ADDCX but for the last page."""
+        """Whether a call that may need random numbers does not: ADDCX except of the last page."""
         last = max(one.nth for one in self.calls if one.leaf == call.leaf)
         is_addcx = call.leaf == TDH_MNG_ADDCX
         return wanted.condition == NO_ENTROPY and is_addcx and call.nth < last

@@ -61,7 +61,7 @@ When nothing runs, a region's count in ``kernel.pamt_refcounts`` is the number o
 the module uses (``COUNTS = "pages"``), or at least that (``"at-least"``: pages that wait in pools
 count too), and its pair is installed exactly while that is not 0; with ``"none"`` nothing is
 counted, and the pair is there exactly while a page is in use.  The audit after each phase of a run
-holds every design to it, but for what it declares: with ``PAIRS_MAY_STAY`` the pair of a region
+holds every design to it, except for what it declares: with ``PAIRS_MAY_STAY`` the pair of a region
 with count 0 may be there, with ``SPARE_PAGES`` that many may be missing from the allocator and
 be in no pair, with ``REMOVAL`` the worker has its turn before the audit.  Every verdict prints
 them.

@@ -439,7 +439,7 @@ HAZARDS: Final = (
         "review of v5, 2026-02",
         "policy",
         "none",
-        note="not modelled, but for what is H25",
+        note="not modelled, except for what is H25",
     ),
     Hazard(
         "H42",

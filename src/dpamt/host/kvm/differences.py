@@ -1,6 +1,6 @@
 """The SEAMCALLs of the model's KVM held against those of a real one, phase by phase.
 
-Two runs of one scenario make the same SEAMCALLs, but for what depends on time and on the page
+Two runs of one scenario make the same SEAMCALLs, except what depends on time and on the page
 allocator.  Each such row has its reason here, with the function of the kernel that it comes from,
 and the direction in which it may differ; a row without a reason is one that nobody has explained.
 

@@ -57,7 +57,7 @@ def read_vms(
     ``share_2m`` is what a VM has that does not say; ``machine_gib`` is a machine's memory, for
     traces that give memory as a share of it.  What is worth telling of the file is added to
     ``notes`` when it is read.  Raises InputError, with the file, the line and the field, for what
-    is not as it has to be.
+    is wrong.
     """
     _check_is_file(path)
     told = [] if notes is None else notes

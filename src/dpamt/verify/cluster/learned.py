@@ -90,7 +90,7 @@ class Pupil:
         self.layout = Layout(())
 
     def take(self, learned: Learned) -> None:
-        """Take what is new, but for the layout of fields and for the blocks."""
+        """Take what is new, except the layout of fields and for the blocks."""
         for name, kept, new in learned.arrays:
             values = self._arrays.setdefault(name, array("B"))
             del values[kept:]

@@ -12,7 +12,8 @@ be shown of the ``j``-th thread is that its automaton is the first's under that 
   same to the bit, so no such word ever tells threads apart;
 * histories that are one place of the first are one place of the ``j``-th, so that what was learned
   of one of them holds for the others;
-* what happens on the way (SEAMCALLs with their statuses, WARNs, the end) is the same but for pages;
+* what happens on the way (SEAMCALLs with their statuses, WARNs, the end) is the same except for
+  pages;
 * the sum of an add that the first drops is dropped by the ``j``-th too.
 
 The argument goes by induction over the edges that the search has used.  It is enough to run, for

@@ -76,7 +76,7 @@ class Problem:
     """A machine at rest and its threads.
 
     ``at_rest`` is asked when every thread has ended, with the words of that moment put back into
-    the machine: a sentence for everything that is not as it has to be.  ``always`` is asked in
+    the machine: a sentence for everything that is wrong.  ``always`` is asked in
     every state, of what the state says.
     """
 

@@ -71,7 +71,7 @@ class Layout:
 
 
 class LearnedTables:
-    """The arrays; they only grow, but for what the engine voids."""
+    """The arrays; they only grow, except for what the engine voids."""
 
     def __init__(self, search: Searched) -> None:
         self._search = search
