@@ -41,7 +41,7 @@ def test_the_headline_counts_what_is_below(rests: int, lines: int) -> None:
     missed = re.search(r"; (\d+) lines? of the design not reached", head)
     assert (0 if missed is None else int(missed[1])) == lines
     assert (" line of" in head) == (lines == 1)
-    assert ("It rests on:" in text) == bool(rests)
+    assert ("rests on:" in text) == bool(rests)
     assert all(text.count(line) == 1 for line in (*assumptions, *not_reached))
 
 

@@ -111,7 +111,7 @@ def test_pages_are_lost_where_the_reaction_says_so(number: int) -> None:
 @pytest.mark.parametrize(
     ("number", "status", "tries", "where", "does", "error"),
     [
-        # seamcall in tdx_pamt_get(): a fault is tried again, a control page is not to be had.
+        # seamcall in tdx_pamt_get(): a fault is tried again; a control page is refused.
         (leaf.TDH_PHYMEM_PAMT_ADD, FAILURE, 1, MAPS, Does.GOES_ON, ""),
         (leaf.TDH_PHYMEM_PAMT_ADD, FAILURE, 1, KVM, Does.REFUSES, "ENOMEM"),
         # tdx_sept_remove_leaf_spte() bugs the VM; tdx_reclaim_td_control_pages() only warns.
