@@ -313,3 +313,25 @@ def test_the_kernel_s_counters_are_held_against_the_pairs(
     assert (guest.result.audit.points, guest.result.audit.wrong) == (17, 1)
     assert guest.answering.wrong_at_rest() == [f"rest [({region}, 0)]", "another"]
     assert guest.result.audit.wrong == 3
+
+
+def test_a_sweep_answers_in_the_place_of_the_module(tmp_path: Path) -> None:
+    """It is given the CPU, the call, and who made it, which is looked up when it is asked for."""
+    guest = Guest(tmp_path)
+    guest.load()
+    asked: list[Any] = []
+
+    def seamcall(processor: Any, rax: int, args: TdxModuleArgs, where: Any) -> int:
+        assert guest.result.module is not None
+        asked.append((guest.result.module.processors.index(processor), rax, args.rcx, where()))
+        args.rdx = 77
+        return TDX_SYS_BUSY
+
+    guest.answering.where = lambda stack: f"function_{stack:#x}"
+    sweep: Any = SimpleNamespace(seamcall=seamcall)
+    guest.result.sweep = sweep
+    args = registers(rcx=5)
+    assert guest.seamcall(1)(TDH_SYS_RD, args) == TDX_SYS_BUSY
+    assert asked == [(1, TDH_SYS_RD, 5, "function_0x1001")]
+    assert args.rdx == 77
+    assert guest.result.counts == {(TDH_SYS_RD, TDX_SYS_BUSY): 1}

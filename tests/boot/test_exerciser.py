@@ -1,7 +1,9 @@
 """The exerciser's rules, its console lines, and what is judged of them."""
 
 import os
+import re
 from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from dpamt.boot.exerciser import (
     read_console,
 )
 from dpamt.boot.judge import wrong_answers, wrong_in_threads
+from dpamt.boot.schedule import MAX_REGIONS
 from dpamt.errors import InputError
 from dpamt.kernel_image.vmlinux import KernelImage
 from tests.boot.small_kernel import SmallKernel
@@ -183,3 +186,9 @@ def test_a_number_is_taken_up_to_the_bound_that_its_refusal_names(name: str) -> 
     for wrong in (most + 1, -1, "", "1.5", "\u0662"):
         with pytest.raises(InputError, match="expected 1 to"):
             parse_exercise(f"hammer:{name}={wrong}")
+
+
+def test_a_schedule_has_as_many_regions_as_the_exerciser() -> None:
+    source = (files("dpamt.boot") / "guest" / "exerciser.c").read_text()
+    (most,) = re.findall(r"#define MAX_REGIONS (\d+)", source)
+    assert int(most) == MAX_REGIONS

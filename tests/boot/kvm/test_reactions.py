@@ -120,6 +120,10 @@ def test_pages_are_lost_where_the_reaction_says_so(number: int) -> None:
         # __tdx_td_init(): TD_PARAMS that the module does not take are the VMM's mistake.
         (leaf.TDH_MNG_INIT, TDX_OPERAND_INVALID, 1, KVM, Does.REFUSES, "EINVAL"),
         (leaf.TDH_MNG_INIT, FAILURE, 1, KVM, Does.BUGS, "EIO"),
+        (leaf.TDH_MNG_CREATE, TDX_RND_NO_ENTROPY, 10, KVM, Does.REFUSES, "EAGAIN"),
+        (leaf.TDH_MNG_ADDCX, TDX_RND_NO_ENTROPY, 11, KVM, Does.REFUSES, "EAGAIN"),
+        (leaf.TDH_VP_INIT, TDX_RND_NO_ENTROPY, 10, KVM, Does.BUGS, "EIO"),
+        (leaf.TDH_VP_INIT, TDX_RND_NO_ENTROPY, 9, KVM, Does.AGAIN, ""),
         (leaf.TDH_MR_FINALIZE, TDX_OPERAND_BUSY, 1, KVM, Does.REFUSES, "EBUSY"),
         (leaf.TDH_MR_FINALIZE, FAILURE, 1, KVM, Does.BUGS, "EIO"),
         (leaf.TDH_VP_ENTER, TDX_OPERAND_BUSY, 5, KVM, Does.AGAIN, ""),

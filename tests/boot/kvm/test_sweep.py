@@ -4,6 +4,7 @@ import pytest
 
 from dpamt.abi.leaves import (
     TDH_MEM_RANGE_BLOCK,
+    TDH_MEM_SEPT_ADD,
     TDH_MEM_TRACK,
     TDH_MNG_ADDCX,
     TDH_MNG_CREATE,
@@ -118,6 +119,27 @@ def test_busy_is_one_life_for_each_lock_that_the_call_takes(
         sweep.next_life(host.module)
         assert (life.tries, life.again) == (1, True)
     assert lines == [f"TDH.MEM.TRACK:busy={name}:nth=1" for name in ("RCX", "OP_STATE", "TD_EPOCH")]
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_pages_for_l2_vms_are_operands_of_the_newer_call_alone(
+    td: tuple[Host, Vm, Vcpu], monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """SEPT.ADD, version 0: R9 to R11 have whatever KVM left there, and no lock lies behind them."""
+    host, vm, _ = td
+    asked: list[str] = []
+
+    def behind(_lp: object, _leaf: int, operand: str, _args: TdxModuleArgs) -> None:
+        asked.append(operand)
+
+    monkeypatch.setattr("dpamt.boot.kvm.sweep.lock_behind", behind)
+    sweep = Sweep(["TDH.MEM.*:busy"])
+    sweep.next_life(host.module)
+    args = TdxModuleArgs()
+    args.rdx = vm.tdr << 12
+    sweep.seamcall(host.module.processors[0], TDH_MEM_SEPT_ADD | version << 16, args)
+    assert {"R9", "R10", "R11"} & set(asked) == ({"R9", "R10", "R11"} if version else set())
+    assert "R8" in asked
 
 
 @pytest.mark.parametrize(
