@@ -333,7 +333,7 @@ class ImageMemory:
         ]
 
     def first_values(self) -> list[str]:
-        """The shared words but for the counters, with the values that they begin with."""
+        """The shared words except the counters, with the values that they begin with."""
         return [
             f"{cell.symbol}{f'+{cell.number:#x}' if cell.number else ''} = "
             f"{self.first_value(cell) & (1 << 8 * cell.size) - 1:#x}"
