@@ -1,7 +1,10 @@
 """The search in compiled code is the search in Python: every state, every number, every verdict."""
 
 import ctypes
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -180,3 +183,50 @@ def test_what_fails_is_learned_again_where_it_was_forgotten() -> None:
     onward = (ctypes.c_uint32 * len(graph)).from_address(at)
     onward[:] = list(range(len(graph)))  # no edge is kept: every state is expanded again
     assert graph.stuck() == -1
+
+
+INTERRUPTED = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from dpamt.host.designs.load import load_design
+from dpamt.verify.asked import Asked, prepare
+from dpamt.verify.explore.search import search_of
+from dpamt.verify.explore.state import Knowledge
+
+submit = ThreadPoolExecutor.submit
+
+
+def interrupted(pool, function, *arguments):
+    begun = submit(pool, function, *arguments)
+    if threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
+    return begun
+
+
+ThreadPoolExecutor.submit = interrupted
+asked = Asked("v6", "", (8,), "apart", 0, "seamcall", 1_000_000)
+trial, judges = prepare(asked, load_design("v6"))
+search = search_of(trial.make(load_design("v6")), judges, asked.granularity, asked.most_states)
+search.begin(Knowledge())
+search.compiled_from, search.jobs = 1, 3
+try:
+    search.explore()
+except KeyboardInterrupt:
+    search.graph.close()
+    print("ended")
+"""
+
+
+def test_ctrl_c_between_the_shares_of_a_chunk_leaves_no_thread_waiting() -> None:
+    """A signal comes when a share has been given away: the threads that wait for each other all
+    come, and the pool ends.  In a process of its own, which would never end."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr[-2000:]

@@ -10,7 +10,7 @@ or in another order, so locals, values and states have the numbers that they hav
 import ctypes
 from array import array
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from tempfile import TemporaryFile
 from typing import IO, Any, Final
 
@@ -48,7 +48,7 @@ class CompiledGraph:
         self._learned = LearnedTables(search)
         self._threads = threads
         self._layout = Layout(())
-        self._pool = ThreadPoolExecutor(threads - 1, "dpamt") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads, "dpamt") if threads > 1 else None
         self._at = self._call.dpamt_begin(threads)
         if not self._at:
             raise MemoryError
@@ -282,17 +282,25 @@ class CompiledGraph:
         self._call.dpamt_begin_chunk(self._at, here, end, segments, threads, most)
         if self._pool is None or threads == 1:
             ended = self._call.dpamt_chunk(self._at)
-        else:
-            others = [
-                self._pool.submit(self._call.dpamt_chunk, self._at) for _ in range(1, threads)
-            ]
-            ended = self._call.dpamt_chunk(self._at)
-            for other in others:
-                other.result()
+        else:  # by a thread that no signal interrupts: all shares are begun, or none
+            begun = self._pool.submit(self._shared_chunk, self._pool, threads)
+            try:
+                ended = begun.result()
+            finally:  # Ctrl-C: nobody looks at a chunk that is still under way
+                wait([begun])
         if ended > _UNKNOWN:
             raise MemoryError
         self._alone = bool(ended)
         return self._alone
+
+    def _shared_chunk(self, pool: ThreadPoolExecutor, threads: int) -> int:
+        """The chunk by threads that wait for each other: where one did not come, the others would
+        wait for ever."""
+        others = [pool.submit(self._call.dpamt_chunk, self._at) for _ in range(1, threads)]
+        ended: int = self._call.dpamt_chunk(self._at)
+        for other in others:
+            other.result()
+        return ended
 
     def _learn(self, state: tuple[int, ...], found: Found | None, here: int = -1) -> None:
         """Work out what may happen in a state, and add it to the tables.
