@@ -31,6 +31,7 @@ IRQ = (
     "extern void _raw_spin_unlock_irq(spinlock_t *);\nspinlock_t inner;\n"
 )
 PREEMPT = f"{LOCK}\n{PER_CPU} int __preempt_count = 0;\n"
+RCU = f"{LOCK}\nextern void __rcu_read_lock(void);\nextern void __rcu_read_unlock(void);\n"
 Edits = tuple[tuple[str, str], ...]
 
 
@@ -88,6 +89,17 @@ WRONG: dict[str, tuple[Edits, str]] = {
             ),
         ),
         "context",
+    ),
+    "an allocation in an RCU read section": (
+        (
+            (LOCK, RCU),
+            (ALLOC, "int error; __rcu_read_lock(); error = alloc_pair(pair); __rcu_read_unlock();"),
+        ),
+        "context",
+    ),
+    "an RCU read section that is left open": (
+        ((LOCK, RCU), (STATUS, f"{STATUS} __rcu_read_lock();")),
+        "kernel",
     ),
 }
 
@@ -290,8 +302,8 @@ def test_what_a_verdict_rests_on_is_said() -> None:
     """Words as they are linked, variables that a boot writes, locks that are inlined."""
     edits = (
         (LOCK, f'{LOCK} __attribute__((section(".data..ro_after_init"))) volatile int fast = 3;'),
-        (STATUS, f"{STATUS} __rcu_read_lock(); if (fast != 3) return 0;"),
-        ("#define GFP_KERNEL", "extern void __rcu_read_lock(void);\n#define GFP_KERNEL"),
+        (STATUS, f"{STATUS} __rcu_read_lock(); __rcu_read_unlock(); if (fast != 3) return 0;"),
+        (LOCK, RCU),
         ("#define KERNEL_H", "#define KERNEL_H\n#define LOCKS_ARE_WORDS"),
     )
     one = design(edits)
@@ -301,4 +313,4 @@ def test_what_a_verdict_rests_on_is_said() -> None:
     assert "as the image holds it, though a boot may write it: fast = 0x3" in said
     assert "shared words begin as the image holds them: dpamt_lock" in said
     assert "changed by locked instructions: dpamt_lock" in said
-    assert "counted as nothing, or as a jump: __rcu_read_lock" in said
+    assert "counted as nothing, or as a jump: __rcu_read_lock, __rcu_read_unlock" in said

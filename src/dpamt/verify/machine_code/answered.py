@@ -94,6 +94,9 @@ NOTHING: Final = frozenset(
 )
 """Tracing, preemption (another CPU may come in at each step as it is), RCU's marks of readers,
 lockdep (its rules are checked here by the steps: docs/verify.md, context and lock-order)."""
+RCU: Final = {"__rcu_read_lock": 1, "__rcu_read_unlock": -1}
+"""Of these: by how many an RCU read section is deeper (CONFIG_PREEMPT_RCU); nothing may sleep in
+one, and nothing waits for its end here."""
 _NOTHING_BEGINS: Final = ("__tsan_", "__msan_", "__asan_", "kmsan_", "__kcsan_", "__cfi_")
 """Sanitizers' calls: what they check is not checked here."""
 _DOES_WORK: Final = re.compile(

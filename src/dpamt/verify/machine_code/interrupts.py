@@ -5,7 +5,7 @@ A function that is answered leaves IF as the kernel's does.  The search's own ru
 or a raised preempt_count is judged by what the CPU's state is where it calls what may sleep.
 
 Source: Linux 7.3.4 include/linux/spinlock_api_smp.h, arch/x86/include/asm/irqflags.h, preempt.h;
-kernel/sched/core.c (``__might_resched()``: preempt_count and irqs_disabled()).
+kernel/sched/core.c (``__might_resched()``: preempt_count, irqs_disabled(), rcu_preempt_depth()).
 """
 
 from typing import Final
@@ -46,10 +46,12 @@ def sections(operation: Operation) -> int:
     return -1 if "unlock" in operation.method else 1
 
 
-def sleepless(flags: int, preempt_count: int) -> str:
+def sleepless(flags: int, preempt_count: int, rcu_depth: int) -> str:
     """Why nothing may sleep; ``preempt_count`` is what was added to it.  Empty: it may."""
     if preempt_count > 0:
         return f"preempt_count raised by {preempt_count}"
+    if rcu_depth:
+        return "an RCU read section open"
     return "" if flags & INTERRUPTS else "interrupts off"
 
 

@@ -43,6 +43,8 @@ MEMORY_PAGES: Final = REGIONS << 9
 """4K pages of the verifier's machine."""
 ZERO_PFN: Final = MEMORY_PAGES
 """The kernel's zero page, behind the memory that threads use."""
+RCU_DEPTH: Final = 0xFFFF_C900_0001_8000
+"""64 bits: the RCU read sections that a thread is in."""
 CLEARED_LINES: Final = 0xFFFF_C900_0002_0000
 """64 bits for each page: lines that a thread has cleared of a page that is not cleared yet."""
 COUNT_BYTES: Final = 4

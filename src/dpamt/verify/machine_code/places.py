@@ -19,7 +19,7 @@ from dpamt.kernel_image.instructions import ATOMIC, READ, WRITE, Instruction, In
 from dpamt.kernel_image.lines import SourceLine
 from dpamt.kernel_image.linked import lines_of
 from dpamt.verify.learn.shown import Fixed
-from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, SEAMCALLS, Answered
+from dpamt.verify.machine_code.answered import COUNT_AND_LOCK, RCU, SEAMCALLS, Answered
 from dpamt.verify.machine_code.atomics import atomic_step, check_atomic
 from dpamt.verify.machine_code.clobbers import Clobbers
 from dpamt.verify.machine_code.emulator import (
@@ -36,6 +36,7 @@ from dpamt.verify.machine_code.emulator import (
 )
 from dpamt.verify.machine_code.interrupts import INTERRUPTS, flags_after, sleepless
 from dpamt.verify.machine_code.memory import (
+    RCU_DEPTH,
     STACK_TOP,
     Cell,
     ImageMemory,
@@ -292,7 +293,8 @@ class Places(Fixed):
                 self._name_lock(arguments[1])
             elif name in SEAMCALLS:
                 self._check_own(arguments[1])
-            atomic = sleepless(registers[EFLAGS], self._preempt_count())
+            depth = emulator.read(RCU_DEPTH, 8)
+            atomic = sleepless(registers[EFLAGS], self._preempt_count(), depth)
             operation = Operation(CALL, emulator.last, None, name, arguments, atomic)
             return self._place(operation, at, registers, emulator.own())
         if is_nowhere(at):  # a call or a jump through NULL
@@ -315,6 +317,8 @@ class Places(Fixed):
         more = self._preempt_count()
         if more:
             return f"preempt_count is {abs(more)} too {'high' if more > 0 else 'low'}"
+        if emulator.read(RCU_DEPTH, 8):
+            return "RCU read sections that are not closed, or closed twice,"
         return ""
 
     def _preempt_count(self) -> int:
@@ -366,7 +370,11 @@ class Places(Fixed):
         if where is None:
             return False
         registers = emulator.registers()
-        self.passed[self.answered.passed_name(at)] = None
+        name = self.answered.passed_name(at)
+        self.passed[name] = None
+        if name in RCU:
+            emulator.write(RCU_DEPTH, 8, emulator.read(RCU_DEPTH, 8) + RCU[name])
+            emulator.note_written(RCU_DEPTH, 8)
         if where:  # a thunk: jmp *register
             emulator.at = registers[REGISTERS.index(where)]
             return True
