@@ -10,7 +10,16 @@ from dpamt.host.core.seamcall import tdh_mem_page_aug, tdh_mem_page_remove
 from dpamt.host.core.tdx_errno import EAGAIN, EBUSY, ENOMEM
 from dpamt.host.designs.base import Design
 from dpamt.verify.learn.automaton import NO_LEAF, Event
-from dpamt.verify.programs.ground import APART, CROSSED, OWN, STRADDLING, Choices, Ground, must
+from dpamt.verify.programs.ground import (
+    APART,
+    CROSSED,
+    OWN,
+    STRADDLING,
+    Choices,
+    Ground,
+    must,
+    offsets,
+)
 from dpamt.verify.programs.problem import OwnWord, Problem, ThreadClass
 from dpamt.verify.programs.worker import with_worker
 from dpamt.verify.programs.world import PACKAGES, World
@@ -210,6 +219,7 @@ def _bounds(
         "CPUs by region": "+".join(map(str, cpus)),
         "packages": str(PACKAGES) if sum(cpus) > 1 else "1",
         "each CPU does": "get, AUG, REMOVE, put, once",
+        "pages of a region that are used": ", ".join(map(hex, offsets(max(cpus)))),
         "pages of a pair": {
             APART: "in a region of their own",
             CROSSED: "in the other region that is verified",

@@ -86,6 +86,11 @@ class Choices:
         return told
 
 
+def offsets(threads: int) -> tuple[int, ...]:
+    """Which pages of a region as many threads use, counted from its first one."""
+    return _SPREAD[:threads]
+
+
 class Ground:
     """A machine with one TD, S-EPT pages for its first 2 MiB, and the threads' allocator."""
 
