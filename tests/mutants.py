@@ -52,6 +52,7 @@ AND_TESTS: Final = {
     "report": [f"tests/cli/test_{verb}.py" for verb in (*_VERBS, "reports", "verify")],
     "run": ["tests/cli/test_run.py"],
     "trace": ["tests/cli/test_decode.py", "tests/cli/test_trace.py"],
+    "verify": ["tests/cli/test_verify.py"],
     TOP: ["tests/test_files.py", "tests/test_own_files.py", "tests/cli/test_main.py"],
 }
 """Package to the tests that are its own beside those of its folder."""

@@ -19,6 +19,7 @@ from dpamt.verify.explore.judging import Found
 from dpamt.verify.explore.search import Search, search_of
 from dpamt.verify.programs.get_put import regions
 from dpamt.verify.programs.problem import GRANULARITIES, SEAMCALL
+from dpamt.verify.programs.suite import trials_of
 from dpamt.verify.properties.named import properties
 from dpamt.verify.verdict import Verdict, verdict_of, verify
 
@@ -65,6 +66,31 @@ def test_it_comes_to_the_same(name: str, data: st.DataObject, tmp_path: Path) ->
     search = fresh(name, granularity)
     again = verdict_of(search, search.explore(take_up(read(str(path)), search)))
     assert timeless(again) == timeless(whole)
+
+
+@pytest.mark.parametrize("name", ["merged", "v3"])
+def test_pages_that_are_used_whole_are_put_back_after_a_stop(name: str, tmp_path: Path) -> None:
+    """DEMOTE fills whole pages of entries; the audits at the end read them from the machine."""
+    design = load_design(name)
+    trial = next(one for one in trials_of(design) if one.name == "demote")
+    judges = properties(design.tolerated)
+
+    def made(most: int) -> Search:
+        return search_of(trial.make(design), judges, trial.granularity, most)
+
+    whole = made(1_000_000)
+    said = verdict_of(whole, whole.explore())
+    assert whole.engine.words.start_pages
+    assert (said.verdict == "fails") == (name == "v3")
+    path = tmp_path / "kept"
+    for most in (1, said.states // 2, said.states - 1):
+        search = made(most)
+        search.keep = lambda search, found: keep(str(path), ASKED, search, found)
+        search.explore()
+        search = made(1_000_000)
+        assert timeless(verdict_of(search, search.explore(take_up(read(str(path)), search)))) == (
+            timeless(said)
+        )
 
 
 def test_other_code_is_refused(tmp_path: Path) -> None:

@@ -233,6 +233,15 @@ def does_no_step(m: Machine) -> int:
     return -5
 
 
+def returns_what_has_no_hash(m: Machine) -> object:
+    m.a.store(1)
+    return [5]
+
+
+def test_a_thread_may_end_with_anything() -> None:
+    assert fails(returns_what_has_no_hash) == {KERNEL}
+
+
 def test_what_a_thread_does_before_its_first_step_counts() -> None:
     """There is no edge that leads there: it is so in every schedule, and in the first state."""
     assert fails(at_once) == fails(reads_twice, at_once) == {KERNEL}

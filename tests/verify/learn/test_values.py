@@ -11,7 +11,15 @@ from dpamt.sync.kernel_locks import Deadlock
 from dpamt.sync.observed import Address, ObservedShared
 from dpamt.sync.steps import WAITS
 from dpamt.verify.learn.automaton import Step
-from dpamt.verify.learn.values import BLOCKED, DONE, MISUSED, Operations, read_word, write_word
+from dpamt.verify.learn.values import (
+    BLOCKED,
+    DONE,
+    MISUSED,
+    Operations,
+    read_word,
+    value_text,
+    write_word,
+)
 
 SMALL = st.integers(0, 3)
 LOCK_STEPS: list[tuple[str, st.SearchStrategy[tuple[Any, ...]]]] = [
@@ -107,6 +115,49 @@ def test_a_value_put_back_is_read_again(
     for value in seen:
         write_word(array, index, value)
         assert read_word(array, index) == value
+
+
+def value_of(kind: str, text: str) -> object:
+    """What a text says, read back by what its words mean."""
+    if kind == "spinlocks":
+        return {"held": True, "free": False}[text]
+    if kind == "rwlocks":
+        readers, _, word = text.partition(" ")
+        return {"free": 0, "write-held": 1}[text] if not word else int(readers) << 1
+    if kind == "words":
+        assert ("x" in text) == (abs(int(text, 0)) > 9)
+        return int(text, 0)
+    value = 0
+    for part in text.split(", ") if text != "free" else ():
+        count, _, word = part.partition(" ")
+        if part in ("exclusive", "wanted by the host"):
+            value |= {"exclusive": 1, "wanted by the host": 2}[part]
+        else:
+            assert word in ("shared", "")
+            value |= int(count, 0) << (2 if word else 16)
+    return value
+
+
+@given(SEQUENCES, st.sampled_from([0, 1, 9, 10, 11, 0x7340, -9, -10, -11]))
+def test_the_text_of_a_value_says_all_of_it(
+    sequence: tuple[str, list[tuple[str, tuple[Any, ...]]]], number: int
+) -> None:
+    kind, steps = sequence
+    array, do = word_of(ObservedShared(), kind, 3)
+    if kind in ("words", "host_priority_words", "entry_pages"):
+        do("store", (number if kind == "words" else abs(number),))
+    for method, arguments in steps:
+        try:
+            do(method, arguments)
+        except Deadlock:
+            continue
+        value = read_word(array, 3)
+        text = value_text(array, value)
+        assert value_of(kind, text) == value
+        may_be_free = kind in ("spinlocks", "rwlocks", "shared_exclusive_locks")
+        assert (text == "free") == (may_be_free and not value)
+        if kind in ("host_priority_words", "entry_pages"):
+            assert text.split(", ")[0] not in ("exclusive", "free")  # the payload comes first
 
 
 def test_an_array_of_an_unknown_kind_is_refused() -> None:
