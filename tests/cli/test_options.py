@@ -90,7 +90,7 @@ def test_an_option_without_effect_is_refused(
 
 
 def test_a_size_is_a_size_everywhere() -> None:
-    assert "invalid size (such as 64GiB)" in refused("run", "--memory", "my.dmesg")
+    assert "expected size (such as 64GiB)" in refused("run", "--memory", "my.dmesg")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# a comment\n  # another\n"])

@@ -115,7 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("small.toml", "--design", "broken.py"),
             r"broken\.py:2: tdx_pamt_get: AttributeError: .*no_su",
         ),
-        (("--seed", "-1"), r"run: argument --seed: invalid seed"),
+        (("--seed", "-1"), r"run: argument --seed: '-1'; expected seed"),
         (("--pamt", "both"), r"run: argument --pamt"),
         (("--fly",), r"run: no argument '--fly' is known"),
     ],

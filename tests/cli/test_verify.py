@@ -166,7 +166,7 @@ def test_what_goes_wrong_in_a_design_that_runs_is_one_line(
     [
         (("nosuch",), "expected one of static, lazy"),
         (("static",), "never asks for Dynamic PAMT"),
-        (("--cpus", "25"), "invalid CPUs"),
+        (("--cpus", "25"), "expected CPUs"),
         (("--trial", "nope"), "expected one of"),
         (("merged", "--all"), "expected without names"),
         (("--granularity", "fine"), "invalid choice"),

@@ -81,7 +81,7 @@ def test_a_design_that_has_changed_is_refused(tmp_path: Path) -> None:
         (("v2", "v6", "--trial", "words", "--checkpoint", "kept"), "expected with one search"),
         (("merged", "--resume", "kept"), "merged: expected with --resume only Python files"),
         (("--resume", "nosuch"), "nosuch: No such file or directory; expected a file"),
-        (("--max-memory", "lots"), "invalid size (such as 512MiB or 4GiB)"),
+        (("--max-memory", "lots"), "expected size (such as 512MiB or 4GiB)"),
     ],
 )
 def test_bad_usage_is_one_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:

@@ -86,7 +86,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f"argument {name}: nothing given; expected {action.metavar}")
         if action.option_strings and _ODD_NUMBER.fullmatch(arg_string):
             self.error(f"argument {name}: {arg_string!r}; expected a number in digits 0 to 9")
-        return super()._get_value(action, arg_string)
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            # The name of a type says what is expected; argparse's own words say what is invalid.
+            wanted = getattr(action.type, "__name__", action.metavar)
+            self.error(f"argument {error.argument_name}: {arg_string!r}; expected {wanted}")
 
     def add_input(
         self,
