@@ -208,3 +208,11 @@ def test_cells_of_the_first_screen_do_not_touch() -> None:
     assert [row[36:58].strip() for row in rows] == ["no: KeyIDs", "memory", ""]
     assert [row[58:].strip() for row in rows] == ["no: KeyIDs", "memory", "2M regions"]
     assert all(row[58:60] in ("  ", "") for row in rows)
+
+
+def test_what_a_host_would_have_is_not_called_its_own() -> None:
+    """Its module has no Dynamic PAMT, and the table has what that would save."""
+    said = lines_of(f"virt/tdx: Module version: 1.5.24\n{MAP}virt/tdx: TDX-Module initialized\n")
+    at = said.index("Sizes for when it has Dynamic PAMT:")
+    assert "static" in said[at + 1]
+    assert any("has no Dynamic" in line for line in said[:at])

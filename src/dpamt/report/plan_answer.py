@@ -214,8 +214,10 @@ def _use_it(plan: HostPlan) -> str:
 
 
 def sizes_of(plan: HostPlan) -> str:
-    """What the sizes of a host are those of, where TDX is not up; else empty."""
+    """What the sizes of a host are those of, where they are not its own; else empty."""
     told = plan.answer
+    if told.kind == "no-dynamic-pamt":
+        return "Sizes for when it has Dynamic PAMT:"
     if told.kind not in NOT_UP:
         return ""
     if is_for_ever(plan):
