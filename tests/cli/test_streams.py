@@ -174,3 +174,34 @@ def test_under_a_limit_of_memory_libraries_fail_in_many_ways() -> None:
     for error in (ImportError("failed to map segment"), SystemError("no exception"), OSError("")):
         assert (system_error(error) or "").startswith("out of memory")
     assert system_error(RuntimeError("a fault of dpamt")) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "-", "-"),
+        ("plan", "-", "/dev/stdin"),
+        ("plan", "/dev/fd/0", "64GiB", "/proc/self/fd/0"),
+        ("plan", "-", "--fleet", "-"),
+        ("plan", "64GiB", "--fleet", "-", "--counts", "/dev/stdin"),
+    ],
+)
+def test_standard_input_is_read_once(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [*COMMAND, *words], input=MAP, capture_output=True, text=True, env=environment(),
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "are both standard input; expected it once" in line or "has no effect" in line
+
+
+def test_a_file_on_standard_input_may_be_named_too(tmp_path: Path) -> None:
+    """Each of its names is opened anew."""
+    (tmp_path / "map").write_text(MAP)
+    with (tmp_path / "map").open() as file:
+        done = subprocess.run(
+            [*COMMAND, "plan", "-", "/dev/stdin", "map", "--json"], stdin=file, cwd=tmp_path,
+            capture_output=True, env=environment(), check=True,
+        )  # fmt: skip
+    assert len(json.loads(done.stdout)["hosts"]) == 3

@@ -153,6 +153,7 @@ class Parser(argparse.ArgumentParser):
         options = self._parse(arguments, argparse.Namespace())
         self._check_together(arguments)
         if self._inputs:
+            self._check_standard_input(options)
             self._check_standard_output(options)
         if self._outputs:
             self._check_files(options)
@@ -191,6 +192,12 @@ class Parser(argparse.ArgumentParser):
     def _add_force(self) -> None:
         if "--force" not in self._option_string_actions:
             self.add_argument("--force", action="store_true", help=FORCE_HELP)
+
+    def _check_standard_input(self, options: argparse.Namespace) -> None:
+        """What was read from it is gone for whoever reads it next."""
+        read = [f"{name} {path}" for name, path in self._paths_read(options) if _is_stdin(path)]
+        if len(read) > 1:
+            self.error(f"{read[0]} and {read[1]} are both standard input; expected it once")
 
     def _check_standard_output(self, options: argparse.Namespace) -> None:
         """``dpamt trace FILE >> FILE``: the report is not added to what was read."""
@@ -241,6 +248,17 @@ class Parser(argparse.ArgumentParser):
             for one in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(one, str):
                     yield _name(action), as_path(one)
+
+
+def _is_stdin(path: str) -> bool:
+    """``-``, and another name of the pipe there; a file is opened anew by its name."""
+    if path == "-":
+        return True
+    try:
+        ours, seen = os.fstat(0), os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(ours.st_mode) and os.path.samestat(ours, seen)
 
 
 def _same(output: str | None, source: str | None) -> bool:

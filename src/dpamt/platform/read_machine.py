@@ -95,5 +95,5 @@ def read_file(path: Path) -> bytes:
 
 def _bounded(data: bytes, source: str) -> bytes:
     if len(data) > MAX_TEXT_BYTES:
-        raise InputError(f"{source}: larger than {MAX_TEXT_BYTES >> 20} MiB; expected a memory map")
+        raise InputError(f"{source}: larger than {MAX_TEXT_BYTES >> 20} MiB; expected a log")
     return data
