@@ -95,6 +95,21 @@ def test_modules_beside_the_design_are_held_to_it_too(tmp_path: Path) -> None:
     assert str(breach) == f"{tmp_path / 'helper.py'}:2: threading is imported"
 
 
+@pytest.mark.parametrize("name", ["random", "time", "pytest", "numpy.random"])
+def test_a_file_that_only_has_the_name_of_what_is_imported(name: str, tmp_path: Path) -> None:
+    """Python takes its own, or the installed one, and not the file beside."""
+    (tmp_path / "mine.py").write_text(f"import {name}\n", encoding="utf-8")
+    first, _, second = name.partition(".")
+    if second:
+        (tmp_path / first).mkdir()
+        (tmp_path / first / "__init__.py").touch()
+        (tmp_path / first / f"{second}.py").touch()
+    else:
+        (tmp_path / f"{name}.py").write_text("def random():\n    return 0\n", encoding="utf-8")
+    (breach,) = out_of_reach(tmp_path / "mine.py")
+    assert str(breach).endswith(f"mine.py:1: {name} is imported")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_designs_that_come_with_dpamt_keep_to_it(name: str) -> None:
     assert out_of_reach(DESIGNS / f"{name.replace('-', '_')}.py") == []

@@ -9,7 +9,9 @@ the design are held to the same.
 """
 
 import ast
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -57,14 +59,11 @@ def out_of_reach(file: Path) -> list[Breach]:
                     found.append(Breach(now, node.lineno, f"{node.id}() is called"))
                 continue
             for name in names:
-                own = file.parent / Path(*name.split("."))
-                beside = [
-                    one for one in (own.with_suffix(".py"), own / "__init__.py") if one.exists()
-                ]
-                if beside and beside[0] not in seen:
-                    seen.add(beside[0])
-                    pending.append(beside[0])
-                if not beside and not _is_allowed(name):
+                beside = _beside(file, name)
+                if beside is not None and beside not in seen:
+                    seen.add(beside)
+                    pending.append(beside)
+                if beside is None and not _is_allowed(name):
                     assert isinstance(node, (ast.Import, ast.ImportFrom))
                     found.append(Breach(now, node.lineno, f"{name} is imported"))
     return sorted(set(found))
@@ -105,6 +104,26 @@ def _with_members(names: list[str], node: ast.ImportFrom) -> list[str]:
     if names != ["dpamt"]:
         return names
     return [f"dpamt.{alias.name}" for alias in node.names]
+
+
+def _beside(file: Path, name: str) -> Path | None:
+    """The user's module of that name beside the file; None where Python would take another one.
+
+    A file ``random.py`` beside a design is not what ``import random`` finds.
+    """
+    first = name.partition(".")[0]
+    if first in sys.stdlib_module_names:
+        return None
+    own = file.parent / Path(*name.split("."))
+    for one in (own.with_suffix(".py"), own / "__init__.py"):
+        if one.exists():
+            break
+    else:
+        return None
+    taken = find_spec(first)
+    if taken is None or taken.origin is None:
+        return one
+    return one if Path(taken.origin).resolve().is_relative_to(file.parent.resolve()) else None
 
 
 def _is_allowed(name: str) -> bool:
