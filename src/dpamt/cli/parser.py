@@ -251,7 +251,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_stdin(path: str) -> bool:
-    """``-``, and another name of the pipe there; a file is opened anew by its name."""
+    """``-``, and another name of the pipe there; a file is opened once more by its name."""
     if path == "-":
         return True
     try:
