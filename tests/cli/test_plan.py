@@ -184,3 +184,10 @@ def test_options_that_are_named_as_drivers_are_options() -> None:
         assert len(named) >= 5
         assert named <= known
     assert {driver for driver, *_ in DRIVERS} <= known
+
+
+def test_a_share_that_no_td_takes_is_refused() -> None:
+    said = "plan: --share-2m has no effect where each --td has a share"
+    assert refused("plan", "4GiB", "--share-2m", "50", "--td", "1x1GiB@2M=10%").startswith(said)
+    mixed = ("--td", "1x1GiB@2M=10%", "--td", "1x1GiB")
+    assert dpamt("plan", "4GiB", "--share-2m", "50", *mixed).code == 0

@@ -16,7 +16,7 @@ def parse_seed(text: str) -> int:
     return _whole(text, 0, (1 << 63) - 1)
 
 
-parse_seed.__name__ = "seed (a whole number from 0)"
+parse_seed.__name__ = "seed (a whole number from 0 to 2^63 - 1)"
 
 
 def parse_bits(text: str) -> int:

@@ -52,6 +52,8 @@ def _plan(options: argparse.Namespace) -> int:
         for option, name in (("--run", "run"), ("--age", "age"), ("--share-2m", "share_2m")):
             if getattr(options, name) not in (None, False):
                 raise InputError(f"plan: {option} without TDs; expected --td as well")
+    if options.share_2m is not None and all(mix.share_said for mix in mixes):
+        raise InputError("plan: --share-2m has no effect where each --td has a share; expected one")
     if options.age is None:
         refuse_without(options, "--age", AGEING)
         refuse_without(options, "--age or --fleet", BOTH)

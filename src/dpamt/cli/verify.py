@@ -47,9 +47,10 @@ def _verify(options: argparse.Namespace) -> int:
         designs[design.name] = design
         text = SuiteText(design.name, options.whole, design.code)
         results[design.name] = _told(design, iter([one]), None if options.json else text)
+    names = [design.name for design in loaded.values()]
     with trials_of_all(loaded, options) as trials:
         for name, design in loaded.items():
-            title = name if design.name in results else design.name
+            title = name if names.count(design.name) > 1 else design.name
             text = SuiteText(title, options.whole, design.code)
             told = None if options.json or len(loaded) > 1 else text
             results[title] = _told(design, trials(name), told)
@@ -96,6 +97,9 @@ def _designs(options: argparse.Namespace) -> "dict[str, Design]":
         require("verify --vmlinux", "unicorn", "capstone", "elftools")
         return {options.vmlinux: _loaded(options.vmlinux, image_of(options), options.module)}
     names = options.designs or (SHIPPED if options.all else ("merged",))
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name}: given twice; expected each design once")
     designs = {name: _loaded(name) for name in names}
     for design in designs.values():
         if not design.dynamic_pamt and not options.all:

@@ -310,7 +310,7 @@ def _summary(plans: Sequence[HostPlan]) -> Iterator[str]:
     yield from heading(f"All {len(plans)} hosts, fresh")
     yield f"  {'':30}{'RAM':>11}{'static':>11}{'today: 4K':>11}{'2M':>11}"
     for plan in plans:
-        name = plan.host.source
+        name = " ".join(plan.host.source.split())
         name = name if len(name) <= 29 else "…" + name[-28:]
         yield (
             f"  {name:30}{amount(plan.host.memory_bytes):>11}{amount(plan.host.static.total):>11}"
