@@ -255,3 +255,15 @@ def test_bars_are_ascii_where_nothing_else_can_be(folder: Path) -> None:
         len(line) for line in blocks.split("\n")
     ]
     assert ascii_text.count("#") == blocks.count("█") > 0
+
+
+def test_a_host_on_which_tdx_did_not_come_up_is_no_silent_success() -> None:
+    """Its memory map is run; its own log says that the machine was not."""
+    arguments = ("run", "--host", "module-too-old", "--pamt", "dynamic")
+    said = "TDX did not come up there, by its own log: TDX module 1.0"
+    assert said in " ".join(dpamt(*arguments).out.split())
+    notes = json.loads(dpamt(*arguments, "--json").out)["host"]["notes"]
+    assert sum(said in note for note in notes) == 1
+    assert "did not come up" not in dpamt("run", "--host", "host-1tib", "--pamt", "dynamic").out
+    assert said in " ".join(dpamt("expect", "--case", "2", "--host", "module-too-old").out.split())
+    assert "did not come up" not in dpamt("expect", "--case", "2", "--host", "host-1tib").out

@@ -100,6 +100,14 @@ class HostLog:
         return next((one for one in self.failures if one.cause is UNTRIED), None)
 
     @property
+    def against(self) -> str:
+        """Why TDX did not come up, for a reader of something else, with its line; else empty."""
+        if self.why is None:
+            return ""
+        why = f"{self.why.cause.why} (line {self.why.line})"
+        return f"TDX did not come up there, by its own log: {why}"
+
+    @property
     def says_nothing(self) -> bool:
         """Whether there is nothing of TDX in the log."""
         return self == HostLog(boots=self.boots)

@@ -64,6 +64,9 @@ def granted(expectation: Expectation) -> str:
         else "No host given (--host): the most is each page in a 2M region of its own, and what a "
         "fresh host shows is not known."
     )
+    log = None if expectation.host is None else expectation.host.log
+    if log is not None and log.against:
+        host += f" {log.against}; these are the numbers for when it does."
     kind = (
         f"Kernel design {expectation.design}: it never asks for Dynamic PAMT, so there are no page "
         "pairs."

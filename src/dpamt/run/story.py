@@ -103,8 +103,14 @@ def host_facts(machine: Machine, spec: HostSpec) -> HostFacts:
         guest_keyids=end - first - 1,
         recorded_pamt_kib=machine.recorded_pamt_kib,
         recorded_module=machine.recorded_module_version,
-        notes=machine.notes,
+        notes=(*machine.notes, *_against(machine)),
     )
+
+
+def _against(machine: Machine) -> Iterator[str]:
+    """What the log of the host says against running it."""
+    if machine.log is not None and machine.log.against:
+        yield f"{machine.log.against}; it is run as if it had"
 
 
 def _full_host(world: World, machine: Machine) -> tuple[FullHost, ...]:
