@@ -79,6 +79,8 @@ def tdx_pamt_get(kernel, cpu, pfn, cache):
 CHANGES = {
     "a set of the kernel": ("set()", "mine.add(pfn)", "kernel.mine"),
     "a list of the kernel": ("[0]", "mine[0] = pfn", r"kernel.mine\[0\]"),
+    "True in the place of 1": ("[1]", "mine[0] = pfn >= 1 << 18 or 1", r"kernel.mine\[0\]"),
+    "-0.0 in the place of 0.0": ("[0.0]", "mine[0] = -0.0 if pfn >> 18 else 0.0", r"kernel.mine"),
     "a queue of the kernel": ("deque()", "mine.append(pfn)", "kernel.mine"),
     "what lies in a dict": ("{1: []}", "mine[1].append(pfn)", r"kernel.mine\[1\]"),
     "bytes that can be changed": ("bytearray(8)", "mine[0] += 1", "kernel.mine"),
