@@ -10,8 +10,8 @@ from .command import dpamt, refused
 
 DESIGN = Path(merged.__file__).read_text(encoding="utf-8")
 FIRST = "    pages = alloc_pamt_pages(kernel, cache)\n"
-ENDS = ("exit(0)", "raise SystemExit", "raise SystemExit('no\\nline')")
-"""``exit(0)`` would be a clean verdict."""
+ENDS = ("raise SystemExit(0)", "raise SystemExit", "raise SystemExit('no\\nline')")
+"""The first would be a clean verdict; ``exit(0)`` is refused before it runs."""
 
 
 @pytest.mark.parametrize("code", ENDS)
