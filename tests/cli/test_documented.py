@@ -30,8 +30,8 @@ def named(of: Any) -> str:
 
 
 RANGE = re.compile(
-    r"\(?(?P<above>above )?(?:from )?(?P<low>\d+)(?:,? (?:up )?to (?P<high>\d+)| or more)?"
-    r"(?: seconds)?[);]?"
+    r"\(?(?P<above>above )?(?:from )?(?P<low>\d+)"
+    r"(?:,? (?:up )?to (?P<high>\d+)(?:\^(?P<power>\d+) - 1)?| or more)?(?: seconds)?[);]?"
 )
 
 LATER = {"--case", "--jobs"}
@@ -60,6 +60,8 @@ def test_the_range_that_a_refusal_names_is_the_range(
         wrong.append(str(low))
     if found["high"]:
         high = int(found["high"])
+        if found["power"]:
+            high = high ** int(found["power"]) - 1
         assert take(str(high)) is not None
         wrong += [str(high + 1), "9" * 400]
     if "--cpus" in action.option_strings:
