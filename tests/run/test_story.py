@@ -239,7 +239,11 @@ def tdx_pamt_get(kernel, cpu, pfn, cache):
     [
         ("error or -5", KernelFailed, "creation failed: -ENOMEM .* although memory is free"),
         ("error or cache and tdx_pamt_get(kernel, cpu, pfn, cache) or 0", KernelFailed, "-ENOMEM"),
-        ("exit(3)", InputError, r"mine.py:8: tdx_pamt_get: SystemExit: 3; expected a design that runs"),
+        (
+            "exit(3)",
+            InputError,
+            r"mine.py:8: tdx_pamt_get: SystemExit: 3; expected a design that runs",
+        ),
         (
             "tdx_pamt_get(kernel, cpu, pfn, cache)",
             InputError,
