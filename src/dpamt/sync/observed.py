@@ -35,7 +35,7 @@ from dpamt.sync.steps import (
     SPIN_STEPS,
     WORD_STEPS,
 )
-from dpamt.sync.word_sizes import bits_of, holds
+from dpamt.sync.word_sizes import FEWEST_BITS, bits_of, holds
 from dpamt.sync.words import Word, Words
 
 
@@ -95,7 +95,7 @@ def _watched_word(method: str) -> Callable[..., Any]:
                     f"{frame.f_code.co_filename}:{frame.f_lineno}: {method}() of a word is given "
                     f"{value!r}; expected an integer"
                 )
-            if not holds(self.address.array, value):
+            if value.bit_length() >= FEWEST_BITS and not holds(self.address.array, value):
                 frame = sys._getframe(1)
                 raise InputError(
                     f"{frame.f_code.co_filename}:{frame.f_lineno}: {method}() of {self.address} is "

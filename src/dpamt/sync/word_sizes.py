@@ -5,7 +5,9 @@ A word here is an integer without bounds, and never wraps round.
 
 from typing import Final
 
-_BITS: Final = dict.fromkeys(("host.pamt_refcounts", "host.dpamt_refcounts"), 32)
+FEWEST_BITS: Final = 32
+"""What is shorter than this, without its sign, every word holds."""
+_BITS: Final = dict.fromkeys(("host.pamt_refcounts", "host.dpamt_refcounts"), FEWEST_BITS)
 """Where it is not 64: ``atomic_t *pamt_refcounts`` (merged 5386c5288001 "x86/virt/tdx: Allocate
 refcounts for Dynamic PAMT memory", 2026-09-04)."""
 _WORD: Final = 64
