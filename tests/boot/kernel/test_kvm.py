@@ -190,7 +190,7 @@ def test_each_lock_is_held_and_each_pair_refused_in_its_turn(build: Path) -> Non
     added = [life for life in came if life.leaf == TDH_PHYMEM_PAMT_ADD]
     # How many pages need a pair of their own is the kernel's allocator's choice: of the 15 control
     # pages 10 to 15, of the S-EPT and guest pages, under mmu_lock, 1 to 6. Each is refused in four
-    # ways. Seen in six boots: 44 to 61 and 5 to 23.
+    # ways. Seen in five boots: 44 to 61 and 5 to 23.
     control = [life for life in added if not life.where.startswith("tdx_sept_")]
     assert len(control) > 24
     assert {life.where for life in control} == {"tdx_vm_ioctl", "tdx_vcpu_unlocked_ioctl"}
