@@ -95,7 +95,7 @@ def test_what_limits_first_has_its_numbers(both: tuple[str, Any]) -> None:
     numbers = [int(found.replace(",", "")) for found in re.findall(r"(?<!\S)[\d,]+(?= )", line)]
     tds, keyids = numbers if memory_first else reversed(numbers)
     assert keyids == mix["keyids"]
-    # One more than that does not fit, in either mode; so many do in the better one.
+    # The better mode holds this number; one more does not fit in either.
     assert tds >= mix["pages"]["tds"] or not mix["fits"]
     assert (tds <= keyids) == memory_first or tds == keyids
 

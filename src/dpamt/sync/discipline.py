@@ -24,29 +24,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dpamt.sync.steps import (
-    ENTRY_STEPS,
-    HOST_PRIORITY_STEPS,
-    MUTEX_STEPS,
-    PAGE_READS,
-    PAGE_WRITES,
-    RW_STEPS,
-    SHARED_EXCLUSIVE_STEPS,
-    SPIN_STEPS,
-    WORD_STEPS,
-)
+from dpamt.sync.steps import OF_WORDS
 
 STEPS: Final = frozenset(
     {
-        *WORD_STEPS,
-        *HOST_PRIORITY_STEPS,
-        *SHARED_EXCLUSIVE_STEPS,
-        *ENTRY_STEPS,
-        *PAGE_READS,
-        *PAGE_WRITES,
-        *SPIN_STEPS,
-        *MUTEX_STEPS,
-        *RW_STEPS,
+        *OF_WORDS,
         # LockSet
         "shared",
         "exclusive",

@@ -124,3 +124,10 @@ RW_STEPS: Final = (
     "is_locked",
     "is_write_locked",
 )
+OF_WORDS: Final = frozenset(
+    {
+        *(*WORD_STEPS, *HOST_PRIORITY_STEPS, *SHARED_EXCLUSIVE_STEPS, *ENTRY_STEPS),
+        *(*PAGE_READS, *PAGE_WRITES, *SPIN_STEPS, *MUTEX_STEPS, *RW_STEPS),
+    }
+)
+"""All of them, whatever they are steps of."""

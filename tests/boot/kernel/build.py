@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import dpamt.boot
+from dpamt.cache_folder import cache_folder
 
 PACKAGE = "linux-source-7.3"
 SUITE = "trixie-backports"
@@ -62,7 +63,7 @@ def main() -> None:
     variables = [word for name in wanted for word in SANITIZERS[name]]
     fragments = [GUEST / f"{name}.config" for name in ("minimal", *(wanted or ["tracing"]))]
     install_tools()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dpamt"
+    cache = cache_folder()
     with tempfile.TemporaryDirectory() as name:
         apt = Apt(Path(name))
         version = apt.version()

@@ -21,6 +21,8 @@ from dpamt.verify.programs.suite import trials_of
 from dpamt.verify.properties.from_file import Custom, View, properties_of, view_of, with_custom
 from dpamt.verify.properties.named import LIVELOCK, Property, properties
 
+from .backwards import lead_to
+
 NEVER: Final = 1 << 60
 GIVEN: Final = Path(__file__).parents[2] / "data" / "designs"
 
@@ -79,12 +81,7 @@ def slowly(search: Search) -> Found:
                 whole(then)
             before[then].append(state)
     found.ends, found.states, found.depth = len(set(good)), len(order), max(depths.values())
-    leads = set(good)
-    while good:
-        for earlier in before[good.pop()]:
-            if earlier not in leads:
-                leads.add(earlier)
-                good.append(earlier)
+    leads = lead_to(good, before)
     stuck = [number for number, state in enumerate(order) if state not in leads]
     if stuck:
         text = "from here on no way leads to the end of every thread"

@@ -1,8 +1,6 @@
 """The compiled loop between runs: kept, swept, and never loaded from what others can write."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +13,11 @@ from dpamt.verify.explore.compiled.kept_library import (
     unused,
 )
 
+from .library_process import told
+
 PARTS = frozenset({"search.c", "search.so"})
 NOW = 1.5e9
-TELL = "from dpamt.verify.explore.compiled.library import library, why_not; print(why_not() or 1)"
+LOADED = "False"
 
 
 def library_of(folder: Path, number: int, age: float) -> Path:
@@ -73,36 +73,25 @@ def test_what_is_not_dpamts_stays(tmp_path: Path) -> None:
     assert swept(tmp_path, tmp_path) == {"build-abcd1234", "tmp7emvr7o5"}
 
 
-def loaded(**environment: str) -> str:
-    found = subprocess.run(
-        [sys.executable, "-c", TELL],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return found.stdout.strip()
-
-
 def test_a_build_sweeps_and_marks_its_use(tmp_path: Path) -> None:
     folder = tmp_path / "dpamt"
     folder.mkdir()
     for at in range(KEPT + 3):
         library_of(folder, at, 0)
     begun = time.time()
-    assert loaded(XDG_CACHE_HOME=str(tmp_path)) == "1"
+    assert told(XDG_CACHE_HOME=str(tmp_path)) == LOADED
     left = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)
     assert len(left) == KEPT
     (made,) = [one for one in left if one.stat().st_size]
     assert made == left[-1]
     os.utime(made, (0, 0))
-    assert loaded(XDG_CACHE_HOME=str(tmp_path)) == "1"
+    assert told(XDG_CACHE_HOME=str(tmp_path)) == LOADED
     assert made.stat().st_mtime >= begun - 2
 
 
 @pytest.mark.parametrize("spoilt", ["empty", "writable", "folder"])
 def test_what_cannot_be_trusted_is_built_again(spoilt: str, tmp_path: Path) -> None:
-    assert loaded(XDG_CACHE_HOME=str(tmp_path)) == "1"
+    assert told(XDG_CACHE_HOME=str(tmp_path)) == LOADED
     (made,) = (tmp_path / "dpamt").iterdir()
     number = made.stat().st_ino
     if spoilt == "empty":
@@ -112,7 +101,7 @@ def test_what_cannot_be_trusted_is_built_again(spoilt: str, tmp_path: Path) -> N
     else:
         made.unlink()
         made.mkdir()
-    assert loaded(XDG_CACHE_HOME=str(tmp_path)) == "1"
+    assert told(XDG_CACHE_HOME=str(tmp_path)) == LOADED
     if spoilt != "folder":
         assert made.stat().st_ino != number
         assert made.stat().st_mode & 0o777 == 0o755
@@ -121,7 +110,7 @@ def test_what_cannot_be_trusted_is_built_again(spoilt: str, tmp_path: Path) -> N
 def test_another_users_folder_is_not_trusted(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to make a file of another user")
-    assert loaded(XDG_CACHE_HOME=str(tmp_path)) == "1"
+    assert told(XDG_CACHE_HOME=str(tmp_path)) == LOADED
     folder = tmp_path / "dpamt"
     (made,) = folder.iterdir()
     made.write_bytes(b"#!")
@@ -129,7 +118,7 @@ def test_another_users_folder_is_not_trusted(tmp_path: Path) -> None:
     made.chmod(0o755)
     os.chown(folder, 65534, 65534)
     os.utime(made, (1, 1))
-    assert loaded(XDG_CACHE_HOME=str(tmp_path)) == "1"
+    assert told(XDG_CACHE_HOME=str(tmp_path)) == LOADED
 
 
 @pytest.mark.parametrize("environment", [{"HOME": "relative"}, {"HOME": "/proc/nowhere"}])
@@ -139,7 +128,7 @@ def test_without_a_home_it_is_built_for_the_run(
     here = os.getcwd()
     os.chdir(tmp_path)
     try:
-        assert loaded(XDG_CACHE_HOME="", **environment) == "1"
+        assert told(XDG_CACHE_HOME="", **environment) == LOADED
     finally:
         os.chdir(here)
     assert not list(tmp_path.iterdir())

@@ -1,25 +1,8 @@
 """Where no compiled search can be made, it is said why, and the search in Python goes on."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-TELL = (
-    "from dpamt.verify.explore.compiled.library import library, why_not;"
-    "print(library() is None, why_not())"
-)
-
-
-def told(**environment: str) -> str:
-    found = subprocess.run(
-        [sys.executable, "-c", TELL],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return found.stdout.strip()
+from .library_process import told
 
 
 def test_a_compiler_that_fails(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from dpamt.verify.programs.problem import WORDS, Problem, ThreadClass
 from dpamt.verify.properties.named import DEADLOCK, LIVELOCK, Property, properties
 from tests.verify.explore.test_movers import Machine
 
+from .backwards import lead_to
+
 FIRST: Final = 1
 """What word 0 holds at first; the others hold 0."""
 
@@ -365,12 +367,7 @@ def interleaved(kinds: tuple[Kind, ...]) -> Came:
                 finals.add(state.words)
             else:
                 deadlock = True
-    leads = set(good)
-    while good:
-        for earlier in before[good.pop()]:
-            if earlier not in leads:
-                leads.add(earlier)
-                good.append(earlier)
+    leads = lead_to(good, before)
     return Came(frozenset(finals), frozenset(said), deadlock, len(leads) < len(before))
 
 
