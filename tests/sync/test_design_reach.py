@@ -95,6 +95,15 @@ def test_modules_beside_the_design_are_held_to_it_too(tmp_path: Path) -> None:
     assert str(breach) == f"{tmp_path / 'helper.py'}:2: threading is imported"
 
 
+def test_of_a_package_and_a_module_of_one_name_python_takes_the_package(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import helper\n", encoding="utf-8")
+    (tmp_path / "helper.py").touch()
+    (tmp_path / "helper").mkdir()
+    (tmp_path / "helper" / "__init__.py").write_text("import threading\n", encoding="utf-8")
+    (breach,) = out_of_reach(tmp_path / "mine.py")
+    assert str(breach) == f"{tmp_path / 'helper' / '__init__.py'}:1: threading is imported"
+
+
 @pytest.mark.parametrize("name", ["random", "time", "pytest", "numpy.random"])
 def test_a_file_that_only_has_the_name_of_what_is_imported(name: str, tmp_path: Path) -> None:
     """Python takes its own, or the installed one, and not the file beside."""

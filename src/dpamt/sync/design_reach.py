@@ -115,7 +115,7 @@ def _beside(file: Path, name: str) -> Path | None:
     if first in sys.stdlib_module_names:
         return None
     own = file.parent / Path(*name.split("."))
-    for one in (own.with_suffix(".py"), own / "__init__.py"):
+    for one in (own / "__init__.py", own.with_suffix(".py")):  # in Python's order
         if one.exists():
             break
     else:
